@@ -1,0 +1,225 @@
+"""Every setting of a run, as typed dataclasses: the one place to look for a field, its default and its reason.
+
+Defaults are the paper's recipe (../docs/paper.md marks what the paper leaves open); a YAML in configs/ changes
+what its data set needs, and the command line changes that. Importing this file costs nothing: no torch here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass
+class DataConfig:
+    """Which tracklets.
+
+    Attributes:
+        shards: Folder made by `python -m shards build`.
+        protocol: Name of a protocol of the set; null takes the first one it lists.
+        split: Name of a split of that protocol; null takes the first one.
+        num_workers: Processes that decode and augment clips on each rank; 0 does it in the training process.
+    """
+
+    shards: str = "data/synthetic/shards"
+    protocol: str | None = None
+    split: str | None = None
+    num_workers: int = 4
+
+
+@dataclass
+class BatchConfig:
+    """The global batch, over all ranks together: P identities times K tracklets.
+
+    Attributes:
+        num_identities: P, different identities in a batch.
+        num_tracklets: K, clips of each, from different cameras where the identity has them.
+    """
+
+    num_identities: int = 12
+    num_tracklets: int = 2
+
+
+@dataclass
+class ClipConfig:
+    """How a training clip is made of a tracklet.
+
+    Attributes:
+        num_frames: T.
+        sampling: `segments` draws one frame from each of T equal parts; `stride` takes T frames at a fixed stride.
+        stride: Frames between two neighbours where sampling is `stride`.
+        flip: Probability of a horizontal flip, the same on every frame of a clip (as all augmentation here).
+        crop_padding: Pixels of padding around a frame before a random crop to its own size.
+        erase: Probability of random erasing.
+    """
+
+    num_frames: int = 8
+    sampling: Literal["segments", "stride"] = "segments"
+    stride: int = 4
+    flip: float = 0.5
+    crop_padding: int = 10
+    erase: float = 0.5
+
+
+@dataclass
+class ModelConfig:
+    """MSTAT's shape. Defaults are the paper's; every size, down to one for a CPU, is these fields alone.
+
+    Attributes:
+        init: File to start from: a TimeSformer (official or Hugging Face) or one of our `model.safetensors`.
+        image_size: Height and width in pixels; frames are resized to it.
+        patch_size: P, side of a square patch in pixels.
+        width: D, length of a token. The paper has D = 3 P^2.
+        num_heads: Attention heads, in every module.
+        mlp_ratio: Hidden width of a block's MLP over D.
+        depths: Number of blocks of Stage I (STA), Stage II (STA) and Stage III (A-STA), before their AAP or IAP.
+        num_attributes: A, attribute proxies of Stage I's AAP.
+        num_temporal_attributes: A of the first AAP of each A-STA.
+        num_prototypes: M, identity prototypes per head of each IAP.
+        iap_norm: `softmax-l1` (external attention: softmax over tokens, then L1 over prototypes) or
+            `l1-softmax` (Eq. 5 to the letter: L1 over prototypes, then softmax over tokens).
+        tps_probability: Temporal patch shuffling: probability for a training clip.
+        tps_positions: Spatial positions that are shuffled in such a clip.
+        drop_path: Stochastic depth of the last block; grows linearly from 0 over depth.
+        bnneck: BatchNorm between a stage's feature and its classifier; the triplet loss sees the feature before it.
+    """
+
+    init: str | None = None
+    image_size: tuple[int, int] = (224, 112)
+    patch_size: int = 16
+    width: int = 768
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    depths: tuple[int, int, int] = (8, 3, 3)
+    num_attributes: int = 24
+    num_temporal_attributes: int = 24
+    num_prototypes: int = 64
+    iap_norm: Literal["softmax-l1", "l1-softmax"] = "softmax-l1"
+    tps_probability: float = 0.2
+    tps_positions: int = 5
+    drop_path: float = 0.1
+    bnneck: bool = False
+
+
+@dataclass
+class LossConfig:
+    """The two losses of every stage.
+
+    Attributes:
+        metric: Metric loss: `batch_hard` (the paper's), or `none` (Table V's first row).
+        margin: Margin of the BatchHard triplet loss; null takes the soft margin log(1 + exp(x)).
+        label_smoothing: Of the cross-entropy.
+        triplet_weight: Weight of the metric loss of each stage.
+        cross_entropy_weight: Weight of the cross-entropy of each stage.
+    """
+
+    metric: Literal["batch_hard", "none"] = "batch_hard"
+    margin: float | None = 0.3
+    label_smoothing: float = 0.1
+    triplet_weight: float = 1.0
+    cross_entropy_weight: float = 1.0
+
+
+@dataclass
+class OptimConfig:
+    """The optimiser. Biases, norms, scalars, proxies, class tokens and positions get no weight decay.
+
+    Attributes:
+        name: `sgd` (Nesterov, the paper's) or `adamw` (learns from scratch on small sets).
+        lr: Learning rate for the batch of the config.
+        momentum: Of SGD.
+        weight_decay: The paper prints 5x10^5, which must be 5x10^-5.
+        lr_scaling: How `lr` follows a global batch other than 24 clips: not at all, linearly, or by the square root.
+        clip_grad_norm: Largest gradient norm; null does not clip.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 5e-5
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    clip_grad_norm: float | None = None
+
+
+@dataclass
+class ScheduleConfig:
+    """The learning rate as a pure function of the step. An epoch is ceil(identities / P) steps.
+
+    Attributes:
+        name: `step` multiplies by `gamma` every `step_epochs` epochs; `cosine` falls to 0 at the last step.
+        gamma: Factor of `step`.
+        step_epochs: Epochs between two factors of `step`.
+        warmup_steps: Steps over which the rate rises linearly from 0, before either.
+    """
+
+    name: Literal["step", "cosine"] = "step"
+    gamma: float = 0.75
+    step_epochs: int = 25
+    warmup_steps: int = 0
+
+
+@dataclass
+class TrainConfig:
+    """The loop.
+
+    Attributes:
+        steps: Length of the run in steps; null takes `epochs`.
+        epochs: Length in epochs where `steps` is null; the paper does not give it.
+        precision: `no` (fp32) or `bf16` (autocast; losses stay fp32). It decides, whatever the Accelerate YAML says.
+        save_every: Steps between checkpoints; 0 saves at the end only.
+        keep: Newest checkpoints that are kept.
+        eval_every: Steps between evaluations during training; 0 evaluates at the end only, null never.
+        log_every: Steps between two reads of the losses from the device (each waits for it).
+    """
+
+    steps: int | None = None
+    epochs: int = 240
+    precision: Literal["no", "bf16"] = "bf16"
+    save_every: int = 500
+    keep: int = 2
+    eval_every: int | None = 0
+    log_every: int = 10
+
+
+@dataclass
+class EvalConfig:
+    """How tracklets become features, and features scores.
+
+    Attributes:
+        num_frames: Frames of a tracklet that are seen: drawn with a fixed seed, kept in order.
+        mode: `sample` takes `num_frames` frames once; `clips` cuts all of the tracklet into clips of `num_frames`
+            and averages their features.
+        batch_size: Clips that one rank embeds at a time; a constant, so that scores do not depend on the ranks.
+        stage_norm: L2-normalise each stage's feature before they are joined.
+        seed: Of the frame draw.
+    """
+
+    num_frames: int = 32
+    mode: Literal["sample", "clips"] = "sample"
+    batch_size: int = 8
+    stage_norm: bool = False
+    seed: int = 0
+
+
+@dataclass
+class Config:
+    """A whole run.
+
+    Attributes:
+        run: The run folder; made if missing, continued if it holds checkpoints (`resume`).
+        seed: Of everything that is drawn: weights, batches, frames, augmentation, shuffling.
+        resume: `auto` goes on from the newest whole checkpoint of the run folder; `never` refuses a used folder.
+    """
+
+    run: str = "runs/synthetic"
+    seed: int = 0
+    resume: Literal["auto", "never"] = "auto"
+    data: DataConfig = field(default_factory=DataConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
