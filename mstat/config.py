@@ -82,6 +82,9 @@ class ModelConfig:
         tps_positions: Spatial positions that are shuffled in such a clip.
         drop_path: Stochastic depth of the last block; grows linearly from 0 over depth.
         bnneck: BatchNorm between a stage's feature and its classifier; the triplet loss sees the feature before it.
+        stage1_aap: Stage I ends in its AAP; off (Table VI, without attributes), its feature is the class token.
+        stage3_asta: Stage III is made of A-STA blocks; off, of STA blocks (the wider reading of that same row).
+        iap: Which stages end in an IAP (Table III); the others give their class token as it leaves the last block.
     """
 
     init: str | None = None
@@ -99,6 +102,9 @@ class ModelConfig:
     tps_positions: int = 5
     drop_path: float = 0.1
     bnneck: bool = False
+    stage1_aap: bool = True
+    stage3_asta: bool = True
+    iap: Literal["both", "II", "III", "none"] = "both"
 
 
 @dataclass
@@ -170,6 +176,7 @@ class TrainConfig:
         keep: Newest checkpoints that are kept.
         eval_every: Steps between evaluations during training; 0 evaluates at the end only, null never.
         log_every: Steps between two reads of the losses from the device (each waits for it).
+        timeout_minutes: How long a process waits for the others before it gives up; longer than a save takes.
     """
 
     steps: int | None = None
@@ -179,6 +186,7 @@ class TrainConfig:
     keep: int = 2
     eval_every: int | None = 0
     log_every: int = 10
+    timeout_minutes: float = 30.0
 
 
 @dataclass
@@ -192,6 +200,8 @@ class EvalConfig:
         batch_size: Clips that one rank embeds at a time; a constant, so that scores do not depend on the ranks.
         stage_norm: L2-normalise each stage's feature before they are joined.
         seed: Of the frame draw.
+        baselines: Score the untrained model and two colour histograms beside the trained one.
+        num_rankings: Queries whose nearest gallery tracklets go into the report, hardest failures first.
     """
 
     num_frames: int = 32
@@ -199,6 +209,8 @@ class EvalConfig:
     batch_size: int = 8
     stage_norm: bool = False
     seed: int = 0
+    baselines: bool = False
+    num_rankings: int = 24
 
 
 @dataclass

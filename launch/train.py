@@ -1,0 +1,46 @@
+"""Train MSTAT: `accelerate launch [--config_file configs/accelerate/X.yaml] launch/train.py [--config configs/Y.yaml]`.
+
+Without a config it trains the small model on the synthetic set, which it makes where it is missing.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from launch.common import SYNTHETIC_CONFIG, report_errors
+from mstat.config import DataConfig
+from mstat.configure import parse
+
+
+def main() -> int:
+    config = parse(sys.argv[1:], SYNTHETIC_CONFIG, prog="launch/train.py", description=__doc__)
+
+    def command() -> None:
+        # Heavy imports come after the command line is known to be good.
+        from mstat.engine import Engine
+        from mstat.train import train
+
+        engine = Engine(config)
+        if config.data.shards == DataConfig.shards and not Path(config.data.shards).exists():
+            if engine.is_main:
+                build_synthetic(Path(config.data.shards))
+            engine.barrier()
+        train(config, engine)
+        engine.close()
+
+    return report_errors(command)
+
+
+def build_synthetic(shards: Path) -> None:
+    """Draw the synthetic set and shard it, as `python -m shards build synthetic` does."""
+    from shards.__main__ import main as shards_main
+
+    if status := shards_main(["build", "synthetic", "--out", str(shards)]):
+        raise ValueError(f"building the synthetic set at {shards} failed (exit {status})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Checkpoints of a run: written aside, renamed when whole, the newest whole one wins.
+
+    RUN/checkpoints/step-000000500/   optimizer.pt (weights and optimiser state) or deepspeed/, and checkpoint.json
+    RUN/checkpoints/.step-000000500   the same while it is being written; removed by the next save
+
+A name without the dot is a promise: it is given by one rename after every file is on the disk. The learning rate,
+the plan and all noise are functions of (seed, step), so weights, optimiser state and the step are the whole state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mstat.engine import Engine
+
+NAME = re.compile(r"step-(\d{9})")
+META = "checkpoint.json"
+
+
+def folders(run: Path) -> list[tuple[int, Path]]:
+    """Whole checkpoints of a run as (step, folder), oldest first."""
+    found = [(NAME.fullmatch(path.name), path) for path in (run / "checkpoints").glob("step-*")]
+    return sorted((int(match[1]), path) for match, path in found if match and (path / META).is_file())
+
+
+def save(engine: Engine, run: Path, step: int, keep: int, facts: dict[str, Any]) -> Path:
+    """Write the checkpoint after `step` steps, if it is not there, and drop all but the `keep` newest.
+
+    Every rank calls it.
+    """
+    final = run / "checkpoints" / f"step-{step:09d}"
+    if engine.from_main((final / META).is_file()):
+        return final
+    aside = final.with_name("." + final.name)
+    if engine.is_main:
+        for rest in final.parent.glob(".step-*"):
+            shutil.rmtree(rest)
+        aside.mkdir(parents=True)
+    engine.barrier()
+    engine.save(aside)
+    if engine.is_main:
+        (aside / META).write_text(json.dumps({"step": step, "world_size": engine.world_size, **facts}, indent=2) + "\n")
+        _to_disk(aside)
+        aside.rename(final)
+        _sync(final.parent)
+        for _, old in folders(run)[: -max(keep, 1)]:
+            shutil.rmtree(old)
+    engine.barrier()
+    return final
+
+
+def restore(engine: Engine, run: Path, facts: dict[str, Any]) -> int:
+    """Load the newest whole checkpoint; gives its step, 0 without one. Every rank calls it.
+
+    Raises:
+        ValueError: If the checkpoint was made by another kind of run than `facts` describes.
+    """
+    found = engine.from_main(folders(run)[-1:])
+    if not found:
+        return 0
+    step, folder = found[0]
+    meta = json.loads((folder / META).read_text())
+    for name, value in facts.items():
+        if meta.get(name) != value:
+            raise ValueError(
+                f"{folder}: made with {name}={meta.get(name)!r}, this run has {value!r}: "
+                "launch it as it was, or give another --run folder"
+            )
+    if engine.is_deepspeed and meta["world_size"] != engine.world_size:
+        raise ValueError(
+            f"{folder}: DeepSpeed wrote it on {meta['world_size']} processes, here are {engine.world_size}: "
+            f"launch with --num_processes {meta['world_size']}, or start a new run from its weights (--model.init)"
+        )
+    engine.load(folder)
+    return step
+
+
+def _to_disk(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")) + [folder]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

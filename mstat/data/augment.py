@@ -1,0 +1,49 @@
+"""Augmentation of a training clip: flip, crop and erasing, each the same on every frame of the clip.
+
+On uint8 frames in the loader's workers. Padding and erased areas are mid-grey, which is about zero to the model.
+Amounts of random erasing are those of its paper (Zhong et al. 2017): 2 to 40 % of the area, aspect 0.3 to 3.3.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mstat.config import ClipConfig
+
+GREY = 128
+ERASE_AREA = (0.02, 0.4)
+ERASE_ASPECT = (0.3, 1 / 0.3)
+
+
+def augment(frames_THWC: np.ndarray, config: ClipConfig, rng: np.random.Generator) -> np.ndarray:
+    """A changed copy of the clip's frames, uint8 T,H,W,3 as they came in."""
+    if rng.random() < config.flip:
+        frames_THWC = frames_THWC[:, :, ::-1]
+    frames_THWC = crop(frames_THWC, config.crop_padding, rng)
+    if rng.random() < config.erase:
+        erase(frames_THWC, rng)
+    return frames_THWC
+
+
+def crop(frames_THWC: np.ndarray, padding: int, rng: np.random.Generator) -> np.ndarray:
+    """Shift the clip by up to `padding` pixels either way; what comes into view is grey. Returns a new array."""
+    height, width = frames_THWC.shape[1:3]
+    dy, dx = rng.integers(-padding, padding + 1, 2)
+    out = np.full(frames_THWC.shape, GREY, np.uint8)
+    out[:, max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)] = frames_THWC[
+        :, max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)
+    ]
+    return out
+
+
+def erase(frames_THWC: np.ndarray, rng: np.random.Generator) -> None:
+    """Paint a random rectangle grey, in place; a draw that does not fit into the frame is drawn again."""
+    height, width = frames_THWC.shape[1:3]
+    for _ in range(100):
+        area = rng.uniform(*ERASE_AREA) * height * width
+        aspect = np.exp(rng.uniform(*np.log(ERASE_ASPECT)))
+        h, w = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+        if 0 < h < height and 0 < w < width:
+            y, x = rng.integers(height - h + 1), rng.integers(width - w + 1)
+            frames_THWC[:, y : y + h, x : x + w] = GREY
+            return

@@ -1,0 +1,189 @@
+"""The only file that knows Accelerate and DeepSpeed: processes, precision, the backward pass and the update.
+
+One process, DDP, and DeepSpeed ZeRO 0-3 are chosen by `accelerate launch` and its YAML; `train.precision` is ours.
+What each trap in here cost to find is told in docs/exactness.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs, broadcast_object_list
+from torch import nn
+
+from mstat.config import Config, OptimConfig
+from mstat.model import no_weight_decay
+
+OPTIMIZER_FILE = "optimizer.pt"
+
+
+def _deepspeed_config(stage: int, config: Config) -> dict[str, Any]:
+    """A whole DeepSpeed configuration: what is left to defaults is not what Accelerate's flags say.
+
+    DeepSpeed clips at 1.0 unless the configuration itself holds a 0, and `train_micro_batch_size_per_gpu` must be a
+    number because our loader is not prepared.
+    """
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.optim.clip_grad_norm or 0.0,
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True},
+        # fp32 weights under autocast, as DDP has them; DeepSpeed's own `bf16` section is another numeric.
+        "torch_autocast": {"enabled": config.train.precision == "bf16", "dtype": "bfloat16"},
+        "bf16": {"enabled": False},
+        "fp16": {"enabled": False},
+        "steps_per_print": 1 << 30,
+    }
+
+
+def _launch_complaint() -> str | None:
+    """Launches that start something else than they seem to, without a word from the launcher."""
+    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    if asked > 1 and not dist.is_initialized():
+        return f"WORLD_SIZE is {asked} but no process group came up: launch with --multi_gpu or --use_deepspeed"
+    if dist.is_initialized() and dist.get_world_size() != asked:
+        return f"WORLD_SIZE is {asked} but the process group has {dist.get_world_size()} processes"
+    return None
+
+
+class Engine:
+    """One process of a run: where it is among the others, and how its module is trained."""
+
+    def __init__(self, config: Config) -> None:
+        on_cpu = not torch.cuda.is_available()
+        deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
+        plugin, stage = None, 0
+        if deepspeed:
+            if on_cpu:
+                os.environ.setdefault("DS_ACCELERATOR", "cpu")
+            stage = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
+            plugin = DeepSpeedPlugin(hf_ds_config=_deepspeed_config(stage, config))
+        minutes = config.train.timeout_minutes
+        self.accelerator = Accelerator(
+            cpu=on_cpu,
+            # With DeepSpeed, the torch_autocast section does it.
+            mixed_precision="no" if deepspeed else config.train.precision,
+            deepspeed_plugin=plugin,
+            kwargs_handlers=[
+                InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl", timeout=timedelta(minutes=minutes)),
+                # Buffers are equal on all ranks by construction: BNNeck sees the gathered batch.
+                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            ],
+        )
+        if complaint := _launch_complaint():
+            raise ValueError(complaint)
+        self.config = config
+        self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
+        self.is_main = self.accelerator.is_main_process
+        self.device = self.accelerator.device
+        self.is_deepspeed = deepspeed
+        # What a checkpoint can be loaded by: weights and optimiser state lie otherwise in each.
+        self.kind = f"zero{stage}" if deepspeed else "ddp"
+
+    def prepare(self, task: nn.Module) -> None:
+        """Take over a module for training: weights to the device, gradients across ranks, an optimiser."""
+        self.task = task
+        optimizer = _optimizer(task, self.config.optim)
+        self.wrapped, self.optimizer = self.accelerator.prepare(task, optimizer)
+        if self.is_deepspeed:
+            clipping = self.wrapped.gradient_clipping()
+            assert clipping == (self.config.optim.clip_grad_norm or 0.0), f"DeepSpeed clips gradients at {clipping}"
+
+    def losses(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The losses of a batch, under the run's precision."""
+        inputs = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        return self.wrapped(**inputs)  # type: ignore[no-any-return]
+
+    def update(self, loss: torch.Tensor, lr: float) -> torch.Tensor:
+        """Backward pass and one step of the optimiser at rate `lr`; gives the gradient's norm before clipping."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        if self.is_deepspeed:
+            # accelerator.backward would step as well; the engine's own two calls say what happens.
+            self.wrapped.backward(loss)
+            self.wrapped.step()
+            return torch.as_tensor(self.wrapped.get_global_grad_norm())
+        self.accelerator.backward(loss)
+        limit = self.config.optim.clip_grad_norm
+        norm = self.accelerator.clip_grad_norm_(self.task.parameters(), float("inf") if limit is None else limit)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        assert norm is not None
+        return norm.detach()
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The run's precision for a forward pass outside training."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
+
+    # --- what a checkpoint holds, besides the step -------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Weights and optimiser state into an existing folder. Every rank calls it."""
+        if self.is_deepspeed:
+            self.wrapped.save_checkpoint(str(folder), tag="deepspeed", save_latest=False)
+        elif self.is_main:
+            state = {"task": self.task.state_dict(), "optimizer": self.optimizer.state_dict()}
+            torch.save(state, folder / OPTIMIZER_FILE)
+        self.barrier()
+
+    def load(self, folder: Path) -> None:
+        """Undo `save`. The folder is the user's own run: its optimiser state is still read without running code."""
+        if self.is_deepspeed:
+            path, _ = self.wrapped.load_checkpoint(str(folder), tag="deepspeed")
+            if path is None:
+                raise ValueError(f"{folder}: DeepSpeed finds no checkpoint in it")
+            return
+        state = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+        self.task.load_state_dict(state["task"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The whole task's weights on the main process (ZeRO-3 gathers them; every rank calls it)."""
+        return {name: tensor.detach().cpu() for name, tensor in self.accelerator.get_state_dict(self.wrapped).items()}
+
+    # --- between processes -------------------------------------------------------------------------------------
+
+    def barrier(self) -> None:
+        self.accelerator.wait_for_everyone()
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks, in place."""
+        if dist.is_initialized():
+            on_device = tensor.to(self.device)
+            dist.all_reduce(on_device)
+            tensor.copy_(on_device)
+        return tensor
+
+    def from_main(self, value: Any) -> Any:
+        """The main process's value, on every rank."""
+        return broadcast_object_list([value])[0]
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every rank's value, in rank order; for small things."""
+        if not dist.is_initialized():
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def close(self) -> None:
+        self.accelerator.end_training()
+
+
+def _optimizer(task: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    parameters = [(name, parameter) for name, parameter in task.named_parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for n, p in parameters if not no_weight_decay(n, p)], "weight_decay": config.weight_decay},
+        {"params": [p for n, p in parameters if no_weight_decay(n, p)], "weight_decay": 0.0},
+    ]
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+    return torch.optim.AdamW(groups, lr=config.lr)

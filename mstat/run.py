@@ -1,0 +1,141 @@
+"""The run folder: what it holds and how each file is written, so that a reader never sees half of one.
+
+    config.yaml  environment.json  state.json  metrics.jsonl  evaluations.jsonl  checkpoints/
+    model.safetensors  model.json  evaluation.json  rankings.json  report.html
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+
+from mstat.config import Config
+from mstat.files import write_json, write_text
+
+PACKAGES = ("mstat", "torch", "accelerate", "deepspeed", "datasets", "webdataset", "safetensors", "numpy", "simplejpeg")
+State = Literal["running", "done", "requeue", "failed"]
+
+
+class NotFiniteError(ArithmeticError):
+    """A loss or a gradient is not a number: training cannot go on from here."""
+
+
+def write_state(run: Path, state: State, step: int, reason: str | None = None) -> None:
+    """What the world outside may know: a worker's exit status does not come through `accelerate launch`."""
+    write_json(run / "state.json", {"state": state, "step": step, "reason": reason})
+
+
+def write_environment(run: Path, world_size: int, shards_checksum: str) -> None:
+    """What it takes to tell this run from another one: command, versions, commit, hardware."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    write_json(
+        run / "environment.json",
+        {
+            "command": " ".join(sys.argv),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions,
+            "commit": _commit(),
+            "hardware": _hardware(),
+            "world_size": world_size,
+            "shards_checksum": shards_checksum,
+        },
+    )
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _hardware() -> str:
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"{os.cpu_count()} CPU cores, {platform.machine()}"
+
+
+def export(run: Path, weights: Mapping[str, torch.Tensor], config: Config) -> None:
+    """Write the model alone: its weights, and in model.json all that rebuilds it and its preprocessing.
+
+    `weights` are those of the task; the classifiers stay behind, since no one evaluates with them.
+    """
+    prefix = "model."
+    model = {name.removeprefix(prefix): t.contiguous() for name, t in weights.items() if name.startswith(prefix)}
+    aside = run / ".model.safetensors"
+    save_file(model, aside, metadata={"format": "pt"})
+    # The description first: weights that are there can always be loaded.
+    write_json(run / "model.json", {"format": 1, "model": dataclasses.asdict(config.model)})
+    aside.replace(run / "model.safetensors")
+
+
+class Journal:
+    """metrics.jsonl: one object a step. Values stay on the device until `flush`, which waits for it.
+
+    A run that goes on at step k forgets what was written of later steps.
+    """
+
+    def __init__(self, run: Path, start: int, batch_size: int, enabled: bool) -> None:
+        self.path, self.batch_size, self.enabled = run / "metrics.jsonl", batch_size, enabled
+        self.waiting: list[dict[str, Any]] = []
+        self.since = time.perf_counter()
+        if enabled:
+            lines = self.path.read_text().splitlines() if self.path.exists() else []
+            write_text(self.path, "".join(line + "\n" for line in lines if _step(line) <= start))
+
+    def add(self, record: dict[str, Any]) -> None:
+        self.waiting.append({name: _start_copy(value) for name, value in record.items()})
+
+    def flush(self) -> list[dict[str, Any]]:
+        """Write what waits; gives it as plain numbers.
+
+        Raises:
+            NotFiniteError: If a loss or gradient norm is not finite; every rank sees the same values and raises.
+        """
+        if not self.waiting:
+            return []
+        records = [{k: v.item() if isinstance(v, torch.Tensor) else v for k, v in r.items()} for r in self.waiting]
+        now = time.perf_counter()
+        clips_per_s = len(records) * self.batch_size / (now - self.since)
+        self.since, self.waiting = now, []
+        for record in records:
+            record["clips_per_s"] = round(clips_per_s, 2)
+        if self.enabled:
+            with self.path.open("a") as file:
+                file.writelines(json.dumps(record) + "\n" for record in records)
+        for record in records:
+            for name, value in record.items():
+                if not float("-inf") < value < float("inf"):
+                    raise NotFiniteError(f"step {record['step']}: {name} is {value}")
+        return records
+
+
+def _start_copy(value: Any) -> Any:
+    return value.detach().to("cpu", non_blocking=True) if isinstance(value, torch.Tensor) else value
+
+
+def _step(line: str) -> float:
+    """Step of a line; one cut off by a crash counts as too late to keep."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -1,0 +1,23 @@
+"""The learning rate as a pure function of the step: nothing to save, nothing to replay."""
+
+from __future__ import annotations
+
+import math
+
+from mstat.config import OptimConfig, ScheduleConfig
+
+PAPER_BATCH = 24  # clips; what `optim.lr_scaling` refers to
+
+
+def learning_rate(
+    optim: OptimConfig, schedule: ScheduleConfig, *, step: int, num_steps: int, steps_per_epoch: int, batch_size: int
+) -> float:
+    """Rate of a step counted from 0, in a run of `num_steps` steps with `batch_size` clips in the global batch."""
+    scale = batch_size / PAPER_BATCH
+    base = optim.lr * {"none": 1.0, "linear": scale, "sqrt": math.sqrt(scale)}[optim.lr_scaling]
+    if step < schedule.warmup_steps:
+        return base * (step + 1) / schedule.warmup_steps
+    if schedule.name == "step":
+        return base * schedule.gamma ** (step // steps_per_epoch // schedule.step_epochs)
+    progress = (step - schedule.warmup_steps) / max(num_steps - schedule.warmup_steps, 1)
+    return base * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,29 @@
+"""Run a function on several gloo processes, for tests of what crosses ranks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def _enter(rank: int, world_size: int, folder: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
+    torch.save(function(*args), Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def run_distributed(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
+    """What `function(*args)` gives on each of `world_size` ranks; it must be importable, and so must its values."""
+    with tempfile.TemporaryDirectory() as folder:
+        # A fork server that has torch in memory: new processes cost milliseconds, and none inherits our threads.
+        multiprocessing.set_forkserver_preload(["torch", "mstat.task"])
+        mp.start_processes(_enter, (world_size, folder, function, args), world_size, start_method="forkserver")
+        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
