@@ -1,0 +1,123 @@
+"""The command line of the shards room: `python -m shards build | verify | info`.
+
+Exit codes: 0 good, 1 bad data (each fault by file and key), 2 bad usage, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from shards.parallel import available_cpus
+from shards.records import DataError
+from shards.sources import SOURCES
+from shards.sources.options import positive_int, size_HW
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    main_parser = argparse.ArgumentParser(prog="python -m shards", description=__doc__.splitlines()[0])
+    commands = main_parser.add_subparsers(dest="command", required=True)
+
+    build = commands.add_parser("build", help="make a folder of shards from a data set")
+    sources = build.add_subparsers(dest="source_name", metavar="SOURCE", required=True, help=", ".join(SOURCES))
+    for name, module in SOURCES.items():
+        source = sources.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
+        module.add_arguments(source)
+        _add_writing(source)
+
+    verify = commands.add_parser("verify", help="check every byte of a folder of shards")
+    verify.add_argument("folder", type=Path, metavar="DIR")
+    _add_workers(verify)
+
+    info = commands.add_parser("info", help="show what a folder of shards holds")
+    info.add_argument("folder", type=Path, metavar="DIR")
+    info.add_argument("--json", action="store_true", help="for programs")
+    return main_parser
+
+
+def _add_writing(source: argparse.ArgumentParser) -> None:
+    source.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make; must not exist")
+    source.add_argument("--shard-size", type=positive_int, default=256, metavar="MB", help="about (default: 256)")
+    source.add_argument("--size", type=size_HW, metavar="HxW", help="re-encode each frame to this size")
+    source.add_argument("--quality", type=positive_int, metavar="Q", help="of --size, 1 to 100 (default: 95)")
+    _add_workers(source)
+
+
+def _add_workers(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--workers", type=positive_int, default=available_cpus(), metavar="N", help="processes (default: the cores)"
+    )
+
+
+def build(args: argparse.Namespace) -> int:
+    """Make a folder of shards."""
+    from shards.write import DEFAULT_QUALITY, SCRATCH, Encoding, building, write
+
+    if args.quality and not args.size:
+        raise ValueError("--quality is of re-encoded frames; give --size too")
+    if args.quality and args.quality > 100:
+        raise ValueError(f"--quality {args.quality}: 1 to 100")
+    encoding = Encoding(args.size, args.quality or DEFAULT_QUALITY)
+    with building(args.out) as folder:
+        args.scratch = folder / SCRATCH
+        source = args.read(args)
+        made = write(source, folder, workers=args.workers, shard_bytes=args.shard_size << 20, encoding=encoding)
+    print(f"{args.out}: {made.counts['tracklets']:,} tracklets, {made.counts['frames']:,} frames")
+    return 0
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Check a folder of shards; list each fault."""
+    from shards import verify as verifying
+
+    faults = verifying.verify(args.folder, args.workers)
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    print(f"{args.folder}: {len(faults)} faults" if faults else f"{args.folder}: every byte is as it was built")
+    return 1 if faults else 0
+
+
+def info(args: argparse.Namespace) -> int:
+    """Show what a folder of shards holds."""
+    from rich.console import Console
+
+    from shards.read import Reader
+    from shards.summary import show, summary
+
+    content = summary(Reader(args.folder))
+    if args.json:
+        print(json.dumps(content, indent=1))
+    else:
+        show(content, Console())
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code."""
+    args = parser().parse_args(arguments)
+    try:
+        return {"build": build, "verify": verify, "info": info}[args.command](args)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, FileExistsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # no space left, no permission: named with its file
+        print(f"error: {error}; what is finished is kept, the same command goes on from there", file=sys.stderr)
+        return 1
+    except BrokenProcessPool:
+        print("error: a worker was killed, for memory perhaps; start again with fewer --workers", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

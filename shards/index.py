@@ -1,0 +1,210 @@
+"""What lies where: the Arrow index, the description of the set, and the walk over a tar that both come from.
+
+    DIR/shard-000000.tar   a sample is a tracklet: <key>.json, <key>.00000.jpg, <key>.00001.jpg, ...
+    DIR/index/             Arrow by HF datasets, one row a tracklet (columns: SCHEMA)
+    DIR/dataset.json       Description; written last: a folder without it is not whole
+
+The index is made by walking the finished tars, never by remembering what was written: so it cannot disagree with
+them, a finished shard needs nothing beside it to be taken up again, and `verify` compares with the same walk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import tarfile
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from shards.records import DataError, Protocol, Role, SourceTracklet
+
+FORMAT = "mstat-shards"
+VERSION = 1
+DESCRIPTION_FILE = "dataset.json"
+INDEX_FOLDER = "index"
+INDEX_FILE = "index/data-00000-of-00001.arrow"  # the name that datasets gives the one file it writes
+JSON_MEMBER = -1  # stands for <key>.json where frames have their number
+
+SCHEMA = pa.schema(
+    {
+        "key": pa.string(),
+        "pid": pa.int64(),
+        "camid": pa.int64(),
+        "shard": pa.int64(),  # position in Description.shards
+        "json_crc32": pa.uint32(),
+        "offsets": pa.list_(pa.int64()),  # of each frame's first byte in the shard
+        "sizes": pa.list_(pa.int32()),
+        "crc32": pa.list_(pa.uint32()),
+        "roles": pa.list_(pa.uint8()),  # Role bits for each (protocol, split), in the description's order
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in a tar: where its bytes lie, and their CRC-32."""
+
+    offset: int
+    size: int
+    crc32: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """A tar as `dataset.json` lists it."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """`dataset.json`: everything about the set but its rows. `checksum` covers all the rest, tars and index too."""
+
+    name: str
+    protocols: tuple[Protocol, ...]
+    facts: Mapping[str, str]
+    counts: Mapping[str, int]
+    encoding: Mapping[str, Any]
+    shards: tuple[ShardRecord, ...]
+    index_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `dataset.json`."""
+        content = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        return {**content, "checksum": _checksum(content)}
+
+    @property
+    def role_names(self) -> list[tuple[str, str]]:
+        """(protocol, split) of each entry of a row's roles."""
+        return [(protocol.name, split) for protocol in self.protocols for split in protocol.splits]
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def load_description(folder: Path) -> tuple[Description, str]:
+    """Read `dataset.json`; return it and the set's checksum. Raises DataError where the folder is not a whole set."""
+    path = folder / DESCRIPTION_FILE
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; make it with `python -m shards build ... --out {folder}`")
+    if not path.is_file():
+        raise DataError(f"{folder}: no {DESCRIPTION_FILE}, so no finished set of shards; build it again")
+    try:
+        content = json.loads(path.read_text())
+        if content.get("format") != FORMAT:
+            raise DataError(f"{path}: not a description of shards (no format: {FORMAT}); build the set again")
+        if content.get("version") != VERSION:
+            raise DataError(f"{path}: format version {content.get('version')}, read is {VERSION}; build the set again")
+        checksum = content.pop("checksum")
+        if checksum != _checksum(content):
+            raise DataError(f"{path}: does not fit its own checksum: changed by hand, or damaged; build the set again")
+        description = Description(
+            name=content["name"],
+            protocols=tuple(Protocol(**{**p, "splits": tuple(p["splits"])}) for p in content["protocols"]),
+            facts=content["facts"],
+            counts=content["counts"],
+            encoding=content["encoding"],
+            shards=tuple(ShardRecord(**shard) for shard in content["shards"]),
+            index_sha256=content["index_sha256"],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: damaged ({error!r}); build the set again") from error
+    return description, checksum
+
+
+def load_table(folder: Path) -> pa.Table:
+    """The index, memory-mapped. Raises DataError where it is missing or damaged."""
+    path = folder / INDEX_FILE
+    try:
+        table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+        return table.select(SCHEMA.names).cast(SCHEMA)
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise DataError(f"{path}: the index cannot be read ({error}); build the set again") from error
+
+
+def write_index(folder: Path, table: pa.Table) -> str:
+    """Write the index through HF datasets, the same bytes for the same rows; return its SHA-256."""
+    import datasets
+
+    # Both would otherwise be drawn at random, or hold the time and machine.
+    info = datasets.DatasetInfo(features=datasets.Features.from_arrow_schema(table.schema))
+    dataset = datasets.Dataset(table, info=info, fingerprint="0" * 16)
+    bars_were_off = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        dataset.save_to_disk(str(folder / INDEX_FOLDER), num_shards=1)
+    finally:
+        if not bars_were_off:
+            datasets.enable_progress_bars()
+    return file_sha256(folder / INDEX_FILE)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sample_json(tracklet: SourceTracklet, role_names: Iterable[tuple[str, str]]) -> bytes:
+    """The content of `<key>.json`."""
+    return json_of(tracklet.key, tracklet.pid, tracklet.camid, tracklet.num_frames, tracklet.roles, role_names)
+
+
+def json_of(
+    key: str, pid: int, camid: int, num_frames: int, roles: Iterable[int], role_names: Iterable[tuple[str, str]]
+) -> bytes:
+    """As `sample_json`, from a row of the index."""
+    named = {
+        f"{protocol}/{split}": [flag.name.lower() for flag in Role(role) if flag.name]
+        for (protocol, split), role in zip(role_names, roles, strict=True)
+    }
+    content = {"key": key, "pid": pid, "camid": camid, "num_frames": num_frames, "roles": named}
+    return json.dumps(content).encode()
+
+
+def scan(path: Path) -> tuple[ShardRecord, dict[tuple[str, int], Member]]:
+    """Walk a tar: its record, and each member by (key, frame number or JSON_MEMBER), in order.
+
+    A tar that breaks off gives the members before the break. Raises DataError on a member that is none of ours.
+    """
+    members: dict[tuple[str, int], Member] = {}
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            return ShardRecord(path.name, 0, hashlib.sha256().hexdigest()), members
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
+            record = ShardRecord(path.name, size, hashlib.sha256(data).hexdigest())
+            try:
+                with tarfile.open(fileobj=file, mode="r:") as tar:
+                    for info in tar:
+                        offset, end = info.offset_data, info.offset_data + info.size
+                        if end <= size:
+                            members[_member_id(path, info.name)] = Member(offset, info.size, crc32(data[offset:end]))
+            except tarfile.TarError:
+                pass  # the caller sees which members are missing
+    return record, members
+
+
+def crc32(data: bytes | memoryview) -> int:
+    """CRC-32, as the index holds it."""
+    return zlib.crc32(data)
+
+
+def _member_id(path: Path, name: str) -> tuple[str, int]:
+    key, _, rest = name.partition(".")
+    number = rest.partition(".")[0]
+    if rest == "json":
+        return key, JSON_MEMBER
+    if not number.isdecimal():
+        raise DataError(f"{path}: member {name!r} is none that the writer makes; build the set again")
+    return key, int(number)

@@ -1,0 +1,122 @@
+"""Jobs on several processes, with progress on a terminal, a clean Ctrl-C, and no worker that outlives its parent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
+
+import rich.progress
+from rich.console import Console
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+
+class Progress:
+    """Counters that all workers add to, and the flag that stops them."""
+
+    def __init__(self, context: Any) -> None:
+        self.tracklets = context.Value("q", 0)
+        self.frames = context.Value("q", 0)
+        self.stop = context.Event()
+
+    def advance(self, tracklets: int, frames: int) -> None:
+        """Count what was done."""
+        with self.tracklets.get_lock():
+            self.tracklets.value += tracklets
+        with self.frames.get_lock():
+            self.frames.value += frames
+
+    def check(self) -> None:
+        """Leave the job where the parent has given up."""
+        if self.stop.is_set():
+            raise InterruptedError("stopped")
+
+
+_progress: Progress | None = None  # of this worker; a synchronised object can only be handed over at its start
+
+
+def available_cpus() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_jobs(work: Callable[[J, Progress], R], jobs: Sequence[J], *, workers: int, total: int) -> list[R]:
+    """`[work(job, progress) for job in jobs]` on `workers` processes (in a thread of this one if 1).
+
+    `total` is the number of tracklets that the jobs will count. Processes are spawned, not forked: a caller may hold
+    threads. The first exception stops the rest and is raised.
+    """
+    context = multiprocessing.get_context("spawn")
+    progress = Progress(context)
+    workers = min(workers, len(jobs))
+    executor: Executor
+    if workers <= 1:
+        executor = ThreadPoolExecutor(1, initializer=_set_progress, initargs=(progress,))
+    else:
+        executor = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(progress,))
+    try:
+        futures = [executor.submit(_call, work, job) for job in jobs]
+        _watch(futures, progress, total)
+        return [future.result() for future in futures]
+    except BaseException:
+        progress.stop.set()
+        raise
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _call(work: Callable[[J, Progress], R], job: J) -> R:
+    assert _progress is not None
+    return work(job, _progress)
+
+
+def _set_progress(progress: Progress) -> None:
+    global _progress
+    _progress = progress
+
+
+def _start_worker(progress: Progress) -> None:
+    _set_progress(progress)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent alone answers it
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """A killed parent leaves the pool's workers waiting for ever, and writing beside the build that comes next."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _watch(futures: Sequence[Future[Any]], progress: Progress, total: int) -> None:
+    """Show the counters until all jobs are done; raise the first failure at once."""
+    console = Console(file=sys.stderr)
+    bar = rich.progress.Progress(
+        rich.progress.TextColumn("tracklets"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("{task.fields[rate]:.0f} frames/s"),
+        rich.progress.TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    began = time.monotonic()
+    pending = set(futures)
+    with bar:
+        task = bar.add_task("", total=total, rate=0.0)
+        while pending:
+            done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            rate = progress.frames.value / max(1e-3, time.monotonic() - began)
+            bar.update(task, completed=progress.tracklets.value, rate=rate)
+            for future in done:
+                future.result()

@@ -1,0 +1,212 @@
+"""Frames at random: (tracklet, frame numbers) -> pixels, reading only those frames' bytes.
+
+A Reader costs little to open, is safe to pickle and to fork, and loads neither torch nor datasets.
+
+Shapes: T frames asked for, H height, W width.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow.compute as pc
+
+from shards import index, pictures
+from shards.records import DataError, Protocol, Role, Tracklet
+
+Int64Array = np.ndarray[Any, np.dtype[np.int64]]
+Uint8Array = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+class LocalFiles:
+    """Ranges of bytes of the files of a folder, which are opened when first asked for and kept open.
+
+    `os.pread` has no file position to share, so forked processes may read through the same descriptor.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: dict[str, BinaryIO] = {}
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where there is no such file."""
+        path = self.folder / name
+        return path.stat().st_size if path.is_file() else None
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        """Bytes offset..offset+size, fewer where the file ends."""
+        file = self._files.get(name)
+        if file is None:
+            file = self._files[name] = (self.folder / name).open("rb", buffering=0)
+        return os.pread(file.fileno(), size, offset)
+
+    def close(self) -> None:
+        """Close what is open; a later read opens it again."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a tracklet's frames lie; arrays have an entry for each frame."""
+
+    key: str
+    shard: str
+    offsets: Int64Array
+    sizes: np.ndarray[Any, np.dtype[np.int32]]
+    crc32: np.ndarray[Any, np.dtype[np.uint32]]
+
+
+class Reader:
+    """A folder of shards. `len`, `[i] -> Tracklet`, `.frames(i, numbers)`; columns as arrays for those who plan.
+
+    Attributes:
+        name: Of the data set.
+        protocols: Ways to use it; the first is the default.
+        checksum: Of everything in it; equal for two builds of the same data.
+        facts: What its source noted about it.
+        pids, camids, num_frames: int64 arrays, an entry for each tracklet.
+
+    Raises DataError where the folder is no finished set, was made by another version, or lacks bytes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.description, self.checksum = index.load_description(self.path)
+        self.name = self.description.name
+        self.protocols = self.description.protocols
+        self.facts = self.description.facts
+        self._files = LocalFiles(self.path)
+        self._check_shards()
+        self._table = index.load_table(self.path)
+        if len(self._table) != self.description.counts["tracklets"]:
+            raise DataError(
+                f"{self.path / index.INDEX_FILE}: {len(self._table)} rows where {index.DESCRIPTION_FILE} counts "
+                f"{self.description.counts['tracklets']}; build the set again"
+            )
+        self.pids: Int64Array = self._table["pid"].to_numpy()
+        self.camids: Int64Array = self._table["camid"].to_numpy()
+        self._shards: Int64Array = self._table["shard"].to_numpy()
+        self.num_frames: Int64Array = self._list_lengths("sizes")
+
+    def __reduce__(self) -> tuple[type[Reader], tuple[Path]]:
+        return Reader, (self.path,)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, i: int) -> Tracklet:
+        row = self._row(i)
+        roles = self._table["roles"][row].as_py()
+        return Tracklet(
+            key=self._table["key"][row].as_py(),
+            pid=int(self.pids[row]),
+            camid=int(self.camids[row]),
+            num_frames=int(self.num_frames[row]),
+            roles={name: Role(role) for name, role in zip(self.description.role_names, roles, strict=True)},
+        )
+
+    def frames(self, i: int, numbers: Sequence[int] | Int64Array, size: tuple[int, int] | None = None) -> Uint8Array:
+        """Decode frames of a tracklet.
+
+        Args:
+            i: Tracklet, 0 <= i < len.
+            numbers: T frame numbers, from 0, in any order, repeats allowed.
+            size: (H, W) to resize to; without it frames keep their size, and where sizes differ take the first's.
+
+        Returns:
+            uint8 RGB of shape T,H,W,3.
+
+        Raises IndexError on a tracklet or frame that there is none of, DataError on bytes that have changed.
+        """
+        place = self._place(i)
+        decoded: dict[int, Uint8Array] = {}  # a clip longer than its tracklet repeats frames
+        for number in map(int, numbers):
+            if number not in decoded:
+                data = self._read(place, number)
+                try:
+                    decoded[number] = pictures.decode(data, size)
+                except ValueError as error:
+                    raise DataError(f"{self.path}: {place.key} frame {number}: {error}; replace it") from error
+                size = size or decoded[number].shape[:2]
+        if not decoded:
+            raise ValueError("no frame numbers given; ask for one at least")
+        return np.stack([decoded[int(number)] for number in numbers])
+
+    def encoded(self, i: int, number: int) -> bytes:
+        """The stored bytes of one frame (JPEG or PNG). Raises as `frames` does."""
+        return self._read(self._place(i), number)
+
+    def protocol(self, name: str | None = None) -> Protocol:
+        """The protocol of that name, or the first. ValueError names those there are."""
+        for protocol in self.protocols:
+            if name is None or protocol.name == name:
+                return protocol
+        known = ", ".join(protocol.name for protocol in self.protocols)
+        raise ValueError(f"{self.name}: no protocol {name!r}; there are: {known}")
+
+    def roles(self, protocol: str | None = None, split: str | None = None) -> Uint8Array:
+        """Role bits of every tracklet in a split of a protocol (None: the first). ValueError names those there are."""
+        chosen = self.protocol(protocol)
+        split = chosen.splits[0] if split is None else split
+        if split not in chosen.splits:
+            raise ValueError(
+                f"{self.name}: {chosen.name} has no split {split!r}; there are: {', '.join(chosen.splits)}"
+            )
+        names = self.description.role_names
+        flat: Uint8Array = self._table["roles"].combine_chunks().flatten().to_numpy()
+        return flat.reshape(len(self), len(names))[:, names.index((chosen.name, split))].copy()
+
+    def close(self) -> None:
+        """Close the shards; reading opens them again."""
+        self._files.close()
+
+    def _row(self, i: int) -> int:
+        if not 0 <= i < len(self):  # negative ones would hide mistakes of planners
+            raise IndexError(f"{self.path}: no tracklet {i}; there are 0 to {len(self) - 1}")
+        return int(i)
+
+    def _place(self, i: int) -> _Place:
+        row = self._row(i)
+        return _Place(
+            key=self._table["key"][row].as_py(),
+            shard=self.description.shards[self._shards[row]].file,
+            offsets=self._table["offsets"][row].values.to_numpy(),
+            sizes=self._table["sizes"][row].values.to_numpy(),
+            crc32=self._table["crc32"][row].values.to_numpy(),
+        )
+
+    def _read(self, place: _Place, number: int) -> bytes:
+        if not 0 <= number < len(place.sizes):
+            raise IndexError(f"{self.path}: {place.key} has no frame {number}; it has 0 to {len(place.sizes) - 1}")
+        data = self._files.read(place.shard, int(place.offsets[number]), int(place.sizes[number]))
+        if zlib.crc32(data) != place.crc32[number]:
+            raise DataError(
+                f"{self.path / place.shard}: {place.key} frame {number}: its bytes have changed since the build; "
+                f"`python -m shards verify {self.path}` lists all that is damaged"
+            )
+        return data
+
+    def _list_lengths(self, column: str) -> Int64Array:
+        return np.asarray(pc.list_value_length(self._table[column]).to_numpy(), np.int64)
+
+    def _check_shards(self) -> None:
+        for shard in self.description.shards:
+            size = self._files.size(shard.file)
+            if size is None:
+                raise DataError(f"{self.path / shard.file}: missing; bring it back, or build the set again")
+            if size != shard.bytes:
+                raise DataError(
+                    f"{self.path / shard.file}: {size:,} bytes where {shard.bytes:,} were written: cut off or changed; "
+                    "bring it back, or build the set again"
+                )

@@ -1,0 +1,229 @@
+"""MARS (Zheng et al., ECCV 2016), and any data set in its layout, as the synthetic one.
+
+    ROOT/bbox_train/<pid4>/<pid4>C<cam>T<tracklet4>F<frame3>.jpg
+    ROOT/bbox_test/{00-1,0000,<pid4>}/...
+    ROOT/info/{train,test}_name.txt               a file name a line
+    ROOT/info/tracks_{train,test}_info.mat        rows (start, end, pid, camera): 1-based, inclusive lines of the above
+    ROOT/info/query_IDX.mat                       1-based rows of the test info
+
+A third part may stand beside them (bbox_val, val_name.txt, tracks_val_info.mat, query_val_IDX.mat): MARS has none.
+Identity and camera come from the info files, and every name listed is checked against them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial as bind
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.records import JUNK_PID, DataError, Frame, Protocol, Role, Source, SourceTracklet
+
+NAME = re.compile(r"(\d{4}|00-1)C(\d)T(\d{4,})F(\d{3,})\.jpg")
+INFO_HOME = "it comes with the official evaluation code (MARS-evaluation, folder info)"
+MAX_NAMED = 10  # missing pictures that a message names; the rest is counted
+
+OFFICIAL = Protocol("official", description="the queries stand in the gallery; same identity and camera is ignored")
+QUERIES_REMOVED = Protocol(
+    "queries-removed",
+    description="the gallery without the queries, as some toolkits have it; not comparable with official figures",
+)
+VALIDATION = Protocol("validation", description="as official, on the validation part")
+
+OFFICIAL_COUNTS = {
+    "training identities": 625,
+    "training tracklets": 8_298,
+    "training frames": 509_914,
+    "test identities": 634,
+    "test tracklets": 12_180,
+    "test frames": 681_089,
+    "junk tracklets": 870,
+    "queries": 1_980,
+    "query identities": 626,
+}
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One part of the set: its rows (start, end, pid, camera), each row's frame names, and which rows are queries."""
+
+    name: str
+    folder: Path
+    rows: IntArray
+    names: list[tuple[str, ...]]
+    queries: frozenset[int]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `build mars`."""
+    parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder with bbox_train and info")
+    parser.add_argument("--partial", action="store_true", help="accept counts other than MARS's official ones")
+    parser.set_defaults(read=lambda args: read(args.source, partial=args.partial))
+
+
+def read(root: Path, *, name: str = "mars", partial: bool = False, check_files: bool = True) -> Source:
+    """Read the info files, check them against the names, the counts and (`check_files`) the folders.
+
+    Raises DataError with file and way out: wrong folder, a file missing or damaged, names that disagree with the
+    info, counts that are not MARS's (unless `partial`), pictures missing.
+    """
+    if not (root / "info").is_dir():
+        raise DataError(f"{root}: no folder info here; give the folder that holds bbox_train, bbox_test and info")
+    train = _read_part(root, "train", None)
+    test = _read_part(root, "test", "query_IDX")
+    parts, protocols = [train, test], [OFFICIAL, QUERIES_REMOVED]
+    if (root / "info" / "tracks_val_info.mat").is_file():
+        parts.append(_read_part(root, "val", "query_val_IDX"))
+        protocols.append(VALIDATION)
+
+    facts = {}
+    counts = _counts(train, test)
+    wrong = [f"{what} {counts[what]:,}, not {n:,}" for what, n in OFFICIAL_COUNTS.items() if counts[what] != n]
+    if wrong and not partial:
+        raise DataError(f"{root}: not the whole of MARS: {'; '.join(wrong)}; complete it, or accept it with --partial")
+    if wrong and name == "mars":
+        facts["partial"] = "not the whole of MARS, figures are not comparable: " + "; ".join(wrong)
+    if check_files:
+        for part in parts:
+            _check_files(part)
+    tracklets = [tracklet for part in parts for tracklet in _tracklets(part, protocols)]
+    return Source(name, tuple(protocols), tuple(tracklets), facts)
+
+
+def _read_part(root: Path, part: str, query_key: str | None) -> _Part:
+    info, names_path = root / "info" / f"tracks_{part}_info.mat", root / "info" / f"{part}_name.txt"
+    rows = _load_mat(info, f"track_{part}_info")
+    if rows.ndim != 2 or rows.shape[1] != 4:
+        raise DataError(f"{info}: shape {rows.shape} where rows of (start, end, pid, camera) belong; take the original")
+    if not names_path.is_file():
+        raise DataError(f"{names_path}: missing; {INFO_HOME}")
+    lines = names_path.read_text(errors="replace").split()
+    names = [_row_names(info, names_path, number, row, lines) for number, row in enumerate(rows.tolist(), start=1)]
+    queries: frozenset[int] = frozenset()
+    if query_key:
+        query_path = root / "info" / f"{query_key}.mat"
+        positions = _load_mat(query_path, query_key).ravel() - 1
+        outside = positions[(positions < 0) | (positions >= len(rows))]
+        if len(outside):
+            raise DataError(f"{query_path}: row {outside[0] + 1}, but {info.name} has rows 1 to {len(rows)}")
+        queries = frozenset(positions.tolist())
+    return _Part(part, root / f"bbox_{part}", rows, names, queries)
+
+
+def _load_mat(path: Path, key: str) -> IntArray:
+    import scipy.io
+
+    if not path.is_file():
+        raise DataError(f"{path}: missing; {INFO_HOME}")
+    try:
+        content = scipy.io.loadmat(path)
+    except Exception as error:  # whatever the damaged bytes lead scipy to
+        raise DataError(f"{path}: no MATLAB file that can be read ({error}); take the original") from error
+    if key not in content:
+        there = ", ".join(k for k in content if not k.startswith("__")) or "nothing"
+        raise DataError(f"{path}: no variable {key} in it (there is: {there}); take the original")
+    return np.asarray(content[key]).astype(np.int64)
+
+
+def _row_names(info: Path, names_path: Path, number: int, row: Sequence[int], lines: list[str]) -> tuple[str, ...]:
+    """The names of one tracklet, in the order of time, checked against its row."""
+    start, end, pid, camid = row
+    where = f"{info}: row {number}"
+    if not 1 <= start <= end:
+        raise DataError(f"{where}: lines {start} to {end} are no range; take the original")
+    if end > len(lines):
+        raise DataError(
+            f"{where}: lines {start} to {end}, but {names_path} has {len(lines)}; take the original of both"
+        )
+    frames = {}
+    for name in lines[start - 1 : end]:
+        match = NAME.fullmatch(name)
+        if match is None:
+            raise DataError(f"{names_path}: {name!r} is no name like 0002C1T0001F001.jpg; take the original")
+        if (_pid(match[1]), int(match[2])) != (pid, camid):
+            raise DataError(f"{where}: identity {pid}, camera {camid}, but it lists {name} of {names_path}")
+        frames[int(match[4])] = name
+    if len(frames) != end - start + 1 or len({_key(name) for name in frames.values()}) != 1:
+        raise DataError(f"{where}: {names_path} lines {start} to {end} are not the frames of one tracklet")
+    return tuple(frames[frame] for frame in sorted(frames))
+
+
+def _pid(text: str) -> int:
+    return JUNK_PID if text == "00-1" else int(text)
+
+
+def _key(name: str) -> str:
+    return name.rpartition("F")[0]
+
+
+def _counts(train: _Part, test: _Part) -> dict[str, int]:
+    test_pids = test.rows[:, 2]
+    return {
+        "training identities": len(np.unique(train.rows[:, 2])),
+        "training tracklets": len(train.rows),
+        "training frames": sum(map(len, train.names)),
+        "test identities": len(np.unique(test_pids[test_pids > 0])),
+        "test tracklets": len(test.rows),
+        "test frames": sum(map(len, test.names)),
+        "junk tracklets": int((test_pids == JUNK_PID).sum()),
+        "queries": len(test.queries),
+        "query identities": len(np.unique(test_pids[sorted(test.queries)])),
+    }
+
+
+def _check_files(part: _Part) -> None:
+    """Every listed picture is there: one listing of each identity's folder, not a million questions."""
+    listed: dict[str, list[str]] = {}
+    for names in part.names:
+        listed.setdefault(names[0][:4], []).extend(names)
+    missing: list[Path] = []
+    for identity, pictures in listed.items():
+        folder = part.folder / identity
+        if not folder.is_dir():
+            raise DataError(
+                f"{folder}: missing, with {len(pictures)} pictures that the info files list; unpack it again"
+            )
+        there = set(os.listdir(folder))
+        missing += [folder / name for name in pictures if name not in there]
+    if missing:
+        named = ", ".join(map(str, missing[:MAX_NAMED]))
+        more = f" and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
+        raise DataError(f"listed in the info files, but missing: {named}{more}; unpack {part.folder.name} again")
+
+
+def _tracklets(part: _Part, protocols: Sequence[Protocol]) -> Iterator[SourceTracklet]:
+    for number, ((_, _, pid, camid), names) in enumerate(zip(part.rows.tolist(), part.names, strict=True)):
+        yield SourceTracklet(
+            key=_key(names[0]),
+            pid=pid,
+            camid=camid,
+            num_frames=len(names),
+            roles=tuple(_role(protocol, part.name, pid, number in part.queries) for protocol in protocols),
+            frames=bind(_frames, part.folder / names[0][:4], names),
+        )
+
+
+def _role(protocol: Protocol, part: str, pid: int, is_query: bool) -> Role:
+    if part == "train":
+        return Role.TRAIN
+    if part != ("val" if protocol is VALIDATION else "test"):
+        return Role.NONE
+    if pid == JUNK_PID:
+        return Role.GALLERY | Role.JUNK
+    if not is_query:
+        return Role.GALLERY
+    return Role.QUERY if protocol is QUERIES_REMOVED else Role.QUERY | Role.GALLERY
+
+
+def _frames(folder: Path, names: Sequence[str]) -> Iterator[Frame]:
+    for name in names:
+        path = folder / name
+        yield Frame(str(path), path.read_bytes)

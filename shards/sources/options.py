@@ -1,0 +1,20 @@
+"""Types of command-line options that sources and the command line share; argparse shows their message, exit 2."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def positive_int(text: str) -> int:
+    """A number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
+
+
+def size_HW(text: str) -> tuple[int, int]:
+    """A size in pixels, height first: 256x128."""
+    height, cross, width = text.lower().partition("x")
+    if not cross:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size like 256x128 (height first)")
+    return positive_int(height), positive_int(width)

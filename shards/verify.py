@@ -1,0 +1,114 @@
+"""Is a folder of shards what was built? Reads every byte once, and names each fault by file and key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shards import index
+from shards.parallel import Progress, run_jobs
+from shards.records import DataError
+
+INTACT_BUT_UNREACHABLE = "a damaged tar header hides them from tar; the index still reads them"
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    path: Path
+    record: index.ShardRecord
+    rows: list[dict[str, Any]]
+    role_names: list[tuple[str, str]]
+
+
+def verify(folder: Path, workers: int = 1) -> list[str]:
+    """Return the faults of a set, `file: key: what` a line each; an empty list says that all is as it was built."""
+    try:
+        description, _ = index.load_description(folder)
+        table = index.load_table(folder)
+    except DataError as error:
+        return [str(error)]
+    faults = []
+    if index.file_sha256(folder / index.INDEX_FILE) != description.index_sha256:
+        faults.append(f"{folder / index.INDEX_FILE}: changed since the build (SHA-256)")
+    if len(table) != description.counts["tracklets"]:
+        faults.append(f"{folder / index.INDEX_FILE}: {len(table)} rows, {description.counts['tracklets']} were written")
+
+    rows: list[list[dict[str, Any]]] = [[] for _ in description.shards]
+    for row in table.to_pylist():
+        if 0 <= row["shard"] < len(rows):
+            rows[row["shard"]].append(row)
+        else:
+            faults.append(f"{folder / index.INDEX_FILE}: {row['key']}: in shard {row['shard']}, which is not listed")
+    jobs = [
+        _Job(folder / record.file, record, shard_rows, description.role_names)
+        for record, shard_rows in zip(description.shards, rows, strict=True)
+    ]
+    for found in run_jobs(_verify_shard, jobs, workers=workers, total=len(table)):
+        faults += found
+    listed = {record.file for record in description.shards}
+    faults += [f"{path}: not of this set" for path in sorted(folder.glob("*.tar")) if path.name not in listed]
+    return faults
+
+
+def _verify_shard(job: _Job, progress: Progress) -> list[str]:
+    progress.check()
+    if not job.path.is_file():
+        return [f"{job.path}: missing, with its {len(job.rows)} tracklets"]
+    try:
+        found, members = index.scan(job.path)
+    except (DataError, OSError) as error:
+        return [f"{job.path}: {error}"]
+    faults = []
+    if found.bytes != job.record.bytes:
+        faults.append(f"{job.path}: {found.bytes:,} bytes where {job.record.bytes:,} were written")
+    elif found.sha256 != job.record.sha256:
+        faults.append(f"{job.path}: changed since the build (SHA-256)")
+    with job.path.open("rb") as file:
+        for row in job.rows:
+            faults += [f"{job.path}: {row['key']}: {what}" for what in _verify_row(row, members, job.role_names, file)]
+            progress.advance(1, len(row["sizes"]))
+    faults += [f"{job.path}: {key}: {_member(number)} is not in the index" for key, number in members]
+    return faults
+
+
+def _verify_row(row: dict[str, Any], members: dict[Any, index.Member], role_names: Any, file: Any) -> list[str]:
+    """Faults of one tracklet; takes its members out of `members`."""
+    faults: list[str] = []
+    lost: list[int] = []
+    hidden = moved = 0
+    content = index.json_of(row["key"], row["pid"], row["camid"], len(row["sizes"]), row["roles"], role_names)
+    expected = {
+        number: index.Member(*member)
+        for number, member in enumerate(zip(row["offsets"], row["sizes"], row["crc32"], strict=True))
+    }
+    for number, member in expected.items():
+        found = members.pop((row["key"], number), None)
+        if found is None:
+            file.seek(member.offset)
+            if index.crc32(file.read(member.size)) == member.crc32:
+                hidden += 1
+            else:
+                lost.append(number)
+        elif found.crc32 != member.crc32:
+            faults.append(f"frame {number} has changed (CRC-32)")
+        elif found.offset != member.offset:
+            moved += 1
+    sample = members.pop((row["key"], index.JSON_MEMBER), None)
+    if index.crc32(content) != row["json_crc32"]:
+        faults.append("the index disagrees with the json it was made with")
+    if sample is None:
+        faults.append("its json is missing")
+    elif sample.crc32 != row["json_crc32"]:
+        faults.append("its json has changed (CRC-32)")
+    if lost:
+        faults.append(f"{_member(lost[0])} is missing" if len(lost) == 1 else f"{len(lost)} frames are missing: {lost}")
+    if hidden:
+        faults.append(f"{hidden} frames: {INTACT_BUT_UNREACHABLE}")
+    if moved:
+        faults.append(f"{moved} frames lie elsewhere than the index says")
+    return faults
+
+
+def _member(number: int) -> str:
+    return "its json" if number == index.JSON_MEMBER else f"frame {number}"

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import shards
+from shards.__main__ import main
+from shards.sources import generated, synthetic
+from tests.shards.trees import mars_tree, picture
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return mars_tree(tmp_path / "tree", val=True)
+
+
+def build(tree: Path, out: Path, *options: str) -> int:
+    return main(
+        ["build", "mars", "--partial", "--workers", "1", "--source", str(tree), "--out", str(out), *map(str, options)]
+    )
+
+
+def test_build_verify_info(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A good build, verify and info end with 0; info counts identities, tracklets, frames and queries by role."""
+    out = tmp_path / "out"
+    assert build(tree, out) == 0
+    assert main(["verify", str(out), "--workers", "1"]) == 0
+    capsys.readouterr()
+    assert main(["info", str(out), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert (content["tracklets"], content["frames"], content["identities"], content["cameras"]) == (12, 43, 5, 5)
+    assert content["checksum"] == shards.open(out).checksum
+    official, removed, validation = (protocol["splits"]["0"] for protocol in content["protocols"])
+    assert official["train"] == {
+        "identities": 2,
+        "tracklets": 4,
+        "frames": 14,
+        "cameras": [1, 2, 6],
+        "lengths": {"min": 2, "mean": 3.5, "max": 5},
+    }
+    assert [official[role]["tracklets"] for role in ("query", "gallery", "distractors", "junk")] == [3, 5, 1, 1]
+    assert (official["valid_queries"], removed["valid_queries"], validation["valid_queries"]) == (2, 1, 1)
+    assert main(["info", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "valid queries: 2 of 3" in shown
+    assert "official" in shown
+
+
+def test_bad_data_ends_with_1(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bad frames, damaged shards and folders that are no shards end with 1 and name what is wrong."""
+    out = tmp_path / "out"
+    bad = tree / "bbox_train/0001/0001C1T0001F002.jpg"
+    whole = bad.read_bytes()
+    bad.write_bytes(b"no picture")
+    assert build(tree, out) == 1
+    assert f"{bad}: 0001C1T0001: neither JPEG nor PNG" in capsys.readouterr().err
+    bad.write_bytes(whole)
+    assert build(tree, out) == 0
+    tar = out / "shard-000000.tar"
+    tar.write_bytes(tar.read_bytes()[:-1])
+    assert main(["verify", str(out), "--workers", "1"]) == 1
+    assert f"{tar}: " in capsys.readouterr().err
+    assert main(["info", str(out)]) == 1
+    assert main(["info", str(tree)]) == 1
+    assert "build it again" in capsys.readouterr().err
+
+
+def test_bad_usage_ends_with_2(tree: Path, tmp_path: Path) -> None:
+    """Missing or unfit options, unknown sources and an existing folder end with 2."""
+    out = tmp_path / "out"
+    assert build(tree, out, "--quality", "50") == 2
+    assert build(tree, out, "--size", "32x16", "--quality", "101") == 2
+    assert not list(tmp_path.glob("out*"))
+    assert build(tree, out) == 0
+    assert build(tree, out) == 2
+    for wrong in (
+        ["build", "mars", "--out", "x"],
+        ["build", "moon"],
+        [],
+        ["build", "mars", "--source", "x", "--out", "y", "--workers", "0"],
+        ["build", "mars", "--source", "x", "--out", "y", "--size", "256"],
+    ):
+        with pytest.raises(SystemExit) as error:
+            main(wrong)
+        assert error.value.code == 2
+
+
+def test_size_and_shard_size(tree: Path, tmp_path: Path) -> None:
+    """--size re-encodes every frame, height first; --shard-size is in megabytes."""
+    for n in range(1, 3):
+        (tree / f"bbox_train/0001/0001C1T0001F00{n}.jpg").write_bytes(picture(n, (2000, 1000), 100))
+    assert build(tree, tmp_path / "large", "--shard-size", "1") == 0
+    assert build(tree, tmp_path / "small", "--size", "32x16", "--quality", "80") == 0
+    assert shards.open(tmp_path / "small").frames(0, [0, 1, 2]).shape == (3, 32, 16, 3)
+    assert len(list((tmp_path / "large").glob("*.tar"))) > len(list((tmp_path / "small").glob("*.tar"))) == 1
+
+
+def test_the_synthetic_tree_is_drawn_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`build synthetic` draws its tree beside the shards, takes one that is there, and refuses one of another seed."""
+    write_all = synthetic.write_synthetic
+    monkeypatch.setattr(
+        synthetic,
+        "write_synthetic",
+        lambda out, seed, *, workers: write_all(out, seed, workers=1, num_train=2, num_val=2, num_test=2),
+    )
+    first, second, third = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    command = ["build", "synthetic", "--workers", "1"]
+    assert main([*command, "--seed", "3", "--out", str(first)]) == 0
+    reader = shards.open(first)
+    assert reader.name == "synthetic"
+    assert reader.facts == {"seed": "3"}
+    assert [p.name for p in reader.protocols] == ["official", "queries-removed", "validation"]
+    tree = tmp_path / "a-tree"
+    assert (tree / generated.SEED_FILE).is_file()
+    assert main([*command, "--seed", "3", "--tree", str(tree), "--out", str(second)]) == 0
+    assert shards.open(second).checksum == reader.checksum
+    assert main([*command, "--seed", "4", "--tree", str(tree), "--out", str(third)]) == 1
+    assert "not drawn from seed 4" in capsys.readouterr().err
+
+
+def test_help_needs_no_decoder() -> None:
+    """`--help` is quick: it loads no torch, scipy, av or datasets."""
+    program = (
+        "import sys\nfrom shards.__main__ import main\n"
+        "try:\n    main(['build', 'mot', '--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'scipy', 'av', 'datasets'} & set(sys.modules)\nassert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True, capture_output=True)

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shards import pictures
+from tests.shards.trees import picture
+
+
+def encode(image: np.ndarray, form: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+RAMP = np.stack(np.broadcast_arrays(np.arange(60)[:, None] * 4, np.arange(40)[None] * 6, 90), -1).astype(np.uint8)
+JPEG, PNG = picture(0), encode(RAMP, "png")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [JPEG, JPEG + b"\0\0\0", encode(RAMP, "jpeg", progressive=True), encode(RAMP[..., 0], "jpeg"), PNG],
+    ids=["jpeg", "padded", "progressive", "grey", "png"],
+)
+def test_whole_pictures_pass_and_decode(data: bytes) -> None:
+    """Whole JPEGs and PNGs, grey and progressive ones too, pass the check and decode to RGB."""
+    assert pictures.check(data) == ("png" if data is PNG else "jpg")
+    assert pictures.decode(data).shape[2] == 3
+
+
+def huge_png() -> bytes:
+    return PNG[:16] + (100_000).to_bytes(4, "big") * 2 + PNG[24:]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "zero bytes"),
+        (b"<html>not found</html>", "neither JPEG nor PNG"),
+        (JPEG[:-1], "end marker"),
+        (JPEG[: len(JPEG) // 2], "cut off"),
+        (JPEG[:30], "cut off inside the JPEG header"),
+        (JPEG[:3] + b"\0" * 100, "header"),
+        (PNG[:-8], "end marker"),
+        (PNG[:20], "PNG header"),
+        (huge_png(), "100000x100000"),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_its_reason(data: bytes, reason: str) -> None:
+    """Empty, foreign, cut off or absurdly large data is refused, whatever comes after its first bytes."""
+    with pytest.raises(ValueError, match=reason):
+        pictures.check(data)
+
+
+def test_png_decodes_exactly() -> None:
+    """A PNG gives back the very pixels, in the order red, green, blue."""
+    np.testing.assert_array_equal(pictures.decode(PNG), RAMP)
+
+
+@pytest.mark.parametrize("size", [(60, 40), (30, 20), (29, 19), (15, 10), (45, 31), (128, 64)])
+def test_resized_decode_equals_decode_then_resize(size: tuple[int, int]) -> None:
+    """Decoding at a size gives that size, and the picture that a full decode and a good resize give, to 2 levels."""
+    data = encode(RAMP, "jpeg", quality=98, subsampling=0)
+    got = pictures.decode(data, size)
+    wanted = Image.fromarray(RAMP).resize(size[::-1], Image.Resampling.BILINEAR)
+    assert got.shape == (*size, 3)
+    assert np.abs(got.astype(int) - np.asarray(wanted).astype(int)).mean() < 2

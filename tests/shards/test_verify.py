@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import shards
+from shards.verify import verify
+from tests.shards.trees import build_mars, mars_tree
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return build_mars(mars_tree(tmp_path / "tree"), tmp_path / "out")
+
+
+def rewrite(path: Path, keep: Callable[[str], bool], extra: tuple[str, ...] = ()) -> None:
+    """Write a tar anew with some of its members, and others."""
+    with tarfile.open(path) as tar:
+        members = [(info, tar.extractfile(info).read()) for info in tar if keep(info.name)]  # type: ignore[union-attr]
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for info, data in members:
+            tar.addfile(info, io.BytesIO(data))
+        for name in extra:
+            tar.addfile(tarfile.TarInfo(name))
+
+
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0x20
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_good_set_has_no_faults(out: Path, workers: int) -> None:
+    """What was just built is whole."""
+    assert verify(out, workers) == []
+
+
+def test_a_flipped_byte_is_found_in_its_frame(out: Path) -> None:
+    """One changed bit is one fault of the shard, and one of the frame, by key and number."""
+    reader = shards.open(out)
+    shard = out / "shard-000000.tar"
+    flip(shard, shard.read_bytes().index(reader.encoded(1, 3)) + 200)
+    assert verify(out) == [
+        f"{shard}: changed since the build (SHA-256)",
+        f"{shard}: 0001C2T0002: frame 3 has changed (CRC-32)",
+    ]
+
+
+def test_a_flipped_byte_in_a_header_loses_nothing(out: Path) -> None:
+    """A damaged tar header is told from lost frames: tar cannot reach what follows, the index can."""
+    reader = shards.open(out)
+    shard = out / "shard-000000.tar"
+    flip(shard, shard.read_bytes().index(reader.encoded(1, 3)) - 512 + 3)
+    faults = verify(out)
+    assert f"{shard}: 0001C2T0002: 2 frames: a damaged tar header hides them" in "\n".join(faults)
+    assert not any("missing: " in fault for fault in faults)
+
+
+def test_a_truncated_shard_names_the_lost_tracklets(out: Path) -> None:
+    """A cut shard is named, and each tracklet that lost frames; those before the cut are not."""
+    reader = shards.open(out)
+    shard = out / "shard-000000.tar"
+    data = shard.read_bytes()
+    shard.write_bytes(data[: data.index(reader.encoded(1, 3)) + 10])
+    faults = verify(out)
+    assert faults[0].startswith(f"{shard}: ")
+    assert "were written" in faults[0]
+    assert f"{shard}: 0001C2T0002: 2 frames are missing: [3, 4]" in faults
+    assert not any("0001C1T0001" in fault for fault in faults)
+
+
+def test_a_missing_shard_is_one_fault(out: Path) -> None:
+    """A shard that is gone is named once, with the number of its tracklets."""
+    (out / "shard-000001.tar").unlink()
+    rows = [i for i, shard in enumerate(shards_of(out)) if shard == 1]
+    assert verify(out) == [f"{out / 'shard-000001.tar'}: missing, with its {len(rows)} tracklets"]
+
+
+def shards_of(out: Path) -> list[int]:
+    import pyarrow as pa
+
+    return pa.ipc.open_stream(out / "index/data-00000-of-00001.arrow").read_all()["shard"].to_pylist()
+
+
+def test_a_missing_member_and_a_foreign_one_are_named(out: Path) -> None:
+    """A frame taken out of a tar is missing by key and number; one put in is not in the index."""
+    shard = out / "shard-000000.tar"
+    rewrite(shard, lambda name: name != "0001C1T0001.00001.jpg", ("0001C1T0001.00009.jpg",))
+    faults = verify(out)
+    assert f"{shard}: 0001C1T0001: frame 1 is missing" in faults
+    assert f"{shard}: 0001C1T0001: frame 9 is not in the index" in faults
+    assert f"{shard}: 0001C2T0002: 5 frames lie elsewhere than the index says" in faults
+
+
+def test_a_changed_json_is_named(out: Path) -> None:
+    """Another identity in a sample's json is a fault of that key."""
+    shard = out / "shard-000000.tar"
+    data = shard.read_bytes().replace(b'"0001C1T0001", "pid": 1', b'"0001C1T0001", "pid": 2')
+    shard.write_bytes(data)
+    assert f"{shard}: 0001C1T0001: its json has changed (CRC-32)" in verify(out)
+
+
+def test_a_changed_index_is_named(out: Path) -> None:
+    """An index whose bytes have changed is a fault, and so is the row that then disagrees with its json."""
+    arrow = out / "index/data-00000-of-00001.arrow"
+    position = arrow.read_bytes().index(b"0001C1T0001")
+    flip(arrow, position)
+    faults = verify(out)
+    assert f"{arrow}: changed since the build (SHA-256)" in faults
+    assert any("0001C1T0001: its json is not in the index" in fault for fault in faults)
+
+
+def test_a_description_changed_by_hand_is_refused(out: Path) -> None:
+    """`dataset.json` has a checksum of its own."""
+    path = out / "dataset.json"
+    path.write_text(path.read_text().replace('"tracklets": 10', '"tracklets": 11'))
+    assert json.loads(path.read_text())["counts"]["tracklets"] == 11
+    assert ["does not fit its own checksum" in fault for fault in verify(out)] == [True]

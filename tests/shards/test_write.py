@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import shards
+from shards.__main__ import main
+from shards.records import DataError
+from shards.sources import mars
+from shards.write import BUILDING, Encoding, building, plan_shards, write
+from tests.shards.trees import build_mars, contents, mars_tree, picture
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_builds_are_byte_identical(tmp_path: Path, workers: int) -> None:
+    """Two builds of the same data, in different folders and with 1 or 2 workers, are the same files byte by byte."""
+    first = build_mars(mars_tree(tmp_path / "a"), tmp_path / "one")
+    second = build_mars(mars_tree(tmp_path / "b"), tmp_path / "two", workers=workers)
+    files = contents(first)
+    assert contents(second) == files
+    assert sum(name.endswith(".tar") for name in files) > 2
+
+
+def test_webdataset_streams_the_shards(tmp_path: Path) -> None:
+    """Plain webdataset reads one sample a tracklet: its json, and its frames' bytes as they lay in the source."""
+    webdataset = pytest.importorskip("webdataset")
+    tree = mars_tree(tmp_path / "tree")
+    out = build_mars(tree, tmp_path / "out")
+    source = mars.read(tree, partial=True)
+    samples = list(webdataset.WebDataset([str(p) for p in sorted(out.glob("*.tar"))], shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == [t.key for t in source.tracklets]
+    for sample, tracklet in zip(samples, source.tracklets, strict=True):
+        meta = json.loads(sample["json"])
+        assert (meta["pid"], meta["camid"], meta["num_frames"]) == (tracklet.pid, tracklet.camid, tracklet.num_frames)
+        frames = [sample[name] for name in sorted(sample) if name.endswith(".jpg")]
+        assert frames == [frame.read() for frame in tracklet.frames()]
+    junk = next(json.loads(sample["json"]) for sample in samples if sample["__key__"].startswith("00-1"))
+    assert junk["roles"]["official/0"] == ["gallery", "junk"]
+
+
+def test_datasets_opens_the_index(tmp_path: Path) -> None:
+    """`datasets.load_from_disk` opens the index, and its places in the tars hold the frames."""
+    datasets = pytest.importorskip("datasets")
+    out = build_mars(mars_tree(tmp_path / "tree"), tmp_path / "out")
+    row = datasets.load_from_disk(str(out / "index"))[4]
+    assert (row["key"], row["pid"], row["camid"]) == ("00-1C1T0001", -1, 1)
+    tar = sorted(out.glob("*.tar"))[row["shard"]].read_bytes()
+    offset, size = row["offsets"][1], row["sizes"][1]
+    assert tar[offset : offset + size] == (tmp_path / "tree/bbox_test/00-1/00-1C1T0001F002.jpg").read_bytes()
+
+
+def test_bad_frames_are_all_listed_and_nothing_is_left(tmp_path: Path) -> None:
+    """A build with bad frames lists each (file, key, reason), whichever shard it is of, and leaves no folder."""
+    tree = mars_tree(tmp_path / "tree")
+    first, second = tree / "bbox_train/0001/0001C1T0001F002.jpg", tree / "bbox_test/0004/0004C2T0003F005.jpg"
+    first.write_bytes(b"")
+    second.write_bytes(picture(1)[:-9])
+    with pytest.raises(DataError) as error:
+        build_mars(tree, tmp_path / "out", workers=2)
+    lines = str(error.value).splitlines()
+    assert lines[0] == f"{first}: 0001C1T0001: zero bytes"
+    assert lines[1].startswith(f"{second}: 0004C2T0003: cut off")
+    assert lines[2].startswith("2 bad frames")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tree"]
+
+
+def test_a_frame_that_vanishes_is_named(tmp_path: Path) -> None:
+    """A picture that is gone when its shard is written is a bad frame like any other."""
+    tree = mars_tree(tmp_path / "tree")
+    source = mars.read(tree, partial=True)
+    gone = tree / "bbox_test/0006/0006C5T0001F003.jpg"
+    gone.unlink()
+    with pytest.raises(DataError, match=f"{gone}: 0006C5T0001: No such file"), building(tmp_path / "out") as folder:
+        write(source, folder)
+
+
+def test_an_existing_folder_is_refused_and_kept(tmp_path: Path) -> None:
+    """A build never touches a folder that is there."""
+    tree, out = mars_tree(tmp_path / "tree"), tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    with pytest.raises(FileExistsError, match="remove it, or give another --out"):
+        build_mars(tree, out)
+    assert contents(out) == {"mine.txt": b"keep"}
+
+
+def test_two_builds_into_one_folder_exclude_each_other(tmp_path: Path) -> None:
+    """A second build into the same folder is refused while the first is under way, and does not disturb it."""
+    tree, out = mars_tree(tmp_path / "tree"), tmp_path / "out"
+    with building(out) as folder:
+        with pytest.raises(FileExistsError, match="another build"):
+            build_mars(tree, out)
+        write(mars.read(tree, partial=True), folder)
+    assert len(shards.open(out)) == 10
+
+
+def test_reencoding_gives_the_size_asked_for(tmp_path: Path) -> None:
+    """With an Encoding, every stored frame is a JPEG of that size, and smaller for a lower quality."""
+    source = mars.read(mars_tree(tmp_path / "tree"), partial=True)
+    sizes = []
+    for quality in (95, 40):
+        with building(tmp_path / f"q{quality}") as folder:
+            write(source, folder, encoding=Encoding((48, 24), quality))
+        reader = shards.open(tmp_path / f"q{quality}")
+        assert all(reader.frames(i, range(reader.num_frames[i])).shape[1:] == (48, 24, 3) for i in range(len(reader)))
+        sizes.append(len(reader.encoded(0, 0)))
+    assert sizes[1] < sizes[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"key": "0001.C1"}, "only letters"),
+        ({"key": "0001C2T0002"}, "two tracklets"),
+        ({"num_frames": 0}, "0 frames"),
+        ({"num_frames": 2}, "3 frames came where the source promised 2"),
+    ],
+)
+def test_a_source_that_breaks_its_word_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    """Keys that are no file names or come twice, and tracklets of another length than promised, are refused."""
+    source = mars.read(mars_tree(tmp_path / "tree"), partial=True)
+    broken = replace(source, tracklets=(replace(source.tracklets[0], **change), *source.tracklets[1:]))  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=message), building(tmp_path / "out") as folder:
+        write(broken, folder)
+
+
+def test_plan_keeps_order_and_limit() -> None:
+    """Shards are runs of whole tracklets in order; only a tracklet that is larger itself exceeds the limit."""
+    lengths = [3, 50, 2, 2, 2, 200, 1]
+    parts = plan_shards(lengths, frame_bytes=1000, shard_bytes=57_000)
+    assert [n for start, stop in parts for n in lengths[start:stop]] == lengths
+    assert parts == [(0, 2), (2, 5), (5, 6), (6, 7)]
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for worker processes in /proc")
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_build_goes_on_to_the_same_bytes(tmp_path: Path, sign: signal.Signals) -> None:
+    """A build that is killed or stopped by Ctrl-C leaves no finished folder and no worker; started again it takes up
+    the finished shards and ends with the bytes of an undisturbed build."""
+    tree = mars_tree(tmp_path / "tree", size=(512, 256), repeat=20)
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    command = [sys.executable, "-m", "shards", "build", "mars", "--partial", "--source", str(tree), "--shard-size", "1"]
+    process = subprocess.Popen(
+        [*command, "--workers", "2", "--out", str(out)],
+        cwd=REPOSITORY,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    temporary = out.with_name(out.name + BUILDING)
+    while not list(temporary.glob("shard-*.tar")):
+        assert process.poll() is None
+        time.sleep(0.005)
+    workers = children(process.pid)
+    process.send_signal(sign)
+    assert process.wait(30) == (130 if sign == signal.SIGINT else -signal.SIGKILL)
+    assert not out.exists()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{worker}/cmdline").is_file() and alive(worker) for worker in workers):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.05)
+
+    finished = {path.name: path.stat().st_mtime_ns for path in temporary.glob("shard-*.tar")}
+    assert finished
+    assert main([*command[3:], "--workers", "1", "--out", str(out)]) == 0
+    assert {name: (out / name).stat().st_mtime_ns for name in finished} == finished
+    build_mars(tree, whole, shard_bytes=1 << 20)
+    assert contents(out) == contents(whole)
+    assert not temporary.exists()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def stop_after(work: Callable[..., object], *args: object, **options: object) -> None:
+    work(*args, **options)
+    raise KeyboardInterrupt
+
+
+def test_a_build_of_other_data_starts_over(tmp_path: Path) -> None:
+    """Shards that a stopped build of other data left are not taken for those of this build."""
+    out = tmp_path / "out"
+    other = mars.read(mars_tree(tmp_path / "other", size=(32, 16)), partial=True)
+    with pytest.raises(KeyboardInterrupt), building(out) as folder:
+        stop_after(write, other, folder, shard_bytes=40_000)
+    assert list(Path(f"{out}{BUILDING}").glob("shard-*.tar"))
+    tree = mars_tree(tmp_path / "tree")
+    assert contents(build_mars(tree, out)) == contents(build_mars(tree, tmp_path / "clean"))
+    assert os.listdir(tmp_path).count("out.building") == 0
