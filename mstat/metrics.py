@@ -1,4 +1,4 @@
-"""CMC and mAP from the ranks of the true matches; `mstat.ranking` does the counting.
+"""CMC and mAP from the ranks of the true matches: `mstat.pairs` has the rule, `mstat.ranking` does the counting.
 
 Shape suffixes: Q queries, G gallery items, D feature dimensions, P (query, positive) pairs.
 """
@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mstat.ranking import Pairs, make_pairs, rank_positives
+from mstat.pairs import Pairs, check_length, make_pairs
+from mstat.ranking import rank_positives
 
 NUM_CMC = 50  # length of the CMC curve
 
@@ -113,6 +114,5 @@ def cmc_map(
     """
     pairs = make_pairs(query_pids, query_camids, gallery_pids, gallery_camids, junk=junk, same=same)
     query_QD, gallery_GD = torch.as_tensor(query_features), torch.as_tensor(gallery_features)
-    if len(gallery_GD) != pairs.num_gallery:
-        raise ValueError(f"{len(gallery_GD)} gallery features for {pairs.num_gallery} gallery pids")
+    check_length("gallery features", gallery_GD, pairs.num_gallery)
     return score(pairs, rank_positives(query_QD, gallery_GD, 0, pairs)).summary(ranks, no_positive)

@@ -3,7 +3,7 @@
 CMC and mAP need, for each (query, positive) pair, only how many gallery items are nearer. Every rank knows all labels
 and all query features, holds the features of one slice of the gallery, and counts for that slice; sums over the ranks
 give the rest. All similarities come from one global grid of tiles of constant shape, so that a similarity, and with
-it every score, is bitwise the same on any number of ranks (of one kind of machine and number of threads).
+it every score, is bitwise the same on any number of ranks and CPU threads of one kind of machine.
 
 Order: cosine similarity, in fp32; of two equally similar items the one with the lower gallery index is nearer.
 
@@ -13,88 +13,27 @@ D feature dimensions, P positive pairs, I ignored pairs, C chunks of W positives
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mstat.pairs import Pairs, check_length
+
 TILE = 256  # gallery items that are compared at a time; slices begin at multiples of it
 BLOCK = 1024  # queries that are compared at a time
 CHUNK = 16  # positives of a query that are looked up at a time
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Which (query, gallery) pairs are right and which are not looked at. Small; the same on every rank.
-
-    Attributes:
-        num_query: Q.
-        num_gallery: G, junk included.
-        junk_G: True where a gallery item is ignored for every query.
-        positives_2P: Query and gallery index of each true match, in the order of queries, then of the gallery.
-        ignored_2I: Pairs of the same identity and camera, and copies; junk is not repeated here.
-    """
-
-    num_query: int
-    num_gallery: int
-    junk_G: Tensor
-    positives_2P: Tensor
-    ignored_2I: Tensor
-
-
-def make_pairs(query_pids, query_camids, gallery_pids, gallery_camids, *, junk=None, same=None) -> Pairs:
-    """Pairs of a protocol: ignored for a query are junk, its own identity in its own camera, and its copies.
-
-    Args:
-        query_pids, query_camids: Q integers each (array, tensor or list), as all labels here.
-        gallery_pids, gallery_camids: G integers each.
-        junk: G flags, or None for no junk.
-        same: (query index, gallery index) pairs that are copies of one tracklet, or None.
-
-    Raises:
-        ValueError: if lengths that must match do not, or an index of `same` is out of range.
-    """
-    query_pids, query_camids, gallery_pids, gallery_camids = (
-        torch.as_tensor(labels).cpu().long() for labels in (query_pids, query_camids, gallery_pids, gallery_camids)
-    )
-    num_query, num_gallery = len(query_pids), len(gallery_pids)
-    junk_G = torch.zeros(num_gallery, dtype=torch.bool) if junk is None else torch.as_tensor(junk).cpu().bool()
-    _check_length("query camids", query_camids, num_query)
-    _check_length("gallery camids", gallery_camids, num_gallery)
-    _check_length("junk flags", junk_G, num_gallery)
-    same_2N = torch.as_tensor([] if same is None else same, dtype=torch.long).cpu().reshape(-1, 2).T
-    limits = torch.tensor([[num_query], [num_gallery]])
-    if ((same_2N < 0) | (same_2N >= limits)).any():
-        raise ValueError(f"`same` names a pair outside {num_query} queries x {num_gallery} gallery items")
-
-    by_pid_G = gallery_pids.argsort(stable=True)
-    sorted_pids_G = gallery_pids[by_pid_G]
-    first_Q = torch.searchsorted(sorted_pids_G, query_pids)
-    counts_Q = torch.searchsorted(sorted_pids_G, query_pids, right=True) - first_Q
-    query = torch.arange(num_query).repeat_interleave(counts_Q)
-    nth = torch.arange(len(query)) - (counts_Q.cumsum(0) - counts_Q)[query]
-    item = by_pid_G[first_Q[query] + nth]
-
-    own_camera = query_camids[query] == gallery_camids[item]
-    copy = torch.isin(query * num_gallery + item, same_2N[0] * num_gallery + same_2N[1])
-    alike_2N = torch.stack([query, item])
-    return Pairs(
-        num_query=num_query,
-        num_gallery=num_gallery,
-        junk_G=junk_G,
-        positives_2P=alike_2N[:, ~(own_camera | copy | junk_G[item])],
-        ignored_2I=torch.cat([alike_2N[:, own_camera], same_2N], dim=1),
-    )
 
 
 def gallery_slices(total: int, world_size: int, tile: int = TILE) -> list[tuple[int, int]]:
     """(start, stop) of each rank's slice of `total` gallery items: whole tiles, as even as they go, maybe none."""
     num_tiles = -(-total // tile)
     bounds = [min(total, tile * (num_tiles * rank // world_size)) for rank in range(world_size + 1)]
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(pairwise(bounds))
 
 
 def rank_positives(
@@ -125,10 +64,10 @@ def rank_positives(
     Raises:
         ValueError: if shapes do not fit, the slice is off the grid, or features are not finite.
     """
-    _check_length("query features", query_QD, pairs.num_query)
+    check_length("query features", query_QD, pairs.num_query)
     _check_slice(query_QD, gallery_SD, start, pairs.num_gallery, tile)
-    ranks = []
-    with torch.no_grad(), torch.autocast(query_QD.device.type, enabled=False):
+    ranks = [torch.zeros(0, dtype=torch.long)]
+    with _reproducible(query_QD.device):
         for first in range(0, pairs.num_query, BLOCK):
             block_BD = _normalise(query_QD[first : first + BLOCK].float())
             ignored_2I = _select(pairs.ignored_2I, first, first + BLOCK)
@@ -155,10 +94,10 @@ def top_ranks(
     Raises:
         ValueError: as `rank_positives`.
     """
-    _check_length("query features", query_BD, len(rows))
+    check_length("query features", query_BD, len(rows))
     _check_slice(query_BD, gallery_SD, start, pairs.num_gallery, tile)
     best = [(torch.full((len(rows), k), -torch.inf), torch.full((len(rows), k), -1))]
-    with torch.no_grad(), torch.autocast(query_BD.device.type, enabled=False):
+    with _reproducible(query_BD.device):
         row, which = (torch.as_tensor(rows)[:, None] == pairs.ignored_2I[0]).nonzero(as_tuple=True)
         ignored_2I = torch.stack([row, pairs.ignored_2I[1, which]])
         grid = _Grid(_normalise(query_BD.float()), gallery_SD, start, tile, pairs.junk_G, ignored_2I)
@@ -170,7 +109,7 @@ def top_ranks(
 
 
 def merge_top(tops: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:
-    """The `k` nearest of several lists of (similarity (B, n), gallery index (B, n)), whatever the order of the lists."""
+    """The `k` nearest of several lists of (similarity (B, n), gallery index (B, n)), in whatever order they come."""
     similarity, item = (torch.cat(parts, dim=1) for parts in zip(*tops, strict=True))
     by_item = item.argsort(dim=1, stable=True)
     similarity, item = similarity.gather(1, by_item), item.gather(1, by_item)
@@ -188,8 +127,9 @@ class _Grid:
         self, query_BD: Tensor, gallery_SD: Tensor, start: int, tile: int, junk_G: Tensor, ignored_2I: Tensor
     ) -> None:
         self.query_BD, self.gallery_SD, self.start, self.tile = query_BD, gallery_SD, start, tile
-        # What lies beyond the last item, in a filled-up tile, is ignored like junk.
-        self.skipped = F.pad(junk_G, (0, -len(junk_G) % tile), value=True).to(query_BD.device)
+        # Added to similarities: -inf for junk, and for what lies beyond the last item in a filled-up tile.
+        skipped = F.pad(junk_G, (0, -len(junk_G) % tile), value=True)
+        self.penalty = torch.zeros(len(skipped)).masked_fill_(skipped, -torch.inf).to(query_BD.device)
         self.ignored_2I = ignored_2I.to(query_BD.device)
 
     def tiles(self) -> range:
@@ -204,7 +144,7 @@ class _Grid:
 
     def comparable(self, first: int) -> Tensor:
         """As `similarity`, with -inf for what is ignored."""
-        similarity_BT = self.similarity(first).masked_fill_(self.skipped[first : first + self.tile], -torch.inf)
+        similarity_BT = self.similarity(first).add_(self.penalty[first : first + self.tile])
         row, item = self.ignored_2I[:, _between(self.ignored_2I[1], first, first + self.tile)]
         similarity_BT[row, item - first] = -torch.inf
         return similarity_BT
@@ -243,6 +183,19 @@ class _Grid:
         return nearer_P
 
 
+@contextmanager
+def _reproducible(device: torch.device) -> Iterator[None]:
+    """fp32, no graph, and one CPU thread: BLAS splits long inner products by the number of threads, and so rounds."""
+    num_threads = torch.get_num_threads()
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        try:
+            if device.type == "cpu":
+                torch.set_num_threads(1)
+            yield
+        finally:
+            torch.set_num_threads(num_threads)
+
+
 def _between(index: Tensor, first: int, end: int) -> Tensor:
     return ((index >= first) & (index < end)).nonzero().squeeze(1)
 
@@ -265,11 +218,6 @@ def _normalise(features_ND: Tensor) -> Tensor:
     return features_ND / norm_N1.clamp(min=1e-12)
 
 
-def _check_length(name: str, values: Tensor, length: int) -> None:
-    if len(values) != length:
-        raise ValueError(f"{len(values)} {name}, but there must be {length}: one for each pid of that side")
-
-
 def _check_slice(query_BD: Tensor, gallery_SD: Tensor, start: int, total: int, tile: int) -> None:
     if query_BD.ndim != 2 or gallery_SD.ndim != 2 or query_BD.shape[1] != gallery_SD.shape[1]:
         raise ValueError(
@@ -279,5 +227,5 @@ def _check_slice(query_BD: Tensor, gallery_SD: Tensor, start: int, total: int, t
     stop = start + len(gallery_SD)
     if stop > total or (len(gallery_SD) and (start % tile or (stop % tile and stop != total))):
         raise ValueError(
-            f"gallery slice [{start}, {stop}) of {total} items is not on the grid of {tile}: take it from gallery_slices"
+            f"gallery slice [{start}, {stop}) of {total} items is off the grid of {tile}: take it from gallery_slices"
         )

@@ -1,0 +1,23 @@
+"""Identity classification loss, kept out of half precision whatever the model around it runs in.
+
+Shape suffixes: B clips of the global batch, C identities of the training set.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def cross_entropy(logits_BC: Tensor, labels_B: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy of the batch, a scalar in fp32 (fp64 for fp64 logits).
+
+    Args:
+        logits_BC: Scores of a stage's classifier, any floating type.
+        labels_B: Class numbers in [0, C).
+        smoothing: Share of the target that is spread evenly over all C classes.
+    """
+    with torch.autocast(logits_BC.device.type, enabled=False):
+        wide_BC = logits_BC if logits_BC.dtype == torch.float64 else logits_BC.float()
+        return F.cross_entropy(wide_BC, labels_B, label_smoothing=smoothing)

@@ -1,0 +1,59 @@
+"""BatchHard triplet loss: each clip against its farthest positive and nearest negative of the global batch.
+
+Shape suffixes: B clips of the global batch, D feature dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def batch_hard(features_BD: Tensor, pids_B: Tensor, margin: float | None = 0.3) -> Tensor:
+    """BatchHard triplet loss on Euclidean distances of features as they are (not normalised), a scalar.
+
+    Mean over anchors a of max(0, d(a, p) - d(a, n) + margin), p the farthest clip of the same identity and n the
+    nearest of another; with `margin` None of log(1 + exp(d(a, p) - d(a, n))). Anchors without a positive or
+    without a negative in the batch are left out; where none is left the loss is 0 and its gradient too.
+
+    Args:
+        features_BD: Any floating type; fp64 is computed in fp64, all else in fp32 with autocast off.
+        pids_B: Identity of each clip.
+        margin: In units of distance; None takes the soft margin.
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+    """
+    positive_B, negative_B, valid_B = batch_hard_distances(features_BD, pids_B)
+    gap_B = positive_B - negative_B
+    loss_B = F.softplus(gap_B) if margin is None else F.relu(gap_B + margin)
+    return loss_B.where(valid_B, 0).sum() / valid_B.sum().clamp(min=1)
+
+
+def batch_hard_distances(features_BD: Tensor, pids_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each anchor's distances to its farthest positive and its nearest negative, and whether it has both.
+
+    Of equally far clips the lowest index is taken. Returns positive_B and negative_B, differentiable, and valid_B,
+    bool; where valid_B is False the two distances mean nothing.
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+    """
+    if features_BD.ndim != 2 or pids_B.shape != features_BD.shape[:1]:
+        raise ValueError(
+            f"features {tuple(features_BD.shape)} and pids {tuple(pids_B.shape)} must have shapes (B, D) and (B,)"
+        )
+    with torch.autocast(features_BD.device.type, enabled=False):
+        wide_BD = features_BD if features_BD.dtype == torch.float64 else features_BD.float()
+        same_BB = pids_B[:, None] == pids_B[None, :]
+        other_BB = ~torch.eye(len(pids_B), dtype=torch.bool, device=pids_B.device)
+        # From differences, not from inner products: |a|^2 + |b|^2 - 2ab loses all digits of near neighbours.
+        distance_BB = torch.cdist(wide_BD.detach(), wide_BD.detach(), compute_mode="donot_use_mm_for_euclid_dist")
+        farthest_B = distance_BB.masked_fill(~(same_BB & other_BB), -torch.inf).argmax(dim=1)
+        nearest_B = distance_BB.masked_fill(same_BB, torch.inf).argmin(dim=1)
+        # Only the chosen pairs enter the graph; vector_norm's gradient at distance 0 is 0, where sqrt's is NaN.
+        positive_B = torch.linalg.vector_norm(wide_BD - wide_BD[farthest_B], dim=1)
+        negative_B = torch.linalg.vector_norm(wide_BD - wide_BD[nearest_B], dim=1)
+    valid_B = (same_BB & other_BB).any(dim=1) & ~same_BB.all(dim=1)
+    return positive_B, negative_B, valid_B

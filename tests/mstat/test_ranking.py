@@ -1,0 +1,128 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from mstat import ranking
+from mstat.pairs import make_pairs
+from mstat.ranking import gallery_slices, merge_top, rank_positives, top_ranks
+
+
+class Ranks:
+    """Threads that stand for ranks: `run` calls func(rank, reduce) on each, reduce sums a tensor over all of them."""
+
+    def __init__(self, world_size):
+        self.world_size, self.slots, self.barrier = world_size, [None] * world_size, threading.Barrier(world_size)
+
+    def run(self, func):
+        def reduce(rank, tensor):
+            self.slots[rank] = tensor
+            self.barrier.wait(timeout=30)
+            total = torch.stack(self.slots).sum(dim=0)
+            self.barrier.wait(timeout=30)
+            return total
+
+        with ThreadPoolExecutor(self.world_size) as pool:
+            return list(pool.map(lambda rank: func(rank, lambda t: reduce(rank, t)), range(self.world_size)))
+
+
+def crowd(num_query=23, num_gallery=101, dim=37):
+    """Features so close together that rounding decides about ranks, with labels and junk."""
+    rng = np.random.default_rng(0)
+    features = 1 + 1e-7 * rng.standard_normal((num_query + num_gallery, dim))
+    query, gallery = torch.as_tensor(features, dtype=torch.float32).split([num_query, num_gallery])
+    labels = [rng.integers(0, high, num) for num in (num_query, num_gallery) for high in (6, 3)]
+    return query, gallery, make_pairs(*labels, junk=rng.random(num_gallery) < 0.1, same=[(0, 0), (4, 60)])
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 20])
+def test_ranks_are_bitwise_the_same_over_any_number_of_ranks(world_size, monkeypatch):
+    """Slices of any number of ranks, some of them empty, add up to the ranks of one process, on every rank."""
+    monkeypatch.setattr(ranking, "BLOCK", 7)
+    query, gallery, pairs = crowd()
+    expected = rank_positives(query, gallery, 0, pairs, tile=8)
+    slices = gallery_slices(pairs.num_gallery, world_size, tile=8)
+
+    def one_rank(rank, reduce):
+        start, stop = slices[rank]
+        return rank_positives(query, gallery[start:stop], start, pairs, reduce=reduce, tile=8)
+
+    results = Ranks(world_size).run(one_rank)
+    assert len(expected) == pairs.positives_2P.shape[1] > 100
+    assert all(torch.equal(ranks, expected) for ranks in results)
+
+
+def test_ranks_do_not_depend_on_the_number_of_threads():
+    """The feature's full width, where BLAS splits an inner product over threads if it may."""
+    query, gallery, pairs = crowd(dim=19968)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for num_threads in (1, 2, 4):
+            torch.set_num_threads(num_threads)
+            results.append(rank_positives(query, gallery, 0, pairs))
+            assert torch.get_num_threads() == num_threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("tile", [4, 32, 256])
+def test_many_positives_of_one_query_are_all_ranked(tile):
+    """Ranks of a query's positives over several chunks, blocks and tiles are a permutation where all are positive."""
+    generator = torch.Generator().manual_seed(0)
+    query, gallery = torch.randn(2, 8, generator=generator), torch.randn(90, 8, generator=generator)
+    pairs = make_pairs([1, 2], [0, 0], [1] * 90, [1] * 90)
+    ranks = rank_positives(query, gallery, 0, pairs, tile=tile)
+    nearest = torch.cosine_similarity(query[:1].double(), gallery.double()).argsort(descending=True)
+    assert ranks[nearest].tolist() == list(range(1, 91))
+
+
+def test_labels_without_any_positive_give_no_ranks():
+    """The reductions are still made, so that no rank waits for another."""
+    calls = []
+    pairs = make_pairs([1], [0], [2, 3], [1, 1])
+    ranks = rank_positives(torch.ones(1, 4), torch.ones(2, 4), 0, pairs, reduce=lambda t: calls.append(t) or t)
+    assert ranks.tolist() == []
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(("total", "world_size"), [(0, 3), (1, 4), (100, 1), (100, 3), (1000, 7), (8, 16)])
+def test_slices_lie_on_the_grid_and_cover_the_gallery(total, world_size):
+    """Slices follow one another, begin on tiles, end on tiles or with the gallery, and differ by a tile at most."""
+    slices = gallery_slices(total, world_size, tile=8)
+    assert [item for start, stop in slices for item in range(start, stop)] == list(range(total))
+    assert all(start % 8 == 0 or start == total for start, _ in slices)
+    tiles = [-(-(stop - start) // 8) for start, stop in slices]
+    assert len(slices) == world_size
+    assert max(tiles) - min(tiles) <= 1
+
+
+@pytest.mark.parametrize(("start", "stop"), [(3, 101), (0, 5), (96, 120)])
+def test_slices_off_the_grid_are_refused(start, stop):
+    """A slice that would change the matrix products is an error, not another score."""
+    query, gallery, pairs = crowd(num_gallery=101)
+    with pytest.raises(ValueError, match="off the grid"):
+        rank_positives(query, gallery.new_ones(stop - start, gallery.shape[1]), start, pairs, tile=8)
+
+
+@pytest.mark.parametrize("k", [1, 5, 200])
+def test_top_ranks_are_the_head_of_the_sorted_list(k):
+    """Merged over slices, in any order: the nearest not-ignored items, ties by index, filled up with -1."""
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (60, 16)).astype(np.float32)
+    pids, camids = np.arange(60) % 4, np.arange(60) % 3
+    pairs = make_pairs(pids[:10], camids[:10], pids, camids, junk=np.arange(60) % 7 == 0)
+    rows, features = [8, 2, 8], torch.as_tensor(signs)
+    tops = [
+        top_ranks(features[rows], rows, features[start:stop], start, pairs, k, tile=8)
+        for start, stop in gallery_slices(60, 3, tile=8)
+    ]
+    similarity, item = merge_top(tops[::-1], k)
+    for n, q in enumerate(rows):
+        kept = [g for g in range(60) if g % 7 and not (pids[g] == pids[q] and camids[g] == camids[q])]
+        expected = sorted(kept, key=lambda g: (-float(signs[q] @ signs[g]), g))[:k]
+        assert item[n].tolist() == expected + [-1] * (k - len(expected))
+        assert similarity[n, : len(expected)].tolist() == [float(signs[q] @ signs[g]) / 16 for g in expected]
