@@ -1,0 +1,134 @@
+"""Figures of a run as SVG: losses, learning rate, CMC.
+
+Drawn on nothing (transparent) in mid tones, so that one picture reads on white paper and on a dark screen; sized for
+the width of a phone, so that lettering stays legible there. matplotlib is imported when a figure is asked for.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TEXT, GRID = "#7b818c", "#8a909b"
+COLOURS = ("#3b82d6", "#e07b1f", "#22a06b", "#a764d8", "#d64f7f", "#8a8f2a")
+SIZE_INCHES = (4.6, 2.9)
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "text.color": TEXT,
+    "axes.labelcolor": TEXT,
+    "axes.edgecolor": GRID,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "xtick.color": TEXT,
+    "ytick.color": TEXT,
+    "grid.color": GRID,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "text.parse_math": False,  # a `$` in a name is a `$`
+    "svg.hashsalt": "mstat",  # the same run gives the same bytes
+}
+
+Records = Sequence[Mapping[str, Any]]
+
+
+def loss_terms(records: Records) -> dict[str, list[str]]:
+    """Term -> the stages that have it, from the keys `loss/<stage>/<term>` of the records."""
+    terms: dict[str, list[str]] = {}
+    for key in {key: None for record in records for key in record}:
+        match key.split("/", 2):
+            case ["loss", stage, term]:
+                terms.setdefault(term, []).append(stage)
+    return terms
+
+
+def loss_figure(records: Records, term: str | None = None) -> bytes:
+    """The loss over steps, each step thin and a running mean thick: the total, or one term with a line a stage."""
+    keys = {"": "loss"} if term is None else {stage: f"loss/{stage}/{term}" for stage in loss_terms(records)[term]}
+
+    def draw(axes: Axes) -> None:
+        for colour, (stage, key) in zip(COLOURS, keys.items(), strict=False):
+            steps, values = _series(records, key)
+            axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.35)
+            axes.plot(steps, smooth(values), color=colour, linewidth=1.8, label=f"Stage {stage}")
+        axes.set(xlabel="step", ylabel="loss" if term is None else term.replace("_", " "))
+        axes.set_ylim(bottom=0)
+        if term is not None:
+            axes.legend()
+
+    return _svg(draw)
+
+
+def learning_rate_figure(records: Records) -> bytes:
+    """The learning rate over steps."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot(*_series(records, "lr"), color=COLOURS[0], linewidth=1.8)
+        axes.set(xlabel="step", ylabel="learning rate")
+        axes.set_ylim(bottom=0)
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+
+    return _svg(draw)
+
+
+def cmc_figure(curves: Mapping[str, Sequence[float]]) -> bytes:
+    """Cumulative matching characteristic: share of queries with a right match among the first k, in percent.
+
+    Args:
+        curves: Name -> its values (fractions) at ranks 1, 2, ...; the first is drawn as the main one.
+    """
+
+    def draw(axes: Axes) -> None:
+        for index, (name, values) in enumerate(curves.items()):
+            axes.plot(
+                np.arange(1, len(values) + 1),
+                100 * np.asarray(values, dtype=np.float64),
+                color=COLOURS[index % len(COLOURS)],
+                linewidth=2.2 if index == 0 else 1.3,
+                linestyle="-" if index == 0 else ("--", "-.", ":")[(index - 1) % 3],
+                label=name,
+            )
+        axes.set(xlabel="rank", ylabel="queries matched (%)", ylim=(0, 102), xticks=(1, 5, 10, 20, 30, 40, 50))
+        axes.legend(loc="lower right")
+
+    return _svg(draw)
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Centred running mean over a 25th of the series; gaps (not finite) are left out of the mean."""
+    if not len(values):
+        return values
+    window = np.ones(2 * (len(values) // 50) + 1)
+    finite = np.isfinite(values)
+    total = np.convolve(np.where(finite, values, 0.0), window)
+    count = np.convolve(finite.astype(np.float64), window)
+    half = len(window) // 2
+    inside = slice(half, half + len(values))
+    return np.where(count[inside] > 0.5, total[inside] / np.maximum(count[inside], 1), np.nan)
+
+
+def _series(records: Records, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of the records that hold the key; what is not finite becomes a gap."""
+    points = [(record["step"], record[key]) for record in records if record.get(key) is not None]
+    steps, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
+    return steps, np.where(np.isfinite(values), values, np.nan)
+
+
+def _svg(draw: Callable[[Axes], None]) -> bytes:
+    import matplotlib
+    from matplotlib.figure import Figure  # not pyplot: no backend to choose, no figure kept alive
+
+    with matplotlib.rc_context(STYLE):
+        figure: Figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+        draw(figure.subplots())
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()

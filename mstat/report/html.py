@@ -1,0 +1,223 @@
+"""A run folder as one self-contained page: what was trained, how it went, how well it does and where it fails.
+
+A file that is missing or unreadable is named in the section that needs it; the report of a run that failed half-way
+is the one that is needed most.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mstat.report import figures, page, scores
+from mstat.report.galleries import galleries
+from shards.records import DataError
+
+if TYPE_CHECKING:
+    from shards.read import Reader
+
+
+def write_report(run: Path, reader: Reader | None = None) -> Path:
+    """Writes RUN/report.html from what the run folder holds, and returns its path.
+
+    Args:
+        run: Run folder; none of its files is required.
+        reader: The opened shards of the run; None opens `data.shards` of its config.yaml where that is there.
+
+    Raises:
+        ValueError: The folder does not exist.
+    """
+    if not run.is_dir():
+        raise ValueError(f"{run}: no such run folder")
+    environment = _read_json(run / "environment.json")
+    evaluation = _read_json(run / "evaluation.json")
+    name = run.resolve().name
+    text = page.document(
+        f"{name} – MSTAT",
+        _header(name, _read_json(run / "state.json"), environment, evaluation),
+        [
+            page.section("scores", "Scores", _scores(evaluation)),
+            page.section("training", "Training", _training(run / "metrics.jsonl")),
+            page.section("cmc", "Cumulative matching", _cmc(evaluation)),
+            page.section("galleries", "Ranked galleries", _galleries(run, environment, reader)),
+            page.section("settings", "Configuration and environment", _settings(run, environment)),
+        ],
+    )
+    report, unfinished = run / "report.html", run / "report.html.tmp"
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(report)
+    return report
+
+
+# Contents of a JSON file, or the sentence that says why there are none.
+Json = Mapping[str, Any] | str
+
+
+def _read_json(path: Path) -> Json:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"{path.name} is not in the run folder."
+    except (OSError, ValueError) as error:
+        return f"{path.name} cannot be read: {error}."
+    return content if isinstance(content, dict) else f"{path.name} cannot be read: it holds no JSON object."
+
+
+def _header(name: str, state: Json, environment: Json, evaluation: Json) -> str:
+    parts = [f"<h1>{page.escape(name)}</h1>"]
+    if isinstance(state, str):
+        parts.append(page.note(state))
+    else:
+        reason = f" – {page.escape(state['reason'])}" if state.get("reason") else ""
+        word = page.escape(state["state"])
+        parts.append(f'<p><span class="state {word}">{word}</span> at step {page.escape(state["step"])}{reason}</p>')
+    about = []
+    if not isinstance(evaluation, str):
+        about.append(scores.title(evaluation))
+    if not isinstance(environment, str):
+        about.append(f"started {str(environment.get('started', 'at an unknown time'))[:10]}")
+    if about:
+        parts.append(f'<p class="soft">{page.escape(" · ".join(about))}</p>')
+    if not isinstance(evaluation, str):
+        numbers = [
+            f"<div><dt>{scores.COLUMNS[key]}</dt><dd>{scores.percent(evaluation[key])}<small> %</small></dd></div>"
+            for key in ("mAP", "rank1")
+            if evaluation.get(key) is not None
+        ]
+        parts.append(f'<dl class="headline">{"".join(numbers)}</dl>')
+    return "\n".join(parts)
+
+
+def _scores(evaluation: Json) -> str:
+    if isinstance(evaluation, str):
+        return page.note(f"{evaluation} launch/evaluate.py --run with this folder makes it.")
+    rows = [("baseline", name, cells) for name, cells in scores.baseline_rows(evaluation)]
+    rows += [
+        ("whole" if name == scores.STAGES[-1] else "", f"Stage {name}", cells)
+        for name, cells in scores.stage_rows(evaluation)
+    ]
+    heading = "".join(f'<th scope="col">{text}</th>' for text in ("features", *scores.COLUMNS.values()))
+    body = "\n".join(
+        f'<tr class="{kind}"><th scope="row">{page.escape(name)}</th>'
+        + "".join(f"<td>{cell}</td>" for cell in cells)
+        + "</tr>"
+        for kind, name, cells in rows
+    )
+    return (
+        f'<div class="scroll"><table class="scores">\n<caption>{page.escape(scores.caption(evaluation))}</caption>\n'
+        f"<thead><tr>{heading}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>"
+    )
+
+
+def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """Records in the order of steps, and a remark where lines were left out.
+
+    A run that was killed and resumed logs some steps twice: the later line is the one whose weights lived on. A kill
+    may also cut a line short.
+    """
+    if not path.is_file():
+        return [], f"{path.name} is not in the run folder."
+    records, num_bad = {}, 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+            records[int(record["step"])] = record
+        except (ValueError, TypeError, KeyError):
+            num_bad += 1
+    remark = f"{path.name}: {num_bad} unreadable line(s) left out." if num_bad else ""
+    return [records[step] for step in sorted(records)], remark if records else remark or f"{path.name} is empty."
+
+
+def _training(path: Path) -> str:
+    records, remark = _read_metrics(path)
+    parts = [page.note(remark)] if remark else []
+    if records:
+        last = records[-1]
+        told = [f"{len(records):,} steps logged, the last is {last['step']:,}"]
+        speeds = [record["clips_per_s"] for record in records if record.get("clips_per_s") is not None]
+        if speeds:
+            told.append(f"median {statistics.median(speeds):.0f} clips/s")
+        parts.append(f'<p class="soft">{page.escape(", ".join(told))}. Thin: each step; thick: running mean.</p>')
+        drawn = []
+        if any("loss" in record for record in records):
+            drawn.append(_figure(figures.loss_figure(records), "Total loss", _trend(records, "loss")))
+        for term, stages in figures.loss_terms(records).items():
+            name = f"{term.replace('_', ' ').capitalize()} of each stage"
+            trend = "; ".join(f"Stage {stage} {_trend(records, f'loss/{stage}/{term}')}" for stage in stages)
+            drawn.append(_figure(figures.loss_figure(records, term), name, trend))
+        if any("lr" in record for record in records):
+            drawn.append(_figure(figures.learning_rate_figure(records), "Learning rate", _trend(records, "lr")))
+        parts.append('<div class="figures">\n' + "\n".join(drawn) + "\n</div>")
+    return "\n".join(parts)
+
+
+def _trend(records: list[dict[str, Any]], key: str) -> str:
+    """A curve in words, for those who hear the page."""
+    values = [record[key] for record in records if record.get(key) is not None and math.isfinite(record[key])]
+    return f"from {values[0]:.3g} to {values[-1]:.3g}" if values else "never finite"
+
+
+def _figure(svg: bytes, name: str, trend: str) -> str:
+    image = page.picture(svg, "image/svg+xml", f"{name}: {trend}")
+    return f"<figure>{image}<figcaption>{page.escape(name)}</figcaption></figure>"
+
+
+def _cmc(evaluation: Json) -> str:
+    if isinstance(evaluation, str):
+        return page.note(evaluation)
+    found = {"MSTAT": evaluation, **(evaluation.get("baselines") or {})}
+    curves = {name: entry["cmc"] for name, entry in found.items() if entry.get("cmc")}
+    if not curves:
+        return page.note("evaluation.json holds no CMC curve.")
+    told = "; ".join(f"{name} {scores.percent(curve[0])} % at rank 1" for name, curve in curves.items())
+    return _figure(figures.cmc_figure(curves), "Queries with a right match among the first k", told)
+
+
+def _galleries(run: Path, environment: Json, reader: Reader | None) -> str:
+    rankings = _read_json(run / "rankings.json")
+    if isinstance(rankings, str):
+        return page.note(rankings)
+    remark = ""
+    try:
+        reader = reader or _open_shards(run / "config.yaml")
+        recorded = None if isinstance(environment, str) else environment.get("shards_checksum")
+        if recorded and recorded != reader.checksum:
+            raise DataError("the shards are not those of the run (another checksum)")
+    except (DataError, OSError, ValueError) as error:
+        reader, remark = None, page.note(f"No frames: {error}") + "\n"
+    return remark + galleries(rankings, reader)
+
+
+def _open_shards(config: Path) -> Reader:
+    import yaml  # type: ignore[import-untyped]
+
+    import shards
+
+    if not config.is_file():
+        raise DataError(f"{config.name}, which names the shards, is not in the run folder")
+    try:
+        folder = Path(yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["shards"])
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise DataError(f"{config.name} does not name the shards (data.shards): {error}") from error
+    if not folder.is_dir():
+        raise DataError(f"{folder} (data.shards) is not there, seen from the current folder")
+    return shards.open(folder)
+
+
+def _settings(run: Path, environment: Json) -> str:
+    config = run / "config.yaml"
+    if config.is_file():
+        told = f"<pre>{page.escape(config.read_text(encoding='utf-8', errors='replace'))}</pre>"
+    else:
+        told = page.note(f"{config.name} is not in the run folder.")
+    if isinstance(environment, str):
+        return page.details("config.yaml", told) + "\n" + page.note(environment)
+    rows = [
+        (key, ", ".join(f"{name} {version}" for name, version in value.items()) if isinstance(value, dict) else value)
+        for key, value in environment.items()
+    ]
+    return page.details("config.yaml", told) + "\n" + page.details("environment.json", page.facts(rows))

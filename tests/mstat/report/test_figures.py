@@ -1,0 +1,72 @@
+"""The figures of a run: SVG that says what the records say."""
+
+from __future__ import annotations
+
+import warnings
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+from mstat.report import figures
+from tests.mstat.report.conftest import make_record
+
+RECORDS = [make_record(step) for step in range(1, 61)]
+
+
+def lines_of(svg: bytes) -> list[str]:
+    """The path data of every curve (matplotlib's line2d without a marker or tick) in an SVG."""
+    root = ElementTree.fromstring(svg)
+    return [
+        path.attrib["d"]
+        for path in root.iter("{http://www.w3.org/2000/svg}path")
+        if "clip-path" in path.attrib and any(c in path.attrib.get("style", "") for c in figures.COLOURS)
+    ]
+
+
+def test_terms_come_from_the_keys() -> None:
+    """Every `loss/<stage>/<term>` that any record holds is found, whatever its name."""
+    records = [{"step": 1, "loss": 1.0}, {"step": 2, "loss/I/oim": 1.0}, *RECORDS]
+    assert figures.loss_terms(records) == {
+        "oim": ["I"],
+        "cross_entropy": ["I", "II", "III"],
+        "triplet": ["I", "II", "III"],
+    }
+
+
+def test_each_curve_is_drawn() -> None:
+    """A raw and a smoothed curve for the total, the same for each stage of a term; one for lr and each CMC."""
+    assert len(lines_of(figures.loss_figure(RECORDS))) == 2
+    assert len(lines_of(figures.loss_figure(RECORDS, "triplet"))) == 6
+    assert len(lines_of(figures.learning_rate_figure(RECORDS))) == 1
+    assert len(lines_of(figures.cmc_figure({"MSTAT": [0.5, 0.9], "untrained": [0.1, 0.2]}))) == 2
+
+
+def test_same_records_same_bytes() -> None:
+    """A figure depends on the records alone, not on the time or on chance."""
+    assert figures.loss_figure(RECORDS, "triplet") == figures.loss_figure(RECORDS, "triplet")
+
+
+def test_background_is_transparent() -> None:
+    """No patch is filled with white: the page's own colour shows, light or dark."""
+    assert b"#ffffff" not in figures.loss_figure(RECORDS)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None])
+def test_gaps(bad: float | None) -> None:
+    """A loss that is not finite, or was not read, is a gap and no error; so is a curve of gaps alone."""
+    records = [dict(record, loss=bad) if record["step"] % 7 == 0 else record for record in RECORDS]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(lines_of(figures.loss_figure(records))) == 2
+        figures.loss_figure([dict(record, loss=bad) for record in RECORDS])
+        figures.loss_figure(RECORDS[:1])
+
+
+def test_smooth_is_a_mean_of_neighbours() -> None:
+    """The running mean keeps a line straight away from its ends, and keeps length and level around a gap."""
+    line = np.arange(200.0)
+    np.testing.assert_allclose(figures.smooth(line)[4:-4], line[4:-4])
+    level = np.full(200, 3.0)
+    level[50] = np.nan
+    np.testing.assert_allclose(figures.smooth(level), 3.0)
