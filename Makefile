@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Byte-compiling a gigabyte of packages would take longer than anything here does with them.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+# ... so each module is compiled when it is first used, and that must be kept.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help train test test-gpu lint bench-accuracy clean

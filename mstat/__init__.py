@@ -1,0 +1,23 @@
+"""MSTAT: a three-stage spatio-temporal transformer for video person re-identification, and its training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from mstat.model import MSTAT
+
+
+def load(run_or_file: str | PathLike[str]) -> MSTAT:
+    """A trained model in evaluation mode, from a run folder or its model.safetensors.
+
+    `model.embed(frames)` then gives features of uint8 clips B,T,H,W,3 of any size.
+
+    Raises:
+        ValueError: If the weights or the model.json beside them are missing or do not fit each other.
+    """
+    from mstat.export import load_model  # torch comes only now: `import mstat` alone stays light
+
+    return load_model(run_or_file)

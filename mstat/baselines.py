@@ -41,7 +41,9 @@ def _hsv_bins(frames_THWC: np.ndarray) -> np.ndarray:
     chroma = value - np.minimum(np.minimum(red, green), blue)
     safe = np.maximum(chroma, 1.0)  # whole grey levels: less than 1 is 0, and the hue of grey is 0
     hue = np.where(
-        value == red, (green - blue) / safe % 6.0, np.where(value == green, (blue - red) / safe + 2.0, (red - green) / safe + 4.0)
+        value == red,
+        (green - blue) / safe % 6.0,
+        np.where(value == green, (blue - red) / safe + 2.0, (red - green) / safe + 4.0),
     )
     saturation = chroma / np.maximum(value, 1.0)
     levels = (hue / 6.0, saturation, value / 255.0)

@@ -81,4 +81,6 @@ def _with_nearest_key(message: str) -> str:
         return message
     key = ".".join(in_group.groups()) if in_group else unknown[1] or unknown[2]
     near = difflib.get_close_matches(key, _keys(), n=1, cutoff=0.4)
-    return f"unknown setting {key!r}" + (f": did you mean {near[0]!r}?" if near else f"; there are: {', '.join(_keys())}")
+    return f"unknown setting {key!r}" + (
+        f": did you mean {near[0]!r}?" if near else f"; there are: {', '.join(_keys())}"
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -44,16 +45,6 @@ def _deepspeed_config(stage: int, config: Config) -> dict[str, Any]:
     }
 
 
-def _launch_complaint() -> str | None:
-    """Launches that start something else than they seem to, without a word from the launcher."""
-    asked = int(os.environ.get("WORLD_SIZE", "1"))
-    if asked > 1 and not dist.is_initialized():
-        return f"WORLD_SIZE is {asked} but no process group came up: launch with --multi_gpu or --use_deepspeed"
-    if dist.is_initialized() and dist.get_world_size() != asked:
-        return f"WORLD_SIZE is {asked} but the process group has {dist.get_world_size()} processes"
-    return None
-
-
 class Engine:
     """One process of a run: where it is among the others, and how its module is trained."""
 
@@ -65,21 +56,29 @@ class Engine:
             if on_cpu:
                 os.environ.setdefault("DS_ACCELERATOR", "cpu")
             stage = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
+            # The launcher's list of fields in its YAML; Accelerate refuses them beside a whole configuration.
+            os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)
             plugin = DeepSpeedPlugin(hf_ds_config=_deepspeed_config(stage, config))
-        minutes = config.train.timeout_minutes
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        # A named backend makes Accelerate expect a process group; without one, DeepSpeed on CPUs sees one process.
+        backend = None if launched == 1 else "gloo" if on_cpu else "nccl"
+        timeout = timedelta(minutes=config.train.timeout_minutes)
         self.accelerator = Accelerator(
-            cpu=on_cpu,
+            cpu=on_cpu and not deepspeed,  # DeepSpeed on CPUs goes by DS_ACCELERATOR; `cpu` would make it DDP
             # With DeepSpeed, the torch_autocast section does it.
             mixed_precision="no" if deepspeed else config.train.precision,
             deepspeed_plugin=plugin,
             kwargs_handlers=[
-                InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl", timeout=timedelta(minutes=minutes)),
+                InitProcessGroupKwargs(backend=backend, timeout=timeout),
                 # Buffers are equal on all ranks by construction: BNNeck sees the gathered batch.
                 DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             ],
         )
-        if complaint := _launch_complaint():
-            raise ValueError(complaint)
+        if launched != self.accelerator.num_processes:
+            raise ValueError(
+                f"{launched} processes were launched, but each believes in {self.accelerator.num_processes}: "
+                "launch with --multi_gpu or --use_deepspeed (on CPUs too), as configs/accelerate/ddp.yaml does"
+            )
         self.config = config
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.is_main = self.accelerator.is_main_process
@@ -92,7 +91,9 @@ class Engine:
         """Take over a module for training: weights to the device, gradients across ranks, an optimiser."""
         self.task = task
         optimizer = _optimizer(task, self.config.optim)
-        self.wrapped, self.optimizer = self.accelerator.prepare(task, optimizer)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # Accelerate's name for it
+            self.wrapped, self.optimizer = self.accelerator.prepare(task, optimizer)
         if self.is_deepspeed:
             clipping = self.wrapped.gradient_clipping()
             assert clipping == (self.config.optim.clip_grad_norm or 0.0), f"DeepSpeed clips gradients at {clipping}"
@@ -147,7 +148,8 @@ class Engine:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The whole task's weights on the main process (ZeRO-3 gathers them; every rank calls it)."""
-        return {name: tensor.detach().cpu() for name, tensor in self.accelerator.get_state_dict(self.wrapped).items()}
+        state = self.accelerator.get_state_dict(self.wrapped) if self.is_deepspeed else self.task.state_dict()
+        return {name: tensor.detach().cpu() for name, tensor in (state or {}).items()}
 
     # --- between processes -------------------------------------------------------------------------------------
 

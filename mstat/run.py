@@ -1,12 +1,11 @@
 """The run folder: what it holds and how each file is written, so that a reader never sees half of one.
 
-    config.yaml  environment.json  state.json  metrics.jsonl  evaluations.jsonl  checkpoints/
-    model.safetensors  model.json  evaluation.json  rankings.json  report.html
+config.yaml  environment.json  state.json  metrics.jsonl  evaluations.jsonl  checkpoints/
+model.safetensors  model.json  evaluation.json  rankings.json  report.html
 """
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import json
 import os
@@ -14,15 +13,12 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 
-from mstat.config import Config
 from mstat.files import write_json, write_text
 
 PACKAGES = ("mstat", "torch", "accelerate", "deepspeed", "datasets", "webdataset", "safetensors", "numpy", "simplejpeg")
@@ -72,20 +68,6 @@ def _hardware() -> str:
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     return f"{os.cpu_count()} CPU cores, {platform.machine()}"
-
-
-def export(run: Path, weights: Mapping[str, torch.Tensor], config: Config) -> None:
-    """Write the model alone: its weights, and in model.json all that rebuilds it and its preprocessing.
-
-    `weights` are those of the task; the classifiers stay behind, since no one evaluates with them.
-    """
-    prefix = "model."
-    model = {name.removeprefix(prefix): t.contiguous() for name, t in weights.items() if name.startswith(prefix)}
-    aside = run / ".model.safetensors"
-    save_file(model, aside, metadata={"format": "pt"})
-    # The description first: weights that are there can always be loaded.
-    write_json(run / "model.json", {"format": 1, "model": dataclasses.asdict(config.model)})
-    aside.replace(run / "model.safetensors")
 
 
 class Journal:

@@ -20,9 +20,10 @@ from mstat.data.loader import TrainingBatches, load
 from mstat.data.plan import Plan
 from mstat.engine import Engine
 from mstat.evaluate import evaluate_run, score
+from mstat.export import export
 from mstat.model.pretrained import load_pretrained
 from mstat.report.progress import Progress
-from mstat.run import Journal, NotFiniteError, export, write_environment, write_state
+from mstat.run import Journal, NotFiniteError, write_environment, write_state
 from mstat.schedule import learning_rate
 from mstat.task import Task
 from shards.read import Reader

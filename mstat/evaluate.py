@@ -1,0 +1,240 @@
+"""Tracklets to features to scores, on any number of processes with the same result bit for bit (CPU).
+
+The tracklets lie on one grid of tiles, whatever the number of ranks: a rank embeds whole tiles, in batches of one
+constant shape that never cross a tile, and then counts for its tiles of the gallery (see `mstat.ranking`). Query
+features go to every rank; the gallery is never gathered. Legend: S tracklets of this rank, D feature, Q queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rich
+import torch
+
+from mstat.baselines import hsv_histogram
+from mstat.config import Config
+from mstat.data.clips import evaluation_clips
+from mstat.data.loader import EvaluationBatches, load
+from mstat.engine import Engine
+from mstat.files import write_json
+from mstat.metrics import Scores
+from mstat.metrics import score as score_ranks
+from mstat.model import MSTAT
+from mstat.model.pretrained import load_pretrained
+from mstat.pairs import Pairs, make_pairs
+from mstat.ranking import gallery_slices, merge_top, rank_positives, top_ranks
+from mstat.report.html import write_report
+from mstat.report.progress import score_table
+from mstat.task import STAGES
+from shards.read import Reader
+from shards.records import Role
+
+TILE = 64  # tracklets that stay together on one rank
+TOP = 10  # gallery tracklets shown for a query
+HISTOGRAMS = {"HSV histogram": 1, "HSV histogram, 6 stripes": 6}
+
+# uint8 frames B,T,H,W,3 on the device -> parts of a feature, each (B, D of the part)
+Embed = Callable[[torch.Tensor], Sequence[torch.Tensor]]
+
+
+class Trial:
+    """One protocol and split of a set, dealt out to ranks.
+
+    Attributes:
+        tracklets: Indices in the set: the gallery, then queries that are not in it.
+        bounds: This rank's slice of them, whole tiles.
+        queries: Places of the queries among `tracklets`.
+    """
+
+    def __init__(self, engine: Engine, reader: Reader, config: Config) -> None:
+        self.engine, self.reader, self.config = engine, reader, config
+        roles = reader.roles(config.data.protocol, config.data.split)
+        in_gallery, is_query = (roles & Role.GALLERY) > 0, (roles & Role.QUERY) > 0
+        gallery = np.flatnonzero(in_gallery)
+        if not len(gallery) or not is_query.any():
+            raise ValueError(f"{config.data.shards}: no queries or no gallery in this protocol and split")
+        self.tracklets = np.concatenate([gallery, np.flatnonzero(is_query & ~in_gallery)])
+        self.num_gallery = len(gallery)
+        self.queries = np.flatnonzero(is_query[self.tracklets])
+        self.slices = gallery_slices(len(self.tracklets), engine.world_size, TILE)
+        self.bounds = self.slices[engine.rank]
+        asked = self.tracklets[self.queries]
+        itself = [(query, place) for query, place in enumerate(self.queries) if place < self.num_gallery]
+        self.pairs: Pairs = make_pairs(
+            reader.pids[asked],
+            reader.camids[asked],
+            reader.pids[gallery],
+            reader.camids[gallery],
+            junk=(roles[gallery] & Role.JUNK) > 0,
+            same=itself,
+        )
+
+    def extract(self, embed: Embed) -> tuple[torch.Tensor, ...]:
+        """The parts of the features of this rank's tracklets, each (S, D of the part) fp32 on the CPU.
+
+        Every rank calls `embed` equally often: with ZeRO-3 each call is a collective.
+        """
+        start, stop = self.bounds
+        num_clips = [self._num_clips(row) for row in range(len(self.tracklets))]
+        batches = [batch for tile in range(start, stop, TILE) for batch in self._batches(tile, stop, num_clips)]
+        most = max(
+            sum(len(self._batches(tile, last, num_clips)) for tile in range(first, last, TILE))
+            for first, last in self.slices
+        )
+        dataset = EvaluationBatches(self.reader, self.tracklets.tolist(), batches, self.config)
+        on_gpu = self.engine.device.type == "cuda"
+        workers = min(self.config.data.num_workers, len(batches))
+        features: torch.Tensor | None = None
+        dims: list[int] = []
+        with torch.no_grad(), self.engine.autocast():
+            for batch in load(dataset, range(len(batches)), workers, on_gpu):
+                parts = embed(batch["frames_BTHWC"].to(self.engine.device, non_blocking=True))
+                dims = [part.shape[1] for part in parts]
+                joined = torch.cat([part.float() for part in parts], dim=1).cpu()
+                if features is None:
+                    features = torch.zeros(stop - start, joined.shape[1])
+                kept = batch["rows_B"] >= 0
+                features.index_add_(0, batch["rows_B"][kept] - start, joined[kept])
+            for _ in range(most - len(batches)):
+                height, width = self.config.model.image_size
+                shape = (self.config.eval.batch_size, self.config.eval.num_frames, height, width, 3)
+                parts = embed(torch.zeros(shape, dtype=torch.uint8, device=self.engine.device))
+                dims = [part.shape[1] for part in parts]
+        if features is None:
+            features = torch.zeros(0, sum(dims))
+        features /= torch.tensor(num_clips[start:stop]).view(-1, 1)
+        return features.split(dims, dim=1)
+
+    def rank(self, features_SD: torch.Tensor) -> tuple[Scores, Callable[[Sequence[int]], tuple]]:
+        """Scores of this rank's features and everybody else's, and a function that gives chosen queries' top ranks."""
+        start = self.bounds[0]
+        here = (self.queries >= start) & (self.queries < self.bounds[1])
+        query_QD = torch.zeros(len(self.queries), features_SD.shape[1])
+        query_QD[torch.from_numpy(here)] = features_SD[self.queries[here] - start]
+        query_QD = self.engine.sum(query_QD).to(self.engine.device)
+        gallery_SD = features_SD[: max(self.num_gallery - start, 0)]
+        ranks_P = rank_positives(query_QD, gallery_SD, start, self.pairs, reduce=self.engine.sum, tile=TILE)
+
+        def nearest(rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+            top = top_ranks(query_QD[list(rows)], rows, gallery_SD, start, self.pairs, TOP, tile=TILE)
+            return merge_top(self.engine.gather_objects(top), TOP)
+
+        return score_ranks(self.pairs, ranks_P), nearest
+
+    def _num_clips(self, row: int) -> int:
+        length = int(self.reader.num_frames[self.tracklets[row]])
+        return len(evaluation_clips(length, self.config.eval, int(self.tracklets[row])))
+
+    def _batches(self, tile: int, stop: int, num_clips: list[int]) -> list[list[tuple[int, int]]]:
+        """Batches of (row, clip) of one tile."""
+        clips = [(row, clip) for row in range(tile, min(tile + TILE, stop)) for clip in range(num_clips[row])]
+        size = self.config.eval.batch_size
+        return [clips[first : first + size] for first in range(0, len(clips), size)]
+
+
+def score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Scores of a model by the run's protocol: what evaluation.json and rankings.json hold, the same on every rank."""
+    trial = Trial(engine, reader, config)
+    protocol = reader.protocol(config.data.protocol)
+    split = config.data.split or protocol.splits[0]
+    cmc_only = protocol.cmc_only
+    parts = trial.extract(model)
+    stages = {}
+    for size in (1, 2, 3):
+        for chosen in combinations(range(len(STAGES)), size):
+            name = "+".join(STAGES[i] for i in chosen)
+            scores, nearest = trial.rank(_join([parts[i] for i in chosen], config.eval.stage_norm))
+            stages[name] = _summary(scores, cmc_only)
+    # The last subset is all stages: the paper's representation.
+    evaluation = {
+        "protocol": protocol.name,
+        "split": split,
+        "num_frames": config.eval.num_frames,
+        "mode": config.eval.mode,
+        **stages[name],
+        "stages": stages,
+    }
+    if config.eval.baselines:
+        evaluation["baselines"] = _baselines(trial, config, cmc_only)
+    rankings = {"protocol": protocol.name, "split": split, "queries": _rankings(trial, scores, nearest)}
+    return evaluation, rankings
+
+
+def evaluate_run(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> dict[str, Any]:
+    """Score a model and leave evaluation.json, rankings.json and report.html in the run folder; print the scores."""
+    run = Path(config.run)
+    evaluation, rankings = score(engine, model, reader, config)
+    if engine.is_main:
+        write_json(run / "evaluation.json", evaluation)
+        write_json(run / "rankings.json", rankings)
+        rich.print(score_table(evaluation))
+        print(f"report: {write_report(run, reader)}")
+    engine.barrier()
+    return evaluation
+
+
+def _join(parts: Sequence[torch.Tensor], stage_norm: bool) -> torch.Tensor:
+    return torch.cat([torch.nn.functional.normalize(part) if stage_norm else part for part in parts], dim=1)
+
+
+def _summary(scores: Scores, cmc_only: bool) -> dict[str, Any]:
+    summary = scores.summary()
+    return {**summary, "mAP": None} if cmc_only else summary
+
+
+def _baselines(trial: Trial, config: Config, cmc_only: bool) -> dict[str, Any]:
+    """What the same protocol gives without training, and without a model."""
+    torch.manual_seed(config.seed)
+    untrained = MSTAT(config.model).to(trial.engine.device)
+    if config.model.init:
+        load_pretrained(untrained, Path(config.model.init))
+    found = {"untrained": _summary(trial.rank(_join(trial.extract(untrained), config.eval.stage_norm))[0], cmc_only)}
+
+    def histograms(frames_BTHWC: torch.Tensor) -> list[torch.Tensor]:
+        clips = frames_BTHWC.cpu().numpy()
+        return [
+            torch.from_numpy(np.stack([hsv_histogram(clip, stripes) for clip in clips]))
+            for stripes in HISTOGRAMS.values()
+        ]
+
+    for name, part in zip(HISTOGRAMS, trial.extract(histograms), strict=True):
+        found[name] = _summary(trial.rank(part)[0], cmc_only)
+    return found
+
+
+def _rankings(trial: Trial, scores: Scores, nearest: Callable[[Sequence[int]], tuple]) -> list[dict[str, Any]]:
+    """The hardest queries, lowest average precision first, with what the model finds nearest to each."""
+    reader = trial.reader
+    valid = torch.nonzero(scores.first_hit_Q > 0).flatten()
+    hardest = valid[scores.average_precision_Q[valid].argsort(stable=True)][: trial.config.eval.num_rankings].tolist()
+    similarities, items = nearest(hardest)
+    num_positives = torch.bincount(trial.pairs.positives_2P[0], minlength=len(trial.queries))
+
+    def labels(place: int) -> dict[str, Any]:
+        tracklet = reader[int(trial.tracklets[place])]
+        index = int(trial.tracklets[place])
+        return {"index": index, "key": tracklet.key, "pid": tracklet.pid, "camid": tracklet.camid}
+
+    rankings = []
+    for query, row, similarity in zip(hardest, items.tolist(), similarities.tolist(), strict=True):
+        asked = labels(int(trial.queries[query]))
+        gallery = [
+            {"rank": rank, **labels(place), "similarity": near}
+            for rank, (place, near) in enumerate(zip(row, similarity, strict=True), 1)
+            if place >= 0
+        ]
+        rankings.append(
+            {
+                **asked,
+                "ap": float(scores.average_precision_Q[query]),
+                "first_hit": int(scores.first_hit_Q[query]),
+                "num_positives": int(num_positives[query]),
+                "gallery": [{**entry, "correct": entry["pid"] == asked["pid"]} for entry in gallery],
+            }
+        )
+    return rankings

@@ -1,0 +1,88 @@
+"""What tests of several rooms share: a small shard set, and short runs of the real commands on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+ACCELERATE = [str(Path(sys.executable).with_name("accelerate")), "launch", "--config_file"]
+
+# A model and a run so small that twenty steps take a second, with everything in them that the large one has.
+TINY = """
+batch: {num_identities: 6, num_tracklets: 2}
+clip: {num_frames: 2, crop_padding: 2}
+model:
+  image_size: [32, 16]
+  patch_size: 8
+  width: 32
+  num_heads: 2
+  depths: [1, 1, 1]
+  num_attributes: 3
+  num_temporal_attributes: 3
+  num_prototypes: 4
+optim: {name: adamw, lr: 2.0e-3}
+train: {steps: 20, precision: "no", save_every: 5, log_every: 1}
+eval: {num_frames: 4, batch_size: 4, num_rankings: 3}
+data: {num_workers: 1}
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of a small synthetic set: 9 training identities, a dozen test identities."""
+    from shards.sources import mars
+    from shards.sources.synthetic import write_synthetic
+    from shards.write import building, write
+
+    folder = tmp_path_factory.mktemp("tiny")
+    write_synthetic(folder / "tree", 3, workers=1, num_train=9, num_val=3, num_test=12)
+    with building(folder / "shards") as out:
+        write(mars.read(folder / "tree", name="synthetic", partial=True), out, workers=1)
+    return folder / "shards"
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
+    """A YAML for short runs on the small set."""
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(TINY.replace("data: {", f"data: {{shards: {tiny_shards}, "))
+    return path
+
+
+def start(
+    command: str, arguments: Sequence[object], *, accelerate: str = "single", processes: int | None = None
+) -> subprocess.Popen[str]:
+    """Start `accelerate launch launch/<command>.py` with a YAML of configs/accelerate, as a user does."""
+    launcher = [*ACCELERATE, str(PROJECT / "configs" / "accelerate" / f"{accelerate}.yaml")]
+    if processes is not None:
+        launcher += ["--num_processes", str(processes), "--main_process_port", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # dozens of launches would compile torch anew
+    return subprocess.Popen(
+        [*launcher, str(PROJECT / "launch" / f"{command}.py"), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def run(command: str, arguments: Sequence[object], **options: Any) -> tuple[int, str]:
+    """Exit status and all output of a launch."""
+    process = start(command, arguments, **options)
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def metrics(run_folder: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl."""
+    return [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]

@@ -1,0 +1,139 @@
+"""The trainer as a user starts it: one process or several, undisturbed or killed, with good settings and bad."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.conftest import metrics, run, start
+
+LOSSES = {"loss"} | {f"loss/{stage}/{term}" for stage in ("I", "II", "III") for term in ("cross_entropy", "triplet")}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> Path:
+    """The run folder of one undisturbed process."""
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    status, output = run("train", ["--config", tiny_config, "--run", folder])
+    assert status == 0, output
+    assert "I+II+III" in output
+    assert f"report: {folder}/report.html" in output.replace("\n", "")
+    return folder
+
+
+def test_a_run_folder_holds_what_it_promises(reference: Path) -> None:
+    """Every file of the contract; a step's record has every loss; the loss falls by a fifth at least."""
+    names = {path.name for path in reference.iterdir()}
+    assert names >= {
+        "config.yaml", "environment.json", "metrics.jsonl", "checkpoints", "state.json", "model.safetensors",
+        "model.json", "evaluation.json", "rankings.json", "report.html",
+    }  # fmt: skip
+    assert json.loads((reference / "state.json").read_text()) == {"state": "done", "step": 20, "reason": None}
+    records = metrics(reference)
+    assert [record["step"] for record in records] == list(range(1, 21))
+    assert all(record.keys() >= LOSSES | {"epoch", "lr", "grad_norm", "clips_per_s"} for record in records)
+    assert records[-1]["loss"] < 0.8 * records[0]["loss"]
+    assert [path.name for path in sorted((reference / "checkpoints").iterdir())] == ["step-000000015", "step-000000020"]
+    evaluation = json.loads((reference / "evaluation.json").read_text())
+    assert evaluation["num_valid_query"] <= evaluation["num_query"]
+    assert evaluation["stages"]["I+II+III"]["mAP"] == evaluation["mAP"]
+
+
+@pytest.mark.parametrize("kind", ["ddp", "zero2"])
+def test_two_processes_train_as_one(kind: str, reference: Path, tiny_config: Path, tmp_path: Path) -> None:
+    """DDP and ZeRO-2 on two processes: every loss of 20 steps to 1e-5, scores within 0.1 points."""
+    status, output = run("train", ["--config", tiny_config, "--run", tmp_path / "run"], accelerate=kind, processes=2)
+    assert status == 0, output
+    for ours, one in zip(metrics(tmp_path / "run"), metrics(reference), strict=True):
+        for name in LOSSES:
+            assert ours[name] == pytest.approx(one[name], rel=1e-5), (one["step"], name)
+    scores = [json.loads((folder / "evaluation.json").read_text()) for folder in (tmp_path / "run", reference)]
+    for name in ("mAP", "rank1"):
+        assert scores[0][name] == pytest.approx(scores[1][name], abs=1e-3)
+
+
+def test_evaluation_is_the_same_on_two_processes(reference: Path, tmp_path: Path) -> None:
+    """launch/evaluate.py of one run on 1 and 2 processes: evaluation.json bit for bit, and as training left it."""
+    written = [(reference / "evaluation.json").read_bytes()]
+    for options in ({}, {"accelerate": "ddp", "processes": 2}):
+        (reference / "evaluation.json").unlink()
+        status, output = run("evaluate", ["--run", reference], **options)
+        assert status == 0, output
+        written.append((reference / "evaluation.json").read_bytes())
+    assert written[0] == written[1] == written[2]
+
+
+def test_a_killed_run_ends_with_the_same_weights(reference: Path, tiny_config: Path, tmp_path: Path) -> None:
+    """SIGKILL between steps, start again: goes on from the newest whole checkpoint, ends bit for bit the same."""
+    folder = tmp_path / "run"
+    arguments = ["--config", tiny_config, "--run", folder]
+    process = start("train", arguments)
+    deadline = time.monotonic() + 120
+    while not (folder / "metrics.jsonl").exists() or len((folder / "metrics.jsonl").read_text().splitlines()) < 7:
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    state = json.loads((folder / "state.json").read_text())
+    assert state["state"] == "running"
+    assert 5 <= state["step"] < 20
+    # What a crash in the middle of a save leaves behind is not taken for a checkpoint.
+    (folder / "checkpoints" / ".step-000000019").mkdir()
+
+    status, output = run("train", arguments)
+    assert status == 0, output
+    assert [record["step"] for record in metrics(folder)] == list(range(1, 21))
+    assert [record["loss"] for record in metrics(folder)] == [record["loss"] for record in metrics(reference)]
+    ours, theirs = (load_file(path / "model.safetensors") for path in (folder, reference))
+    assert ours.keys() == theirs.keys()
+    assert all((ours[name] == theirs[name]).all() for name in ours)
+    assert not list((folder / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--optim.lrr", "1"], "unknown setting 'optim.lrr': did you mean 'optim.lr'?"),
+        (["--data.shards", "nowhere"], "nowhere"),
+        (["--data.protocol", "offical"], "offical"),
+        (["--batch.num_identities", "10"], "9 identities, fewer than batch.num_identities=10"),
+        (["--model.width", "33"], "33"),
+    ],
+)
+def test_bad_settings_end_with_one_message(flags: list[str], message: str, tiny_config: Path, tmp_path: Path) -> None:
+    """Exit status not 0, one error line that names what is wrong, no run folder left."""
+    status, output = run("train", ["--config", tiny_config, "--run", tmp_path / "run", *flags])
+    assert status != 0
+    assert message in output
+    ours = output.split("Traceback")[0]  # what follows is the launcher's, about our exit status
+    assert sum("error:" in line or "unknown setting" in line for line in ours.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_processes_than_clips_are_refused(tiny_config: Path, tmp_path: Path) -> None:
+    """Two processes cannot share one clip; the message says how many may start and what to raise."""
+    flags = ["--batch.num_identities", 1, "--batch.num_tracklets", 1]
+    status, output = run(
+        "train", ["--config", tiny_config, "--run", tmp_path / "run", *flags], accelerate="ddp", processes=2
+    )
+    assert status != 0
+    assert "2 processes for 1 clips" in output
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_config: Path, tmp_path: Path) -> None:
+    """The step and the term are named, state.json says failed, and no checkpoint holds what came of it."""
+    folder = tmp_path / "run"
+    flags = ["--optim.lr", "1e30", "--train.save_every", 1]
+    status, output = run("train", ["--config", tiny_config, "--run", folder, *flags])
+    assert status != 0
+    assert "error: step 2: loss" in output
+    assert "step-000000001" in output
+    assert json.loads((folder / "state.json").read_text())["state"] == "failed"
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-000000001"]
