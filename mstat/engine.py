@@ -101,7 +101,7 @@ class Engine:
     def losses(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The losses of a batch, under the run's precision."""
         inputs = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        return self.wrapped(**inputs)  # type: ignore[no-any-return]
+        return self.wrapped(**inputs)
 
     def update(self, loss: torch.Tensor, lr: float) -> torch.Tensor:
         """Backward pass and one step of the optimiser at rate `lr`; gives the gradient's norm before clipping."""

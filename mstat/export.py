@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -46,9 +47,8 @@ def load_model(run_or_file: str | PathLike[str]) -> MSTAT:
         description = json.loads(description_file.read_text())
         if description["format"] != FORMAT:
             raise ValueError(f"format {description['format']}, this program reads {FORMAT}")
-        fields = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in description["model"].items()
-        }
+        fields: dict[str, Any] = description["model"]
+        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
         model = MSTAT(ModelConfig(**fields))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{description_file}: not a description of a model: {error}") from None

@@ -42,4 +42,4 @@ def gather(local_BD: torch.Tensor, total: int) -> torch.Tensor:
     if not dist.is_initialized():
         assert len(local_BD) == total
         return local_BD
-    return _Gather.apply(local_BD, total)  # type: ignore[no-any-return]
+    return _Gather.apply(local_BD, total)

@@ -132,4 +132,4 @@ def training_plan(reader: Reader, config: Config) -> Plan:
 
 
 def _due(done: int, every: int | None) -> bool:
-    return bool(every) and done % every == 0
+    return every is not None and every > 0 and done % every == 0

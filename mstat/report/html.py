@@ -193,7 +193,7 @@ def _galleries(run: Path, environment: Json, reader: Reader | None) -> str:
 
 
 def _open_shards(config: Path) -> Reader:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     import shards
 

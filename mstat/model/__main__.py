@@ -1,0 +1,104 @@
+"""`python -m mstat.model`: how large the model of a config is, part by part, without building it in memory."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from dataclasses import fields
+from typing import NamedTuple
+
+import torch
+import yaml  # type: ignore[import-untyped]
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from mstat.config import ClipConfig, ModelConfig
+from mstat.model.mstat import MSTAT
+
+PARTS = ("stem", "stage1.blocks", "stage1.aap", "stage2.blocks", "stage2.iap", "stage3.blocks", "stage3.iap")
+OTHER = "norms, class token"
+
+
+class Size(NamedTuple):
+    """Parameters of a part, and floating point operations (2 a multiply-add) of its forward pass on one clip."""
+
+    parameters: int
+    flops: int
+
+
+def part_of(name: str) -> str:
+    """The part that a module or parameter belongs to."""
+    return next((part for part in PARTS if name == part or name.startswith(part + ".")), OTHER)
+
+
+def count(config: ModelConfig, num_frames: int) -> dict[str, Size]:
+    """Size of each part on one clip of `num_frames`; parts that the config leaves out have none.
+
+    FLOPs are those of matrix products, attention included; what is elementwise does not count.
+    """
+    counter = FlopCounterMode(display=False)
+    with torch.device("meta"):
+        model = MSTAT(config)
+        with counter:
+            model(torch.empty(1, num_frames, *config.image_size, 3, dtype=torch.uint8))
+    parameters = dict.fromkeys((*PARTS, OTHER), 0)
+    for name, parameter in model.named_parameters():
+        parameters[part_of(name)] += parameter.numel()
+    flops = dict.fromkeys((*PARTS, OTHER), 0)
+    per_module = counter.get_flop_counts()
+    for name, _ in model.named_modules():
+        if name in PARTS or re.fullmatch(r"stage\d\.blocks\.\d+", name):
+            flops[part_of(name)] += sum(per_module.get(f"MSTAT.{name}", {}).values())
+    assert sum(flops.values()) == counter.get_total_flops()
+    return {part: Size(parameters[part], flops[part]) for part in parameters}
+
+
+def read_config(path: str) -> tuple[ModelConfig, ClipConfig]:
+    """The `model` and `clip` sections of a run's YAML; all else in it is for others to read."""
+    with open(path, encoding="utf-8") as file:
+        document = yaml.safe_load(file) or {}
+    for section, kind in (("model", ModelConfig), ("clip", ClipConfig)):
+        names = [field.name for field in fields(kind)]
+        document[section] = document.get(section) or {}
+        for key in document[section]:
+            if key not in names:
+                near = difflib.get_close_matches(key, names, n=1, cutoff=0)[0]
+                raise ValueError(f"{path}: {section}.{key} is no setting; the nearest is {section}.{near}")
+    return ModelConfig(**document["model"]), ClipConfig(**document["clip"])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table; exit status 0, or 2 where the config is bad."""
+    parser = argparse.ArgumentParser(prog="python -m mstat.model", description=__doc__)
+    parser.add_argument("--config", help="YAML of a run; without it, the paper's model")
+    parser.add_argument("--frames", type=int, help="frames of a clip; without it, the config's clip.num_frames")
+    options = parser.parse_args(arguments)
+    try:
+        config, clip = read_config(options.config) if options.config else (ModelConfig(), ClipConfig())
+        frames = options.frames or clip.num_frames
+        sizes = count(config, frames)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    height, width = config.image_size
+    table = Table(
+        title=f"MSTAT, one clip of {frames} frames, {height} x {width}",
+        caption="Forward pass; 2 FLOPs a multiply-add of matrix products and attention. Classifiers are not counted.",
+    )
+    table.add_column("part")
+    table.add_column("parameters", justify="right")
+    table.add_column("GFLOP", justify="right")
+    for part, size in sizes.items():
+        table.add_row(part, f"{size.parameters:,}", f"{size.flops / 1e9:,.3f}")
+    table.add_section()
+    total = Size(*(sum(column) for column in zip(*sizes.values(), strict=True)))
+    table.add_row("total", f"{total.parameters:,}", f"{total.flops / 1e9:,.3f}")
+    Console().print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

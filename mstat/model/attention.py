@@ -1,0 +1,45 @@
+"""Plain Transformer parts, shared by all blocks: multi-head self-attention and the MLP.
+
+Shapes: F sequences side by side, S tokens in each, D width, h heads of d = D / h.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mstat.config import ModelConfig
+
+
+def layer_norm(config: ModelConfig) -> nn.LayerNorm:
+    """The LayerNorm used everywhere; eps is that of ViT and TimeSformer, whose weights it may receive."""
+    return nn.LayerNorm(config.width, eps=1e-6)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, SA of Eq. 1, scaled by 1/sqrt(d) before the softmax: (F, S, D) -> (F, S, D)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.proj = nn.Linear(config.width, config.width)
+
+    def forward(self, x_FSD: Tensor) -> Tensor:
+        qkv = self.qkv(x_FSD).unflatten(-1, (3, self.num_heads, -1))
+        q_FhSd, k_FhSd, v_FhSd = qkv.permute(2, 0, 3, 1, 4)
+        out_FhSd = F.scaled_dot_product_attention(q_FhSd, k_FhSd, v_FhSd)
+        return self.proj(out_FhSd.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """Two linear layers with a GELU between them, on the last dimension."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        hidden = round(config.mlp_ratio * config.width)
+        self.fc1 = nn.Linear(config.width, hidden)
+        self.fc2 = nn.Linear(hidden, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))

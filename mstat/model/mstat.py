@@ -1,0 +1,175 @@
+"""MSTAT: one stem, then Stage I, on whose tokens Stages II and III stand side by side (Fig. 2).
+
+    frames -> Stem -> Stage I (STA) -+-> AAP ----------> attributes, A * D
+                                     +-> Stage II  (STA,   the same class token) -> IAP -> D
+                                     +-> Stage III (A-STA, a new class token)    -> IAP -> D
+
+Shapes: B clips, T frames, H x W pixels, C colours, N patches a frame, S = 1 + N T tokens of a clip, D width,
+A attribute proxies, R residual branches with drop path.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mstat.config import ModelConfig
+from mstat.model.attention import layer_norm
+from mstat.model.noise import RESIDUALS_PER_BLOCK
+from mstat.model.proxies import AAP, IAP
+from mstat.model.sta import STA, AttributeSTA
+from mstat.model.tokens import INIT_STD, Stem
+
+NO_DECAY = {"bias", "alpha", "beta", "position", "class_token", "proxies", "keys", "values"}
+
+
+def feature_dims(config: ModelConfig) -> tuple[int, int, int]:
+    """Length of the features of Stages I, II and III."""
+    attributes = config.num_attributes if config.stage1_aap else 1
+    return attributes * config.width, config.width, config.width
+
+
+def no_weight_decay(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is kept from weight decay: biases, norms, alpha, beta, proxies, class tokens, positions.
+
+    Ask before ZeRO-3 flattens the parameters: norms are known by having one dimension.
+    """
+    return parameter.ndim <= 1 or name.rpartition(".")[2] in NO_DECAY
+
+
+def join(class_BD: Tensor, tokens_BNTD: Tensor) -> Tensor:
+    """All tokens of a clip in one sequence, class token first: (B, S, D)."""
+    return torch.cat([class_BD[:, None], tokens_BNTD.flatten(1, 2)], dim=1)
+
+
+def run_blocks(blocks: nn.ModuleList, tokens: Tensor, cls: Tensor, keep_BR: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Apply a stage's blocks; `keep_BR` holds this stage's drop path only."""
+    for i, block in enumerate(blocks):
+        first = i * RESIDUALS_PER_BLOCK
+        tokens, cls = block(tokens, cls, None if keep_BR is None else keep_BR[:, first : first + RESIDUALS_PER_BLOCK])
+    return tokens, cls
+
+
+class AttributeStage(nn.Module):
+    """Stage I: STA blocks, and an AAP over the class token and all tokens, each attribute normalised by itself."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(STA(config) for _ in range(config.depths[0]))
+        self.aap = AAP(config, config.num_attributes) if config.stage1_aap else None
+        self.norm = layer_norm(config)
+
+    def forward(self, tokens_BNTD: Tensor, class_BD: Tensor, keep_BR: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """-> feature (B, A * D), and the tokens and class token for the next stages."""
+        tokens_BNTD, class_BD = run_blocks(self.blocks, tokens_BNTD, class_BD, keep_BR)
+        read_out = class_BD if self.aap is None else self.aap(join(class_BD, tokens_BNTD))
+        return self.norm(read_out).flatten(1), tokens_BNTD, class_BD
+
+
+class IdentityStage(nn.Module):
+    """Stages II and III: blocks, then an IAP on the class token. Without a class token given, it brings its own."""
+
+    def __init__(self, config: ModelConfig, blocks: list[STA], iap: bool, new_class_token: bool) -> None:
+        super().__init__()
+        self.class_token = None
+        if new_class_token:
+            self.class_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(config.width), std=INIT_STD))
+        self.blocks = nn.ModuleList(blocks)
+        self.iap = IAP(config) if iap else None
+        self.norm = layer_norm(config)
+
+    def forward(self, tokens_BNTD: Tensor, class_BD: Tensor | None, keep_BR: Tensor | None) -> Tensor:
+        """-> feature (B, D)."""
+        if self.class_token is not None:
+            class_BD = self.class_token.expand(len(tokens_BNTD), -1)
+        assert class_BD is not None
+        tokens_BNTD, class_BD = run_blocks(self.blocks, tokens_BNTD, class_BD, keep_BR)
+        return self.norm(class_BD if self.iap is None else self.iap(join(class_BD, tokens_BNTD)))
+
+
+class MSTAT(nn.Module):
+    """Multi-stage spatio-temporal aggregation Transformer: a clip -> three features.
+
+    It draws nothing at random, and train() and eval() change nothing: noise is an argument (`mstat.model.noise`).
+    The number of frames is free at run time; frames have `config.image_size`.
+
+    Raises:
+        ValueError: The sizes of the config do not fit each other.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        check_sizes(config)
+        self.config = config
+        self.stem = Stem(config)
+        self.stage1 = AttributeStage(config)
+        stage2 = [STA(config) for _ in range(config.depths[1])]
+        stage3 = [AttributeSTA(config) if config.stage3_asta else STA(config) for _ in range(config.depths[2])]
+        self.stage2 = IdentityStage(config, stage2, iap=config.iap in ("II", "both"), new_class_token=False)
+        self.stage3 = IdentityStage(config, stage3, iap=config.iap in ("III", "both"), new_class_token=True)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=INIT_STD)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(
+        self, frames_BTHWC: Tensor, tps_BTN: Tensor | None = None, keep_BR: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Features of the three stages, (B, A * D), (B, D), (B, D), float32 under autocast too.
+
+        Args:
+            frames_BTHWC: uint8, RGB, at `config.image_size`.
+            tps_BTN: int64, the source frame of each token (temporal patch shuffling); None shuffles nothing.
+            keep_BR: Multiplier of each residual branch (drop path), in the order of `noise.num_residuals`; None
+                is ones.
+
+        Raises:
+            ValueError: Frames of another type or size.
+        """
+        expected = (*self.config.image_size, 3)
+        if frames_BTHWC.dtype != torch.uint8 or frames_BTHWC.dim() != 5 or frames_BTHWC.shape[2:] != expected:
+            raise ValueError(
+                f"the model wants uint8 frames of shape (B, T, {', '.join(map(str, expected))}) and got "
+                f"{frames_BTHWC.dtype} {tuple(frames_BTHWC.shape)}; `embed` resizes, or set model.image_size"
+            )
+        counts = [RESIDUALS_PER_BLOCK * depth for depth in self.config.depths]
+        keep1, keep2, keep3 = (None, None, None) if keep_BR is None else keep_BR.split(counts, dim=1)
+
+        tokens_BNTD, class_BD = self.stem(frames_BTHWC, tps_BTN)
+        attributes, tokens_BNTD, class_BD = self.stage1(tokens_BNTD, class_BD, keep1)
+        identity = self.stage2(tokens_BNTD, class_BD, keep2)
+        attribute_identity = self.stage3(tokens_BNTD, None, keep3)
+        return attributes.float(), identity.float(), attribute_identity.float()
+
+    @torch.no_grad()
+    def embed(self, frames: np.ndarray | Tensor) -> Tensor:
+        """The features that are compared by cosine: uint8 RGB (B, T, H, W, 3) of any size -> float32 (B, sum of dims).
+
+        Frames of another size are resized (bilinear, antialiased) and rounded to bytes, as a decoder would give them.
+        The result is on the model's device.
+        """
+        frames_BTHWC = torch.as_tensor(frames, device=self.stem.position.device)
+        if frames_BTHWC.dim() == 5 and frames_BTHWC.shape[2:4] != tuple(self.config.image_size):
+            images = frames_BTHWC.flatten(0, 1).permute(0, 3, 1, 2).float()
+            images = F.interpolate(images, tuple(self.config.image_size), mode="bilinear", antialias=True)
+            images = images.round().clamp(0, 255).to(frames_BTHWC.dtype).permute(0, 2, 3, 1)
+            frames_BTHWC = images.unflatten(0, frames_BTHWC.shape[:2])
+        return torch.cat(self(frames_BTHWC), dim=1)
+
+
+def check_sizes(config: ModelConfig) -> None:
+    """Refuse a config that cannot be built, by field and way out."""
+    height, width = config.image_size
+    if height % config.patch_size or width % config.patch_size:
+        raise ValueError(f"model.image_size {height}x{width} is not a multiple of model.patch_size {config.patch_size}")
+    if config.width % config.num_heads:
+        raise ValueError(f"model.width {config.width} is not a multiple of model.num_heads {config.num_heads}")
+    if len(config.depths) != 3 or min(config.depths) < 0:
+        raise ValueError(f"model.depths {config.depths} must be three counts of blocks, for Stages I, II and III")
+    if not 0 <= config.drop_path < 1:
+        raise ValueError(f"model.drop_path {config.drop_path} must be at least 0 and below 1")
+    if not 0 <= config.tps_probability <= 1:
+        raise ValueError(f"model.tps_probability {config.tps_probability} must be between 0 and 1")

@@ -1,0 +1,93 @@
+"""Proxy embedding modules: learnable attributes ask the tokens (AAP), learnable prototypes re-code them (IAP).
+
+Shapes: B clips, F sequences side by side, S tokens in each, D width, h heads of d = D / h, A attribute proxies,
+M identity prototypes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mstat.config import ModelConfig
+from mstat.model.attention import MLP, layer_norm
+from mstat.model.tokens import INIT_STD
+
+
+def anisotropic_(proxies: Tensor) -> Tensor:
+    """Fill (A, D) in place with orthogonal rows of length sqrt(D).
+
+    Orthogonal, so that no two proxies start alike; of that length, so that their entries have variance 1 and the
+    softmax sees logits as spread as the keys are. Unit rows would make it uniform, and all attributes the same.
+    """
+    return nn.init.orthogonal_(proxies, gain=proxies.shape[1] ** 0.5)
+
+
+class AAP(nn.Module):
+    """Attribute-aware proxies (Eq. 4): multi-head attention whose queries are a learnable matrix, no residual.
+
+    (F, S, D) -> (F, A, D). Keys and values are projected from the normalised tokens.
+    """
+
+    def __init__(self, config: ModelConfig, num_proxies: int) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.proxies = nn.Parameter(anisotropic_(torch.empty(num_proxies, config.width)))
+        self.norm = layer_norm(config)
+        self.kv = nn.Linear(config.width, 2 * config.width)
+        self.proj = nn.Linear(config.width, config.width)
+
+    def forward(self, x_FSD: Tensor) -> Tensor:
+        k_FhSd, v_FhSd = self.kv(self.norm(x_FSD)).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q_hAd = self.proxies.unflatten(1, (self.num_heads, -1)).transpose(0, 1)
+        out_FhAd = F.scaled_dot_product_attention(q_hAd.expand(len(x_FSD), -1, -1, -1), k_FhSd, v_FhSd)
+        return self.proj(out_FhAd.transpose(1, 2).flatten(2))
+
+
+class IAP(nn.Module):
+    """Identity-aware prototypes (Eq. 5), followed by an MLP: tokens (B, S, D), class token first -> (B, D).
+
+    Queries come from the tokens; keys and values are learnable. The map (prototypes x tokens) is normalised twice,
+    in the order of `config.iap_norm`. Only the class token is read afterwards, so only its row of A V is made; the
+    other tokens still act, through the normalisation over tokens. O(S).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.norm_order = config.iap_norm
+        self.norm = layer_norm(config)
+        # A softmax over tokens cancels what is the same for all of them: there a query bias would be inert.
+        self.query = nn.Linear(config.width, config.width, bias=config.iap_norm == "l1-softmax")
+        self.keys = nn.Parameter(anisotropic_(torch.empty(config.num_prototypes, config.width)))
+        # As spread as values are that a fresh linear layer projects from normalised tokens.
+        self.values = nn.Parameter(torch.empty(config.num_prototypes, config.width))
+        nn.init.trunc_normal_(self.values, std=INIT_STD * config.width**0.5)
+        self.proj = nn.Linear(config.width, config.width)
+        self.mlp_norm = layer_norm(config)
+        self.mlp = MLP(config)
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        # Written by hand: scaled_dot_product_attention knows one softmax over keys, not a double normalisation.
+        q_BhdS = self.query(self.norm(x_BSD)).unflatten(-1, (self.num_heads, -1)).permute(0, 2, 3, 1)
+        k_hMd = self.keys.unflatten(1, (self.num_heads, -1)).transpose(0, 1)
+        v_hMd = self.values.unflatten(1, (self.num_heads, -1)).transpose(0, 1)
+        logits_BhMS = (k_hMd / k_hMd.shape[2] ** 0.5 @ q_BhdS).float()
+        class_map_BhM = double_norm_of_class_row(logits_BhMS, self.norm_order)
+        recoded_Bhd = (class_map_BhM[:, :, None] @ v_hMd)[:, :, 0]
+        class_BD = x_BSD[:, 0] + self.proj(recoded_Bhd.flatten(1))
+        return class_BD + self.mlp(self.mlp_norm(class_BD))
+
+
+def double_norm_of_class_row(logits_BhMS: Tensor, order: str) -> Tensor:
+    """The first token's column, (B, h, M), of the doubly normalised map; logits in float32.
+
+    `softmax-l1`: softmax over tokens, then L1 over prototypes. For one token that is
+    exp(l_m - logsumexp_s l_ms) over its own sum, a softmax over prototypes that cannot overflow.
+    `l1-softmax`: L1 over prototypes, then softmax over tokens, Eq. 5 to the letter.
+    """
+    if order == "softmax-l1":
+        return (logits_BhMS[..., 0] - logits_BhMS.logsumexp(-1)).softmax(-1)
+    shares_BhMS = F.normalize(logits_BhMS, p=1, dim=2)
+    return (shares_BhMS[..., 0] - shares_BhMS.logsumexp(-1)).exp()

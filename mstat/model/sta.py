@@ -1,0 +1,122 @@
+"""Blocks that mix tokens over time, then over space: STA, and A-STA, whose temporal part works on attributes.
+
+Tokens are kept as (B, N, T, D), frames inner, which is how temporal attention wants them; the spatial part copies
+them into (B, T, N + 1, D) anyway, when it puts the class token before each frame.
+
+Shapes: B clips, N patches a frame, M = N + 1 tokens of a frame, T frames, D width, A attribute proxies,
+F = B T frames of all clips.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mstat.config import ModelConfig
+from mstat.model.attention import MLP, Attention, layer_norm
+from mstat.model.proxies import AAP
+from mstat.model.tokens import patch_grid
+
+
+class TemporalBranch(nn.Module):
+    """SA_t(LN(S)) of Eq. 3, and TimeSformer's linear layer after it: each position attends over its frames."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm = layer_norm(config)
+        self.attention = Attention(config)
+        self.fc = nn.Linear(config.width, config.width)
+
+    def forward(self, tokens_BNTD: Tensor) -> Tensor:
+        mixed = self.attention(self.norm(tokens_BNTD).flatten(0, 1))
+        return self.fc(mixed).view_as(tokens_BNTD)
+
+
+class AttributeTemporalBranch(nn.Module):
+    """A-STA's temporal part (Fig. 3b): condense each frame, attend over time by attribute, expand again.
+
+    The second AAP has one proxy for each patch, which ties the block to the patch grid of its config.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        rows, columns = patch_grid(config)
+        self.condense = AAP(config, config.num_temporal_attributes)
+        self.norm = layer_norm(config)
+        self.attention = Attention(config)
+        self.expand = AAP(config, rows * columns)
+        self.fc = nn.Linear(config.width, config.width)
+
+    def forward(self, tokens_BNTD: Tensor) -> Tensor:
+        batch, _, frames, _ = tokens_BNTD.shape
+        attributes_FAD = self.condense(tokens_BNTD.transpose(1, 2).flatten(0, 1))
+        attributes_BATD = attributes_FAD.unflatten(0, (batch, frames)).transpose(1, 2)
+        mixed = self.attention(self.norm(attributes_BATD).flatten(0, 1))
+        mixed_BTAD = mixed.view(attributes_BATD.shape).transpose(1, 2)
+        expanded_FND = self.fc(self.expand(mixed_BTAD.flatten(0, 1)))
+        return expanded_FND.unflatten(0, (batch, frames)).transpose(1, 2)
+
+
+class STA(nn.Module):
+    """Spatio-temporal aggregation (Eq. 3) and the Transformer's MLP, all pre-norm.
+
+    With alpha = beta = 1 it is a divided space-time layer of TimeSformer.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.temporal = self.temporal_branch(config)
+        self.alpha = nn.Parameter(torch.ones(1))
+        self.spatial_norm = layer_norm(config)
+        self.spatial = Attention(config)
+        self.beta = nn.Parameter(torch.ones(1))
+        self.mlp_norm = layer_norm(config)
+        self.mlp = MLP(config)
+
+    def temporal_branch(self, config: ModelConfig) -> nn.Module:
+        """What mixes over time: (B, N, T, D) -> residual of that shape."""
+        return TemporalBranch(config)
+
+    def forward(self, tokens_BNTD: Tensor, class_BD: Tensor, keep_B3: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, T, D) and class token (B, D) -> the same.
+
+        Args:
+            keep_B3: Drop path: multipliers of the temporal, spatial and MLP residual of each clip; None is ones.
+        """
+        keep_t, keep_s, keep_m = (None, None, None) if keep_B3 is None else keep_B3.unbind(1)
+        _, positions, frames, _ = tokens_BNTD.shape
+
+        tokens_BNTD = tokens_BNTD + self.alpha * drop(self.temporal(tokens_BNTD), keep_t)
+
+        copies_BT1D = class_BD[:, None, None].expand(-1, frames, -1, -1)
+        joined_BTMD = torch.cat([copies_BT1D, tokens_BNTD.transpose(1, 2)], dim=2)
+        mixed = self.spatial(self.spatial_norm(joined_BTMD).flatten(0, 1)).view_as(joined_BTMD)
+        to_copies_BT1D, to_tokens_BTND = (self.beta * drop(mixed, keep_s)).split([1, positions], dim=2)
+        tokens_BNTD = tokens_BNTD + to_tokens_BTND.transpose(1, 2)
+        class_BD = class_BD + to_copies_BT1D.mean((1, 2))
+
+        tokens_BNTD = tokens_BNTD + drop(self.mlp(self.mlp_norm(tokens_BNTD)), keep_m)
+        class_BD = class_BD + drop(self.mlp(self.mlp_norm(class_BD)), keep_m)
+        return tokens_BNTD, class_BD
+
+
+class AttributeSTA(STA):
+    """A-STA: an STA whose frames exchange attributes, not patches (Sec. III-C, Fig. 3b).
+
+    alpha starts at 0: random proxies must not disturb pretrained tokens. In the very first step, then, alpha alone
+    of the temporal part has a gradient other than zero.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        nn.init.zeros_(self.alpha)
+
+    def temporal_branch(self, config: ModelConfig) -> nn.Module:
+        return AttributeTemporalBranch(config)
+
+
+def drop(residual: Tensor, keep_B: Tensor | None) -> Tensor:
+    """Multiply each clip's residual by its number; None is ones."""
+    if keep_B is None:
+        return residual
+    return residual * keep_B.view(-1, *[1] * (residual.dim() - 1))

@@ -1,0 +1,60 @@
+"""The stem: pixels become tokens. Normalisation happens here, on the device, so that clips travel as uint8.
+
+Shapes: B clips, T frames, H x W pixels, C colours, N patches a frame, K = 3 P^2 numbers in a patch, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mstat.config import ModelConfig
+
+INIT_STD = 0.02
+
+
+def patch_grid(config: ModelConfig) -> tuple[int, int]:
+    """Rows and columns of patches in a frame; N is their product."""
+    height, width = config.image_size
+    return height // config.patch_size, width // config.patch_size
+
+
+class Stem(nn.Module):
+    """Patch embedding, spatial position, temporal patch shuffling, and the first class token (Sec. III-A, III-E).
+
+    There is no temporal position: the model does not know the order of the frames.
+
+    A patch is laid out as (colour, row, column) and embedded by a linear layer, so its weight is the (D, 3, P, P)
+    kernel of a convolutional patch embedding, flattened.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.grid = patch_grid(config)
+        self.patch_size = config.patch_size
+        self.patch = nn.Linear(3 * config.patch_size**2, config.width)
+        self.position = nn.Parameter(torch.empty(self.grid[0] * self.grid[1], config.width))
+        self.class_token = nn.Parameter(torch.empty(config.width))
+        nn.init.trunc_normal_(self.position, std=INIT_STD)
+        nn.init.trunc_normal_(self.class_token, std=INIT_STD)
+        # Saved with the weights: which normalisation is right depends on where those come from.
+        self.register_buffer("pixel_mean", torch.full((3,), 0.5))
+        self.register_buffer("pixel_std", torch.full((3,), 0.5))
+
+    def forward(self, frames_BTHWC: Tensor, tps_BTN: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Uint8 frames -> tokens (B, N, T, D) and class token (B, D). `tps_BTN`: source frame of each token."""
+        batch, frames = frames_BTHWC.shape[:2]
+        (rows, columns), side = self.grid, self.patch_size
+        patches = frames_BTHWC.reshape(batch, frames, rows, side, columns, side, 3).permute(0, 2, 4, 1, 6, 3, 5)
+        patches_BNTCP = patches.reshape(batch, rows * columns, frames, 3, side * side)
+        if tps_BTN is not None:
+            # Embedding and position treat every frame alike, so shuffling the bytes is shuffling the tokens,
+            # and costs neither float traffic nor a backward pass.
+            source_BNT11 = tps_BTN.transpose(1, 2)[..., None, None]
+            patches_BNTCP = torch.take_along_dim(patches_BNTCP, source_BNT11, dim=2)
+        pixels_BNTCP = (patches_BNTCP - 255 * self.pixel_mean[:, None]) / (255 * self.pixel_std[:, None])
+        tokens_BNTD = self.patch(pixels_BNTCP.flatten(3)) + self.position[:, None]
+        return tokens_BNTD, self.class_token.expand(batch, -1)
