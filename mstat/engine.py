@@ -45,6 +45,15 @@ def _deepspeed_config(stage: int, config: Config) -> dict[str, Any]:
     }
 
 
+def _deepspeed_on_cpu() -> None:
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed.ops
+
+    # Its shared-memory collectives are compiled at the first start, for a minute, and a start that is killed meanwhile
+    # leaves a lock on which every later one waits for ever. gloo does the same work.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
 class Engine:
     """One process of a run: where it is among the others, and how its module is trained."""
 
@@ -54,7 +63,7 @@ class Engine:
         plugin, stage = None, 0
         if deepspeed:
             if on_cpu:
-                os.environ.setdefault("DS_ACCELERATOR", "cpu")
+                _deepspeed_on_cpu()
             stage = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
             # The launcher's list of fields in its YAML; Accelerate refuses them beside a whole configuration.
             os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mstat.precision import at_least_fp32
+
 
 def cross_entropy(logits_BC: Tensor, labels_B: Tensor, smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy of the batch, a scalar in fp32 (fp64 for fp64 logits).
@@ -19,5 +21,4 @@ def cross_entropy(logits_BC: Tensor, labels_B: Tensor, smoothing: float = 0.0) -
         smoothing: Share of the target that is spread evenly over all C classes.
     """
     with torch.autocast(logits_BC.device.type, enabled=False):
-        wide_BC = logits_BC if logits_BC.dtype == torch.float64 else logits_BC.float()
-        return F.cross_entropy(wide_BC, labels_B, label_smoothing=smoothing)
+        return F.cross_entropy(at_least_fp32(logits_BC), labels_B, label_smoothing=smoothing)

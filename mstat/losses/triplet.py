@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mstat.precision import at_least_fp32
+
 
 def batch_hard(features_BD: Tensor, pids_B: Tensor, margin: float | None = 0.3) -> Tensor:
     """BatchHard triplet loss on Euclidean distances of features as they are (not normalised), a scalar.
@@ -45,7 +47,7 @@ def batch_hard_distances(features_BD: Tensor, pids_B: Tensor) -> tuple[Tensor, T
             f"features {tuple(features_BD.shape)} and pids {tuple(pids_B.shape)} must have shapes (B, D) and (B,)"
         )
     with torch.autocast(features_BD.device.type, enabled=False):
-        wide_BD = features_BD if features_BD.dtype == torch.float64 else features_BD.float()
+        wide_BD = at_least_fp32(features_BD)
         same_BB = pids_B[:, None] == pids_B[None, :]
         other_BB = ~torch.eye(len(pids_B), dtype=torch.bool, device=pids_B.device)
         # From differences, not from inner products: |a|^2 + |b|^2 - 2ab loses all digits of near neighbours.

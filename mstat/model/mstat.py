@@ -21,6 +21,7 @@ from mstat.model.noise import RESIDUALS_PER_BLOCK
 from mstat.model.proxies import AAP, IAP
 from mstat.model.sta import STA, AttributeSTA
 from mstat.model.tokens import INIT_STD, Stem
+from mstat.precision import at_least_fp32
 
 NO_DECAY = {"bias", "alpha", "beta", "position", "class_token", "proxies", "keys", "values"}
 
@@ -142,7 +143,7 @@ class MSTAT(nn.Module):
         attributes, tokens_BNTD, class_BD = self.stage1(tokens_BNTD, class_BD, keep1)
         identity = self.stage2(tokens_BNTD, class_BD, keep2)
         attribute_identity = self.stage3(tokens_BNTD, None, keep3)
-        return attributes.float(), identity.float(), attribute_identity.float()
+        return at_least_fp32(attributes), at_least_fp32(identity), at_least_fp32(attribute_identity)
 
     @torch.no_grad()
     def embed(self, frames: np.ndarray | Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mstat.config import ModelConfig
 from mstat.model.attention import MLP, layer_norm
 from mstat.model.tokens import INIT_STD
+from mstat.precision import at_least_fp32
 
 
 def anisotropic_(proxies: Tensor) -> Tensor:
@@ -73,7 +74,7 @@ class IAP(nn.Module):
         q_BhdS = self.query(self.norm(x_BSD)).unflatten(-1, (self.num_heads, -1)).permute(0, 2, 3, 1)
         k_hMd = self.keys.unflatten(1, (self.num_heads, -1)).transpose(0, 1)
         v_hMd = self.values.unflatten(1, (self.num_heads, -1)).transpose(0, 1)
-        logits_BhMS = (k_hMd / k_hMd.shape[2] ** 0.5 @ q_BhdS).float()
+        logits_BhMS = at_least_fp32(k_hMd / k_hMd.shape[2] ** 0.5 @ q_BhdS)
         class_map_BhM = double_norm_of_class_row(logits_BhMS, self.norm_order)
         recoded_Bhd = (class_map_BhM[:, :, None] @ v_hMd)[:, :, 0]
         class_BD = x_BSD[:, 0] + self.proj(recoded_Bhd.flatten(1))

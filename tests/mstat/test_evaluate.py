@@ -1,0 +1,89 @@
+"""Evaluation: sharded extraction and counting give what a plain loop over tracklets gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import shards
+from mstat.config import Config
+from mstat.configure import load_config
+from mstat.data.clips import evaluation_clips
+from mstat.engine import Engine
+from mstat.evaluate import Trial, score
+from mstat.metrics import cmc_map
+from mstat.model import MSTAT
+from shards.records import Role
+
+
+@pytest.fixture(params=["sample", "clips"])
+def config(request: pytest.FixtureRequest, tiny_config: Path) -> Config:
+    return load_config(tiny_config, ["--eval.mode", request.param, "--data.num_workers", "0"])
+
+
+def test_features_and_scores_equal_a_plain_loop(config: Config) -> None:
+    """Each tracklet's clips embedded one by one and averaged; all seven subsets of stages; junk does not count."""
+    reader = shards.open(config.data.shards)
+    torch.manual_seed(0)
+    model = MSTAT(config.model)
+    engine = Engine(config)
+    trial = Trial(engine, reader, config)
+    parts = trial.extract(model)
+    for row in range(0, len(trial.tracklets), 7):
+        tracklet = int(trial.tracklets[row])
+        clips = evaluation_clips(int(reader.num_frames[tracklet]), config.eval, tracklet)
+        frames = np.stack([reader.frames(tracklet, numbers, size=config.model.image_size) for numbers in clips])
+        expected = model.embed(frames).mean(0)
+        torch.testing.assert_close(torch.cat([part[row] for part in parts]), expected, rtol=1e-4, atol=1e-5)
+
+    evaluation, _ = score(engine, model, reader, config)
+    assert set(evaluation["stages"]) == {"I", "II", "III", "I+II", "I+III", "II+III", "I+II+III"}
+    roles = reader.roles()
+    gallery, queries = trial.tracklets[: trial.num_gallery], trial.tracklets[trial.queries]
+    for name, chosen in (("II", [1]), ("I+III", [0, 2]), ("I+II+III", [0, 1, 2])):
+        features = torch.cat([parts[i] for i in chosen], dim=1)
+        expected = cmc_map(
+            features[trial.queries],
+            reader.pids[queries],
+            reader.camids[queries],
+            features[: trial.num_gallery],
+            reader.pids[gallery],
+            reader.camids[gallery],
+            junk=(roles[gallery] & Role.JUNK) > 0,
+        )
+        found = evaluation["stages"][name]
+        assert {key: found[key] for key in ("rank1", "num_query", "num_valid_query", "num_gallery")} == {
+            key: expected[key] for key in ("rank1", "num_query", "num_valid_query", "num_gallery")
+        }
+        assert found["mAP"] == pytest.approx(expected["mAP"], abs=1e-9)
+
+
+def test_rankings_are_the_hardest_queries_with_their_nearest(config: Config) -> None:
+    """Lowest average precision first; neighbours by falling similarity; right means the same identity."""
+    reader = shards.open(config.data.shards)
+    torch.manual_seed(0)
+    evaluation, rankings = score(Engine(config), MSTAT(config.model), reader, config)
+    queries = rankings["queries"]
+    assert len(queries) == 3
+    assert [query["ap"] for query in queries] == sorted(query["ap"] for query in queries)
+    assert queries[0]["ap"] <= evaluation["mAP"]
+    for query in queries:
+        similarities = [entry["similarity"] for entry in query["gallery"]]
+        assert similarities == sorted(similarities, reverse=True)
+        for entry in query["gallery"]:
+            tracklet = reader[entry["index"]]
+            assert (tracklet.key, tracklet.pid, tracklet.camid) == (entry["key"], entry["pid"], entry["camid"])
+            assert entry["correct"] == (tracklet.pid == query["pid"])
+            assert (tracklet.pid, tracklet.camid) != (query["pid"], query["camid"])
+        first = next((entry["rank"] for entry in query["gallery"] if entry["correct"]), None)
+        assert first == (query["first_hit"] if query["first_hit"] <= 10 else None)
+
+
+def test_a_protocol_without_queries_is_refused(config: Config, tiny_shards: Path) -> None:
+    """An unknown protocol names those there are."""
+    config.data.protocol = "offical"
+    with pytest.raises(ValueError, match="official"):
+        Trial(Engine(config), shards.open(tiny_shards), config)
