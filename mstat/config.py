@@ -116,6 +116,8 @@ class LossConfig:
         margin: Margin of the BatchHard triplet loss; null takes the soft margin log(1 + exp(x)).
         label_smoothing: Of the cross-entropy.
         triplet_weight: Weight of the metric loss of each stage.
+        metric_warmup_steps: Steps over which that weight rises linearly from 0. From scratch, hard mining before
+            features mean anything draws all clips onto one point; a pretrained start does not need it.
         cross_entropy_weight: Weight of the cross-entropy of each stage.
     """
 
@@ -123,6 +125,7 @@ class LossConfig:
     margin: float | None = 0.3
     label_smoothing: float = 0.1
     triplet_weight: float = 1.0
+    metric_warmup_steps: int = 0
     cross_entropy_weight: float = 1.0
 
 

@@ -21,6 +21,7 @@ from torch import nn
 
 from mstat.config import Config, OptimConfig
 from mstat.model import no_weight_decay
+from shards.parallel import available_cpus
 
 OPTIMIZER_FILE = "optimizer.pt"
 
@@ -83,6 +84,9 @@ class Engine:
                 DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             ],
         )
+        if on_cpu:
+            # `accelerate launch` leaves a process a single thread.
+            torch.set_num_threads(max(1, available_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
         if launched != self.accelerator.num_processes:
             raise ValueError(
                 f"{launched} processes were launched, but each believes in {self.accelerator.num_processes}: "
@@ -107,10 +111,10 @@ class Engine:
             clipping = self.wrapped.gradient_clipping()
             assert clipping == (self.config.optim.clip_grad_norm or 0.0), f"DeepSpeed clips gradients at {clipping}"
 
-    def losses(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def losses(self, batch: dict[str, torch.Tensor], metric_weight: float) -> dict[str, torch.Tensor]:
         """The losses of a batch, under the run's precision."""
         inputs = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        return self.wrapped(**inputs)
+        return self.wrapped(**inputs, metric_weight=metric_weight)
 
     def update(self, loss: torch.Tensor, lr: float) -> torch.Tensor:
         """Backward pass and one step of the optimiser at rate `lr`; gives the gradient's norm before clipping."""
@@ -121,7 +125,7 @@ class Engine:
             self.wrapped.backward(loss)
             self.wrapped.step()
             return torch.as_tensor(self.wrapped.get_global_grad_norm())
-        self.accelerator.backward(loss)
+        loss.backward()  # accelerator.backward would divide by an accumulation set in the environment
         limit = self.config.optim.clip_grad_norm
         norm = self.accelerator.clip_grad_norm_(self.task.parameters(), float("inf") if limit is None else limit)
         self.optimizer.step()

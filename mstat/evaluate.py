@@ -74,10 +74,10 @@ class Trial:
             same=itself,
         )
 
-    def extract(self, embed: Embed) -> tuple[torch.Tensor, ...]:
+    def extract(self, embed: Embed, size: tuple[int, int]) -> tuple[torch.Tensor, ...]:
         """The parts of the features of this rank's tracklets, each (S, D of the part) fp32 on the CPU.
 
-        Every rank calls `embed` equally often: with ZeRO-3 each call is a collective.
+        Frames are resized to `size`. Every rank calls `embed` equally often: with ZeRO-3 each call is a collective.
         """
         start, stop = self.bounds
         num_clips = [self._num_clips(row) for row in range(len(self.tracklets))]
@@ -86,7 +86,7 @@ class Trial:
             sum(len(self._batches(tile, last, num_clips)) for tile in range(first, last, TILE))
             for first, last in self.slices
         )
-        dataset = EvaluationBatches(self.reader, self.tracklets.tolist(), batches, self.config)
+        dataset = EvaluationBatches(self.reader, self.tracklets.tolist(), batches, self.config, size)
         on_gpu = self.engine.device.type == "cuda"
         workers = min(self.config.data.num_workers, len(batches))
         features: torch.Tensor | None = None
@@ -101,8 +101,7 @@ class Trial:
                 kept = batch["rows_B"] >= 0
                 features.index_add_(0, batch["rows_B"][kept] - start, joined[kept])
             for _ in range(most - len(batches)):
-                height, width = self.config.model.image_size
-                shape = (self.config.eval.batch_size, self.config.eval.num_frames, height, width, 3)
+                shape = (self.config.eval.batch_size, self.config.eval.num_frames, *size, 3)
                 parts = embed(torch.zeros(shape, dtype=torch.uint8, device=self.engine.device))
                 dims = [part.shape[1] for part in parts]
         if features is None:
@@ -143,7 +142,7 @@ def score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> tuple
     protocol = reader.protocol(config.data.protocol)
     split = config.data.split or protocol.splits[0]
     cmc_only = protocol.cmc_only
-    parts = trial.extract(model)
+    parts = trial.extract(model, config.model.image_size)
     stages = {}
     for size in (1, 2, 3):
         for chosen in combinations(range(len(STAGES)), size):
@@ -193,7 +192,8 @@ def _baselines(trial: Trial, config: Config, cmc_only: bool) -> dict[str, Any]:
     untrained = MSTAT(config.model).to(trial.engine.device)
     if config.model.init:
         load_pretrained(untrained, Path(config.model.init))
-    found = {"untrained": _summary(trial.rank(_join(trial.extract(untrained), config.eval.stage_norm))[0], cmc_only)}
+    parts = trial.extract(untrained, config.model.image_size)
+    found = {"untrained": _summary(trial.rank(_join(parts, config.eval.stage_norm))[0], cmc_only)}
 
     def histograms(frames_BTHWC: torch.Tensor) -> list[torch.Tensor]:
         clips = frames_BTHWC.cpu().numpy()
@@ -202,7 +202,8 @@ def _baselines(trial: Trial, config: Config, cmc_only: bool) -> dict[str, Any]:
             for stripes in HISTOGRAMS.values()
         ]
 
-    for name, part in zip(HISTOGRAMS, trial.extract(histograms), strict=True):
+    height, width = trial.reader.frames(int(trial.tracklets[0]), [0]).shape[1:3]  # as stored, not as the model sees it
+    for name, part in zip(HISTOGRAMS, trial.extract(histograms, (height, width)), strict=True):
         found[name] = _summary(trial.rank(part)[0], cmc_only)
     return found
 

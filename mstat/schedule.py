@@ -1,10 +1,10 @@
-"""The learning rate as a pure function of the step: nothing to save, nothing to replay."""
+"""Learning rate and loss weight as pure functions of the step: nothing to save, nothing to replay."""
 
 from __future__ import annotations
 
 import math
 
-from mstat.config import OptimConfig, ScheduleConfig
+from mstat.config import LossConfig, OptimConfig, ScheduleConfig
 
 PAPER_BATCH = 24  # clips; what `optim.lr_scaling` refers to
 
@@ -21,3 +21,10 @@ def learning_rate(
         return base * schedule.gamma ** (step // steps_per_epoch // schedule.step_epochs)
     progress = (step - schedule.warmup_steps) / max(num_steps - schedule.warmup_steps, 1)
     return base * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def metric_weight(loss: LossConfig, *, step: int) -> float:
+    """Weight of the metric loss at a step counted from 0."""
+    if step >= loss.metric_warmup_steps:
+        return loss.triplet_weight
+    return loss.triplet_weight * step / loss.metric_warmup_steps

@@ -47,7 +47,12 @@ class Task(nn.Module):
         )
 
     def forward(
-        self, frames_BTHWC: torch.Tensor, tps_BTN: torch.Tensor, keep_BR: torch.Tensor, labels_n: torch.Tensor
+        self,
+        frames_BTHWC: torch.Tensor,
+        tps_BTN: torch.Tensor | None,
+        keep_BR: torch.Tensor | None,
+        labels_n: torch.Tensor,
+        metric_weight: float,
     ) -> dict[str, torch.Tensor]:
         """Losses of the global batch: `loss` (their weighted sum) and `loss/<stage>/<term>`, fp32 scalars."""
         features = torch.cat(self.model(frames_BTHWC, tps_BTN, keep_BR), dim=1)
@@ -59,6 +64,6 @@ class Task(nn.Module):
                 losses[f"loss/{stage}/cross_entropy"] = cross_entropy(logits, labels_n, self.config.label_smoothing)
                 if self.config.metric == "batch_hard":
                     losses[f"loss/{stage}/triplet"] = batch_hard(features_nD, labels_n, self.config.margin)
-        weights = {"cross_entropy": self.config.cross_entropy_weight, "triplet": self.config.triplet_weight}
+        weights = {"cross_entropy": self.config.cross_entropy_weight, "triplet": metric_weight}
         total = torch.stack([weights[name.rsplit("/", 1)[1]] * loss for name, loss in losses.items()]).sum()
         return {"loss": total, **losses}

@@ -24,7 +24,7 @@ from mstat.export import export
 from mstat.model.pretrained import load_pretrained
 from mstat.report.progress import Progress
 from mstat.run import Journal, NotFiniteError, write_environment, write_state
-from mstat.schedule import learning_rate
+from mstat.schedule import learning_rate, metric_weight
 from mstat.task import Task
 from shards.read import Reader
 from shards.records import Role
@@ -53,7 +53,13 @@ def train(config: Config, engine: Engine) -> None:
         load_pretrained(task.model, Path(config.model.init))
     engine.prepare(task)
 
-    facts = {"distributed": engine.kind, "shards": reader.checksum, "optimizer": config.optim.name}
+    facts = {
+        "distributed": engine.kind,
+        "shards": reader.checksum,
+        "optimizer": config.optim.name,
+        "seed": config.seed,
+        "batch": f"{config.batch.num_identities} x {config.batch.num_tracklets}",
+    }
     if config.resume == "never" and engine.from_main(bool(checkpoint.folders(run))):
         raise ValueError(f"{run}: holds checkpoints and --resume is never: give another --run folder")
     start = checkpoint.restore(engine, run, facts)
@@ -78,7 +84,7 @@ def train(config: Config, engine: Engine) -> None:
                     steps_per_epoch=plan.steps_per_epoch,
                     batch_size=plan.size,
                 )
-                losses = engine.losses(batch)
+                losses = engine.losses(batch, metric_weight(config.loss, step=step))
                 grad_norm = engine.update(losses["loss"], lr)
                 done = step + 1
                 epoch = step // plan.steps_per_epoch

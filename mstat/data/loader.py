@@ -58,17 +58,23 @@ class EvaluationBatches(Dataset[Arrays]):
     product has one shape), and rows_B int64: the place of each clip's tracklet in `tracklets`, -1 for a filler.
     """
 
-    def __init__(self, reader: Reader, tracklets: Sequence[int], batches: list[list[tuple[int, int]]], config: Config):
-        self.reader, self.tracklets, self.batches, self.config = reader, tracklets, batches, config
+    def __init__(
+        self,
+        reader: Reader,
+        tracklets: Sequence[int],
+        batches: list[list[tuple[int, int]]],
+        config: Config,
+        size: tuple[int, int],
+    ) -> None:
+        self.reader, self.tracklets, self.batches, self.config, self.size = reader, tracklets, batches, config, size
 
     def __getitem__(self, number: int) -> Arrays:
         clips = self.batches[number]
-        size = self.config.model.image_size
         frames = []
         for row, clip in clips:
             tracklet = int(self.tracklets[row])
             numbers = evaluation_clips(int(self.reader.num_frames[tracklet]), self.config.eval, tracklet)[clip]
-            frames.append(self.reader.frames(tracklet, numbers, size=size))
+            frames.append(self.reader.frames(tracklet, numbers, size=self.size))
         filler = self.config.eval.batch_size - len(clips)
         rows = [row for row, _ in clips] + [-1] * filler
         stacked = np.stack(frames + [frames[-1]] * filler)

@@ -112,7 +112,8 @@ class MSTAT(nn.Module):
         self.stage3 = IdentityStage(config, stage3, iap=config.iap in ("III", "both"), new_class_token=True)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=INIT_STD)
+                # Xavier fits any width; a fixed std of 0.02 all but mutes the branches of a narrow model.
+                nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 

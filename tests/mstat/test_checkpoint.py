@@ -24,7 +24,7 @@ def engine(seed: int = 0) -> Engine:
     made = Engine(config)
     made.prepare(Task(config, CLASSES))
     frames = torch.randint(0, 256, (len(LABELS), 2, 32, 16, 3), dtype=torch.uint8)
-    batch = {"frames_BTHWC": frames, "tps_BTN": None, "keep_BR": None, "labels_n": LABELS}
+    batch = {"frames_BTHWC": frames, "tps_BTN": None, "keep_BR": None, "labels_n": LABELS, "metric_weight": 1.0}
     made.update(made.wrapped(**batch)["loss"], lr=0.1)
     return made
 

@@ -31,7 +31,7 @@ def test_features_and_scores_equal_a_plain_loop(config: Config) -> None:
     model = MSTAT(config.model)
     engine = Engine(config)
     trial = Trial(engine, reader, config)
-    parts = trial.extract(model)
+    parts = trial.extract(model, config.model.image_size)
     for row in range(0, len(trial.tracklets), 7):
         tracklet = int(trial.tracklets[row])
         clips = evaluation_clips(int(reader.num_frames[tracklet]), config.eval, tracklet)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mstat.config import OptimConfig, ScheduleConfig
-from mstat.schedule import learning_rate
+from mstat.config import LossConfig, OptimConfig, ScheduleConfig
+from mstat.schedule import learning_rate, metric_weight
 
 
 def rate(step: int, schedule: ScheduleConfig, optim: OptimConfig | None = None, batch_size: int = 24) -> float:
@@ -34,3 +34,10 @@ def test_scaling_with_the_batch(rule: str, expected: float) -> None:
     """A batch of 96 clips is four of the paper's."""
     optim = OptimConfig(lr=1.0, lr_scaling=rule)  # type: ignore[arg-type]
     assert rate(0, ScheduleConfig(), optim, batch_size=96) == expected
+
+
+def test_the_metric_loss_comes_in_slowly_where_asked() -> None:
+    """From 0, linearly, to its weight; at once by default."""
+    assert metric_weight(LossConfig(), step=0) == 1
+    slow = LossConfig(triplet_weight=2.0, metric_warmup_steps=4)
+    assert [metric_weight(slow, step=step) for step in (0, 1, 3, 4, 100)] == [0, 0.5, 1.5, 2, 2]

@@ -32,7 +32,7 @@ def losses_and_gradients(bnneck: bool) -> tuple[dict[str, torch.Tensor], dict[st
     frames = torch.randint(0, 256, (CLIPS, FRAMES, 32, 16, 3), dtype=torch.uint8)
     frames[1] = frames[0]
     start, stop = slice_bounds(CLIPS, world_size, rank)
-    losses = task(frames[start:stop], None, None, LABELS)
+    losses = task(frames[start:stop], None, None, LABELS, 1.0)
     losses["loss"].backward()
     gradients = {}
     for name, parameter in task.named_parameters():
@@ -59,9 +59,8 @@ def test_every_stage_has_its_losses_and_their_sum_is_the_loss() -> None:
     """Three stages, two terms each, weighted as the settings say; every term is positive here."""
     torch.manual_seed(0)
     config = Config(model=SMALL)
-    config.loss.triplet_weight = 0.5
     frames = torch.randint(0, 256, (CLIPS, FRAMES, 32, 16, 3), dtype=torch.uint8)
-    losses = Task(config, CLASSES)(frames, None, None, LABELS)
+    losses = Task(config, CLASSES)(frames, None, None, LABELS, 0.5)
     terms = {name: loss.item() for name, loss in losses.items() if name != "loss"}
     assert set(terms) == {f"loss/{s}/{t}" for s in ("I", "II", "III") for t in ("cross_entropy", "triplet")}
     expected = sum(value * (0.5 if "triplet" in name else 1) for name, value in terms.items())
@@ -77,6 +76,6 @@ def test_losses_are_fp32_under_bf16() -> None:
     task.heads["I"].register_forward_hook(lambda _, inputs, out: seen.update(feature=inputs[0].dtype, logits=out.dtype))
     frames = torch.randint(0, 256, (CLIPS, FRAMES, 32, 16, 3), dtype=torch.uint8)
     with torch.autocast("cpu", torch.bfloat16):
-        losses = task(frames, None, None, LABELS)
+        losses = task(frames, None, None, LABELS, 1.0)
     assert seen == {"block": torch.bfloat16, "feature": torch.float32, "logits": torch.float32}
     assert {loss.dtype for loss in losses.values()} == {torch.float32}

@@ -57,7 +57,7 @@ def test_a_reached_step_costs_no_replay(config: Config) -> None:
 def test_evaluation_batches_have_one_shape(config: Config) -> None:
     """The last clip is repeated to fill a batch, and its place is -1."""
     reader = shards.open(config.data.shards)
-    batch = EvaluationBatches(reader, [7, 9, 11], [[(0, 0), (2, 0)]], config)[0]
+    batch = EvaluationBatches(reader, [7, 9, 11], [[(0, 0), (2, 0)]], config, config.model.image_size)[0]
     assert batch["frames_BTHWC"].shape == (4, 4, 32, 16, 3)
     assert batch["rows_B"].tolist() == [0, 2, -1, -1]
     assert torch.equal(batch["frames_BTHWC"][1], batch["frames_BTHWC"][3])
