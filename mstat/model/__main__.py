@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import NamedTuple
 
 import torch
-import yaml  # type: ignore[import-untyped]
+import yaml
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
