@@ -29,7 +29,8 @@ EXPOSURE = 0.1  # between the darkest and the brightest camera
 FADE = 0.1  # share of grey in the palest camera
 GAMMA = 0.1  # between the flattest and the steepest camera
 CONTRAST = 0.06  # lost in the dullest camera
-GRAIN = ((4, 55.0), (8, 10.0))  # roughness of walls and ground: size in pixels of the canvas, grey levels
+# Roughness of walls and ground: size in pixels of the canvas, grey levels of light and of tint.
+GRAIN = ((3, 20.0, 34.0), (8, 8.0, 4.0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,8 +148,9 @@ def _panorama(rng: np.random.Generator) -> Image.Image:
             draw.rectangle((x, top, x + width, bottom), fill=colour)
         left = right
     rough = np.zeros((CANVAS_HEIGHT, PANORAMA_WIDTH, 3))
-    for size, strength in GRAIN:
-        grains = rng.normal(0.0, strength, (CANVAS_HEIGHT // size + 1, PANORAMA_WIDTH // size + 1, 3))
+    for size, light, tint in GRAIN:
+        cells = (CANVAS_HEIGHT // size + 1, PANORAMA_WIDTH // size + 1)
+        grains = rng.normal(0.0, light, (*cells, 1)) + rng.normal(0.0, tint, (*cells, 3))
         rough += grains.repeat(size, axis=0).repeat(size, axis=1)[:CANVAS_HEIGHT, :PANORAMA_WIDTH]
     grainy = (np.asarray(image, dtype=np.float64) + rough).clip(0, 255).astype(np.uint8)
     return Image.fromarray(grainy).filter(ImageFilter.GaussianBlur(1.0))
