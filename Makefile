@@ -17,7 +17,7 @@ train: $(VENV)/.train ## draw the synthetic set, shard it, train the small MSTAT
 	$(BIN)/accelerate launch --config_file configs/accelerate/single.yaml launch/train.py
 
 test: $(VENV)/.dev lint ## run all tests and the linters (15 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m "not gpu"
 
 test-gpu: $(VENV)/.dev ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

@@ -1,7 +1,8 @@
 """Does it learn? Three synthetic sets and training seeds that no choice was tuned on: `make bench-accuracy`.
 
 For each: draw and shard the set, train configs/synthetic.yaml on it, score the test identities beside the untrained
-model and two colour histograms. Writes benchmarks/accuracy_<hardware>_<date>.md. Finished runs are not repeated.
+model and two colour histograms. Writes benchmarks/accuracy_<hardware>_<date>.md. Finished runs of the same commit are
+not repeated.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ GOALS = {"untrained": 40.0, "histogram": 15.0}  # points of mAP that training mu
 
 def evaluate_seed(seed: int) -> dict[str, Any]:
     """evaluation.json of a run on the synthetic set of this seed, trained with this seed."""
-    shards, run = PROJECT / f"data/accuracy/seed-{seed}", PROJECT / f"runs/accuracy/seed-{seed}"
+    shards, run = (PROJECT / folder / "accuracy" / _commit() / f"seed-{seed}" for folder in ("data", "runs"))
     if not shards.exists():
         command = [sys.executable, "-m", "shards", "build", "synthetic", "--seed", str(seed), "--out", str(shards)]
         subprocess.run(command, check=True, cwd=PROJECT)

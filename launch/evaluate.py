@@ -17,6 +17,7 @@ from launch.common import report_errors
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="launch/evaluate.py",
+        allow_abbrev=False,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Any setting of launch/train.py may follow, as in --eval.num_frames 32 or --data.protocol NAME.",
@@ -35,10 +36,14 @@ def main() -> int:
         import shards
         from mstat.engine import Engine
         from mstat.evaluate import evaluate_run
+        from mstat.report.html import write_report
 
         engine = Engine(config)
         model = mstat.load(arguments.run).to(engine.device)
-        evaluate_run(engine, model, shards.open(config.data.shards), config)
+        reader = shards.open(config.data.shards)
+        evaluate_run(engine, model, reader, config)
+        if engine.is_main:
+            print(f"report: {write_report(arguments.run, reader)}")
         engine.close()
 
     return report_errors(command)

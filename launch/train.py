@@ -24,7 +24,7 @@ def main() -> int:
         from mstat.train import train
 
         engine = Engine(config)
-        if config.data.shards == DataConfig.shards and not Path(config.data.shards).exists():
+        if config.data.shards == DataConfig.shards and engine.from_main(not Path(config.data.shards).exists()):
             if engine.is_main:
                 build_synthetic(Path(config.data.shards))
             engine.barrier()

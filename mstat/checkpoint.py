@@ -29,13 +29,8 @@ def folders(run: Path) -> list[tuple[int, Path]]:
 
 
 def save(engine: Engine, run: Path, step: int, keep: int, facts: dict[str, Any]) -> Path:
-    """Write the checkpoint after `step` steps, if it is not there, and drop all but the `keep` newest.
-
-    Every rank calls it.
-    """
+    """Write the checkpoint after `step` steps and drop all but the `keep` newest. Every rank calls it."""
     final = run / "checkpoints" / f"step-{step:09d}"
-    if engine.from_main((final / META).is_file()):
-        return final
     aside = final.with_name("." + final.name)
     if engine.is_main:
         for rest in final.parent.glob(".step-*"):

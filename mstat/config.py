@@ -114,6 +114,8 @@ class LossConfig:
     Attributes:
         metric: Metric loss: `batch_hard` (the paper's), or `none` (Table V's first row).
         margin: Margin of the BatchHard triplet loss; null takes the soft margin log(1 + exp(x)).
+        unit_length: Take BatchHard's distances between features scaled to length 1 instead of as they are. From
+            scratch it keeps a small margin from shrinking all features towards one point.
         label_smoothing: Of the cross-entropy.
         triplet_weight: Weight of the metric loss of each stage.
         metric_warmup_steps: Steps over which that weight rises linearly from 0. From scratch, hard mining before
@@ -123,6 +125,7 @@ class LossConfig:
 
     metric: Literal["batch_hard", "none"] = "batch_hard"
     margin: float | None = 0.3
+    unit_length: bool = False
     label_smoothing: float = 0.1
     triplet_weight: float = 1.0
     metric_warmup_steps: int = 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -44,7 +46,50 @@ def parse(argv: Sequence[str], default_config: Path | None = None, **options: An
     if not files and default_config is not None:
         files = ["--config", str(default_config)]
     parsed = parser.instantiate(parser.parse_args(files + flags))
-    return Config(**{key: value for key, value in vars(parsed).items() if key != "config"})
+    config = Config(**{key: value for key, value in vars(parsed).items() if key != "config"})
+    if complaint := out_of_range(config):
+        parser.error(complaint)
+    return config
+
+
+# Smallest and largest value of the numbers that would otherwise fail late and unclearly.
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**63),
+    "data.num_workers": (0, 1024),
+    "batch.num_identities": (1, 2**31),
+    "batch.num_tracklets": (1, 2**31),
+    "clip.num_frames": (1, 2**31),
+    "clip.stride": (1, 2**31),
+    "clip.flip": (0, 1),
+    "clip.crop_padding": (0, 2**15),
+    "clip.erase": (0, 1),
+    "model.tps_probability": (0, 1),
+    "model.drop_path": (0, 0.999),
+    "loss.label_smoothing": (0, 0.999),
+    "loss.metric_warmup_steps": (0, 2**31),
+    "optim.lr": (0, math.inf),
+    "schedule.step_epochs": (1, 2**31),
+    "schedule.warmup_steps": (0, 2**31),
+    "train.epochs": (1, 2**31),
+    "train.save_every": (0, 2**31),
+    "train.keep": (1, 2**31),
+    "train.log_every": (1, 2**31),
+    "eval.num_frames": (1, 2**31),
+    "eval.batch_size": (1, 2**31),
+    "eval.num_rankings": (0, 2**31),
+    "eval.seed": (0, 2**63),
+}
+
+
+def out_of_range(config: Config) -> str | None:
+    """What is wrong with the numbers of a config, if anything."""
+    for key, (smallest, largest) in RANGES.items():
+        value = attrgetter(key)(config)
+        if not smallest <= value <= largest:
+            return f"{key} is {value}, it must be at least {smallest:g}" + (f" and at most {largest:g}" * (largest < 2))
+    if config.clip.crop_padding >= min(config.model.image_size):
+        return f"clip.crop_padding is {config.clip.crop_padding}, it must be less than model.image_size"
+    return None
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -61,6 +106,7 @@ def save_config(config: Config, path: Path) -> None:
 
 def _parser(**options: Any) -> jsonargparse.ArgumentParser:
     options.setdefault("usage", "%(prog)s [--config FILE] [--section.key VALUE ...]")
+    options.setdefault("allow_abbrev", False)  # a cut-off --config would slip past the order that `parse` keeps
     parser = _Parser(**options)
     parser.add_argument("--config", action="config", help="YAML with any of the settings below; flags change it")
     parser.add_class_arguments(Config, nested_key=None)
@@ -69,17 +115,20 @@ def _parser(**options: Any) -> jsonargparse.ArgumentParser:
 
 def _keys() -> list[str]:
     nested = asdict(Config())
-    return [key for key, value in nested.items() if not isinstance(value, dict)] + [
+    return list(nested) + [
         f"{section}.{key}" for section, values in nested.items() if isinstance(values, dict) for key in values
     ]
 
 
 def _with_nearest_key(message: str) -> str:
     in_group = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
-    unknown = re.search(r"unrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'", message)
-    if not unknown:
+    alone = re.search(r"unrecognized arguments: --([\w.]+)|Option '([\w.]+)' is not accepted", message)
+    if in_group:
+        key = ".".join(in_group.groups())
+    elif alone:
+        key = alone[1] or alone[2]
+    else:
         return message
-    key = ".".join(in_group.groups()) if in_group else unknown[1] or unknown[2]
     near = difflib.get_close_matches(key, _keys(), n=1, cutoff=0.4)
     return f"unknown setting {key!r}" + (
         f": did you mean {near[0]!r}?" if near else f"; there are: {', '.join(_keys())}"

@@ -1,6 +1,6 @@
 """The only file that knows Accelerate and DeepSpeed: processes, precision, the backward pass and the update.
 
-One process, DDP, and DeepSpeed ZeRO 0-3 are chosen by `accelerate launch` and its YAML; `train.precision` is ours.
+One process, DDP, and DeepSpeed ZeRO-1 to 3 are chosen by `accelerate launch` and its YAML; `train.precision` is ours.
 What each trap in here cost to find is told in docs/exactness.md.
 """
 
@@ -66,6 +66,8 @@ class Engine:
             if on_cpu:
                 _deepspeed_on_cpu()
             stage = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
+            if stage not in (1, 2, 3):
+                raise ValueError(f"zero_stage {stage}: take 1, 2 or 3, or ddp.yaml (ZeRO-0 is plain DDP)")
             # The launcher's list of fields in its YAML; Accelerate refuses them beside a whole configuration.
             os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)
             plugin = DeepSpeedPlugin(hf_ds_config=_deepspeed_config(stage, config))

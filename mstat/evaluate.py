@@ -28,7 +28,6 @@ from mstat.model import MSTAT
 from mstat.model.pretrained import load_pretrained
 from mstat.pairs import Pairs, make_pairs
 from mstat.ranking import gallery_slices, merge_top, rank_positives, top_ranks
-from mstat.report.html import write_report
 from mstat.report.progress import score_table
 from mstat.task import STAGES
 from shards.read import Reader
@@ -136,7 +135,9 @@ class Trial:
         return [clips[first : first + size] for first in range(0, len(clips), size)]
 
 
-def score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+def score(
+    engine: Engine, model: MSTAT, reader: Reader, config: Config, *, baselines: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Scores of a model by the run's protocol: what evaluation.json and rankings.json hold, the same on every rank."""
     trial = Trial(engine, reader, config)
     protocol = reader.protocol(config.data.protocol)
@@ -158,21 +159,20 @@ def score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> tuple
         **stages[name],
         "stages": stages,
     }
-    if config.eval.baselines:
+    if baselines:
         evaluation["baselines"] = _baselines(trial, config, cmc_only)
     rankings = {"protocol": protocol.name, "split": split, "queries": _rankings(trial, scores, nearest)}
     return evaluation, rankings
 
 
 def evaluate_run(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> dict[str, Any]:
-    """Score a model and leave evaluation.json, rankings.json and report.html in the run folder; print the scores."""
+    """Score a model, leave evaluation.json and rankings.json in the run folder and print the table of scores."""
     run = Path(config.run)
-    evaluation, rankings = score(engine, model, reader, config)
+    evaluation, rankings = score(engine, model, reader, config, baselines=config.eval.baselines)
     if engine.is_main:
         write_json(run / "evaluation.json", evaluation)
         write_json(run / "rankings.json", rankings)
         rich.print(score_table(evaluation))
-        print(f"report: {write_report(run, reader)}")
     engine.barrier()
     return evaluation
 

@@ -225,7 +225,7 @@ def _check_slice(query_BD: Tensor, gallery_SD: Tensor, start: int, total: int, t
             f"{tuple(gallery_SD.shape)} for the gallery"
         )
     stop = start + len(gallery_SD)
-    if stop > total or (len(gallery_SD) and (start % tile or (stop % tile and stop != total))):
+    if len(gallery_SD) and (stop > total or start % tile or (stop % tile and stop != total)):
         raise ValueError(
             f"gallery slice [{start}, {stop}) of {total} items is off the grid of {tile}: take it from gallery_slices"
         )

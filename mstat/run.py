@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -45,7 +46,7 @@ def write_environment(run: Path, world_size: int, shards_checksum: str) -> None:
     write_json(
         run / "environment.json",
         {
-            "command": " ".join(sys.argv),
+            "command": shlex.join(sys.argv),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions,
             "commit": _commit(),
@@ -85,7 +86,7 @@ class Journal:
             write_text(self.path, "".join(line + "\n" for line in lines if _step(line) <= start))
 
     def add(self, record: dict[str, Any]) -> None:
-        self.waiting.append({name: _start_copy(value) for name, value in record.items()})
+        self.waiting.append({k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in record.items()})
 
     def flush(self) -> list[dict[str, Any]]:
         """Write what waits; gives it as plain numbers.
@@ -109,10 +110,6 @@ class Journal:
                 if not float("-inf") < value < float("inf"):
                     raise NotFiniteError(f"step {record['step']}: {name} is {value}")
         return records
-
-
-def _start_copy(value: Any) -> Any:
-    return value.detach().to("cpu", non_blocking=True) if isinstance(value, torch.Tensor) else value
 
 
 def _step(line: str) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from mstat.config import Config
 from mstat.gather import gather
@@ -63,7 +64,8 @@ class Task(nn.Module):
                 logits = self.heads[stage](features_nD)
                 losses[f"loss/{stage}/cross_entropy"] = cross_entropy(logits, labels_n, self.config.label_smoothing)
                 if self.config.metric == "batch_hard":
-                    losses[f"loss/{stage}/triplet"] = batch_hard(features_nD, labels_n, self.config.margin)
+                    compared_nD = F.normalize(features_nD) if self.config.unit_length else features_nD
+                    losses[f"loss/{stage}/triplet"] = batch_hard(compared_nD, labels_n, self.config.margin)
         weights = {"cross_entropy": self.config.cross_entropy_weight, "triplet": metric_weight}
         total = torch.stack([weights[name.rsplit("/", 1)[1]] * loss for name, loss in losses.items()]).sum()
         return {"loss": total, **losses}

@@ -6,8 +6,10 @@ checkpoint; 3. metrics.jsonl is cut back to its step; 4. the loader starts at th
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +21,12 @@ from mstat.configure import save_config
 from mstat.data.loader import TrainingBatches, load
 from mstat.data.plan import Plan
 from mstat.engine import Engine
-from mstat.evaluate import evaluate_run, score
+from mstat.evaluate import Trial, evaluate_run, score
 from mstat.export import export
 from mstat.model.pretrained import load_pretrained
+from mstat.report.html import write_report
 from mstat.report.progress import Progress
+from mstat.report.scores import percent
 from mstat.run import Journal, NotFiniteError, write_environment, write_state
 from mstat.schedule import learning_rate, metric_weight
 from mstat.task import Task
@@ -50,76 +54,108 @@ def train(config: Config, engine: Engine) -> None:
     torch.manual_seed(config.seed)
     task = Task(config, len(plan.pids))
     if config.model.init:
-        load_pretrained(task.model, Path(config.model.init))
+        rows = load_pretrained(task.model, Path(config.model.init))
+        if engine.is_main:
+            unused = sum(row.ours == "dropped" for row in rows)
+            print(f"{config.model.init}: {len(rows)} tensors read, {unused} of them not used here")
     engine.prepare(task)
 
-    facts = {
-        "distributed": engine.kind,
-        "shards": reader.checksum,
-        "optimizer": config.optim.name,
-        "seed": config.seed,
-        "batch": f"{config.batch.num_identities} x {config.batch.num_tracklets}",
-    }
+    if config.train.eval_every is not None:
+        Trial(engine, reader, config)  # what cannot be scored is refused before the work, not after
+
+    facts = run_facts(config, engine, reader)
     if config.resume == "never" and engine.from_main(bool(checkpoint.folders(run))):
         raise ValueError(f"{run}: holds checkpoints and --resume is never: give another --run folder")
     start = checkpoint.restore(engine, run, facts)
+    if start > num_steps:
+        raise ValueError(f"{run}: has {start} steps, train.steps asks for {num_steps}: raise it, or give another --run")
     if engine.is_main:
         run.mkdir(parents=True, exist_ok=True)
         save_config(config, run / "config.yaml")
-        write_environment(run, engine.world_size, reader.checksum)
+        if start < num_steps:
+            write_environment(run, engine.world_size, reader.checksum)
         write_state(run, "running", start)
     engine.barrier()
-
-    journal = Journal(run, start, plan.size, engine.is_main)
-    dataset = TrainingBatches(reader, plan, config, engine.rank, engine.world_size)
-    loader = load(dataset, range(start, num_steps), config.data.num_workers, engine.device.type == "cuda")
     try:
-        with Progress(num_steps, start, engine.is_main) as progress:
-            for step, batch in enumerate(loader, start):
-                lr = learning_rate(
-                    config.optim,
-                    config.schedule,
-                    step=step,
-                    num_steps=num_steps,
-                    steps_per_epoch=plan.steps_per_epoch,
-                    batch_size=plan.size,
-                )
-                losses = engine.losses(batch, metric_weight(config.loss, step=step))
-                grad_norm = engine.update(losses["loss"], lr)
-                done = step + 1
-                epoch = step // plan.steps_per_epoch
-                journal.add({"step": done, "epoch": epoch, **losses, "lr": lr, "grad_norm": grad_norm})
-
-                saving = done == num_steps or _due(done, config.train.save_every)
-                if saving or _due(done, config.train.log_every):
-                    for record in journal.flush():  # stops here, on every rank, if something is not finite
-                        progress.update(record["step"], record)
-                if saving:
-                    checkpoint.save(engine, run, done, config.train.keep, facts)
-                    if engine.is_main:
-                        write_state(run, "running", done)
-                if done < num_steps and _due(done, config.train.eval_every):
-                    scores, _ = score(engine, task.model, reader, config)
-                    if engine.is_main:
-                        progress.say(f"step {done}: mAP {scores['mAP']:.1%}, rank-1 {scores['rank1']:.1%}")
-                        with (run / "evaluations.jsonl").open("a") as file:
-                            file.write(json.dumps({"step": done, **scores}) + "\n")
+        loop(config, engine, task, reader, plan, start, num_steps, facts)
+        weights = engine.weights()
+        if engine.is_main:
+            export(run, weights, config)
+        if config.train.eval_every is not None:
+            evaluate_run(engine, task.model, reader, config)
     except BaseException as error:
         good = checkpoint.folders(run)
         where = f"the last good checkpoint is {good[-1][1]}" if good else "there is no checkpoint yet"
-        if engine.is_main:
-            write_state(run, "failed", good[-1][0] if good else 0, f"{type(error).__name__}: {error}; {where}")
+        what = "stopped by Ctrl-C" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+        write_state(run, "failed", good[-1][0] if good else 0, f"{what}; {where}")
         if isinstance(error, NotFiniteError):
             raise NotFiniteError(f"{error}; {where}") from None
         raise
-
-    weights = engine.weights()
-    if engine.is_main:
-        export(run, weights, config)
-    if config.train.eval_every is not None:
-        evaluate_run(engine, task.model, reader, config)
     if engine.is_main:
         write_state(run, "done", num_steps)
+        print(f"report: {write_report(run, reader)}")
+
+
+def loop(
+    config: Config,
+    engine: Engine,
+    task: Task,
+    reader: Reader,
+    plan: Plan,
+    start: int,
+    num_steps: int,
+    facts: dict[str, Any],
+) -> None:
+    """The steps from `start` on: batch, losses, update, log, save, evaluate."""
+    run = Path(config.run)
+    journal = Journal(run, start, plan.size, engine.is_main)
+    dataset = TrainingBatches(reader, plan, config, engine.rank, engine.world_size)
+    loader = load(dataset, range(start, num_steps), config.data.num_workers, engine.device.type == "cuda")
+    with Progress(num_steps, start, engine.is_main) as progress:
+        for step, batch in enumerate(loader, start):
+            lr = learning_rate(
+                config.optim,
+                config.schedule,
+                step=step,
+                num_steps=num_steps,
+                steps_per_epoch=plan.steps_per_epoch,
+                batch_size=plan.size,
+            )
+            losses = engine.losses(batch, metric_weight(config.loss, step=step))
+            grad_norm = engine.update(losses["loss"], lr)
+            done = step + 1
+            epoch = step // plan.steps_per_epoch
+            journal.add({"step": done, "epoch": epoch, **losses, "lr": lr, "grad_norm": grad_norm})
+
+            saving = done == num_steps or _due(done, config.train.save_every)
+            if saving or _due(done, config.train.log_every):
+                for record in journal.flush():  # stops here, on every rank, if something is not finite
+                    progress.update(record["step"], record)
+            if saving:
+                checkpoint.save(engine, run, done, config.train.keep, facts)
+                if engine.is_main:
+                    write_state(run, "running", done)
+            if done < num_steps and _due(done, config.train.eval_every):
+                scores, _ = score(engine, task.model, reader, config, baselines=False)
+                if engine.is_main:
+                    progress.say(f"step {done}: mAP {percent(scores['mAP'])}, rank-1 {percent(scores['rank1'])}")
+                    with (run / "evaluations.jsonl").open("a") as file:
+                        file.write(json.dumps({"step": done, **scores}) + "\n")
+
+
+def run_facts(config: Config, engine: Engine, reader: Reader) -> dict[str, Any]:
+    """What a run must not change when it goes on from a checkpoint; JSON values."""
+    model = {name: value for name, value in dataclasses.asdict(config.model).items() if name != "init"}
+    return {
+        "distributed": engine.kind,
+        "shards": reader.checksum,
+        "protocol": config.data.protocol,
+        "split": config.data.split,
+        "optimizer": config.optim.name,
+        "seed": config.seed,
+        "batch": [config.batch.num_identities, config.batch.num_tracklets],
+        "model": json.loads(json.dumps(model)),
+    }
 
 
 def training_plan(reader: Reader, config: Config) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ model:
   num_prototypes: 4
 optim: {name: adamw, lr: 2.0e-3}
 train: {steps: 20, precision: "no", save_every: 5, log_every: 1}
-eval: {num_frames: 4, batch_size: 4, num_rankings: 3}
+eval: {num_frames: 4, batch_size: 4, num_rankings: 3, baselines: true}
 data: {num_workers: 1}
 """
 
@@ -79,7 +80,11 @@ def start(
 def run(command: str, arguments: Sequence[object], **options: Any) -> tuple[int, str]:
     """Exit status and all output of a launch."""
     process = start(command, arguments, **options)
-    output, _ = process.communicate(timeout=300)
+    try:
+        output, _ = process.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise AssertionError(f"no end after 300 s: {process.communicate()[0]}") from None
     return process.returncode, output
 
 

@@ -8,6 +8,8 @@ T frames, H, W, C = 3, N patches, R residual branches.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,7 +90,19 @@ def load(dataset: Dataset[Arrays], indices: Sequence[int], num_workers: int, pin
         # A fork server: forking this process itself, with its compute and communication threads, can hang.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["mstat.data.loader"])
-        options = {"multiprocessing_context": context, "prefetch_factor": 3}
+        options = {"multiprocessing_context": context, "prefetch_factor": 3, "worker_init_fn": _watch_trainer}
     return DataLoader(
         dataset, batch_size=None, sampler=indices, num_workers=num_workers, pin_memory=pin_memory, **options
     )
+
+
+def _watch_trainer(worker: int) -> None:
+    """End with the trainer, also where it is killed: torch watches a worker's parent, which is the fork server."""
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None
+
+    def wait() -> None:
+        trainer.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import sys
-from dataclasses import fields
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import yaml
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from mstat.config import ClipConfig, ModelConfig
+from mstat.config import Config, ModelConfig
+from mstat.configure import load_config
 from mstat.model.mstat import MSTAT
 
 PARTS = ("stem", "stage1.blocks", "stage1.aap", "stage2.blocks", "stage2.iap", "stage3.blocks", "stage3.iap")
@@ -56,31 +55,17 @@ def count(config: ModelConfig, num_frames: int) -> dict[str, Size]:
     return {part: Size(parameters[part], flops[part]) for part in parameters}
 
 
-def read_config(path: str) -> tuple[ModelConfig, ClipConfig]:
-    """The `model` and `clip` sections of a run's YAML; all else in it is for others to read."""
-    with open(path, encoding="utf-8") as file:
-        document = yaml.safe_load(file) or {}
-    for section, kind in (("model", ModelConfig), ("clip", ClipConfig)):
-        names = [field.name for field in fields(kind)]
-        document[section] = document.get(section) or {}
-        for key in document[section]:
-            if key not in names:
-                near = difflib.get_close_matches(key, names, n=1, cutoff=0)[0]
-                raise ValueError(f"{path}: {section}.{key} is no setting; the nearest is {section}.{near}")
-    return ModelConfig(**document["model"]), ClipConfig(**document["clip"])
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; exit status 0, or 2 where the config is bad."""
     parser = argparse.ArgumentParser(prog="python -m mstat.model", description=__doc__)
-    parser.add_argument("--config", help="YAML of a run; without it, the paper's model")
+    parser.add_argument("--config", type=Path, help="YAML of a run; without it, the paper's model")
     parser.add_argument("--frames", type=int, help="frames of a clip; without it, the config's clip.num_frames")
     options = parser.parse_args(arguments)
+    run = load_config(options.config) if options.config else Config()
+    config, frames = run.model, options.frames or run.clip.num_frames
     try:
-        config, clip = read_config(options.config) if options.config else (ModelConfig(), ClipConfig())
-        frames = options.frames or clip.num_frames
         sizes = count(config, frames)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     height, width = config.image_size

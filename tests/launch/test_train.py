@@ -45,9 +45,9 @@ def test_a_run_folder_holds_what_it_promises(reference: Path) -> None:
     assert evaluation["stages"]["I+II+III"]["mAP"] == evaluation["mAP"]
 
 
-@pytest.mark.parametrize("kind", ["ddp", "zero2"])
+@pytest.mark.parametrize("kind", ["ddp", "zero2", "zero3"])
 def test_two_processes_train_as_one(kind: str, reference: Path, tiny_config: Path, tmp_path: Path) -> None:
-    """DDP and ZeRO-2 on two processes: every loss of 20 steps to 1e-5, scores within 0.1 points."""
+    """DDP, ZeRO-2 and ZeRO-3 on two processes: every loss of 20 steps to 1e-5, scores within 0.1 points."""
     status, output = run("train", ["--config", tiny_config, "--run", tmp_path / "run"], accelerate=kind, processes=2)
     assert status == 0, output
     for ours, one in zip(metrics(tmp_path / "run"), metrics(reference), strict=True):
@@ -95,6 +95,23 @@ def test_a_killed_run_ends_with_the_same_weights(reference: Path, tiny_config: P
     assert ours.keys() == theirs.keys()
     assert all((ours[name] == theirs[name]).all() for name in ours)
     assert not list((folder / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model.num_heads", "4"], "made with model="),
+        (["--seed", "5"], "made with seed=0, this run has 5"),
+        (["--train.steps", "10"], "has 20 steps, train.steps asks for 10"),
+    ],
+)
+def test_a_finished_run_is_not_made_another(flags: list[str], message: str, reference: Path, tiny_config: Path) -> None:
+    """Going on with other settings than the checkpoint's is refused, and the run stays as it was."""
+    before = (reference / "state.json").read_bytes(), (reference / "model.safetensors").read_bytes()
+    status, output = run("train", ["--config", tiny_config, "--run", reference, *flags])
+    assert status != 0
+    assert message in output
+    assert before == ((reference / "state.json").read_bytes(), (reference / "model.safetensors").read_bytes())
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,10 @@ def test_every_config_of_the_project_is_valid(path: Path) -> None:
         (["--train.precision", "fp16"], "train.precision"),
         (["--optim.lr", "fast"], "optim.lr"),
         (["--config", "missing.yaml"], "missing.yaml"),
+        (["--train.step", "3"], "unknown setting 'train.step': did you mean 'train.steps'"),
+        (["--schedule.step_epochs", "0"], "schedule.step_epochs is 0, it must be at least 1"),
+        (["--clip.flip", "2"], "clip.flip is 2.0, it must be at least 0 and at most 1"),
+        (["--clip.crop_padding", "112"], "clip.crop_padding is 112"),
     ],
 )
 def test_bad_settings_are_one_line_and_exit_2(
@@ -67,9 +71,19 @@ def test_bad_settings_are_one_line_and_exit_2(
     assert error.count("\n") == 1
 
 
-def test_an_unknown_key_in_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The nearest valid key is named."""
-    (tmp_path / "bad.yaml").write_text("model: {widht: 64}\n")
+@pytest.mark.parametrize(
+    ("text", "wrong", "right"),
+    [
+        ("model: {widht: 64}", "model.widht", "model.width"),
+        ("optm: {lr: 1.0}", "optm.lr", "optim.lr"),
+        ("optm: 1", "optm", "optim"),
+    ],
+)
+def test_an_unknown_key_in_a_file_is_refused(
+    text: str, wrong: str, right: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The nearest valid key is named, in a section or instead of one."""
+    (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(SystemExit):
         load_config(tmp_path / "bad.yaml")
-    assert "unknown setting 'model.widht': did you mean 'model.width'" in capsys.readouterr().err
+    assert f"unknown setting {wrong!r}: did you mean {right!r}" in capsys.readouterr().err

@@ -39,7 +39,7 @@ def test_features_and_scores_equal_a_plain_loop(config: Config) -> None:
         expected = model.embed(frames).mean(0)
         torch.testing.assert_close(torch.cat([part[row] for part in parts]), expected, rtol=1e-4, atol=1e-5)
 
-    evaluation, _ = score(engine, model, reader, config)
+    evaluation, _ = score(engine, model, reader, config, baselines=False)
     assert set(evaluation["stages"]) == {"I", "II", "III", "I+II", "I+III", "II+III", "I+II+III"}
     roles = reader.roles()
     gallery, queries = trial.tracklets[: trial.num_gallery], trial.tracklets[trial.queries]
@@ -65,7 +65,7 @@ def test_rankings_are_the_hardest_queries_with_their_nearest(config: Config) -> 
     """Lowest average precision first; neighbours by falling similarity; right means the same identity."""
     reader = shards.open(config.data.shards)
     torch.manual_seed(0)
-    evaluation, rankings = score(Engine(config), MSTAT(config.model), reader, config)
+    evaluation, rankings = score(Engine(config), MSTAT(config.model), reader, config, baselines=False)
     queries = rankings["queries"]
     assert len(queries) == 3
     assert [query["ap"] for query in queries] == sorted(query["ap"] for query in queries)
@@ -82,8 +82,8 @@ def test_rankings_are_the_hardest_queries_with_their_nearest(config: Config) -> 
         assert first == (query["first_hit"] if query["first_hit"] <= 10 else None)
 
 
-def test_a_protocol_without_queries_is_refused(config: Config, tiny_shards: Path) -> None:
-    """An unknown protocol names those there are."""
+def test_an_unknown_protocol_is_refused(config: Config, tiny_shards: Path) -> None:
+    """The message names those there are."""
     config.data.protocol = "offical"
     with pytest.raises(ValueError, match="official"):
         Trial(Engine(config), shards.open(tiny_shards), config)

@@ -37,13 +37,15 @@ def crowd(num_query=23, num_gallery=101, dim=37):
     return query, gallery, make_pairs(*labels, junk=rng.random(num_gallery) < 0.1, same=[(0, 0), (4, 60)])
 
 
+@pytest.mark.parametrize("behind", [0, 50])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 20])
-def test_ranks_are_bitwise_the_same_over_any_number_of_ranks(world_size, monkeypatch):
-    """Slices of any number of ranks, some of them empty, add up to the ranks of one process, on every rank."""
+def test_ranks_are_bitwise_the_same_over_any_number_of_ranks(world_size, behind, monkeypatch):
+    """Slices of any number of ranks add up to the ranks of one process, on every rank; some slices are empty, and
+    some begin behind the gallery, where evaluation puts queries that are not in it."""
     monkeypatch.setattr(ranking, "BLOCK", 7)
     query, gallery, pairs = crowd()
     expected = rank_positives(query, gallery, 0, pairs, tile=8)
-    slices = gallery_slices(pairs.num_gallery, world_size, tile=8)
+    slices = gallery_slices(pairs.num_gallery + behind, world_size, tile=8)
 
     def one_rank(rank, reduce):
         start, stop = slices[rank]

@@ -29,8 +29,8 @@ EXPOSURE = 0.1  # between the darkest and the brightest camera
 FADE = 0.1  # share of grey in the palest camera
 GAMMA = 0.1  # between the flattest and the steepest camera
 CONTRAST = 0.06  # lost in the dullest camera
-# Roughness of walls and ground: size in pixels of the canvas, grey levels of light and of tint.
-GRAIN = ((3, 20.0, 34.0), (8, 8.0, 4.0))
+# Stones of walls and ground: size in pixels of the canvas, standard deviation of light and of tint in grey levels.
+GRAIN = ((8, 15.0, 33.0), (24, 8.0, 4.0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,9 +127,9 @@ def _shade(hue: float, saturation: float, value: float) -> Colour:
 
 
 def _panorama(rng: np.random.Generator) -> Image.Image:
-    """House fronts in rough plaster with doors, windows and posters, and the gravel before them.
+    """House fronts in mosaic with doors, windows and posters, and the paving before them.
 
-    The grain of plaster and gravel is finer than a model's patches and wider than a histogram's bins: a smooth wall
+    The stones are smaller than a model's patches, and their colours differ by more than a histogram's bins: a smooth wall
     would fill one bin, and a histogram would then know the camera and nothing else.
     """
     edge = int(rng.integers(150, 200))

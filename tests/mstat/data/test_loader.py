@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from mstat.config import Config
 from mstat.configure import load_config
 from mstat.data.loader import EvaluationBatches, TrainingBatches, load
 from mstat.train import training_plan
+from tests.conftest import PROJECT
 
 
 @pytest.fixture
@@ -61,3 +66,39 @@ def test_evaluation_batches_have_one_shape(config: Config) -> None:
     assert batch["frames_BTHWC"].shape == (4, 4, 32, 16, 3)
     assert batch["rows_B"].tolist() == [0, 2, -1, -1]
     assert torch.equal(batch["frames_BTHWC"][1], batch["frames_BTHWC"][3])
+
+
+def test_workers_end_with_a_killed_trainer(tiny_config: Path) -> None:
+    """SIGKILL of the process that reads leaves no worker and no fork server behind."""
+    code = f"""
+if __name__ == "__main__":
+    import multiprocessing, os, signal, sys
+    import shards
+    from pathlib import Path
+    from mstat.configure import load_config
+    from mstat.data.loader import TrainingBatches, load
+    from mstat.train import training_plan
+    config = load_config(Path({str(tiny_config)!r}))
+    reader = shards.open(config.data.shards)
+    dataset = TrainingBatches(reader, training_plan(reader, config), config, 0, 1)
+    batches = iter(load(dataset, range(100), 2, pin_memory=False))
+    next(batches)
+    print(*[worker.pid for worker in multiprocessing.active_children()], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    result = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False, cwd=PROJECT)
+    workers = [int(pid) for pid in result.stdout.split()]
+    assert result.returncode == -signal.SIGKILL
+    assert len(workers) == 2
+    deadline = time.monotonic() + 30
+    while any(alive(pid) for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits to be collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

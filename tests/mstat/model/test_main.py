@@ -66,11 +66,12 @@ def test_the_papers_model_has_166_million_parameters() -> None:
 
 
 def test_table_is_of_the_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Only `model` and `clip` of a run's YAML are read; the totals printed are theirs."""
+    """The totals printed are those of a run's YAML."""
     path = tmp_path / "run.yaml"
     path.write_text(
-        "run: somewhere\nclip: {num_frames: 3}\nmodel: {image_size: [32, 16], patch_size: 8, width: 32, num_heads: 4,"
-        " depths: [2, 2, 1], num_attributes: 5, num_temporal_attributes: 3, num_prototypes: 7}\n"
+        "run: somewhere\nclip: {num_frames: 3, crop_padding: 2}\n"
+        "model: {image_size: [32, 16], patch_size: 8, width: 32, num_heads: 4, depths: [2, 2, 1], num_attributes: 5,"
+        " num_temporal_attributes: 3, num_prototypes: 7}\n"
     )
     assert main(["--config", str(path)]) == 0
     printed = capsys.readouterr().out
@@ -85,5 +86,7 @@ def test_unknown_setting_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     """A misspelt field ends in status 2 and names the nearest valid one."""
     path = tmp_path / "run.yaml"
     path.write_text("model: {widht: 32}\n")
-    assert main(["--config", str(path)]) == 2
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--config", str(path)])
+    assert exit_info.value.code == 2
     assert "model.width" in capsys.readouterr().err
