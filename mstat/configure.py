@@ -129,7 +129,5 @@ def _with_nearest_key(message: str) -> str:
         key = alone[1] or alone[2]
     else:
         return message
-    near = difflib.get_close_matches(key, _keys(), n=1, cutoff=0.4)
-    return f"unknown setting {key!r}" + (
-        f": did you mean {near[0]!r}?" if near else f"; there are: {', '.join(_keys())}"
-    )
+    near = difflib.get_close_matches(key, ["config", *_keys()], n=1, cutoff=0.4)
+    return f"unknown setting {key!r}" + (f": did you mean {near[0]!r}?" if near else "; --help lists all")

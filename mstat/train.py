@@ -111,7 +111,7 @@ def loop(
     journal = Journal(run, start, plan.size, engine.is_main)
     dataset = TrainingBatches(reader, plan, config, engine.rank, engine.world_size)
     loader = load(dataset, range(start, num_steps), config.data.num_workers, engine.device.type == "cuda")
-    with Progress(num_steps, start, engine.is_main) as progress:
+    with Progress(num_steps, start, engine.is_main, every=2) as progress:
         for step, batch in enumerate(loader, start):
             lr = learning_rate(
                 config.optim,
@@ -129,8 +129,8 @@ def loop(
 
             saving = done == num_steps or _due(done, config.train.save_every)
             if saving or _due(done, config.train.log_every):
-                for record in journal.flush():  # stops here, on every rank, if something is not finite
-                    progress.update(record["step"], record)
+                *_, newest = journal.flush()  # stops here, on every rank, if something is not finite
+                progress.update(done, newest)
             if saving:
                 checkpoint.save(engine, run, done, config.train.keep, facts)
                 if engine.is_main:

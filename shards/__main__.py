@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from shards.parallel import available_cpus
-from shards.records import DataError
+from shards.records import DataError, UsageError
 from shards.sources import SOURCES
 from shards.sources.options import positive_int, size_HW
 
@@ -56,12 +56,13 @@ def _add_workers(command: argparse.ArgumentParser) -> None:
 
 def build(args: argparse.Namespace) -> int:
     """Make a folder of shards."""
-    from shards.write import DEFAULT_QUALITY, SCRATCH, Encoding, building, write
+    from shards.shard import DEFAULT_QUALITY, Encoding
+    from shards.write import SCRATCH, building, write
 
     if args.quality and not args.size:
-        raise ValueError("--quality is of re-encoded frames; give --size too")
+        raise UsageError("--quality is of re-encoded frames; give --size too")
     if args.quality and args.quality > 100:
-        raise ValueError(f"--quality {args.quality}: 1 to 100")
+        raise UsageError(f"--quality {args.quality}: 1 to 100")
     encoding = Encoding(args.size, args.quality or DEFAULT_QUALITY)
     with building(args.out) as folder:
         args.scratch = folder / SCRATCH
@@ -100,22 +101,23 @@ def info(args: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
     args = parser().parse_args(arguments)
+    again = "; what is finished is kept, the same command goes on from there" if args.command == "build" else ""
     try:
         return {"build": build, "verify": verify, "info": info}[args.command](args)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except (ValueError, FileExistsError) as error:
+    except (UsageError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # no space left, no permission: named with its file
-        print(f"error: {error}; what is finished is kept, the same command goes on from there", file=sys.stderr)
+        print(f"error: {error}{again}", file=sys.stderr)
         return 1
     except BrokenProcessPool:
         print("error: a worker was killed, for memory perhaps; start again with fewer --workers", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print(f"stopped{again}", file=sys.stderr)
         return 130
 
 

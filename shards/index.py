@@ -122,10 +122,12 @@ def load_description(folder: Path) -> tuple[Description, str]:
     return description, checksum
 
 
-def load_table(folder: Path) -> pa.Table:
-    """The index, memory-mapped. Raises DataError where it is missing or damaged."""
+def load_table(folder: Path, sha256: str) -> pa.Table:
+    """The index, memory-mapped. Raises DataError where it is missing or not the one of that SHA-256."""
     path = folder / INDEX_FILE
     try:
+        if file_sha256(path) != sha256:
+            raise DataError(f"{path}: changed since the build (SHA-256); bring it back, or build the set again")
         table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
         return table.select(SCHEMA.names).cast(SCHEMA)
     except (OSError, pa.ArrowException, KeyError) as error:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import rich.progress
@@ -115,7 +115,7 @@ def _watch(futures: Sequence[Future[Any]], progress: Progress, total: int) -> No
     with bar:
         task = bar.add_task("", total=total, rate=0.0)
         while pending:
-            done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
             rate = progress.frames.value / max(1e-3, time.monotonic() - began)
             bar.update(task, completed=progress.tracklets.value, rate=rate)
             for future in done:

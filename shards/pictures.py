@@ -1,11 +1,12 @@
 """Encoded pictures: is it one, decode it, encode it. The one file that knows of JPEG and PNG.
 
-Checks read headers only, so that a data set of a million frames is checked while it is copied.
+The check decodes every picture once, in grey: damage inside a picture shows nowhere but in its entropy-coded data.
 """
 
 from __future__ import annotations
 
 import io
+import re
 import struct
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import simplejpeg
 from PIL import Image
 
 MAX_PIXELS = 64_000_000  # more than any camera of these data sets; a damaged header must not ask for all the memory
+STRAY, MAX_STRAY = re.compile(r"(\d+) extraneous bytes"), 16  # libjpeg-turbo's message
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
@@ -24,23 +26,36 @@ def check(data: bytes) -> Literal["jpg", "png"]:
     """Return the file extension of a whole JPEG or PNG; raise ValueError with the reason where it is neither."""
     if not data:
         raise ValueError("zero bytes")
-    # Some writers pad their files; what follows the end marker may only be padding.
-    trimmed = data.rstrip(b"\0\r\n")
     if data.startswith(b"\xff\xd8"):
-        height, width = _jpeg_size(data)
-        extension: Literal["jpg", "png"] = "jpg"
-        whole = trimmed.endswith(b"\xff\xd9")
-    elif data.startswith(PNG_SIGNATURE):
-        height, width = _png_size(data)
-        extension = "png"
-        whole = trimmed.endswith(PNG_END)
-    else:
-        raise ValueError(f"neither JPEG nor PNG (starts with {data[:4].hex(' ')})")
+        _check_size(*_jpeg_size(data))
+        _check_jpeg(data)
+        return "jpg"
+    if data.startswith(PNG_SIGNATURE):
+        _check_size(*_png_size(data))
+        if PNG_END not in data:
+            raise ValueError("cut off: no PNG end marker")
+        _decode_png(data)
+        return "png"
+    raise ValueError(f"neither JPEG nor PNG (starts with {data[:4].hex(' ')})")
+
+
+def _check_size(height: int, width: int) -> None:
     if not 0 < height * width <= MAX_PIXELS:
         raise ValueError(f"its header says {height}x{width} pixels")
-    if not whole:
-        raise ValueError(f"cut off: no {'JPEG' if extension == 'jpg' else 'PNG'} end marker")
-    return extension
+
+
+def _check_jpeg(data: bytes) -> None:
+    if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):  # neither pair of bytes occurs within coded data
+        raise ValueError("cut off: no JPEG end marker")
+    try:
+        simplejpeg.decode_jpeg(data, "GRAY", strict=True)
+    except ValueError as error:
+        # A few stray bytes before a marker, which some cameras leave, harm no pixel; many are what is left over when
+        # the bytes before them were lost.
+        stray = STRAY.search(str(error))
+        if stray is None or int(stray[1]) > MAX_STRAY:
+            raise ValueError(f"damaged ({error})") from error
+        simplejpeg.decode_jpeg(data, "GRAY", strict=False)  # before the first scan even one is too many for it
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
@@ -71,6 +86,8 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 def _png_size(data: bytes) -> tuple[int, int]:
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise ValueError("cut off inside the PNG header")
+    if data[24] == 16:
+        raise ValueError("a PNG of 16 bits a channel; 8 are needed")
     width, height = struct.unpack_from(">II", data, 16)
     return height, width
 
@@ -86,12 +103,16 @@ def decode(data: bytes, size: tuple[int, int] | None = None) -> Uint8Array:
         # strict=False: like other readers, a stray byte between two segments is no reason to stop a training run.
         image = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width, min_factor=2, strict=False)
     else:
-        try:
-            with Image.open(io.BytesIO(data)) as picture:
-                image = np.asarray(picture.convert("RGB"))
-        except OSError as error:
-            raise ValueError(str(error)) from error
+        image = _decode_png(data)
     return image if size is None else resize(image, size)
+
+
+def _decode_png(data: bytes) -> Uint8Array:
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError) as error:  # Pillow calls a broken chunk a SyntaxError
+        raise ValueError(f"damaged ({error})") from error
 
 
 def resize(image_HW3: Uint8Array, size: tuple[int, int]) -> Uint8Array:

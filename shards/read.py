@@ -88,12 +88,7 @@ class Reader:
         self.facts = self.description.facts
         self._files = LocalFiles(self.path)
         self._check_shards()
-        self._table = index.load_table(self.path)
-        if len(self._table) != self.description.counts["tracklets"]:
-            raise DataError(
-                f"{self.path / index.INDEX_FILE}: {len(self._table)} rows where {index.DESCRIPTION_FILE} counts "
-                f"{self.description.counts['tracklets']}; build the set again"
-            )
+        self._table = index.load_table(self.path, self.description.index_sha256)
         self.pids: Int64Array = self._table["pid"].to_numpy()
         self.camids: Int64Array = self._table["camid"].to_numpy()
         self._shards: Int64Array = self._table["shard"].to_numpy()

@@ -17,6 +17,10 @@ class DataError(Exception):
     """Bad data, told in one line: the file, the key and the way out. The command line exits with 1."""
 
 
+class UsageError(ValueError):
+    """Options that do not fit each other or the data. The command line exits with 2; other ValueErrors are our bugs."""
+
+
 class Role(IntFlag):
     """What a tracklet is used for in one split. Query and gallery are independent: MARS's queries are both."""
 

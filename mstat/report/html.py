@@ -1,7 +1,7 @@
 """A run folder as one self-contained page: what was trained, how it went, how well it does and where it fails.
 
-A file that is missing or unreadable is named in the section that needs it; the report of a run that failed half-way
-is the one that is needed most.
+A file that is missing, unreadable or lacks a key is named in the section that needs it; the report of a run that
+failed half-way is the one that is needed most.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mstat.files import write_text
 from mstat.report import figures, page, scores
 from mstat.report.galleries import galleries
 from shards.records import DataError
@@ -40,17 +41,15 @@ def write_report(run: Path, reader: Reader | None = None) -> Path:
         f"{name} – MSTAT",
         _header(name, _read_json(run / "state.json"), environment, evaluation),
         [
-            page.section("scores", "Scores", _scores(evaluation)),
-            page.section("training", "Training", _training(run / "metrics.jsonl")),
-            page.section("cmc", "Cumulative matching", _cmc(evaluation)),
+            page.section("scores", "Scores", _shown("evaluation.json", _scores, evaluation)),
+            page.section("training", "Training", _shown("metrics.jsonl", _training, run / "metrics.jsonl")),
+            page.section("cmc", "Cumulative matching", _shown("evaluation.json", _cmc, evaluation)),
             page.section("galleries", "Ranked galleries", _galleries(run, environment, reader)),
             page.section("settings", "Configuration and environment", _settings(run, environment)),
         ],
     )
-    report, unfinished = run / "report.html", run / "report.html.tmp"
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(report)
-    return report
+    write_text(run / "report.html", text)
+    return run / "report.html"
 
 
 # Contents of a JSON file, or the sentence that says why there are none.
@@ -67,29 +66,41 @@ def _read_json(path: Path) -> Json:
     return content if isinstance(content, dict) else f"{path.name} cannot be read: it holds no JSON object."
 
 
+def _shown(file: str, make: Callable[..., str], *contents: Any) -> str:
+    """The HTML that `make` gives, or a note that the file does not hold what it should."""
+    try:
+        return make(*contents)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        return page.note(f"{file} cannot be shown: {what}.")
+
+
 def _header(name: str, state: Json, environment: Json, evaluation: Json) -> str:
-    parts = [f"<h1>{page.escape(name)}</h1>"]
-    if isinstance(state, str):
-        parts.append(page.note(state))
-    else:
-        reason = f" – {page.escape(state['reason'])}" if state.get("reason") else ""
-        word = page.escape(state["state"])
-        parts.append(f'<p><span class="state {word}">{word}</span> at step {page.escape(state["step"])}{reason}</p>')
-    about = []
-    if not isinstance(evaluation, str):
-        about.append(scores.title(evaluation))
+    parts = [f"<h1>{page.escape(name)}</h1>", _shown("state.json", _state, state)]
     if not isinstance(environment, str):
-        about.append(f"started {str(environment.get('started', 'at an unknown time'))[:10]}")
-    if about:
-        parts.append(f'<p class="soft">{page.escape(" · ".join(about))}</p>')
+        started = str(environment.get("started", "at an unknown time"))[:10]
+        parts.append(f'<p class="soft">{page.escape(f"Started {started}")}</p>')
     if not isinstance(evaluation, str):
-        numbers = [
-            f"<div><dt>{scores.COLUMNS[key]}</dt><dd>{scores.percent(evaluation[key])}<small> %</small></dd></div>"
-            for key in ("mAP", "rank1")
-            if evaluation.get(key) is not None
-        ]
-        parts.append(f'<dl class="headline">{"".join(numbers)}</dl>')
+        parts.append(_shown("evaluation.json", _headline, evaluation))
     return "\n".join(parts)
+
+
+def _state(state: Json) -> str:
+    if isinstance(state, str):
+        return page.note(state)
+    reason = f" – {page.escape(state['reason'])}" if state.get("reason") else ""
+    word = page.escape(state["state"])
+    return f'<p><span class="state {word}">{word}</span> at step {page.escape(state["step"])}{reason}</p>'
+
+
+def _headline(evaluation: Mapping[str, Any]) -> str:
+    numbers = [
+        f"<div><dt>{scores.COLUMNS[key]}</dt><dd>{scores.percent(evaluation[key])}<small> %</small></dd></div>"
+        for key in ("mAP", "rank1")
+        if evaluation.get(key) is not None
+    ]
+    title = page.escape(scores.title(evaluation))
+    return f'<p class="soft">{title}</p>\n<dl class="headline">{"".join(numbers)}</dl>'
 
 
 def _scores(evaluation: Json) -> str:
@@ -114,10 +125,9 @@ def _scores(evaluation: Json) -> str:
 
 
 def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], str]:
-    """Records in the order of steps, and a remark where lines were left out.
+    """Records in the order of steps, and a remark where lines were left out: a kill may cut one short.
 
-    A run that was killed and resumed logs some steps twice: the later line is the one whose weights lived on. A kill
-    may also cut a line short.
+    Of two lines of a step the later one counts. Every value is a number, finite or not, or None.
     """
     if not path.is_file():
         return [], f"{path.name} is not in the run folder."
@@ -125,8 +135,12 @@ def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], str]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
-            records[int(record["step"])] = record
-        except (ValueError, TypeError, KeyError):
+            step = int(record["step"])
+            for value in record.values():
+                if value is not None:
+                    math.isfinite(value)  # raises for what is no number, or an integer that no float holds
+            records[step] = {**record, "step": step}
+        except (ValueError, TypeError, KeyError, OverflowError):
             num_bad += 1
     remark = f"{path.name}: {num_bad} unreadable line(s) left out." if num_bad else ""
     return [records[step] for step in sorted(records)], remark if records else remark or f"{path.name} is empty."
@@ -189,7 +203,7 @@ def _galleries(run: Path, environment: Json, reader: Reader | None) -> str:
             raise DataError("the shards are not those of the run (another checksum)")
     except (DataError, OSError, ValueError) as error:
         reader, remark = None, page.note(f"No frames: {error}") + "\n"
-    return remark + galleries(rankings, reader)
+    return remark + _shown("rankings.json", galleries, rankings, reader)
 
 
 def _open_shards(config: Path) -> Reader:

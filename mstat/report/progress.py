@@ -1,7 +1,7 @@
 """The training loop as a person watches it: one live line on a terminal, plain lines in a log, a table at the end.
 
-The live line is redrawn from `update` alone and never from rich's own thread: loader processes are forked from the
-training process, and a fork while such a thread holds a lock would hang the child.
+The live line is redrawn from `update` alone and never from rich's own thread, so that nothing takes time from the
+training between two steps. (Loader workers come from a fork server: they would not mind a thread here.)
 """
 
 from __future__ import annotations

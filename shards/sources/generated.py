@@ -13,8 +13,6 @@ from pathlib import Path
 from shards.records import DataError, Source
 from shards.sources import mars
 
-SEED_FILE = "seed.txt"  # in the tree: what it was drawn from
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `build synthetic`."""
@@ -26,17 +24,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read(tree: Path, seed: int, workers: int = 2) -> Source:
-    """Draw the tree where it is missing and read it. Raises DataError where it was drawn from another seed."""
-    if not tree.exists():
-        from shards.sources.synthetic import write_synthetic
+    """Draw the tree where it is missing, or of an older generator, and read it.
 
-        drawing = tree.with_name(tree.name + ".drawing")
-        shutil.rmtree(drawing, ignore_errors=True)  # what a killed build left
-        drawing.parent.mkdir(parents=True, exist_ok=True)
-        write_synthetic(drawing, seed, workers=workers)
-        (drawing / SEED_FILE).write_text(f"{seed}\n")
-        drawing.rename(tree)
-    elif not (tree / SEED_FILE).is_file() or (tree / SEED_FILE).read_text().strip() != str(seed):
-        raise DataError(f"{tree}: not drawn from seed {seed}; remove it, or give another --tree")
+    Raises UsageError on a negative seed, DataError where the tree was drawn from another seed, or is none of ours.
+    """
+    from shards.sources import synthetic
+
+    if _is_outdated(tree, seed):
+        shutil.rmtree(tree)
+    if not tree.exists():
+        synthetic.write_synthetic(tree, seed, workers=workers)
     source = mars.read(tree, name="synthetic", partial=True)
     return replace(source, facts={"seed": str(seed)})
+
+
+def _is_outdated(tree: Path, seed: int) -> bool:
+    from shards.sources.synthetic import SEED_FILE, provenance
+
+    if not tree.exists():
+        return False
+    path = tree / SEED_FILE
+    drawn_from = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if not drawn_from.startswith(f"seed {seed}\n"):
+        raise DataError(f"{tree}: not drawn from seed {seed}; remove it, or give another --tree")
+    return drawn_from != provenance(seed)

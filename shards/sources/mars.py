@@ -130,7 +130,10 @@ def _load_mat(path: Path, key: str) -> IntArray:
     if key not in content:
         there = ", ".join(k for k in content if not k.startswith("__")) or "nothing"
         raise DataError(f"{path}: no variable {key} in it (there is: {there}); take the original")
-    return np.asarray(content[key]).astype(np.int64)
+    try:
+        return np.asarray(content[key]).astype(np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: {key} holds no whole numbers ({error}); take the original") from error
 
 
 def _row_names(info: Path, names_path: Path, number: int, row: Sequence[int], lines: list[str]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from shards.records import DataError, Frame, Protocol, Role, Source, SourceTracklet
+from shards.records import DataError, Frame, Protocol, Role, Source, SourceTracklet, UsageError
 from shards.sources.options import positive_int, size_HW
 
 MIN_SIDE = 4  # pixels; a box that the picture's edge leaves thinner than this shows nobody
@@ -102,18 +102,18 @@ def read(
 ) -> Source:
     """Decode the videos and cut out the tracks; crops are JPEGs of `crop_size` (H, W) in a file under `scratch`.
 
-    Raises ValueError on options that do not fit each other, DataError (with file and line) on a video that cannot be
+    Raises UsageError on options that do not fit each other, DataError (with file and line) on a video that cannot be
     decoded, a malformed row, or tracks that go on after their video has ended.
     """
     if len(videos) != len(tracks):
-        raise ValueError(f"{len(videos)} --video and {len(tracks)} --tracks; give one tracks file for each video")
+        raise UsageError(f"{len(videos)} --video and {len(tracks)} --tracks; give one tracks file for each video")
     if halve_tracks and len(videos) != 1:
-        raise ValueError(f"--halve-tracks makes two cameras of one video, and {len(videos)} are given; leave it out")
+        raise UsageError(f"--halve-tracks makes two cameras of one video, and {len(videos)} are given; leave it out")
     boxes = [parse_tracks(path) for path in tracks]
     pids = sorted({box.pid for rows in boxes for box in rows})
     test = set(pids[1::2] if test_identities is None else test_identities)
     if unknown := test.difference(pids):
-        raise ValueError(f"--test-identities {sorted(unknown)}: not in the tracks, which have {pids}")
+        raise UsageError(f"--test-identities {sorted(unknown)}: not in the tracks, which have {pids}")
 
     scratch.mkdir(parents=True, exist_ok=True)
     store = scratch / "crops"
@@ -140,7 +140,7 @@ def parse_tracks(path: Path) -> list[Box]:
     seen: dict[tuple[int, int], int] = {}
     if not path.is_file():
         raise DataError(f"{path}: no such file; give --tracks a file of rows frame,id,left,top,width,height")
-    for line, text in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+    for line, text in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
         if not text.strip():
             continue
         try:
@@ -151,6 +151,8 @@ def parse_tracks(path: Path) -> list[Box]:
             ) from error
         if len(values) < 6 or not all(map(math.isfinite, values)):
             raise DataError(f"{path}:{line}: {text.strip()!r}: frame,id,left,top,width,height are needed")
+        if len(values) > 6 and values[6] == 0:
+            continue
         frame, pid, left, top, width, height = values[:6]
         if frame < 1 or frame % 1 or pid < 1 or pid % 1:
             raise DataError(f"{path}:{line}: frame {frame:g}, id {pid:g}: both count from 1; renumber them")
@@ -161,8 +163,7 @@ def parse_tracks(path: Path) -> list[Box]:
             raise DataError(
                 f"{path}:{line}: id {pid:g} has a box in frame {frame:g} already (line {first}); remove one"
             )
-        if len(values) < 7 or values[6] != 0:
-            boxes.append(Box(line, int(frame), int(pid), left, top, width, height))
+        boxes.append(Box(line, int(frame), int(pid), left, top, width, height))
     if not boxes:
         raise DataError(f"{path}: not one box; give --tracks a file of rows frame,id,left,top,width,height")
     return boxes

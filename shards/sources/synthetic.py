@@ -5,14 +5,12 @@ identities that a model has to learn. A validation part, in the same form, is MA
 
     OUT/bbox_{train,val,test}/{00-1,0000,<pid4>}/<pid4>C<camera>T<tracklet4>F<frame3>.jpg
     OUT/info/{train,val,test}_name.txt, tracks_{train,val,test}_info.mat, query_IDX.mat, query_val_IDX.mat
+    OUT/seed.txt                      what it was drawn from, and by which generator
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
-from shards.records import DISTRACTOR_PID, JUNK_PID, DataError
+from shards.parallel import Progress, run_jobs
+from shards.records import DISTRACTOR_PID, JUNK_PID, DataError, UsageError
 from shards.sources.drawing.scenes import NUM_CAMERAS
 from shards.sources.drawing.walks import draw_tracklet
 
@@ -28,6 +27,8 @@ PARTS = ("train", "val", "test")
 DISTRACTORS, JUNK = 0.20, 0.07  # shares of the tracklets of the validation and of the test part
 MAX_FRAMES = 40
 JPEG_QUALITY = 90
+SEED_FILE = "seed.txt"
+GENERATOR = 2  # goes up whenever the same seed gives other bytes: trees that were drawn before are drawn anew
 
 _PLAN = 2  # first key of the plan's random stream; the others are in drawing/
 
@@ -66,12 +67,12 @@ def write_synthetic(
         workers: Processes that draw; 1 draws in this one.
 
     Raises:
-        ValueError: A negative seed, no worker, a part without identities or more identities than four digits hold.
+        UsageError: A negative seed, no worker, a part without identities or more identities than four digits hold.
         DataError: `out` is there already.
     """
     sizes = dict(zip(PARTS, (num_train, num_val, num_test), strict=True))
     if seed < 0 or workers < 1 or min(sizes.values()) < 1 or sum(sizes.values()) > 9999:
-        raise ValueError(
+        raise UsageError(
             f"write_synthetic: seed {seed} must be >= 0, workers {workers} >= 1, and identities {sizes} "
             "at least 1 each and at most 9999 together"
         )
@@ -79,23 +80,23 @@ def write_synthetic(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: is there already; remove it or name another folder")
     out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.parent / f".{out.name}.{os.getpid()}.tmp"
-    shutil.rmtree(draft, ignore_errors=True)
+    draft = out.with_name(f"{out.name}.drawing")
+    shutil.rmtree(draft, ignore_errors=True)  # what a killed one left
     try:
         plans = plan(seed, num_train=num_train, num_val=num_val, num_test=num_test)
         _write_info(draft, seed, plans)
         for folder in sorted({(tracklet.part, tracklet.folder) for tracklet in plans}):
             (draft / f"bbox_{folder[0]}" / folder[1]).mkdir(parents=True)
-        write = partial(_write_frames, draft, seed)
-        if workers == 1:
-            for tracklet in plans:
-                write(tracklet)
-        else:  # spawn: the caller may run threads, which a fork would tear
-            with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-                list(pool.map(write, plans, chunksize=8))
-        os.rename(draft, out)
+        run_jobs(partial(_write_frames, draft, seed), plans, workers=workers, total=len(plans))
+        (draft / SEED_FILE).write_text(provenance(seed))
+        draft.rename(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def provenance(seed: int, generator: int = GENERATOR) -> str:
+    """Content of SEED_FILE."""
+    return f"seed {seed}\ngenerator {generator}\n"
 
 
 def plan(seed: int, *, num_train: int, num_val: int, num_test: int) -> list[Plan]:
@@ -175,8 +176,10 @@ def _write_mat(path: Path, key: str, values: np.ndarray) -> None:
         file.write(b"MATLAB 5.0 MAT-file, mstat synthetic set".ljust(116))
 
 
-def _write_frames(out: Path, seed: int, tracklet: Plan) -> None:
+def _write_frames(out: Path, seed: int, tracklet: Plan, progress: Progress) -> None:
+    progress.check()
     folder = out / f"bbox_{tracklet.part}" / tracklet.folder
     frames = draw_tracklet(seed, tracklet.pid, tracklet.camid, tracklet.number, tracklet.num_frames)
     for name, frame in zip(tracklet.names, frames, strict=True):
         (folder / name).write_bytes(simplejpeg.encode_jpeg(frame, quality=JPEG_QUALITY, colorsubsampling="420"))
+    progress.advance(1, tracklet.num_frames)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import shards
+from shards import verify as verifying
 from shards.__main__ import main
-from shards.sources import generated, synthetic
+from shards.sources import mars, synthetic
 from tests.shards.trees import mars_tree, picture
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -91,6 +92,36 @@ def test_bad_usage_ends_with_2(tree: Path, tmp_path: Path) -> None:
         assert error.value.code == 2
 
 
+def test_unfit_options_leave_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Options that only the source can judge end with 2 as well, and leave no folder."""
+    out = ["--out", str(tmp_path / "out")]
+    two = ["--video", "a.avi", "--tracks", "a.txt"] * 2
+    assert main(["build", "mot", "--halve-tracks", *two, *out]) == 2
+    assert "--halve-tracks" in capsys.readouterr().err
+    assert main(["build", "synthetic", "--seed", "-1", *out]) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_of_our_own_are_not_bad_usage(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A ValueError from within is shown with its traceback; only a build is said to go on."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(verifying, "verify", fail)
+    error: Exception = ValueError("ours")
+    with pytest.raises(ValueError, match="ours"):
+        main(["verify", str(tmp_path)])
+    error = OSError("the disk")
+    assert main(["verify", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "error: the disk\n"
+    monkeypatch.setattr(mars, "read", fail)
+    assert build(tree, tmp_path / "out") == 1
+    assert "the same command goes on" in capsys.readouterr().err
+
+
 def test_size_and_shard_size(tree: Path, tmp_path: Path) -> None:
     """--size re-encodes every frame, height first; --shard-size is in megabytes."""
     for n in range(1, 3):
@@ -104,7 +135,8 @@ def test_size_and_shard_size(tree: Path, tmp_path: Path) -> None:
 def test_the_synthetic_tree_is_drawn_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`build synthetic` draws its tree beside the shards, takes one that is there, and refuses one of another seed."""
+    """`build synthetic` draws its tree beside the shards, takes one that is there, draws one of an older generator
+    anew, and refuses one of another seed, or one that it did not draw."""
     write_all = synthetic.write_synthetic
     monkeypatch.setattr(
         synthetic,
@@ -119,11 +151,22 @@ def test_the_synthetic_tree_is_drawn_once(
     assert reader.facts == {"seed": "3"}
     assert [p.name for p in reader.protocols] == ["official", "queries-removed", "validation"]
     tree = tmp_path / "a-tree"
-    assert (tree / generated.SEED_FILE).is_file()
+    seed_file = tree / synthetic.SEED_FILE
+    made = seed_file.stat().st_mtime_ns
     assert main([*command, "--seed", "3", "--tree", str(tree), "--out", str(second)]) == 0
     assert shards.open(second).checksum == reader.checksum
+    assert seed_file.stat().st_mtime_ns == made
     assert main([*command, "--seed", "4", "--tree", str(tree), "--out", str(third)]) == 1
     assert "not drawn from seed 4" in capsys.readouterr().err
+
+    seed_file.write_text(synthetic.provenance(3, synthetic.GENERATOR - 1))
+    frame = next(tree.glob("bbox_train/*/*.jpg"))
+    frame.write_bytes(picture(0))
+    assert main([*command, "--seed", "3", "--tree", str(tree), "--out", str(third)]) == 0
+    assert shards.open(third).checksum == reader.checksum
+    seed_file.unlink()
+    assert main([*command, "--seed", "3", "--tree", str(tree), "--out", str(tmp_path / "d")]) == 1
+    assert frame.is_file()
 
 
 def test_help_needs_no_decoder() -> None:

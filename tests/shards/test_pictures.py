@@ -18,15 +18,29 @@ def encode(image: np.ndarray, form: str, **options: object) -> bytes:
 
 RAMP = np.stack(np.broadcast_arrays(np.arange(60)[:, None] * 4, np.arange(40)[None] * 6, 90), -1).astype(np.uint8)
 JPEG, PNG = picture(0), encode(RAMP, "png")
+SCAN = JPEG.index(b"\xff\xda")
+HALF = (SCAN + len(JPEG)) // 2
+
+
+def zeroed(data: bytes, start: int, stop: int) -> bytes:
+    return data[:start] + bytes(stop - start) + data[stop:]
 
 
 @pytest.mark.parametrize(
     "data",
-    [JPEG, JPEG + b"\0\0\0", encode(RAMP, "jpeg", progressive=True), encode(RAMP[..., 0], "jpeg"), PNG],
-    ids=["jpeg", "padded", "progressive", "grey", "png"],
+    [
+        JPEG,
+        JPEG + b"\0\0\0",
+        JPEG + b"a camera's own notes",
+        JPEG[:-2] + b"\0\0" + JPEG[-2:],
+        encode(RAMP, "jpeg", progressive=True),
+        encode(RAMP[..., 0], "jpeg"),
+        PNG,
+    ],
+    ids=["jpeg", "padded", "trailer", "stray bytes", "progressive", "grey", "png"],
 )
 def test_whole_pictures_pass_and_decode(data: bytes) -> None:
-    """Whole JPEGs and PNGs, grey and progressive ones too, pass the check and decode to RGB."""
+    """Whole JPEGs and PNGs, grey and progressive ones and such with stray bytes too, pass and decode to RGB."""
     assert pictures.check(data) == ("png" if data is PNG else "jpg")
     assert pictures.decode(data).shape[2] == 3
 
@@ -43,14 +57,22 @@ def huge_png() -> bytes:
         (JPEG[:-1], "end marker"),
         (JPEG[: len(JPEG) // 2], "cut off"),
         (JPEG[:30], "cut off inside the JPEG header"),
+        (JPEG[:HALF] + JPEG[-2:], "damaged .*premature end"),
+        (zeroed(JPEG, HALF, len(JPEG) - 2), "damaged"),
+        (zeroed(JPEG, HALF, HALF + 64), "damaged"),
+        (JPEG[:SCAN] + b"\0\0" + JPEG[SCAN:-9], "end marker"),
+        (JPEG[:SCAN] + b"\0\0" + JPEG[SCAN:], "2 extraneous bytes before marker 0xda"),
         (JPEG[:3] + b"\0" * 100, "header"),
         (PNG[:-8], "end marker"),
         (PNG[:20], "PNG header"),
+        (PNG[:60] + PNG[-12:], "damaged"),
+        (zeroed(PNG, 50, 80), "damaged"),
+        (encode(RAMP[..., 0].astype(np.uint16) * 200, "png"), "16 bits"),
         (huge_png(), "100000x100000"),
     ],
 )
 def test_what_is_no_picture_is_refused_with_its_reason(data: bytes, reason: str) -> None:
-    """Empty, foreign, cut off or absurdly large data is refused, whatever comes after its first bytes."""
+    """Empty, foreign, cut off, damaged or absurdly large data is refused, also where its head and end are whole."""
     with pytest.raises(ValueError, match=reason):
         pictures.check(data)
 

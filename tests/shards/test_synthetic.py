@@ -13,7 +13,7 @@ from mstat.baselines import hsv_histogram
 from shards.records import DataError
 from shards.sources.drawing.people import make_person
 from shards.sources.drawing.walks import draw_tracklet
-from shards.sources.synthetic import PARTS, plan, write_synthetic
+from shards.sources.synthetic import PARTS, plan, provenance, write_synthetic
 
 NAME = re.compile(r"^(\d{4}|00-1)C([1-6])T(\d{4})F(\d{3})\.jpg$")
 SMALL = {"num_train": 2, "num_val": 1, "num_test": 2}
@@ -52,13 +52,17 @@ def parse(name: str) -> tuple[str, ...]:
 
 
 def test_same_seed_same_bytes_for_any_number_of_workers(tmp_path):
-    """1, 2 and 3 processes write the same tree, byte by byte, and leave nothing beside it."""
+    """1, 2 and 3 processes write the same tree, byte by byte, with its seed, and leave nothing beside it; nor does
+    what a killed one left get in."""
+    (tmp_path / "1.drawing").mkdir()
+    (tmp_path / "1.drawing" / "half.jpg").write_bytes(b"half")
     trees = []
     for workers in (1, 2, 3):
         write_synthetic(tmp_path / str(workers), 5, workers=workers, **SMALL)
         trees.append(read_bytes(tmp_path / str(workers)))
     assert trees[0] == trees[1] == trees[2]
     assert len(trees[0]) > 50
+    assert trees[0]["seed.txt"] == provenance(5).encode()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "3"]
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -9,14 +11,16 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import shards
 from shards.__main__ import main
-from shards.records import DataError
+from shards.records import DataError, Frame, UsageError
+from shards.shard import Encoding
 from shards.sources import mars
-from shards.write import BUILDING, Encoding, building, plan_shards, write
+from shards.write import BUILDING, building, plan_shards, write
 from tests.shards.trees import build_mars, contents, mars_tree, picture
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -60,19 +64,105 @@ def test_datasets_opens_the_index(tmp_path: Path) -> None:
     assert tar[offset : offset + size] == (tmp_path / "tree/bbox_test/00-1/00-1C1T0001F002.jpg").read_bytes()
 
 
-def test_bad_frames_are_all_listed_and_nothing_is_left(tmp_path: Path) -> None:
-    """A build with bad frames lists each (file, key, reason), whichever shard it is of, and leaves no folder."""
+@pytest.mark.parametrize("shard_bytes", [40_000, 1 << 20])
+def test_bad_frames_are_all_listed(tmp_path: Path, shard_bytes: int) -> None:
+    """A build with bad frames lists each (file, key, reason), whichever shard it is of, and makes no folder; what it
+    leaves are its whole shards, and nothing where there is none."""
     tree = mars_tree(tmp_path / "tree")
     first, second = tree / "bbox_train/0001/0001C1T0001F002.jpg", tree / "bbox_test/0004/0004C2T0003F005.jpg"
     first.write_bytes(b"")
     second.write_bytes(picture(1)[:-9])
     with pytest.raises(DataError) as error:
-        build_mars(tree, tmp_path / "out", workers=2)
+        build_mars(tree, tmp_path / "out", workers=2, shard_bytes=shard_bytes)
     lines = str(error.value).splitlines()
     assert lines[0] == f"{first}: 0001C1T0001: zero bytes"
     assert lines[1].startswith(f"{second}: 0004C2T0003: cut off")
     assert lines[2].startswith("2 bad frames")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["tree"]
+    whole = list(tmp_path.glob("out.building/shard-*.tar"))
+    assert bool(whole) == (shard_bytes == 40_000)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*(["out.building"] if whole else []), "tree"]
+
+
+@pytest.mark.parametrize("encoding", [None, Encoding((32, 16))], ids=["as they came", "re-encoded"])
+def test_whole_shards_are_taken_up_as_far_as_their_source_is_the_same(
+    tmp_path: Path, encoding: Encoding | None
+) -> None:
+    """A build that met a bad frame goes on after its repair: a whole shard stays, unless a frame of it has changed
+    since; the bytes are those of an undisturbed build."""
+    tree, out = mars_tree(tmp_path / "tree"), tmp_path / "out"
+
+    def build(out: Path) -> None:
+        with building(out) as folder:
+            write(mars.read(tree, partial=True), folder, shard_bytes=20_000, encoding=encoding)
+
+    bad = tree / "bbox_test/0006/0006C5T0001F002.jpg"  # the last tracklet
+    bad.write_bytes(b"")
+    with pytest.raises(DataError):
+        build(out)
+    left = {path.name: path.stat().st_mtime_ns for path in Path(f"{out}{BUILDING}").glob("shard-*.tar")}
+    assert len(left) > 2
+    bad.write_bytes(picture(98))
+    (tree / "bbox_train/0001/0001C1T0001F002.jpg").write_bytes(picture(99))
+    build(out)
+    assert [name for name, time_ns in left.items() if (out / name).stat().st_mtime_ns != time_ns] == [min(left)]
+    build(tmp_path / "clean")
+    assert contents(out) == contents(tmp_path / "clean")
+
+
+def test_bad_usage_leaves_nothing_but_whole_shards(tmp_path: Path) -> None:
+    """Options that do not fit remove the folder that was begun, but no shard of an earlier try."""
+    out, folder = tmp_path / "out", tmp_path / f"out{BUILDING}"
+    with pytest.raises(UsageError), building(out):
+        raise UsageError("no")
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "shard-000000.tar").write_bytes(b"whole")
+    with pytest.raises(UsageError), building(out):
+        raise UsageError("no")
+    assert (folder / "shard-000000.tar").read_bytes() == b"whole"
+
+
+def test_an_error_of_the_disk_is_no_bad_frame(tmp_path: Path) -> None:
+    """An input/output error stops the build as itself: the frame may be whole at the next try."""
+
+    def failing() -> bytes:
+        raise OSError(errno.EIO, "Input/output error", "a.jpg")
+
+    source = mars.read(mars_tree(tmp_path / "tree"), partial=True)
+    last = source.tracklets[-1]
+    frames = [Frame("a.jpg", failing)] * last.num_frames
+    broken = replace(source, tracklets=(*source.tracklets[:-1], replace(last, frames=lambda: iter(frames))))
+    with pytest.raises(OSError, match="Input/output error"), building(tmp_path / "out") as folder:
+        write(broken, folder)
+
+
+def test_the_lock_is_held_until_the_folder_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While OUT gets its name the lock is still held, and it is gone from the finished folder; whoever gets the lock
+    after that finds OUT and leaves nothing."""
+    out = tmp_path / "out"
+    rename = Path.rename
+
+    def watched(path: Path, target: Path) -> Path:
+        with (path / "lock").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", watched)
+    with building(out) as folder:
+        (folder / "content").write_text("made")
+    assert contents(out) == {"content": b"made"}
+
+    late = tmp_path / "late"
+    flock = fcntl.flock
+
+    def overtaken(lock: Any, how: int) -> None:
+        late.mkdir()  # the other build, which ends just before this one gets the lock
+        flock(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", overtaken)
+    with pytest.raises(FileExistsError, match="late exists"), building(late):
+        raise AssertionError("entered")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["late", "out"]
 
 
 def test_a_frame_that_vanishes_is_named(tmp_path: Path) -> None:

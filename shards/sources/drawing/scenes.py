@@ -129,8 +129,8 @@ def _shade(hue: float, saturation: float, value: float) -> Colour:
 def _panorama(rng: np.random.Generator) -> Image.Image:
     """House fronts in mosaic with doors, windows and posters, and the paving before them.
 
-    The stones are smaller than a model's patches, and their colours differ by more than a histogram's bins: a smooth wall
-    would fill one bin, and a histogram would then know the camera and nothing else.
+    The stones are smaller than a model's patches, and their colours differ by more than a histogram's bins: a smooth
+    wall would fill one bin, and a histogram would then know the camera and nothing else.
     """
     edge = int(rng.integers(150, 200))
     image = Image.new("RGB", (PANORAMA_WIDTH, CANVAS_HEIGHT))

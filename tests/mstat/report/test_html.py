@@ -65,7 +65,7 @@ def test_whole_report(run: Path, reader: Reader) -> None:
     assert [value for tag, name, value in page.attributes if (tag, name) == ("section", "id")] == list(SECTIONS)
     assert page.tags.count("h1") == 1
     for part in (
-        "some-run", "done", "at step 60", "81.2", "87.7", "started 2026-11-22", "43.2", "Stage I+II+III", "76.1",
+        "some-run", "done", "at step 60", "81.2", "87.7", "Started 2026-11-22", "43.2", "Stage I+II+III", "76.1",
         "1,840 valid of 1,980 queries", "60 steps logged", "median 130 clips/s", "seed: 7", "torch 2.11.0",
         "average precision 12.5 %", "first right match at rank 2", "✗ 1 wrong", "✓ 2 right", "0.700", "distractor",
     ):  # fmt: skip
@@ -186,6 +186,45 @@ def test_broken_file_is_said(lean: Path, reader: Reader, name: str, content: byt
     assert f"{name} cannot be read" in Page(write_report(lean, reader)).text
 
 
+@pytest.mark.parametrize("name", ["state.json", "evaluation.json", "rankings.json"])
+@pytest.mark.parametrize("content", [{}, {"queries": [{}], "state": 1, "protocol": [], "cmc": 3, "mAP": "x"}])
+def test_missing_keys_are_said(run: Path, reader: Reader, name: str, content: dict[str, object]) -> None:
+    """A file without the keys it promises, or with other things in them, is told of; the rest is shown."""
+    (run / "metrics.jsonl").write_text("")
+    (run / name).write_text(json.dumps(content))
+    page = Page(write_report(run, reader))
+    assert f"{name} cannot be shown: it lacks '" in page.text
+    assert page.tags.count("section") == len(SECTIONS)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": 1e999}',
+        '{"step": "x"}',
+        '{"step": 61, "loss": "high"}',
+        '{"step": 61, "lr": [1]}',
+        '{"step": 61, "loss": 1' + 400 * "0" + "}",
+        "{}",
+        "7",
+    ],
+)
+def test_odd_metrics_are_said(run: Path, reader: Reader, line: str) -> None:
+    """A line of metrics whose values are no numbers is left out, and counted."""
+    (run / "metrics.jsonl").write_text(f"{json.dumps(make_record(1))}\n{line}\n")
+    page = Page(write_report(run, reader))
+    assert "metrics.jsonl: 1 unreadable line(s) left out" in page.text
+    assert "1 steps logged" in page.text
+
+
+def test_metrics_that_are_not_finite_are_drawn_as_gaps(run: Path, reader: Reader) -> None:
+    """The infinite loss that ended a run does not end its report."""
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1e999}\n')
+    page = Page(write_report(run, reader))
+    assert "2 steps logged" in page.text
+    assert "Total loss: from 2 to 2" in page.values("alt")
+
+
 def test_empty_run_folder(tmp_path: Path) -> None:
     """A run that died at once still has a report; a folder that is not there has none."""
     page = Page(write_report(tmp_path))
@@ -195,8 +234,8 @@ def test_empty_run_folder(tmp_path: Path) -> None:
         write_report(tmp_path / "nowhere")
 
 
-def test_resumed_and_cut_metrics(run: Path, reader: Reader) -> None:
-    """A step logged again after a resume counts once, by its later line; a line cut by a kill is told, not fatal."""
+def test_repeated_and_cut_metrics(run: Path, reader: Reader) -> None:
+    """A step that stands there twice counts once, by its later line; a line cut by a kill is told, not fatal."""
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(dict(make_record(60), loss=123.4)) + '\n{"step": 61, "lo')
     page = Page(write_report(run, reader))

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from shards.records import DataError, Role, Source
+import shards
+from shards.records import DataError, Frame, Role, Source
 from shards.sources import mars
-from tests.shards.trees import TRAIN, mars_tree, shared_data, write_info
+from shards.summary import summary
+from shards.write import building, write
+from tests.shards.trees import TRAIN, mars_tree, picture, shared_data, write_info
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +69,22 @@ def test_official_counts(official: Source) -> None:
     assert not {t[i].pid for i in train} & {t[i].pid for i in gallery}
     assert num_valid(official, "official") == 1_980
     assert official.facts == {}
+
+
+def test_official_counts_of_the_shards(official: Source, tmp_path: Path) -> None:
+    """The counts are still MARS's after writing, the index and the summary; each tracklet holds one small picture."""
+    frame = Frame("one", partial(bytes, picture(0, (8, 4))))
+    short = [replace(t, num_frames=1, frames=partial(iter, (frame,))) for t in official.tracklets]
+    with building(tmp_path / "out") as folder:
+        write(replace(official, tracklets=tuple(short)), folder)
+    content = summary(shards.open(tmp_path / "out"))
+    assert (content["tracklets"], content["cameras"]) == (20_478, 6)
+    whole, removed = (protocol["splits"]["0"] for protocol in content["protocols"])
+    roles = ("train", "query", "gallery", "distractors", "junk")
+    assert [whole[role]["tracklets"] for role in roles] == [8_298, 1_980, 11_310, 3_248, 870]
+    assert [whole[role]["identities"] for role in ("train", "query", "gallery")] == [625, 626, 634]
+    assert removed["gallery"]["tracklets"] == 9_330
+    assert (whole["valid_queries"], removed["valid_queries"]) == (1_980, 1_840)
 
 
 def test_the_variant_without_queries(official: Source) -> None:
@@ -126,6 +147,12 @@ def wrong_mat(tree: Path) -> None:
     shutil.copy(tree / "info/tracks_train_info.mat", tree / "info/tracks_test_info.mat")
 
 
+def text_mat(tree: Path) -> None:
+    import scipy.io
+
+    scipy.io.savemat(tree / "info/tracks_test_info.mat", {"track_test_info": "text"})
+
+
 FAULTS = {
     "wrong folder": (lambda t: shutil.rmtree(t / "info"), "give the folder that holds bbox_train"),
     "no info": (lambda t: (t / "info/tracks_test_info.mat").unlink(), "tracks_test_info.mat: missing"),
@@ -133,6 +160,7 @@ FAULTS = {
     "no query": (lambda t: (t / "info/query_IDX.mat").unlink(), "query_IDX.mat: missing"),
     "no mat": (lambda t: (t / "info/query_IDX.mat").write_bytes(b"<html>" * 99), "no MATLAB file"),
     "empty mat": (lambda t: (t / "info/query_IDX.mat").write_bytes(b""), "no MATLAB file"),
+    "text mat": (text_mat, "tracks_test_info.mat: track_test_info holds no whole numbers"),
     "wrong mat": (wrong_mat, "no variable track_test_info in it .there is: track_train_info"),
     "short names": (lambda t: edit(t / "info/train_name.txt", "0003C6T0002F002.jpg\n", ""), "row 4: .* has 13"),
     "no name": (lambda t: edit(t / "info/test_name.txt", "00-1C1T0001F001", "Thumbs"), "'Thumbs.jpg' is no name"),

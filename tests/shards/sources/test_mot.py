@@ -129,6 +129,14 @@ def test_bad_rows_are_named_by_file_and_line(video: Path, tmp_path: Path, row: s
         mot.read([video], [tracks], tmp_path / "s")
 
 
+def test_rows_of_confidence_0_are_not_looked_at(tmp_path: Path) -> None:
+    """A row that MOT marks as not to be used may hold what is no box; a byte order mark is not part of a number."""
+    tracks = tmp_path / "t.txt"
+    unused = "1,-1,2,3,40,50,0\n1,9,2,3,0,50,0\n1,9,2,3,40,50,0\n"
+    tracks.write_text(f"\ufeff1,9,2,3,40,50,1\n{unused}", encoding="utf-8")
+    assert [(box.line, box.pid) for box in mot.parse_tracks(tracks)] == [(1, 9)]
+
+
 def test_videos_that_cannot_be_decoded_are_named(tmp_path: Path) -> None:
     """A file that is no video, or is missing, is named."""
     tracks = make_tracks(tmp_path / "t.txt")
