@@ -19,7 +19,7 @@ def report_errors(command: Callable[[], None]) -> int:
     try:
         command()
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("stopped by Ctrl-C; the same command goes on from the newest checkpoint", file=sys.stderr)
         return 130
     except (ValueError, OSError, DataError, NotFiniteError) as error:
         rank = os.environ.get("RANK", "0")
