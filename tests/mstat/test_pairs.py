@@ -1,11 +1,5 @@
-import os
-from pathlib import Path
-
-import pytest
-
 from mstat.pairs import make_pairs
-
-SHARED = Path(os.environ.get("MSTAT_SHARED", Path(__file__).resolve().parents[2].parent / "shared"))
+from tests.shards.trees import shared_data
 
 
 def test_pairs_follow_the_rule():
@@ -19,9 +13,7 @@ def test_pairs_follow_the_rule():
 
 def test_official_counts_of_mars():
     """MARS's own metadata give 1,980 valid queries over 11,310 gallery tracklets."""
-    folder = SHARED / "data" / "mars"
-    if not folder.is_dir():
-        pytest.skip("MARS metadata are not here: set MSTAT_SHARED to the folder that holds data/mars")
+    folder = shared_data("mars")
     from scipy.io import loadmat
 
     tracks = loadmat(folder / "tracks_test_info.mat")["track_test_info"].astype(int)
