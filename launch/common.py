@@ -13,6 +13,7 @@ SYNTHETIC_CONFIG = PROJECT / "configs" / "synthetic.yaml"
 
 def report_errors(command: Callable[[], None]) -> int:
     """Run a command and give its exit status. Errors that a user can mend are told in one line."""
+    from mstat.rollcall import LostRankError
     from mstat.run import NotFiniteError
     from shards.records import DataError
 
@@ -21,9 +22,15 @@ def report_errors(command: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("stopped by Ctrl-C; the same command goes on from the newest checkpoint", file=sys.stderr)
         return 130
-    except (ValueError, OSError, DataError, NotFiniteError) as error:
+    except (ValueError, OSError, DataError, NotFiniteError, LostRankError) as error:
         rank = os.environ.get("RANK", "0")
-        print(f"{'' if rank == '0' else f'[rank {rank}] '}error: {last_line(error)}", file=sys.stderr)
+        told = "; ".join([last_line(error), *getattr(error, "__notes__", [])])
+        print(f"{'' if rank == '0' else f'[rank {rank}] '}error: {told}", file=sys.stderr)
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            # The threads of a broken collective would abort an orderly exit, or wait in it.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
         return 1
     return 0
 

@@ -38,13 +38,12 @@ def main() -> int:
         from mstat.evaluate import evaluate_run
         from mstat.report.html import write_report
 
-        engine = Engine(config)
-        model = mstat.load(arguments.run).to(engine.device)
-        reader = shards.open(config.data.shards)
-        evaluate_run(engine, model, reader, config)
-        if engine.is_main:
-            print(f"report: {write_report(arguments.run, reader)}")
-        engine.close()
+        with Engine(config) as engine:
+            model = mstat.load(arguments.run).to(engine.device)
+            reader = shards.open(config.data.shards)
+            evaluate_run(engine, model, reader, config)
+            if engine.is_main:
+                print(f"report: {write_report(arguments.run, reader)}")
 
     return report_errors(command)
 

@@ -23,13 +23,12 @@ def main() -> int:
         from mstat.engine import Engine
         from mstat.train import train
 
-        engine = Engine(config)
-        if config.data.shards == DataConfig.shards and engine.from_main(not Path(config.data.shards).exists()):
-            if engine.is_main:
-                build_synthetic(Path(config.data.shards))
-            engine.barrier()
-        train(config, engine)
-        engine.close()
+        with Engine(config) as engine:
+            if config.data.shards == DataConfig.shards and engine.from_main(not Path(config.data.shards).exists()):
+                if engine.is_main:
+                    build_synthetic(Path(config.data.shards))
+                engine.barrier()
+            train(config, engine)
 
     return report_errors(command)
 

@@ -1,7 +1,7 @@
 """Checkpoints of a run: written aside, renamed when whole, the newest whole one wins.
 
     RUN/checkpoints/step-000000500/   optimizer.pt (weights and optimiser state) or deepspeed/, and checkpoint.json
-    RUN/checkpoints/.step-000000500   the same while it is being written; removed by the next save
+    RUN/checkpoints/.step-000000500   the same while it is being written or removed; gone with the next save
 
 A name without the dot is a promise: it is given by one rename after every file is on the disk. The learning rate,
 the plan and all noise are functions of (seed, step), so weights, optimiser state and the step are the whole state.
@@ -39,12 +39,14 @@ def save(engine: Engine, run: Path, step: int, keep: int, facts: dict[str, Any])
     engine.barrier()
     engine.save(aside)
     if engine.is_main:
-        (aside / META).write_text(json.dumps({"step": step, "world_size": engine.world_size, **facts}, indent=2) + "\n")
+        meta = {"step": step, "world_size": engine.world_size, **facts, "bytes": _sizes(aside)}
+        (aside / META).write_text(json.dumps(meta, indent=2) + "\n")
         _to_disk(aside)
         aside.rename(final)
         _sync(final.parent)
         for _, old in folders(run)[: -max(keep, 1)]:
-            shutil.rmtree(old)
+            # First the dot: what a crash leaves of it must not pass for whole.
+            shutil.rmtree(old.rename(old.with_name("." + old.name)))
     engine.barrier()
     return final
 
@@ -53,13 +55,19 @@ def restore(engine: Engine, run: Path, facts: dict[str, Any]) -> int:
     """Load the newest whole checkpoint; gives its step, 0 without one. Every rank calls it.
 
     Raises:
-        ValueError: If the checkpoint was made by another kind of run than `facts` describes.
+        ValueError: If the checkpoint was made by another kind of run than `facts` describes, or a file of it is cut.
     """
     found = engine.from_main(folders(run)[-1:])
     if not found:
         return 0
     step, folder = found[0]
     meta = json.loads((folder / META).read_text())
+    if (sizes := _sizes(folder)) != meta["bytes"]:
+        damaged = sorted(name for name in sizes.keys() | meta["bytes"] if sizes.get(name) != meta["bytes"].get(name))
+        raise ValueError(
+            f"{folder}: {', '.join(damaged)} changed after the checkpoint was made: "
+            "copy it anew, or remove the folder to go on from the one before"
+        )
     for name, value in facts.items():
         if meta.get(name) != value:
             raise ValueError(
@@ -73,6 +81,11 @@ def restore(engine: Engine, run: Path, facts: dict[str, Any]) -> int:
         )
     engine.load(folder)
     return step
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != META)
+    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
 
 
 def _to_disk(folder: Path) -> None:

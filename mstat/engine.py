@@ -1,6 +1,6 @@
 """The only file that knows Accelerate and DeepSpeed: processes, precision, the backward pass and the update.
 
-One process, DDP, and DeepSpeed ZeRO-1 to 3 are chosen by `accelerate launch` and its YAML; `train.precision` is ours.
+One process, DDP, and DeepSpeed ZeRO-0 to 3 are chosen by `accelerate launch` and its YAML; `train.precision` is ours.
 What each trap in here cost to find is told in docs/exactness.md.
 """
 
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import warnings
 from datetime import timedelta
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -19,11 +21,14 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs, broadcast_object_list
 from torch import nn
 
+from mstat import signals
 from mstat.config import Config, OptimConfig
 from mstat.model import no_weight_decay
+from mstat.rollcall import LostRankError, RollCall, failed_collective
 from shards.parallel import available_cpus
 
 OPTIMIZER_FILE = "optimizer.pt"
+START_UP = timedelta(minutes=5)  # ranks start apart: a cold start of torch alone took 40 s
 
 
 def _deepspeed_config(stage: int, config: Config) -> dict[str, Any]:
@@ -56,7 +61,11 @@ def _deepspeed_on_cpu() -> None:
 
 
 class Engine:
-    """One process of a run: where it is among the others, and how its module is trained."""
+    """One process of a run: where it is among the others, and how its module is trained.
+
+    A context manager: an error that leaves it is told to the other ranks, and where a collective failed because of
+    another rank, a LostRankError that names it takes the error's place.
+    """
 
     def __init__(self, config: Config) -> None:
         on_cpu = not torch.cuda.is_available()
@@ -66,22 +75,21 @@ class Engine:
             if on_cpu:
                 _deepspeed_on_cpu()
             stage = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
-            if stage not in (1, 2, 3):
-                raise ValueError(f"zero_stage {stage}: take 1, 2 or 3, or ddp.yaml (ZeRO-0 is plain DDP)")
             # The launcher's list of fields in its YAML; Accelerate refuses them beside a whole configuration.
             os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)
+            warnings.filterwarnings("ignore", "`torch.distributed.", FutureWarning)  # what DeepSpeed itself calls
             plugin = DeepSpeedPlugin(hf_ds_config=_deepspeed_config(stage, config))
         launched = int(os.environ.get("WORLD_SIZE", "1"))
         # A named backend makes Accelerate expect a process group; without one, DeepSpeed on CPUs sees one process.
         backend = None if launched == 1 else "gloo" if on_cpu else "nccl"
-        timeout = timedelta(minutes=config.train.timeout_minutes)
+        self.timeout = timedelta(minutes=config.train.timeout_minutes)
         self.accelerator = Accelerator(
             cpu=on_cpu and not deepspeed,  # DeepSpeed on CPUs goes by DS_ACCELERATOR; `cpu` would make it DDP
             # With DeepSpeed, the torch_autocast section does it.
             mixed_precision="no" if deepspeed else config.train.precision,
             deepspeed_plugin=plugin,
             kwargs_handlers=[
-                InitProcessGroupKwargs(backend=backend, timeout=timeout),
+                InitProcessGroupKwargs(backend=backend, timeout=max(self.timeout, START_UP)),
                 # Buffers are equal on all ranks by construction: BNNeck sees the gathered batch.
                 DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             ],
@@ -101,6 +109,21 @@ class Engine:
         self.is_deepspeed = deepspeed
         # What a checkpoint can be loaded by: weights and optimiser state lie otherwise in each.
         self.kind = f"zero{stage}" if deepspeed else "ddp"
+        # For words between processes, not tensors: on CPUs, so that no GPU is waited for.
+        self.control = dist.new_group(backend="gloo") if self.world_size > 1 else None
+        self.roll_call = RollCall.from_environment(self.rank, self.world_size)
+        self._set_timeouts()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.accelerator.end_training()
+        elif (explained := self.explain(error)) is not error:
+            raise explained from None
 
     def prepare(self, task: nn.Module) -> None:
         """Take over a module for training: weights to the device, gradients across ranks, an optimiser."""
@@ -112,6 +135,13 @@ class Engine:
         if self.is_deepspeed:
             clipping = self.wrapped.gradient_clipping()
             assert clipping == (self.config.optim.clip_grad_norm or 0.0), f"DeepSpeed clips gradients at {clipping}"
+        self._set_timeouts()  # of the groups that DeepSpeed has made
+
+    def _set_timeouts(self) -> None:
+        """How long collectives wait, in all groups: DeepSpeed's have torch's default of 30 minutes otherwise."""
+        if dist.is_initialized():
+            for group in dist.distributed_c10d._world.pg_map:
+                dist.distributed_c10d._set_pg_timeout(self.timeout, group)
 
     def losses(self, batch: dict[str, torch.Tensor], metric_weight: float) -> dict[str, torch.Tensor]:
         """The losses of a batch, under the run's precision."""
@@ -125,8 +155,10 @@ class Engine:
         if self.is_deepspeed:
             # accelerator.backward would step as well; the engine's own two calls say what happens.
             self.wrapped.backward(loss)
+            gradients = [p.grad for p in self.task.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients) if self.kind == "zero0" else None  # its engine has none
             self.wrapped.step()
-            return torch.as_tensor(self.wrapped.get_global_grad_norm())
+            return torch.as_tensor(self.wrapped.get_global_grad_norm()) if norm is None else norm
         loss.backward()  # accelerator.backward would divide by an accumulation set in the environment
         limit = self.config.optim.clip_grad_norm
         norm = self.accelerator.clip_grad_norm_(self.task.parameters(), float("inf") if limit is None else limit)
@@ -185,14 +217,33 @@ class Engine:
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Every rank's value, in rank order; for small things."""
-        if not dist.is_initialized():
+        if self.control is None:
             return [value]
         values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.control)
         return values
 
-    def close(self) -> None:
-        self.accelerator.end_training()
+    def stop_if_asked(self) -> None:
+        """Every rank calls it at the same places of its work.
+
+        Raises:
+            StopRequested: On all ranks, if a signal has asked one of them to stop.
+        """
+        asked = torch.tensor(signals.asked())
+        if self.control is not None:
+            dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.control)
+        if asked:
+            raise signals.StopRequested(signal.Signals(int(asked)).name)
+
+    def explain(self, error: BaseException) -> BaseException:
+        """The error to raise: this one, once the others have been told of it, or one that names the rank behind it."""
+        if self.roll_call is None or isinstance(error, LostRankError):
+            return error
+        if failed_collective(error):
+            return LostRankError(self.roll_call.find())
+        if isinstance(error, Exception):
+            self.roll_call.leave_error(f"{type(error).__name__}: {error}")
+        return error
 
 
 def _optimizer(task: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:

@@ -77,6 +77,9 @@ class Trial:
         """The parts of the features of this rank's tracklets, each (S, D of the part) fp32 on the CPU.
 
         Frames are resized to `size`. Every rank calls `embed` equally often: with ZeRO-3 each call is a collective.
+
+        Raises:
+            StopRequested: If a training's signal asks for it meanwhile.
         """
         start, stop = self.bounds
         num_clips = [self._num_clips(row) for row in range(len(self.tracklets))]
@@ -99,10 +102,12 @@ class Trial:
                     features = torch.zeros(stop - start, joined.shape[1])
                 kept = batch["rows_B"] >= 0
                 features.index_add_(0, batch["rows_B"][kept] - start, joined[kept])
+                self.engine.stop_if_asked()
             for _ in range(most - len(batches)):
                 shape = (self.config.eval.batch_size, self.config.eval.num_frames, *size, 3)
                 parts = embed(torch.zeros(shape, dtype=torch.uint8, device=self.engine.device))
                 dims = [part.shape[1] for part in parts]
+                self.engine.stop_if_asked()
         if features is None:
             features = torch.zeros(0, sum(dims))
         features /= torch.tensor(num_clips[start:stop]).view(-1, 1)

@@ -6,14 +6,18 @@ model.safetensors  model.json  evaluation.json  rankings.json  report.html
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +30,10 @@ PACKAGES = ("mstat", "torch", "accelerate", "deepspeed", "datasets", "webdataset
 State = Literal["running", "done", "requeue", "failed"]
 
 
+LOCK = ".lock"
+LOCK_SECONDS = 30.0
+
+
 class NotFiniteError(ArithmeticError):
     """A loss or a gradient is not a number: training cannot go on from here."""
 
@@ -33,6 +41,28 @@ class NotFiniteError(ArithmeticError):
 def write_state(run: Path, state: State, step: int, reason: str | None = None) -> None:
     """What the world outside may know: a worker's exit status does not come through `accelerate launch`."""
     write_json(run / "state.json", {"state": state, "step": step, "reason": reason})
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Two trainings in one folder would write over each other: the second waits for the first, which may be about to
+    end after a signal, and gives up.
+
+    Raises:
+        FileExistsError: If the folder's training goes on.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / LOCK).open("a") as lock:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise FileExistsError(f"{run}: another training is writing here; stop it, or wait for it") from None
+                time.sleep(0.2)
+        yield
 
 
 def write_environment(run: Path, world_size: int, shards_checksum: str) -> None:
@@ -82,8 +112,7 @@ class Journal:
         self.waiting: list[dict[str, Any]] = []
         self.since = time.perf_counter()
         if enabled:
-            lines = self.path.read_text().splitlines() if self.path.exists() else []
-            write_text(self.path, "".join(line + "\n" for line in lines if _step(line) <= start))
+            cut_back(self.path, start)
 
     def add(self, record: dict[str, Any]) -> None:
         self.waiting.append({k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in record.items()})
@@ -106,10 +135,22 @@ class Journal:
             with self.path.open("a") as file:
                 file.writelines(json.dumps(record) + "\n" for record in records)
         for record in records:
-            for name, value in record.items():
-                if not float("-inf") < value < float("inf"):
-                    raise NotFiniteError(f"step {record['step']}: {name} is {value}")
+            broken = {name: value for name, value in record.items() if not math.isfinite(value)}
+            # The sum of the losses and the gradient follow from a term: that is the one to name.
+            terms = {name: value for name, value in broken.items() if name.startswith("loss/")} or broken
+            if terms:
+                told = ", ".join(f"{name} is {value}" for name, value in terms.items())
+                raise NotFiniteError(f"step {record['step']}: {told}")
         return records
+
+
+def cut_back(path: Path, step: int) -> int:
+    """Drop the lines of a journal that are later than `step`; gives the last step that is left, 0 if none is."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = [line for line in lines if _step(line) <= step]
+    if len(kept) < len(lines):
+        write_text(path, "".join(line + "\n" for line in kept))
+    return int(_step(kept[-1])) if kept else 0
 
 
 def _step(line: str) -> float:

@@ -6,6 +6,7 @@ checkpoint; 3. metrics.jsonl is cut back to its step; 4. the loader starts at th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 import shards
-from mstat import checkpoint
+from mstat import checkpoint, signals
 from mstat.config import Config
 from mstat.configure import save_config
 from mstat.data.loader import TrainingBatches, load
@@ -27,7 +28,7 @@ from mstat.model.pretrained import load_pretrained
 from mstat.report.html import write_report
 from mstat.report.progress import Progress
 from mstat.report.scores import percent
-from mstat.run import Journal, NotFiniteError, write_environment, write_state
+from mstat.run import Journal, cut_back, locked, write_environment, write_state
 from mstat.schedule import learning_rate, metric_weight
 from mstat.task import Task
 from shards.read import Reader
@@ -66,34 +67,44 @@ def train(config: Config, engine: Engine) -> None:
     facts = run_facts(config, engine, reader)
     if config.resume == "never" and engine.from_main(bool(checkpoint.folders(run))):
         raise ValueError(f"{run}: holds checkpoints and --resume is never: give another --run folder")
-    start = checkpoint.restore(engine, run, facts)
-    if start > num_steps:
-        raise ValueError(f"{run}: has {start} steps, train.steps asks for {num_steps}: raise it, or give another --run")
-    if engine.is_main:
-        run.mkdir(parents=True, exist_ok=True)
-        save_config(config, run / "config.yaml")
-        if start < num_steps:
-            write_environment(run, engine.world_size, reader.checksum)
-        write_state(run, "running", start)
-    engine.barrier()
-    try:
-        loop(config, engine, task, reader, plan, start, num_steps, facts)
-        weights = engine.weights()
+    with locked(run) if engine.is_main else contextlib.nullcontext(), signals.listening():
+        start = checkpoint.restore(engine, run, facts)
+        if start > num_steps:
+            raise ValueError(
+                f"{run}: has {start} steps, train.steps asks for {num_steps}: raise it, or give another --run"
+            )
         if engine.is_main:
-            export(run, weights, config)
-        if config.train.eval_every is not None:
-            evaluate_run(engine, task.model, reader, config)
-    except BaseException as error:
-        good = checkpoint.folders(run)
-        where = f"the last good checkpoint is {good[-1][1]}" if good else "there is no checkpoint yet"
-        what = "stopped by Ctrl-C" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
-        write_state(run, "failed", good[-1][0] if good else 0, f"{what}; {where}")
-        if isinstance(error, NotFiniteError):
-            raise NotFiniteError(f"{error}; {where}") from None
-        raise
-    if engine.is_main:
-        write_state(run, "done", num_steps)
-        print(f"report: {write_report(run, reader)}")
+            save_config(config, run / "config.yaml")
+            if start < num_steps:
+                write_environment(run, engine.world_size, reader.checksum)
+            write_state(run, "running", start)
+        engine.barrier()
+        try:
+            loop(config, engine, task, reader, plan, start, num_steps, facts)
+            weights = engine.weights()
+            if engine.is_main:
+                export(run, weights, config)
+            if config.train.eval_every is not None:
+                evaluate_run(engine, task.model, reader, config)
+        except signals.StopRequested as stop:
+            if engine.is_main:
+                step = checkpoint.folders(run)[-1][0]
+                write_state(run, "requeue", step, f"stopped by {stop}")
+                print(f"stopped by {stop} after step {step}: the same command goes on from there")
+            return
+        except BaseException as error:
+            explained = engine.explain(error)
+            good = checkpoint.folders(run)
+            where = f"the last good checkpoint is {good[-1][1]}" if good else "there is no checkpoint yet"
+            interrupted = isinstance(error, KeyboardInterrupt)
+            what = "stopped by Ctrl-C" if interrupted else f"{type(explained).__name__}: {explained}"
+            with contextlib.suppress(OSError):  # a full disk may be the very error
+                write_state(run, "failed", good[-1][0] if good else 0, f"{what}; {where}")
+            explained.add_note(where)
+            raise explained from None
+        if engine.is_main:
+            write_state(run, "done", num_steps)
+            print(f"report: {write_report(run, reader)}")
 
 
 def loop(
@@ -106,41 +117,55 @@ def loop(
     num_steps: int,
     facts: dict[str, Any],
 ) -> None:
-    """The steps from `start` on: batch, losses, update, log, save, evaluate."""
+    """The steps from `start` on: evaluate, batch, losses, update, log, save.
+
+    Raises:
+        StopRequested: If a signal asked for it; the newest checkpoint is then of the last step that was done.
+    """
     run = Path(config.run)
     journal = Journal(run, start, plan.size, engine.is_main)
+    evaluated = engine.from_main(cut_back(run / "evaluations.jsonl", start) if engine.is_main else None)
     dataset = TrainingBatches(reader, plan, config, engine.rank, engine.world_size)
     loader = load(dataset, range(start, num_steps), config.data.num_workers, engine.device.type == "cuda")
+    done = saved = start
     with Progress(num_steps, start, engine.is_main, every=2) as progress:
-        for step, batch in enumerate(loader, start):
-            lr = learning_rate(
-                config.optim,
-                config.schedule,
-                step=step,
-                num_steps=num_steps,
-                steps_per_epoch=plan.steps_per_epoch,
-                batch_size=plan.size,
-            )
-            losses = engine.losses(batch, metric_weight(config.loss, step=step))
-            grad_norm = engine.update(losses["loss"], lr)
-            done = step + 1
-            epoch = step // plan.steps_per_epoch
-            journal.add({"step": done, "epoch": epoch, **losses, "lr": lr, "grad_norm": grad_norm})
+        try:
+            for step, batch in enumerate(loader, start):
+                if step > evaluated and _due(step, config.train.eval_every):
+                    scores, _ = score(engine, task.model, reader, config, baselines=False)
+                    if engine.is_main:
+                        progress.say(f"step {step}: mAP {percent(scores['mAP'])}, rank-1 {percent(scores['rank1'])}")
+                        with (run / "evaluations.jsonl").open("a") as file:
+                            file.write(json.dumps({"step": step, **scores}) + "\n")
+                lr = learning_rate(
+                    config.optim,
+                    config.schedule,
+                    step=step,
+                    num_steps=num_steps,
+                    steps_per_epoch=plan.steps_per_epoch,
+                    batch_size=plan.size,
+                )
+                losses = engine.losses(batch, metric_weight(config.loss, step=step))
+                grad_norm = engine.update(losses["loss"], lr)
+                done = step + 1
+                epoch = step // plan.steps_per_epoch
+                journal.add({"step": done, "epoch": epoch, **losses, "lr": lr, "grad_norm": grad_norm})
 
-            saving = done == num_steps or _due(done, config.train.save_every)
-            if saving or _due(done, config.train.log_every):
-                *_, newest = journal.flush()  # stops here, on every rank, if something is not finite
-                progress.update(done, newest)
-            if saving:
+                saving = done == num_steps or _due(done, config.train.save_every)
+                if saving or _due(done, config.train.log_every):
+                    *_, newest = journal.flush()  # stops here, on every rank, if something is not finite
+                    progress.update(done, newest)
+                if saving:
+                    checkpoint.save(engine, run, done, config.train.keep, facts)
+                    saved = done
+                    if engine.is_main:
+                        write_state(run, "running", done)
+                engine.stop_if_asked()
+        except signals.StopRequested:
+            journal.flush()
+            if saved < done:
                 checkpoint.save(engine, run, done, config.train.keep, facts)
-                if engine.is_main:
-                    write_state(run, "running", done)
-            if done < num_steps and _due(done, config.train.eval_every):
-                scores, _ = score(engine, task.model, reader, config, baselines=False)
-                if engine.is_main:
-                    progress.say(f"step {done}: mAP {percent(scores['mAP'])}, rank-1 {percent(scores['rank1'])}")
-                    with (run / "evaluations.jsonl").open("a") as file:
-                        file.write(json.dumps({"step": done, **scores}) + "\n")
+            raise
 
 
 def run_facts(config: Config, engine: Engine, reader: Reader) -> dict[str, Any]:
@@ -174,4 +199,4 @@ def training_plan(reader: Reader, config: Config) -> Plan:
 
 
 def _due(done: int, every: int | None) -> bool:
-    return every is not None and every > 0 and done % every == 0
+    return every is not None and every > 0 and done > 0 and done % every == 0

@@ -36,6 +36,9 @@ data: {num_workers: 1}
 """
 
 
+LOSSES = {"loss"} | {f"loss/{stage}/{term}" for stage in ("I", "II", "III") for term in ("cross_entropy", "triplet")}
+
+
 @pytest.fixture(scope="session")
 def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of a small synthetic set: 9 training identities, a dozen test identities."""
@@ -58,17 +61,45 @@ def tiny_config(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> 
     return path
 
 
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> Path:
+    """The run folder of one undisturbed process."""
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    status, output = run("train", ["--config", tiny_config, "--run", folder])
+    assert status == 0, output
+    assert "I+II+III" in output
+    assert f"report: {folder}/report.html" in output.replace("\n", "")
+    return folder
+
+
 def start(
-    command: str, arguments: Sequence[object], *, accelerate: str = "single", processes: int | None = None
+    command: str,
+    arguments: Sequence[object],
+    *,
+    accelerate: str = "single",
+    processes: int | None = None,
+    restarts: int = 0,
+    fault: str | None = None,
 ) -> subprocess.Popen[str]:
-    """Start `accelerate launch launch/<command>.py` with a YAML of configs/accelerate, as a user does."""
+    """Start `accelerate launch launch/<command>.py` with a YAML of configs/accelerate, as a user does.
+
+    Args:
+        restarts: What the launcher does by itself after a rank has died.
+        fault: `FAULT RANK STEP` of tests/launch/faults.py, which then takes the place of launch/train.py.
+    """
     launcher = [*ACCELERATE, str(PROJECT / "configs" / "accelerate" / f"{accelerate}.yaml")]
     if processes is not None:
         launcher += ["--num_processes", str(processes), "--main_process_port", "0"]
+    if restarts:
+        launcher += ["--max_restarts", str(restarts)]
+    script = [str(PROJECT / "launch" / f"{command}.py")]
+    if fault is not None:
+        assert command == "train"
+        script = [str(PROJECT / "tests" / "launch" / "faults.py"), *fault.split()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # dozens of launches would compile torch anew
     return subprocess.Popen(
-        [*launcher, str(PROJECT / "launch" / f"{command}.py"), *map(str, arguments)],
+        [*launcher, *script, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

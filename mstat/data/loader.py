@@ -11,12 +11,14 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Sequence
+from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from mstat import signals
 from mstat.config import Config
 from mstat.data.augment import augment
 from mstat.data.clips import evaluation_clips, training_frames
@@ -90,6 +92,9 @@ def load(dataset: Dataset[Arrays], indices: Sequence[int], num_workers: int, pin
         # A fork server: forking this process itself, with its compute and communication threads, can hang.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["mstat.data.loader"])
+        resource_tracker.ensure_running()  # starting it lets signals through again
+        with signals.blocked():
+            forkserver.ensure_running()
         options = {"multiprocessing_context": context, "prefetch_factor": 3, "worker_init_fn": _watch_trainer}
     return DataLoader(
         dataset, batch_size=None, sampler=indices, num_workers=num_workers, pin_memory=pin_memory, **options

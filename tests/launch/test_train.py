@@ -11,20 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.conftest import metrics, run, start
-
-LOSSES = {"loss"} | {f"loss/{stage}/{term}" for stage in ("I", "II", "III") for term in ("cross_entropy", "triplet")}
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> Path:
-    """The run folder of one undisturbed process."""
-    folder = tmp_path_factory.mktemp("reference") / "run"
-    status, output = run("train", ["--config", tiny_config, "--run", folder])
-    assert status == 0, output
-    assert "I+II+III" in output
-    assert f"report: {folder}/report.html" in output.replace("\n", "")
-    return folder
+from tests.conftest import LOSSES, metrics, run, start
 
 
 def test_a_run_folder_holds_what_it_promises(reference: Path) -> None:

@@ -1,0 +1,211 @@
+"""What a run does when something goes wrong: one small case of each kind; tests/soak has the full matrix."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.conftest import LOSSES, metrics, run, start
+
+DDP = {"accelerate": "ddp", "processes": 2}
+
+
+def state(folder: Path) -> dict:
+    return json.loads((folder / "state.json").read_text())
+
+
+def checkpoints(folder: Path) -> list[str]:
+    """Everything in checkpoints/, so also what is half-written."""
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def assert_same_losses(folder: Path, reference: Path, rel: float) -> None:
+    assert [record["step"] for record in metrics(folder)] == [record["step"] for record in metrics(reference)]
+    for ours, one in zip(metrics(folder), metrics(reference), strict=True):
+        for name in LOSSES:
+            assert ours[name] == pytest.approx(one[name], rel=rel, abs=0), (one["step"], name)
+
+
+def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(reference: Path, tiny_config: Path, tmp_path: Path) -> None:
+    """SIGUSR1 to rank 1 in step 7: checkpoint 7, `requeue`, launcher's exit 0. Started again on one process, it ends
+    with the losses of an undisturbed one to 1e-5."""
+    folder = tmp_path / "run"
+    arguments = ["--config", tiny_config, "--run", folder]
+    status, output = run("train", arguments, fault="SIGUSR1 1 7", **DDP)
+    assert status == 0, output
+    assert "stopped by SIGUSR1 after step 7: the same command goes on from there" in output
+    assert state(folder) == {"state": "requeue", "step": 7, "reason": "stopped by SIGUSR1"}
+    assert checkpoints(folder) == ["step-000000005", "step-000000007"]
+
+    status, output = run("train", arguments)
+    assert status == 0, output
+    assert state(folder)["state"] == "done"
+    assert_same_losses(folder, reference, rel=1e-5)
+
+
+def test_a_signal_to_all_processes_loses_nothing(reference: Path, tiny_config: Path, tmp_path: Path) -> None:
+    """SIGTERM to launcher, trainer, fork server and loader workers alike: the trainer saves, then ends; the run ends
+    bit for bit like an undisturbed one."""
+    folder = tmp_path / "run"
+    arguments = ["--config", tiny_config, "--run", folder]
+    process = start("train", arguments)
+    wait_for_step(folder, 7, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)  # ends when the last of them has closed it
+    assert state(folder)["state"] == "requeue", output
+    assert 7 <= state(folder)["step"] < 20
+    assert [record["step"] for record in metrics(folder)] == list(range(1, state(folder)["step"] + 1))
+
+    status, output = run("train", arguments)
+    assert status == 0, output
+    assert_same_losses(folder, reference, rel=0)
+    ours, theirs = (load_file(path / "model.safetensors") for path in (folder, reference))
+    assert all((ours[name] == theirs[name]).all() for name in ours)
+
+
+def test_a_dead_launcher_leaves_no_orphan(tiny_config: Path, tmp_path: Path) -> None:
+    """SIGKILL of the launcher alone: its ranks hear of it, save and end, instead of training on unseen."""
+    folder = tmp_path / "run"
+    process = start("train", ["--config", tiny_config, "--run", folder, "--train.steps", 100_000], **DDP)
+    wait_for_step(folder, 7, process)
+    process.kill()
+    process.communicate(timeout=60)  # ends when the ranks have closed it
+    assert state(folder)["state"] == "requeue"
+
+
+def test_a_rank_that_dies_is_named(tiny_config: Path, tmp_path: Path) -> None:
+    """SIGKILL of rank 1: within 30 s the other one ends and says which, and so does state.json."""
+    folder = tmp_path / "run"
+    process = start("train", ["--config", tiny_config, "--run", folder], fault="SIGKILL 1 7", **DDP)
+    wait_for_step(folder, 6, process)
+    died = time.monotonic()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert time.monotonic() - died < 30
+    assert re.search(r"error: no answer from rank 1 \(host \S+, pid \d+\).*step-000000005", output)
+    assert state(folder)["state"] == "failed"
+    assert "rank 1" in state(folder)["reason"]
+    assert checkpoints(folder) == ["step-000000005"]
+
+
+def test_a_rank_that_hangs_is_named(tiny_config: Path, tmp_path: Path) -> None:
+    """SIGSTOP of rank 0: the other one waits for train.timeout_minutes, ends, and says which and its process."""
+    folder = tmp_path / "run"
+    arguments = ["--config", tiny_config, "--run", folder, "--train.timeout_minutes", 0.1]
+    process = start("train", arguments, fault="SIGSTOP 0 7", **DDP)
+    wait_for_step(folder, 6, process)
+    stopped = time.monotonic()
+    while state(folder)["state"] != "failed":
+        assert time.monotonic() - stopped < 6 + 30
+        time.sleep(0.1)
+    match = re.search(r"no answer from rank 0 \(host \S+, pid (\d+)\)", state(folder)["reason"])
+    assert match
+    os.kill(int(match[1]), signal.SIGKILL)  # which the launcher would do 30 s later
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+
+
+def test_an_error_of_one_rank_is_told_by_all(tiny_config: Path, tmp_path: Path) -> None:
+    """An exception on rank 1 under ZeRO-2: rank 0, which only sees a closed connection, says what happened."""
+    folder = tmp_path / "run"
+    arguments = ["--config", tiny_config, "--run", folder]
+    status, output = run("train", arguments, accelerate="zero2", processes=2, fault="disk-on-fire 1 7")
+    assert status != 0
+    assert "[rank 1] error: disk-on-fire, says the test; the last good checkpoint is" in output
+    assert re.search(r"^error: rank 1 \(host \S+, pid \d+\): OSError: disk-on-fire, says the test;", output, re.M)
+
+
+def test_the_launcher_brings_a_run_back(reference: Path, tiny_config: Path, tmp_path: Path) -> None:
+    """`--max_restarts 1`: a killed rank costs the steps since the last checkpoint and nobody has to come."""
+    folder = tmp_path / "run"
+    arguments = ["--config", tiny_config, "--run", folder]
+    status, output = run("train", arguments, restarts=1, fault="SIGKILL 1 7", **DDP)
+    assert status == 0, output
+    assert "no answer from rank 1" in output
+    assert state(folder)["state"] == "done"
+    assert_same_losses(folder, reference, rel=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "fault", "told"), [
+    ("ddp", "loss", "step 7: loss/III/cross_entropy is nan, loss/III/triplet is nan"),
+    ("zero2", "gradient", "step 7: grad_norm is inf"),
+])  # fmt: skip
+def test_what_is_not_finite_stops_every_rank(
+    kind: str, fault: str, told: str, tiny_config: Path, tmp_path: Path
+) -> None:
+    """A spoiled loss, a spoiled gradient of one rank: all ranks name the same step and term and the last good
+    checkpoint, and none later exists, though every step saves."""
+    folder = tmp_path / "run"
+    arguments = ["--config", tiny_config, "--run", folder, "--train.save_every", 1]
+    status, output = run("train", arguments, accelerate=kind, processes=2, fault=f"{fault} 1 7")
+    assert status != 0
+    for rank in ("error: ", "[rank 1] error: "):
+        assert f"\n{rank}{told}; the last good checkpoint is {folder}/checkpoints/step-000000006" in output
+    assert checkpoints(folder) == ["step-000000005", "step-000000006"]
+    assert state(folder)["state"] == "failed"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, with room for one checkpoint and not for two."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting a small file system needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_full_disk_costs_no_checkpoint(reference: Path, tiny_config: Path, small_disk: Path) -> None:
+    """The second save does not fit: a clear error, the first one stays, and after room is made the same command ends
+    bit for bit like an undisturbed run."""
+    folder = small_disk / "run"
+    arguments = ["--config", tiny_config, "--run", folder]
+    status, output = run("train", arguments)
+    assert status != 0
+    assert "No space left on device" in output
+    assert "make room" in output
+    assert checkpoints(folder) == ["step-000000005"]
+    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
+
+    status, output = run("train", arguments)
+    assert status == 0, output
+    assert_same_losses(folder, reference, rel=0)
+
+
+def test_two_trainings_do_not_share_a_folder(tiny_config: Path, tmp_path: Path) -> None:
+    """While one trains, another one on its folder is refused, and the first is not disturbed."""
+    folder = tmp_path / "run"
+    arguments = ["--config", tiny_config, "--run", folder, "--train.steps", 100_000]
+    first = start("train", arguments)
+    try:
+        wait_for_step(folder, 3, first)
+        status, output = run("train", arguments)
+        assert status != 0
+        assert f"error: {folder}: another training is writing here" in output
+        assert first.poll() is None
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Until metrics.jsonl has `step` lines."""
+    deadline = time.monotonic() + 120
+    while not (folder / "metrics.jsonl").exists() or len((folder / "metrics.jsonl").read_text().splitlines()) < step:
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)
