@@ -8,7 +8,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-gpu lint bench-accuracy clean
+.PHONY: help train test test-gpu soak soak-long lint bench-accuracy bench-mining bench-communication \
+	bench-evaluation-memory clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,10 +18,16 @@ train: $(VENV)/.train ## draw the synthetic set, shard it, train the small MSTAT
 	$(BIN)/accelerate launch --config_file configs/accelerate/single.yaml launch/train.py
 
 test: $(VENV)/.dev lint ## run all tests and the linters (15 minutes on 2 cores)
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m "not gpu"
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m "not gpu and not soak"
 
 test-gpu: $(VENV)/.dev ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+soak: $(VENV)/.dev ## every kind of parallelism, failure and host, 25 kills each; records in benchmarks/ (an hour)
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m soak --kills 25 --record soak
+
+soak-long: $(VENV)/.dev ## 100 kills under DDP, 100 under ZeRO-2; records in benchmarks/ (hours)
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m soak tests/soak/test_kills.py --kills 100 --record soak-long
 
 lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check .
@@ -29,6 +36,15 @@ lint: $(VENV)/.dev ## ruff and mypy
 
 bench-accuracy: $(VENV)/.train ## train on three fresh synthetic sets and record the scores in benchmarks/
 	$(BIN)/python benchmarks/accuracy.py
+
+bench-mining: $(VENV)/.train ## mining over all ranks against mining per rank, three seeds each
+	$(BIN)/python benchmarks/mining.py
+
+bench-communication: $(VENV)/.train ## bytes and time of the gather and the gradient reduction on 1, 2, 4 CPU ranks
+	$(BIN)/python benchmarks/communication.py
+
+bench-evaluation-memory: $(VENV)/.train ## memory and traffic of ranking a gallery of a million
+	$(BIN)/python benchmarks/evaluation_memory.py
 
 clean: ## remove the environment; data and runs stay
 	rm -rf $(VENV)

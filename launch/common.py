@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,19 +14,21 @@ SYNTHETIC_CONFIG = PROJECT / "configs" / "synthetic.yaml"
 
 def report_errors(command: Callable[[], None]) -> int:
     """Run a command and give its exit status. Errors that a user can mend are told in one line."""
-    from mstat.rollcall import LostRankError
-    from mstat.run import NotFiniteError
-    from shards.records import DataError
+    from mstat.signals import end_with_launcher
 
+    end_with_launcher()
     try:
         command()
     except KeyboardInterrupt:
         print("stopped by Ctrl-C; the same command goes on from the newest checkpoint", file=sys.stderr)
         return 130
-    except (ValueError, OSError, DataError, NotFiniteError, LostRankError) as error:
-        rank = os.environ.get("RANK", "0")
-        told = "; ".join([last_line(error), *getattr(error, "__notes__", [])])
-        print(f"{'' if rank == '0' else f'[rank {rank}] '}error: {told}", file=sys.stderr)
+    except Exception as error:
+        if _can_be_mended(error):
+            rank = os.environ.get("RANK", "0")
+            told = "; ".join([last_line(error), *getattr(error, "__notes__", [])])
+            print(f"{'' if rank == '0' else f'[rank {rank}] '}error: {told}", file=sys.stderr)
+        else:
+            traceback.print_exc()
         if os.environ.get("WORLD_SIZE", "1") != "1":
             # The threads of a broken collective would abort an orderly exit, or wait in it.
             sys.stdout.flush()
@@ -33,6 +36,16 @@ def report_errors(command: Callable[[], None]) -> int:
             os._exit(1)
         return 1
     return 0
+
+
+def _can_be_mended(error: Exception) -> bool:
+    from mstat.rollcall import LostRankError
+    from mstat.run import NotFiniteError
+    from shards.records import DataError
+
+    # torch's own words where a loader's worker was killed, most often for its memory.
+    killed_worker = isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
+    return killed_worker or isinstance(error, ValueError | OSError | DataError | NotFiniteError | LostRankError)
 
 
 def last_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ the plan and all noise are functions of (seed, step), so weights, optimiser stat
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from mstat.engine import Engine
 
 NAME = re.compile(r"step-(\d{9})")
 META = "checkpoint.json"
+SPARE = 1 << 20  # bytes that are free on a full disk: a file that did not fit leaves less than its last block
 
 
 def folders(run: Path) -> list[tuple[int, Path]]:
@@ -29,7 +31,11 @@ def folders(run: Path) -> list[tuple[int, Path]]:
 
 
 def save(engine: Engine, run: Path, step: int, keep: int, facts: dict[str, Any]) -> Path:
-    """Write the checkpoint after `step` steps and drop all but the `keep` newest. Every rank calls it."""
+    """Write the checkpoint after `step` steps and drop all but the `keep` newest. Every rank calls it.
+
+    Raises:
+        OSError: If it cannot be written; the others are as they were.
+    """
     final = run / "checkpoints" / f"step-{step:09d}"
     aside = final.with_name("." + final.name)
     if engine.is_main:
@@ -37,7 +43,15 @@ def save(engine: Engine, run: Path, step: int, keep: int, facts: dict[str, Any])
             shutil.rmtree(rest)
         aside.mkdir(parents=True)
     engine.barrier()
-    engine.save(aside)
+    try:
+        engine.save(aside)
+    except RuntimeError as error:
+        if "inline_container" not in str(error):  # how torch.save says that it could not write
+            raise
+        number = errno.ENOSPC if shutil.disk_usage(final.parent).free < SPARE else errno.EIO
+        if engine.is_main:
+            shutil.rmtree(aside, ignore_errors=True)
+        raise OSError(number, os.strerror(number), str(final)) from None
     if engine.is_main:
         meta = {"step": step, "world_size": engine.world_size, **facts, "bytes": _sizes(aside)}
         (aside / META).write_text(json.dumps(meta, indent=2) + "\n")

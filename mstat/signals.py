@@ -23,6 +23,13 @@ class StopRequested(Exception):
     """A signal asked one rank to stop, and all have agreed to."""
 
 
+def end_with_launcher() -> None:
+    """SIGTERM to this process when the one that launched it dies. A launch that waits for others ends at once."""
+    # Not where a shell started it: a shell may end before what it started (nohup).
+    if any(name in os.environ for name in ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 @contextmanager
 def listening() -> Iterator[None]:
     """Within it, and after an error has left it, stop signals only set the flag that `asked` gives.
@@ -32,8 +39,6 @@ def listening() -> Iterator[None]:
     global _asked
     _asked = 0
     before = {number: signal.signal(number, _remember) for number in STOP_SIGNALS}
-    if _is_launched():
-        _hear_the_launchers_death()
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -57,12 +62,3 @@ def blocked() -> Iterator[None]:
 def _remember(number: int, frame: FrameType | None) -> None:
     global _asked
     _asked = number
-
-
-def _is_launched() -> bool:
-    """Whether `accelerate launch` started this process; a shell that did may end before it (nohup)."""
-    return any(name in os.environ for name in ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"))
-
-
-def _hear_the_launchers_death() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

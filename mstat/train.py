@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,8 @@ def train(config: Config, engine: Engine) -> None:
             with contextlib.suppress(OSError):  # a full disk may be the very error
                 write_state(run, "failed", good[-1][0] if good else 0, f"{what}; {where}")
             explained.add_note(where)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                explained.add_note("make room, and the same command goes on")
             raise explained from None
         if engine.is_main:
             write_state(run, "done", num_steps)

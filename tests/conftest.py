@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 ACCELERATE = [str(Path(sys.executable).with_name("accelerate")), "launch", "--config_file"]
+
+LAUNCH = "MSTAT_TEST_LAUNCH"
+launches: dict[int, str] = {}  # pid of a launcher -> the value of LAUNCH in all that it starts
 
 # A model and a run so small that twenty steps take a second, with everything in them that the large one has.
 TINY = """
@@ -37,6 +42,12 @@ data: {num_workers: 1}
 
 
 LOSSES = {"loss"} | {f"loss/{stage}/{term}" for stage in ("I", "II", "III") for term in ("cross_entropy", "triplet")}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """For `make soak`."""
+    parser.addoption("--kills", type=int, default=3, help="of tests/soak/test_kills.py, under each kind")
+    parser.addoption("--record", help="write what tests/soak saw to benchmarks/<RECORD>_<hardware>_<date>.md")
 
 
 @pytest.fixture(scope="session")
@@ -96,9 +107,10 @@ def start(
     if fault is not None:
         assert command == "train"
         script = [str(PROJECT / "tests" / "launch" / "faults.py"), *fault.split()]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launch = uuid.uuid4().hex
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", LAUNCH: launch}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # dozens of launches would compile torch anew
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*launcher, *script, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -106,6 +118,31 @@ def start(
         env=environment,
         start_new_session=True,
     )
+    launches[process.pid] = launch
+    return process
+
+
+def members(launcher: int) -> dict[int, str]:
+    """Living processes of a launch, also after the death of the launcher: pid -> what it is.
+
+    The launcher puts its ranks into sessions of their own; all of them inherit its environment.
+    """
+    mark = f"{LAUNCH}={launches[launcher]}".encode()
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found[int(folder.name)] = "launcher" if int(folder.name) == launcher else _role(command)
+    return found
+
+
+def _role(command: str) -> str:
+    if "resource_tracker" in command:
+        return "resource tracker"
+    if "forkserver" in command:
+        return "loader"  # the fork server and the workers that it made
+    return "rank" if "launch/" in command else "other"
 
 
 def run(command: str, arguments: Sequence[object], **options: Any) -> tuple[int, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.conftest import LOSSES, metrics, run, start
+from tests.conftest import LOSSES, members, metrics, run, start
 
 DDP = {"accelerate": "ddp", "processes": 2}
 
@@ -60,7 +60,8 @@ def test_a_signal_to_all_processes_loses_nothing(reference: Path, tiny_config: P
     arguments = ["--config", tiny_config, "--run", folder]
     process = start("train", arguments)
     wait_for_step(folder, 7, process)
-    os.killpg(process.pid, signal.SIGTERM)
+    for pid in members(process.pid):
+        os.kill(pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=60)  # ends when the last of them has closed it
     assert state(folder)["state"] == "requeue", output
     assert 7 <= state(folder)["step"] < 20
@@ -177,7 +178,7 @@ def test_a_full_disk_costs_no_checkpoint(reference: Path, tiny_config: Path, sma
     status, output = run("train", arguments)
     assert status != 0
     assert "No space left on device" in output
-    assert "make room" in output
+    assert "make room, and the same command goes on" in output
     assert checkpoints(folder) == ["step-000000005"]
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
 

@@ -1,0 +1,112 @@
+"""The same run on one process and on many, under every kind of data parallelism."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mstat.configure import load_config
+from mstat.model import MSTAT
+from mstat.task import Task
+from mstat.train import training_plan
+from shards import open as open_shards
+from tests.conftest import LOSSES, metrics, run
+from tests.soak.conftest import Rows
+
+VARIANTS: dict[str, list[object]] = {
+    "as it is": [],
+    "BNNeck": ["--model.bnneck", "true"],
+    "clipping": ["--optim.clip_grad_norm", 1.0],
+    "BNNeck, clipping": ["--model.bnneck", "true", "--optim.clip_grad_norm", 1.0],
+}
+KINDS = [("ddp", 2), ("ddp", 3), ("ddp", 4), ("ddp", 5)] + [(f"zero{stage}", 2) for stage in range(4)]
+ONE_STEP_OF_SGD = ["--optim.name", "sgd", "--optim.lr", 1, "--optim.momentum", 0, "--optim.weight_decay", 0]
+ONE_STEP_OF_SGD += ["--train.steps", 1, "--train.eval_every", "null"]
+
+
+def launch(folder: Path, config: Path, flags: list[object], kind: str = "single", processes: int | None = None) -> Path:
+    status, output = run("train", ["--config", config, "--run", folder, *flags], accelerate=kind, processes=processes)
+    assert status == 0, output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> dict[str, Path]:
+    """Run folders of one process, by variant."""
+    folder = tmp_path_factory.mktemp("one")
+    return {name: launch(folder / str(i), tiny_config, flags) for i, (name, flags) in enumerate(VARIANTS.items())}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_runs_compared_are_worth_it(one_process: dict[str, Path], variant: str) -> None:
+    """The loss falls by a fifth, every step has active triplets in every stage, every parameter has had a gradient,
+    and the norm exceeds 1, where DeepSpeed would clip if it were let."""
+    records = metrics(one_process[variant])
+    assert records[-1]["loss"] <= 0.8 * records[0]["loss"]
+    assert all(record[f"loss/{stage}/triplet"] > 0 for record in records for stage in ("I", "II", "III"))
+    assert all(record["grad_norm"] > 1 for record in records)
+    newest = sorted((one_process[variant] / "checkpoints").iterdir())[-1]
+    state = torch.load(newest / "optimizer.pt", weights_only=True)
+    moments = [parameter["exp_avg_sq"] for parameter in state["optimizer"]["state"].values()]
+    config = load_config(one_process[variant] / "config.yaml")
+    task = Task(config, len(training_plan(open_shards(config.data.shards), config).pids))
+    assert len(moments) == sum(parameter.requires_grad for parameter in task.parameters())
+    assert all(moment.max() > 0 for moment in moments)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("kind", "processes"), KINDS)
+def test_many_are_one(
+    kind: str, processes: int, variant: str, one_process: dict[str, Path], tiny_config: Path, tmp_path: Path, rows: Rows
+) -> None:
+    """Every loss of 20 fp32 steps to 1e-5; scores of the trained model within 0.1 points."""
+    folder = launch(tmp_path / "run", tiny_config, VARIANTS[variant], kind, processes)
+    pairs = list(zip(metrics(folder), metrics(one_process[variant]), strict=True))
+    assert len(pairs) == 20
+    apart = max(abs(ours[name] / one[name] - 1) for ours, one in pairs for name in LOSSES)
+    norms = max(abs(ours["grad_norm"] / one["grad_norm"] - 1) for ours, one in pairs)
+    scores = [json.loads((run / "evaluation.json").read_text()) for run in (folder, one_process[variant])]
+    points = max(100 * abs(scores[0][name] - scores[1][name]) for name in ("mAP", "rank1", "rank5", "rank10"))
+    rows.setdefault("Against one process, 20 steps, fp32", []).append(
+        {
+            "settings": variant,
+            "kind": kind,
+            "processes": processes,
+            "losses, largest relative difference": f"{apart:.1e}",
+            "gradient norm": f"{norms:.1e}",
+            "scores, points": f"{points:.2f}",
+        }
+    )
+    assert apart <= 1e-5
+    assert norms <= 1e-4
+    assert points <= 0.1
+
+
+def test_bf16(tiny_config: Path, tmp_path: Path, rows: Rows) -> None:
+    """DDP and ZeRO-0 digit for digit over 20 steps; the first gradient of ZeRO-1 to 3 within a cosine of 0.9999."""
+    flags: list[object] = ["--train.precision", "bf16"]
+    ddp, zero0 = (metrics(launch(tmp_path / kind, tiny_config, flags, kind, 2)) for kind in ("ddp", "zero0"))
+    assert [{k: v for k, v in record.items() if k != "clips_per_s"} for record in ddp] == [
+        {k: v for k, v in record.items() if k != "clips_per_s"} for record in zero0
+    ]
+    table = rows.setdefault("bf16, 2 processes", [])
+    table.append({"pair": "DDP, ZeRO-0", "what": "every number of 20 steps", "agree": "digit for digit"})
+
+    def gradient(kind: str, processes: int | None) -> torch.Tensor:
+        folder = launch(tmp_path / f"{kind}-step", tiny_config, [*flags, *ONE_STEP_OF_SGD], kind, processes)
+        config = load_config(folder / "config.yaml")
+        torch.manual_seed(config.seed)
+        before = MSTAT(config.model).state_dict()
+        after = load_file(folder / "model.safetensors")
+        return torch.cat([(before[name] - after[name]).flatten() for name in sorted(before)]).double()
+
+    reference = gradient("ddp", 2)
+    for kind, processes in (("single", None), ("zero1", 2), ("zero2", 2), ("zero3", 2)):
+        cosine = torch.cosine_similarity(gradient(kind, processes), reference, dim=0).item()
+        pair = f"DDP, {'one process' if kind == 'single' else kind}"
+        table.append({"pair": pair, "what": "cosine of the first gradient", "agree": f"{cosine:.7f}"})
+        assert cosine >= 0.9999, kind
