@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -91,31 +93,37 @@ def start(
     processes: int | None = None,
     restarts: int = 0,
     fault: str | None = None,
+    launcher: Sequence[object] = (),
+    within: Sequence[str] = (),
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.Popen[str]:
     """Start `accelerate launch launch/<command>.py` with a YAML of configs/accelerate, as a user does.
 
     Args:
         restarts: What the launcher does by itself after a rank has died.
         fault: `FAULT RANK STEP` of tests/launch/faults.py, which then takes the place of launch/train.py.
+        launcher: More flags of `accelerate launch`.
+        within: A command that runs the launcher in another place, as `ip netns exec NAME` does.
+        environment: Variables besides those of this process.
     """
-    launcher = [*ACCELERATE, str(PROJECT / "configs" / "accelerate" / f"{accelerate}.yaml")]
+    flags = [*ACCELERATE, str(PROJECT / "configs" / "accelerate" / f"{accelerate}.yaml")]
     if processes is not None:
-        launcher += ["--num_processes", str(processes), "--main_process_port", "0"]
+        flags += ["--num_processes", str(processes), "--main_process_port", "0"]
     if restarts:
-        launcher += ["--max_restarts", str(restarts)]
+        flags += ["--max_restarts", str(restarts)]
     script = [str(PROJECT / "launch" / f"{command}.py")]
     if fault is not None:
         assert command == "train"
         script = [str(PROJECT / "tests" / "launch" / "faults.py"), *fault.split()]
     launch = uuid.uuid4().hex
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", LAUNCH: launch}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # dozens of launches would compile torch anew
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", LAUNCH: launch, **environment}
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)  # dozens of launches would compile torch anew
     process = subprocess.Popen(
-        [*launcher, *script, *map(str, arguments)],
+        [*within, *flags, *map(str, launcher), *script, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment,
+        env=variables,
         start_new_session=True,
     )
     launches[process.pid] = launch
@@ -159,3 +167,25 @@ def run(command: str, arguments: Sequence[object], **options: Any) -> tuple[int,
 def metrics(run_folder: Path) -> list[dict[str, Any]]:
     """The records of metrics.jsonl."""
     return [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def state(folder: Path) -> dict[str, Any]:
+    """state.json."""
+    return json.loads((folder / "state.json").read_text())
+
+
+def assert_same_losses(folder: Path, reference: Path, rel: float) -> None:
+    """Every loss of every step, within a relative difference."""
+    assert [record["step"] for record in metrics(folder)] == [record["step"] for record in metrics(reference)]
+    for ours, one in zip(metrics(folder), metrics(reference), strict=True):
+        for name in LOSSES:
+            assert ours[name] == pytest.approx(one[name], rel=rel, abs=0), (one["step"], name)
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Until metrics.jsonl has `step` lines."""
+    deadline = time.monotonic() + 120
+    while not (folder / "metrics.jsonl").exists() or len((folder / "metrics.jsonl").read_text().splitlines()) < step:
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -15,25 +14,14 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.conftest import LOSSES, members, metrics, run, start
+from tests.conftest import assert_same_losses, members, metrics, run, start, state, wait_for_step
 
 DDP = {"accelerate": "ddp", "processes": 2}
-
-
-def state(folder: Path) -> dict:
-    return json.loads((folder / "state.json").read_text())
 
 
 def checkpoints(folder: Path) -> list[str]:
     """Everything in checkpoints/, so also what is half-written."""
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
-
-
-def assert_same_losses(folder: Path, reference: Path, rel: float) -> None:
-    assert [record["step"] for record in metrics(folder)] == [record["step"] for record in metrics(reference)]
-    for ours, one in zip(metrics(folder), metrics(reference), strict=True):
-        for name in LOSSES:
-            assert ours[name] == pytest.approx(one[name], rel=rel, abs=0), (one["step"], name)
 
 
 def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(reference: Path, tiny_config: Path, tmp_path: Path) -> None:
@@ -201,12 +189,3 @@ def test_two_trainings_do_not_share_a_folder(tiny_config: Path, tmp_path: Path) 
     finally:
         os.killpg(first.pid, signal.SIGKILL)
         first.communicate()
-
-
-def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
-    """Until metrics.jsonl has `step` lines."""
-    deadline = time.monotonic() + 120
-    while not (folder / "metrics.jsonl").exists() or len((folder / "metrics.jsonl").read_text().splitlines()) < step:
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.005)

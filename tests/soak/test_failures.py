@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LOSSES, members, metrics, run, start
-from tests.launch.test_failures import assert_same_losses, checkpoints, small_disk, state, wait_for_step
+from tests.conftest import LOSSES, assert_same_losses, members, metrics, run, start, state, wait_for_step
+from tests.launch.test_failures import checkpoints, small_disk
 from tests.soak.conftest import Rows
 
 __all__ = ["small_disk"]

@@ -1,0 +1,64 @@
+"""One checkpoint has one score, however many processes find it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import shards
+from mstat.evaluate import TILE
+from mstat.ranking import gallery_slices
+from shards.records import Role
+from tests.conftest import run
+from tests.soak.conftest import Rows
+
+PROCESSES = (1, 2, 3, 5)
+
+
+@pytest.fixture(scope="module")
+def five_tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of a set with so many test tracklets that each of five processes has some, and not all equally many."""
+    from shards.sources import mars
+    from shards.sources.synthetic import write_synthetic
+    from shards.write import building, write
+
+    folder = tmp_path_factory.mktemp("five-tiles")
+    write_synthetic(folder / "tree", 3, workers=1, num_train=1, num_val=1, num_test=50)
+    with building(folder / "shards") as out:
+        write(mars.read(folder / "tree", name="synthetic", partial=True), out, workers=1)
+    num_searched = int((shards.open(folder / "shards").roles() & (Role.GALLERY | Role.QUERY) > 0).sum())
+    sizes = {stop - start for start, stop in gallery_slices(num_searched, max(PROCESSES), TILE)}
+    assert len(sizes) > 1
+    assert min(sizes) > 0
+    return folder / "shards"
+
+
+@pytest.mark.parametrize("mode", ["sample", "clips"])
+def test_any_number_of_processes_writes_the_same_scores(
+    mode: str, reference: Path, five_tiles: Path, tmp_path: Path, rows: Rows
+) -> None:
+    """launch/evaluate.py of one run folder on 1, 2, 3, 5 processes: evaluation.json bit for bit."""
+    folder = Path(shutil.copytree(reference, tmp_path / "run"))
+    arguments = ["--run", folder, "--data.shards", five_tiles, "--eval.mode", mode]
+    written = set()
+    for processes in PROCESSES:
+        (folder / "evaluation.json").unlink()
+        options = {} if processes == 1 else {"accelerate": "ddp", "processes": processes}
+        status, output = run("evaluate", arguments, **options)
+        assert status == 0, output
+        written.add((folder / "evaluation.json").read_bytes())
+    assert len(written) == 1
+    scores = json.loads(written.pop())
+    rows.setdefault("Scores of one checkpoint", []).append(
+        {
+            "eval.mode": mode,
+            "processes": ", ".join(map(str, PROCESSES)),
+            "gallery": scores["num_gallery"],
+            "queries": scores["num_query"],
+            "mAP": f"{100 * scores['mAP']:.4f} %",
+            "evaluation.json": "the same bytes",
+        }
+    )
