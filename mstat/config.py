@@ -120,6 +120,8 @@ class LossConfig:
         triplet_weight: Weight of the metric loss of each stage.
         metric_warmup_steps: Steps over which that weight rises linearly from 0. From scratch, hard mining before
             features mean anything draws all clips onto one point; a pretrained start does not need it.
+        mining_groups: BatchHard compares clips within this many equal, consecutive parts of the global batch only;
+            1 compares all. With R it is what R ranks that mine alone would do (docs/scaling.md).
         cross_entropy_weight: Weight of the cross-entropy of each stage.
     """
 
@@ -129,6 +131,7 @@ class LossConfig:
     label_smoothing: float = 0.1
     triplet_weight: float = 1.0
     metric_warmup_steps: int = 0
+    mining_groups: int = 1
     cross_entropy_weight: float = 1.0
 
 

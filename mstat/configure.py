@@ -67,6 +67,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "model.drop_path": (0, 0.999),
     "loss.label_smoothing": (0, 0.999),
     "loss.metric_warmup_steps": (0, 2**31),
+    "loss.mining_groups": (1, 2**31),
     "optim.lr": (0, math.inf),
     "schedule.step_epochs": (1, 2**31),
     "schedule.warmup_steps": (0, 2**31),
@@ -89,6 +90,11 @@ def out_of_range(config: Config) -> str | None:
             return f"{key} is {value}, it must be at least {smallest:g}" + (f" and at most {largest:g}" * (largest < 2))
     if config.clip.crop_padding >= min(config.model.image_size):
         return f"clip.crop_padding is {config.clip.crop_padding}, it must be less than model.image_size"
+    if config.batch.num_identities % config.loss.mining_groups:
+        return (
+            f"loss.mining_groups is {config.loss.mining_groups}, it must divide batch.num_identities "
+            f"({config.batch.num_identities}): a part holds whole identities"
+        )
     return None
 
 

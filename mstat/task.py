@@ -65,7 +65,13 @@ class Task(nn.Module):
                 losses[f"loss/{stage}/cross_entropy"] = cross_entropy(logits, labels_n, self.config.label_smoothing)
                 if self.config.metric == "batch_hard":
                     compared_nD = F.normalize(features_nD) if self.config.unit_length else features_nD
-                    losses[f"loss/{stage}/triplet"] = batch_hard(compared_nD, labels_n, self.config.margin)
+                    losses[f"loss/{stage}/triplet"] = self.triplet(compared_nD, labels_n)
         weights = {"cross_entropy": self.config.cross_entropy_weight, "triplet": metric_weight}
         total = torch.stack([weights[name.rsplit("/", 1)[1]] * loss for name, loss in losses.items()]).sum()
         return {"loss": total, **losses}
+
+    def triplet(self, features_nD: torch.Tensor, labels_n: torch.Tensor) -> torch.Tensor:
+        """BatchHard of the global batch; the mean over its parts where each is mined alone."""
+        parts = (self.config.mining_groups, -1)
+        pairs = zip(features_nD.unflatten(0, parts), labels_n.unflatten(0, parts), strict=True)
+        return torch.stack([batch_hard(part, labels, self.config.margin) for part, labels in pairs]).mean()

@@ -1,0 +1,224 @@
+"""A model, not a measurement, of training on 8, 64 and 512 GPUs: prints the tables of docs/scaling.md.
+
+`python benchmarks/scaling.py`; tests/benchmarks/test_scaling.py compares the page with it, and the constants of the
+model with the model itself. Every figure of hardware has its source beside it, and again in the page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+# MSTAT as published, `python -m mstat.model`, with the classifiers of MARS's 625 identities.
+CLIPS = 24  # a GPU's clips in a step: the paper's batch
+FEATURE = 18_432 + 768 + 768  # floats of a clip that cross ranks: three stages
+CLASSES = 625
+WEIGHTS = 165_986_332 + FEATURE * CLASSES + 3 * CLASSES
+FORWARD_FLOP = 231.591e9  # a clip of 8 frames; forward and backward are three times that
+FP32 = 4  # bytes
+
+# Hardware. URLs in docs/scaling.md, under "Assumptions".
+BF16_PEAK = 312e12  # A100 datasheet
+UTILISATION = 0.5  # assumed, high on purpose: the faster the computation, the more the rest weighs
+FP32_PEAK = 19.5e12  # A100 datasheet; PyTorch's fp32 products do not use TF32 unless told to
+MEMORY = {"A100 40 GB": 1.555e12, "A100 80 GB": 2.039e12}  # bytes/s, A100 datasheet
+NODE = 8  # GPUs
+NVLINK_BUS = 232.5e9  # bytes/s, all_reduce_perf on one node of 8 A100, NVIDIA/nccl issue 1048
+NETWORK_BUS = 8 * 25e9 * 0.86  # 8 HDR links a node; 0.86 of 4 links is what two nodes reach in that same issue
+BUCKET = 25 * 2**20  # bytes: DDP's default bucket; the last one has no backward pass left to hide behind
+
+TOGETHER, TILED, SHARED = "as it is", "tiled distances", "each rank its own rows"
+DESIGNS = (TOGETHER, TILED, SHARED)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Seconds of a training step on one of R GPUs. Bytes are what a GPU sends."""
+
+    gpus: int
+    clips: int  # of this GPU
+    design: str = TOGETHER
+    memory: float = MEMORY["A100 40 GB"]
+    utilisation: float = UTILISATION
+
+    @property
+    def batch(self) -> int:
+        return self.gpus * self.clips
+
+    @property
+    def bus(self) -> float:
+        return NVLINK_BUS if self.gpus <= NODE else NETWORK_BUS
+
+    @property
+    def share(self) -> float:
+        """Of a buffer that a GPU sends in a ring's all-gather or reduce-scatter; an all-reduce is one of each."""
+        return (self.gpus - 1) / self.gpus
+
+    @property
+    def backbone(self) -> float:
+        return 3 * FORWARD_FLOP * self.clips / (BF16_PEAK * self.utilisation)
+
+    @property
+    def rows(self) -> int:
+        """Clips whose logits and distances this GPU computes."""
+        return self.clips if self.design == SHARED else self.batch
+
+    @property
+    def head(self) -> float:
+        """Classifiers, forward and twice that backward, in fp32."""
+        return 3 * 2 * self.rows * FEATURE * CLASSES / FP32_PEAK
+
+    @property
+    def distances(self) -> float:
+        """cdist reads a row from memory for each pair; a tiled kernel is bound by its three operations an element."""
+        elements = self.rows * self.batch * FEATURE
+        return 3 * elements / FP32_PEAK if self.design == TILED else FP32 * elements / self.memory
+
+    @property
+    def gather_bytes(self) -> float:
+        """Forward an all-gather; backward an all-reduce, or a reduce-scatter where ranks compute different rows."""
+        return (2 if self.design == SHARED else 3) * self.share * self.batch * FEATURE * FP32
+
+    @property
+    def gather(self) -> float:
+        return self.gather_bytes / self.bus
+
+    @property
+    def gradient_bytes(self) -> float:
+        return 2 * self.share * WEIGHTS * FP32
+
+    @property
+    def gradients(self) -> float:
+        return self.gradient_bytes / self.bus
+
+    @property
+    def exposed_gradients(self) -> float:
+        """What the backbone's backward pass, two thirds of its time, cannot hide, and the last bucket at least."""
+        last = min(1.0, BUCKET / (WEIGHTS * FP32)) * self.gradients
+        return max(last, self.gradients - 2 / 3 * self.backbone)
+
+    @property
+    def replicated(self) -> float:
+        return self.head + self.distances
+
+    def seconds(self, overlap: bool) -> float:
+        reduction = self.exposed_gradients if overlap else self.gradients
+        return self.backbone + self.replicated + self.gather + reduction
+
+
+def weak_efficiency(step: Step, overlap: bool) -> float:
+    """Clips a second of a GPU, as a share of what one GPU alone does with as many clips."""
+    return replace(step, gpus=1).seconds(overlap) / step.seconds(overlap)
+
+
+def crossing(share: float, design: str, memory: float) -> int:
+    """The fewest GPUs on which head and distances exceed this share of the step."""
+    gpus = 1
+    while (step := Step(gpus, CLIPS, design, memory)).replicated <= share * step.seconds(overlap=True):
+        gpus += 1
+    return gpus
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def ms(seconds: float) -> str:
+    return f"{1e3 * seconds:,.1f}"
+
+
+def mb(count: float) -> str:
+    return f"{count / 1e6:,.0f}"
+
+
+def weak_table() -> str:
+    steps = [Step(gpus, CLIPS) for gpus in (1, 8, 64, 512)]
+    rows = [
+        ["clips in a step, n", *(f"{step.batch:,}" for step in steps)],
+        ["sent by a GPU: gradients, MB", *(mb(step.gradient_bytes) for step in steps)],
+        ["sent by a GPU: gather, MB", *(mb(step.gather_bytes) for step in steps)],
+        ["backbone, ms", *(ms(step.backbone) for step in steps)],
+        ["classifiers, ms (replicated)", *(ms(step.head) for step in steps)],
+        ["distances, ms (replicated)", *(ms(step.distances) for step in steps)],
+        ["gather, both ways, ms", *(ms(step.gather) for step in steps)],
+        ["gradients, ms", *(ms(step.gradients) for step in steps)],
+        ["gradients not hidden by the backward pass, ms", *(ms(step.exposed_gradients) for step in steps)],
+        ["**step without overlap, ms**", *(ms(step.seconds(False)) for step in steps)],
+        ["**step with overlap, ms**", *(ms(step.seconds(True)) for step in steps)],
+        ["**efficiency without overlap**", *(f"{weak_efficiency(step, False):.0%}" for step in steps)],
+        ["**efficiency with overlap**", *(f"{weak_efficiency(step, True):.0%}" for step in steps)],
+    ]
+    return table(["GPUs, R", *(f"{step.gpus}" for step in steps)], rows)
+
+
+def design_table() -> str:
+    rows = []
+    for design in DESIGNS:
+        steps = [Step(gpus, CLIPS, design) for gpus in (8, 64, 512)]
+        rows.append([design, *(f"{ms(step.replicated)} ms, {weak_efficiency(step, True):.0%}" for step in steps)])
+    return table(["classifiers and distances, efficiency with overlap", "8 GPUs", "64 GPUs", "512 GPUs"], rows)
+
+
+def crossing_table() -> str:
+    rows = [
+        [design, name, *(f"{crossing(share, design, memory)}" for share in (0.05, 0.5))]
+        for design in (TOGETHER, TILED)
+        for name, memory in MEMORY.items()
+        if design == TOGETHER or memory == min(MEMORY.values())
+    ]
+    rows[-1][1] = "either"
+    return table(["design", "GPU", "5 % of the step", "50 % of the step"], rows)
+
+
+def utilisation_table() -> str:
+    rows = []
+    for utilisation in (0.5, 0.25):
+        for design in (TOGETHER, SHARED):
+            steps = [Step(gpus, CLIPS, design, utilisation=utilisation) for gpus in (8, 64, 512)]
+            rows.append([f"{utilisation:.0%}, {design}", *(f"{weak_efficiency(step, True):.0%}" for step in steps)])
+    return table(["backbone's share of the peak, design", "8 GPUs", "64 GPUs", "512 GPUs"], rows)
+
+
+def strong_table() -> str:
+    steps = [Step(gpus, CLIPS // gpus) for gpus in (1, 2, 4, 8, 24)]
+    rows = [
+        ["clips of a GPU", *(f"{step.clips}" for step in steps)],
+        ["backbone, ms", *(ms(step.backbone) for step in steps)],
+        ["gather, both ways, ms", *(ms(step.gather) for step in steps)],
+        ["gradients, ms", *(ms(step.gradients) for step in steps)],
+        ["**step with overlap, ms**", *(ms(step.seconds(True)) for step in steps)],
+        ["speed-up", *(f"{steps[0].seconds(True) / step.seconds(True):.1f}" for step in steps)],
+        ["efficiency", *(f"{steps[0].seconds(True) / step.seconds(True) / step.gpus:.0%}" for step in steps)],
+    ]
+    return table(["GPUs, R", *(f"{step.gpus}" for step in steps)], rows)
+
+
+def zero_table() -> str:
+    rows = []
+    for name, factor in {"DDP": 2, "ZeRO-2": 2, "ZeRO-2, DeepSpeed's default": 3, "ZeRO-3": 3}.items():
+        cells = []
+        for gpus in (8, 64, 512):
+            step = Step(gpus, CLIPS)
+            sent = factor * step.share * WEIGHTS * FP32
+            cells.append(f"{mb(sent)} MB, {ms(sent / step.bus)} ms")
+        rows.append([name, f"{factor} (R-1)/R", *cells])
+    return table(["", "times the weights", "8 GPUs", "64 GPUs", "512 GPUs"], rows)
+
+
+TABLES = {
+    "Weak scaling": weak_table,
+    "Where the replicated part exceeds": crossing_table,
+    "What could be done": design_table,
+    "If the backbone is slower": utilisation_table,
+    "Strong scaling": strong_table,
+    "Gradients and weights, by kind of run": zero_table,
+}
+
+
+def main() -> None:
+    for title, made in TABLES.items():
+        print(f"{title}\n\n{made()}\n")
+
+
+if __name__ == "__main__":
+    main()
