@@ -27,7 +27,7 @@ from mstat.metrics import score as score_ranks
 from mstat.model import MSTAT
 from mstat.model.pretrained import load_pretrained
 from mstat.pairs import Pairs, make_pairs
-from mstat.ranking import gallery_slices, merge_top, rank_positives, top_ranks
+from mstat.ranking import gallery_slices, merge_top, one_thread, rank_positives, top_ranks
 from mstat.report.progress import score_table
 from mstat.task import STAGES
 from shards.read import Reader
@@ -93,7 +93,7 @@ class Trial:
         workers = min(self.config.data.num_workers, len(batches))
         features: torch.Tensor | None = None
         dims: list[int] = []
-        with torch.no_grad(), self.engine.autocast():
+        with torch.no_grad(), self.engine.autocast(), one_thread(self.engine.device):
             for batch in load(dataset, range(len(batches)), workers, on_gpu):
                 parts = embed(batch["frames_BTHWC"].to(self.engine.device, non_blocking=True))
                 dims = [part.shape[1] for part in parts]

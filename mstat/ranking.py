@@ -184,16 +184,26 @@ class _Grid:
 
 
 @contextmanager
-def _reproducible(device: torch.device) -> Iterator[None]:
-    """fp32, no graph, and one CPU thread: BLAS splits long inner products by the number of threads, and so rounds."""
+def one_thread(device: torch.device) -> Iterator[None]:
+    """On a CPU, torch computes with one thread meanwhile.
+
+    BLAS cuts matrix products by the number of threads, and so rounds; and how many threads a process has depends on
+    how many processes there are.
+    """
     num_threads = torch.get_num_threads()
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        try:
-            if device.type == "cpu":
-                torch.set_num_threads(1)
-            yield
-        finally:
-            torch.set_num_threads(num_threads)
+    try:
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+@contextmanager
+def _reproducible(device: torch.device) -> Iterator[None]:
+    """fp32, no graph, and one CPU thread."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False), one_thread(device):
+        yield
 
 
 def _between(index: Tensor, first: int, end: int) -> Tensor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 import shards
 from mstat.config import Config
@@ -17,6 +20,7 @@ from mstat.evaluate import Trial, score
 from mstat.metrics import cmc_map
 from mstat.model import MSTAT
 from shards.records import Role
+from tests.distributed import run_distributed
 
 
 @pytest.fixture(params=["sample", "clips"])
@@ -59,6 +63,45 @@ def test_features_and_scores_equal_a_plain_loop(config: Config) -> None:
             key: expected[key] for key in ("rank1", "num_query", "num_valid_query", "num_gallery")
         }
         assert found["mAP"] == pytest.approx(expected["mAP"], abs=1e-9)
+
+
+def scored_in_small_tiles(configs: Sequence[Config]) -> list[dict[str, Any]]:
+    """What a rank holds and what it says of each, with tiles of 5 tracklets: on five ranks each has some."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mstat.evaluate.TILE", 5)
+        if dist.is_initialized():  # as the launcher tells it to the engine, which takes fewer threads for more ranks
+            rank, world_size = str(dist.get_rank()), str(dist.get_world_size())
+            told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+            for name, value in {**told, "MASTER_ADDR": "localhost"}.items():
+                patch.setenv(name, value)
+        engine = Engine(configs[0])
+        results = []
+        for config in configs:
+            torch.manual_seed(0)
+            model = MSTAT(config.model)
+            trial = Trial(engine, shards.open(config.data.shards), config)
+            features = torch.cat(trial.extract(model, config.model.image_size), dim=1)
+            scores, nearest = trial.rank(features)
+            said = [scores.average_precision_Q, scores.first_hit_Q, *nearest(range(len(trial.queries)))]
+            results.append({"bounds": trial.bounds, "features": features, "said": said})
+        return results
+
+
+def test_any_number_of_ranks_gives_the_same_bits(tiny_config: Path) -> None:
+    """1, 2, 3, 5 ranks, ragged slices: each tracklet is embedded by one rank; features and scores bitwise equal."""
+    configs = [
+        load_config(tiny_config, ["--eval.mode", mode, "--data.num_workers", "0"]) for mode in ("sample", "clips")
+    ]
+    alone = scored_in_small_tiles(configs)
+    for world_size in (2, 3, 5):
+        by_rank = run_distributed(scored_in_small_tiles, world_size, configs)
+        for one, *ranks in zip(alone, *by_rank, strict=True):
+            assert [row for found in ranks for row in range(*found["bounds"])] == list(range(one["bounds"][1]))
+            sizes = [len(found["features"]) for found in ranks]
+            assert min(sizes) > 0
+            assert len(set(sizes)) > 1
+            assert torch.equal(torch.cat([found["features"] for found in ranks]), one["features"])
+            assert all(torch.equal(*pair) for found in ranks for pair in zip(found["said"], one["said"], strict=True))
 
 
 def test_rankings_are_the_hardest_queries_with_their_nearest(config: Config) -> None:

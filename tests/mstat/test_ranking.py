@@ -72,6 +72,21 @@ def test_ranks_do_not_depend_on_the_number_of_threads():
     assert torch.equal(results[0], results[2])
 
 
+@pytest.mark.parametrize("num_copies", [1, 3, 8])
+def test_copies_in_the_last_tile_are_equally_near(num_copies):
+    """Items of a full tile and their copies in the last one, which is filled up: the copy is right behind, by index.
+
+    A product of as few columns as the last tile has items rounds otherwise than one of a full tile.
+    """
+    generator = torch.Generator().manual_seed(0)
+    query, gallery = torch.randn(23, 512, generator=generator), torch.randn(256, 512, generator=generator)
+    pids = torch.arange(256) >= num_copies
+    pairs = make_pairs([0] * 23, [0] * 23, [*pids, *[0] * num_copies], [1] * (256 + num_copies))
+    ranks = rank_positives(query, torch.cat([gallery, gallery[:num_copies]]), 0, pairs)
+    original, copy = ranks.view(23, 2, num_copies).unbind(1)
+    assert torch.equal(copy, original + 1)
+
+
 @pytest.mark.parametrize("tile", [4, 32, 256])
 def test_many_positives_of_one_query_are_all_ranked(tile):
     """Ranks of a query's positives over several chunks, blocks and tiles are a permutation where all are positive."""

@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,13 +17,24 @@ import shards
 from mstat.config import Config
 from mstat.configure import load_config
 from mstat.data.loader import EvaluationBatches, TrainingBatches, load
+from mstat.data.plan import CLIPS, IDENTITIES, TRACKLETS
 from mstat.train import training_plan
 from tests.conftest import PROJECT
+
+STEPS = range(3, 6)
+GRID = [cell for cell in product((1, 2, 3, 4, 6, 12), (0, 1, 3)) if cell != (1, 0)]  # ranks, workers
+COVER = {(1, 3), (2, 1), (3, 0), (4, 0), (6, 0), (12, 0)}  # every number; the whole grid is for `soak`
 
 
 @pytest.fixture
 def config(tiny_config: Path) -> Config:
     return load_config(tiny_config, ["--model.tps_probability", "0.5", "--model.drop_path", "0.5"])
+
+
+@pytest.fixture
+def one_process(config: Config) -> list[dict[str, torch.Tensor]]:
+    """The batches of one rank without workers, which is what they are on any other number."""
+    return batches(config, 1, 0, STEPS)
 
 
 def batches(config: Config, world_size: int, num_workers: int, steps: range) -> list[dict[str, torch.Tensor]]:
@@ -40,16 +53,47 @@ def batches(config: Config, world_size: int, num_workers: int, steps: range) -> 
     ]
 
 
-@pytest.mark.parametrize(("world_size", "num_workers"), [(1, 2), (2, 0), (3, 1), (5, 0), (12, 0)])
-def test_ranks_and_workers_change_nothing(config: Config, world_size: int, num_workers: int) -> None:
-    """Bitwise equal frames, shuffling, drop path and labels; 12 clips over 5 ranks are ragged slices."""
-    steps = range(3, 6)
-    for ours, one in zip(batches(config, world_size, num_workers, steps), batches(config, 1, 0, steps), strict=True):
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
+@pytest.mark.parametrize(
+    ("world_size", "num_workers"),
+    [pytest.param(*cell, marks=() if cell in COVER else pytest.mark.soak) for cell in GRID] + [(5, 0)],
+)
+def test_ranks_and_workers_change_nothing(
+    config: Config, one_process: list[dict[str, torch.Tensor]], world_size: int, num_workers: int
+) -> None:
+    """Bitwise equal pixels, shuffling, drop path and labels; 12 clips over 5 ranks are ragged slices."""
+    for ours, one in zip(batches(config, world_size, num_workers, STEPS), one_process, strict=True):
         assert ours.keys() == one.keys()
         assert all(torch.equal(ours[name], one[name]) for name in one)
 
 
-def test_a_reached_step_costs_no_replay(config: Config) -> None:
+def test_clips_are_augmented_and_noise_is_drawn(config: Config, one_process: list[dict[str, torch.Tensor]]) -> None:
+    """What is compared above holds chance: changed pixels of most clips, shuffled patches, dropped branches."""
+    config.clip.flip = config.clip.erase = config.clip.crop_padding = 0
+    for changed, plain in zip(one_process, batches(config, 1, 0, STEPS), strict=True):
+        assert (changed["frames_BTHWC"] != plain["frames_BTHWC"]).flatten(1).any(1).sum() > 6
+    assert any((step["tps_BTN"] != step["tps_BTN"].sort(1).values).any() for step in one_process)
+    assert any((step["keep_BR"] == 0).any() for step in one_process)
+
+
+def test_a_reached_step_costs_no_replay(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step 10^6 on the second of three ranks: its own four clips are read, and every draw is keyed by that step."""
+    reader = shards.open(config.data.shards)
+    plan = training_plan(reader, config)
+    keys, read = [], []
+    default_rng, frames = np.random.default_rng, reader.frames
+    monkeypatch.setattr(np.random, "default_rng", lambda key: keys.append(tuple(key)) or default_rng(key))
+    monkeypatch.setattr(reader, "frames", lambda index, *args, **kw: read.append(index) or frames(index, *args, **kw))
+    step = 10**6
+    TrainingBatches(reader, plan, config, 1, 3)[step]
+    steps = {key[2] for key in keys if key[1] in (TRACKLETS, CLIPS)}
+    epochs = {key[2] for key in keys if key[1] == IDENTITIES}
+    assert steps == {step}
+    assert epochs <= {step // plan.steps_per_epoch, step // plan.steps_per_epoch + 1}
+    assert read == plan.batch(step).tracklets_n[4:8].tolist()
+
+
+def test_a_step_is_the_same_alone(config: Config) -> None:
     """Step 5 alone is step 5 after 3 and 4; another seed gives other clips of other tracklets."""
     (alone,) = batches(config, 1, 0, range(5, 6))
     after = batches(config, 1, 0, range(3, 6))[-1]

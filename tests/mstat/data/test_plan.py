@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mstat.data.plan import Plan, slice_bounds
+from mstat.data.plan import IDENTITIES, TRACKLETS, Plan, slice_bounds
 
 
 def make(num_identities: int = 4, num_tracklets: int = 2, pids: int = 10, seed: int = 0) -> tuple[Plan, dict]:
@@ -37,18 +37,20 @@ def test_batches_are_p_identities_times_k_tracklets() -> None:
         assert all(facts[t][0] == plan.pids[label] for t, label in zip(*batch, strict=True))
 
 
-def test_cameras_differ_where_they_can() -> None:
-    """Two tracklets of an identity come from two cameras if it has two; then from two tracklets if it has two."""
-    plan, facts = make(num_tracklets=2)
+@pytest.mark.parametrize("num_tracklets", [2, 3, 4])
+def test_cameras_differ_where_they_can(num_tracklets: int) -> None:
+    """K entries of an identity come from K cameras, or from all it has; and from K tracklets, or from all it has."""
+    plan, facts = make(num_tracklets=num_tracklets)
     cameras, tracklets = {}, {}
     for tracklet, (pid, camid) in facts.items():
         cameras.setdefault(pid, set()).add(camid)
         tracklets.setdefault(pid, set()).add(tracklet)
+    assert {len(own) for own in cameras.values()} == {1, 2, 3}
     for step in range(50):
-        for pair in plan.batch(step).tracklets_n.reshape(-1, 2):
-            pid = facts[pair[0]][0]
-            assert len({facts[t][1] for t in pair}) == min(2, len(cameras[pid]))
-            assert len(set(pair)) == min(2, len(tracklets[pid]))
+        for group in plan.batch(step).tracklets_n.reshape(-1, num_tracklets):
+            pid = facts[group[0]][0]
+            assert len({facts[t][1] for t in group}) == min(num_tracklets, len(cameras[pid]))
+            assert len(set(group)) == min(num_tracklets, len(tracklets[pid]))
 
 
 def test_more_clips_than_tracklets_repeat_evenly() -> None:
@@ -84,7 +86,19 @@ def test_a_step_is_a_pure_function_of_the_seed() -> None:
     assert not np.array_equal(one.batch(40).tracklets_n, one.batch(41).tracklets_n)
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 7, 24])
+def test_a_reached_step_costs_no_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step 10^6 draws for itself alone: its epoch's order of identities, and tracklets of its P identities."""
+    plan, _ = make(pids=12)
+    keys = []
+    default_rng = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda key: keys.append(tuple(key)) or default_rng(key))
+    step = 10**6
+    labels = plan.batch(step).labels_n[::2]
+    expected = [(0, IDENTITIES, step // plan.steps_per_epoch)] + [(0, TRACKLETS, step, label) for label in labels]
+    assert keys == expected
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 6, 12, 24])
 def test_slices_are_the_batch(world_size: int) -> None:
     """The ranks' slices follow each other, cover the batch once and differ by one clip at most."""
     bounds = [slice_bounds(24, world_size, rank) for rank in range(world_size)]
