@@ -40,18 +40,20 @@ def five_tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_any_number_of_processes_writes_the_same_scores(
     mode: str, reference: Path, five_tiles: Path, tmp_path: Path, rows: Rows
 ) -> None:
-    """launch/evaluate.py of one run folder on 1, 2, 3, 5 processes: evaluation.json bit for bit."""
+    """launch/evaluate.py of one run folder on 1, 2, 3, 5 processes: every score and every similarity bit for bit."""
     folder = Path(shutil.copytree(reference, tmp_path / "run"))
     arguments = ["--run", folder, "--data.shards", five_tiles, "--eval.mode", mode]
+    files = [folder / "evaluation.json", folder / "rankings.json"]
     written = set()
     for processes in PROCESSES:
-        (folder / "evaluation.json").unlink()
+        for file in files:
+            file.unlink()
         options = {} if processes == 1 else {"accelerate": "ddp", "processes": processes}
         status, output = run("evaluate", arguments, **options)
         assert status == 0, output
-        written.add((folder / "evaluation.json").read_bytes())
+        written.add(tuple(file.read_bytes() for file in files))
     assert len(written) == 1
-    scores = json.loads(written.pop())
+    scores = json.loads(files[0].read_text())
     rows.setdefault("Scores of one checkpoint", []).append(
         {
             "eval.mode": mode,
@@ -59,6 +61,6 @@ def test_any_number_of_processes_writes_the_same_scores(
             "gallery": scores["num_gallery"],
             "queries": scores["num_query"],
             "mAP": f"{100 * scores['mAP']:.4f} %",
-            "evaluation.json": "the same bytes",
+            "evaluation.json and rankings.json": "the same bytes",
         }
     )

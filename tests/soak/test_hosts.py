@@ -102,7 +102,7 @@ def test_a_cut(
         told += f"no answer from rank {processes // 2} (host {NAMES[1]}" if near else f"rank 0's host ({ADDRESSES[0]})"
         assert f"\n{told}" in outputs[0 if near else 1], outputs
     assert state(folder)["state"] == "failed"
-    assert NAMES[1] in state(folder)["reason"]
+    assert "the last good checkpoint is" in state(folder)["reason"]  # of the side that gave up last
     reached = len(metrics(folder))
     hosts.heal()
     for status, output in hosts.run("train", arguments, **options):
