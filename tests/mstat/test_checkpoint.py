@@ -11,8 +11,9 @@ from mstat import checkpoint
 from mstat.config import Config
 from mstat.engine import Engine
 from mstat.task import Task
-from tests.mstat.test_task import CLASSES, LABELS, SMALL
+from tests.mstat.test_task import CLASSES, SMALL
 
+LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 FACTS = {"distributed": "ddp", "shards": "abc"}
 
 
