@@ -90,8 +90,12 @@ class Engine:
             deepspeed_plugin=plugin,
             kwargs_handlers=[
                 InitProcessGroupKwargs(backend=backend, timeout=max(self.timeout, START_UP)),
-                # Buffers are equal on all ranks by construction: BNNeck sees the gathered batch.
-                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+                # Buffers are equal on all ranks by construction: BNNeck sees the gathered batch. No parameter is unused,
+                # but unless DDP looks for some, it orders its buckets anew after the first step of each start, and
+                # three ranks and more then add gradients in another order than a run that was not interrupted.
+                DistributedDataParallelKwargs(
+                    broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=True
+                ),
             ],
         )
         if on_cpu:

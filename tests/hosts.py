@@ -96,7 +96,8 @@ def two_hosts() -> Iterator[Hosts]:
         yield hosts
     finally:
         for process in [*holders, *hosts.launches]:
-            process.communicate()  # which closes the pipe that a holder waits for
+            with process:  # closes its pipes, for whose end a holder waits, and waits for it
+                pass
 
 
 def why_not() -> str | None:
