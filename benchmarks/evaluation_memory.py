@@ -47,10 +47,15 @@ MARS = [Search(11_310, 1_980, 19_968, 1), Search(11_310, 1_980, 19_968, 2)]
 
 
 class Found(NamedTuple):
-    """Of one rank: bytes of memory and of what it gives to all_reduce, seconds, and a hash of the ranks it found."""
+    """Of one rank: bytes of memory and of what it gives to all_reduce, CPU seconds, and a hash of the ranks it found.
+
+    labels, search: highest resident size above that with the own features alone, while the pairs are made from the
+    labels, and after that.
+    """
 
     features: int
-    above: int
+    labels: int
+    search: int
     reduced: int
     seconds: float
     positives: int
@@ -73,8 +78,12 @@ def features(start: int, stop: int, dims: int, stream: int) -> torch.Tensor:
 
 
 def memory(key: str) -> int:
-    """Bytes that /proc tells of this process: VmRSS, or VmHWM, the highest VmRSS since it was reset."""
+    """Bytes that /proc tells of this process: VmRSS, or VmHWM, the highest VmRSS since the last `forget_peak`."""
     return int(re.findall(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
+
+
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")  # see proc(5)
 
 
 def measure(search: Search) -> Found:
@@ -93,17 +102,20 @@ def measure(search: Search) -> Found:
         return tensor
 
     dist.barrier()
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM is VmRSS again
-    before, began = memory("VmRSS"), time.perf_counter()
+    before, began = memory("VmRSS"), time.process_time()
+    forget_peak()
     pairs = labels(search)
+    labels_peak = memory("VmHWM")
+    forget_peak()
     query_QD = torch.zeros(search.queries, search.dims)
     query_QD[first:last] = own_queries
     ranks_P = rank_positives(reduce(query_QD), gallery_SD, start, pairs, reduce=reduce, tile=TILE)
     return Found(
         features=gallery_SD.nbytes + own_queries.nbytes,
-        above=memory("VmHWM") - before,
+        labels=labels_peak - before,
+        search=memory("VmHWM") - before,
         reduced=reduced,
-        seconds=time.perf_counter() - began,
+        seconds=time.process_time() - began,
         positives=len(ranks_P),
         digest=hashlib.sha256(ranks_P.numpy().tobytes()).hexdigest(),
     )
@@ -131,15 +143,16 @@ def expected_bytes(search: Search, positives: int) -> int:
 def table(results: dict[Search, list[Found]]) -> list[str]:
     """A row for each search; memory and time of the rank that needs most."""
     lines = [
-        "| gallery | queries | dims | positives | ranks | own features | **memory above them** | of it, all queries' "
-        "features | **to all_reduce** | 4QD + 12P | queries x gallery, not made | seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| gallery G | queries Q | dims D | positives P | ranks | own features | **labels** | **search** | of it, "
+        "4 Q D | **to all_reduce** | 4 Q D + 12 P | 4 Q G, not made | CPU s |",
+        "|---" * 13 + "|",
     ]
     for search, found in results.items():
         first = found[0]
         sizes = (
             max(one.features for one in found),
-            max(one.above for one in found),
+            max(one.labels for one in found),
+            max(one.search for one in found),
             4 * search.queries * search.dims,
             first.reduced,
             expected_bytes(search, first.positives),
@@ -162,16 +175,22 @@ def check(results: dict[Search, list[Found]]) -> None:
 def growth(results: dict[Search, list[Found]]) -> list[str]:
     """What doubling the gallery and doubling the queries costs, in words."""
     half, whole, twice = (results[search][0] for search in MILLION[:3])
-    per_item = (whole.above - half.above) / (MILLION[1].gallery - MILLION[0].gallery)
-    per_query = (twice.above - whole.above) / (MILLION[2].queries - MILLION[1].queries)
+
+    def between(one: Found, other: Found, things: int) -> str:
+        sizes = (
+            f"{name} {getattr(one, name) / MIB:.1f} to {getattr(other, name) / MIB:.1f} MiB "
+            f"({(getattr(other, name) - getattr(one, name)) / things:,.0f} bytes each)"
+            for name in ("labels", "search")
+        )
+        return f"{', '.join(sizes)}, to all_reduce {one.reduced / MIB:.2f} to {other.reduced / MIB:.2f} MiB"
+
     return [
-        f"- **Gallery doubled** (500,000 to 1,000,000): memory {half.above / MIB:.1f} to {whole.above / MIB:.1f} MiB, "
-        f"{per_item:.0f} bytes an item, for its labels; a column of the matrix has {4 * MILLION[1].queries:,}. Bytes "
-        f"to all_reduce {half.reduced / MIB:.2f} to {whole.reduced / MIB:.2f} MiB: they do not depend on the gallery, "
-        "only on how many positives the drawn labels happen to have.",
-        f"- **Queries doubled** (1,980 to 3,960): memory {whole.above / MIB:.1f} to {twice.above / MIB:.1f} MiB, "
-        f"{per_query:,.0f} bytes a query, for its features and positives; a row of the matrix has "
-        f"{4 * MILLION[1].gallery:,}. Bytes to all_reduce {whole.reduced / MIB:.2f} to {twice.reduced / MIB:.2f} MiB.",
+        f"- **Gallery doubled**, {MILLION[0].gallery:,} more items: {between(half, whole, MILLION[0].gallery)}. What "
+        "grows are labels, and flags of what is ignored; what is sent changes only with the positives that happen to "
+        f"be drawn. The matrix would grow by {4 * MILLION[0].queries:,} bytes an item.",
+        f"- **Queries doubled**, {MILLION[1].queries:,} more: {between(whole, twice, MILLION[1].queries)}. What grows "
+        f"are features ({4 * MILLION[1].dims} bytes a query) and what is kept for its {POSITIVES} positives. The "
+        f"matrix would grow by {4 * MILLION[1].gallery:,} bytes a query.",
     ]
 
 
@@ -185,10 +204,15 @@ def record(results: dict[Search, list[Found]]) -> str:
             "",
             "Random features and labels (6 cameras, 11 positives a query in the mean, as MARS has), gloo processes of "
             "one thread each on one machine. Sizes in MiB, of the rank that needs most; the last rows have the size of "
-            "MARS with MSTAT's features. *Own features*: of the rank's share of gallery and queries, which it has "
-            "before. *Memory above them*: the highest resident size until the ranks of all true matches are known, "
-            "minus that before. *To all_reduce*: bytes that a rank hands over in all, counted at each call; Q queries, "
-            "D dimensions, P positives. With R ranks in a ring it sends, and receives, 2 (R - 1) / R of that.",
+            "MARS with MSTAT's features.",
+            "",
+            "- *Own features*: of the rank's share of gallery and queries, which it has before.",
+            "- *Labels*: the highest resident memory above that while true matches are looked up in the labels; code "
+            "and buffers of first use included.",
+            "- *Search*: the same from then on, until the ranks of all true matches are known.",
+            "- *To all_reduce*: bytes that a rank hands over in all, counted at each call. With R ranks in a ring it "
+            "sends, and receives, 2 (R - 1) / R of them.",
+            "- *CPU s*: of the rank that needs most.",
             "",
             *table(results),
             "",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mstat.engine import Engine
+from mstat.rollcall import failed_collective
 
 NAME = re.compile(r"step-(\d{9})")
 META = "checkpoint.json"
@@ -46,12 +47,12 @@ def save(engine: Engine, run: Path, step: int, keep: int, facts: dict[str, Any])
     try:
         engine.save(aside)
     except RuntimeError as error:
-        if "inline_container" not in str(error):  # how torch.save says that it could not write
+        # torch.save says in several ways, and in none of them clearly, that it could not write.
+        if failed_collective(error) or shutil.disk_usage(final.parent).free >= SPARE:
             raise
-        number = errno.ENOSPC if shutil.disk_usage(final.parent).free < SPARE else errno.EIO
         if engine.is_main:
             shutil.rmtree(aside, ignore_errors=True)
-        raise OSError(number, os.strerror(number), str(final)) from None
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(final)) from None
     if engine.is_main:
         meta = {"step": step, "world_size": engine.world_size, **facts, "bytes": _sizes(aside)}
         (aside / META).write_text(json.dumps(meta, indent=2) + "\n")

@@ -60,6 +60,22 @@ def _deepspeed_on_cpu() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
+def _join(backend: str, timeout: timedelta) -> None:
+    """Make the process group, as Accelerate would, but by a store of this attempt's own.
+
+    The launcher's store outlives its workers: after a restart, torch's own start may find the addresses of the attempt
+    before, and connect to what has died.
+    """
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    launcher_keeps_it = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = dist.TCPStore(*address, world_size, is_master=rank == 0 and not launcher_keeps_it, timeout=timeout)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    dist.init_process_group(
+        backend, store=dist.PrefixStore(f"attempt-{attempt}", store), rank=rank, world_size=world_size, timeout=timeout
+    )
+
+
 class Engine:
     """One process of a run: where it is among the others, and how its module is trained.
 
@@ -83,6 +99,8 @@ class Engine:
         # A named backend makes Accelerate expect a process group; without one, DeepSpeed on CPUs sees one process.
         backend = None if launched == 1 else "gloo" if on_cpu else "nccl"
         self.timeout = timedelta(minutes=config.train.timeout_minutes)
+        if backend is not None:
+            _join(backend, max(self.timeout, START_UP))
         self.accelerator = Accelerator(
             cpu=on_cpu and not deepspeed,  # DeepSpeed on CPUs goes by DS_ACCELERATOR; `cpu` would make it DDP
             # With DeepSpeed, the torch_autocast section does it.
@@ -90,12 +108,8 @@ class Engine:
             deepspeed_plugin=plugin,
             kwargs_handlers=[
                 InitProcessGroupKwargs(backend=backend, timeout=max(self.timeout, START_UP)),
-                # Buffers are equal on all ranks by construction: BNNeck sees the gathered batch. No parameter is unused,
-                # but unless DDP looks for some, it orders its buckets anew after the first step of each start, and
-                # three ranks and more then add gradients in another order than a run that was not interrupted.
-                DistributedDataParallelKwargs(
-                    broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=True
-                ),
+                # Buffers are equal on all ranks by construction: BNNeck sees the gathered batch.
+                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             ],
         )
         if on_cpu:
@@ -140,6 +154,7 @@ class Engine:
             clipping = self.wrapped.gradient_clipping()
             assert clipping == (self.config.optim.clip_grad_norm or 0.0), f"DeepSpeed clips gradients at {clipping}"
         self._set_timeouts()  # of the groups that DeepSpeed has made
+        self.settled = self.is_deepspeed or self.world_size == 1
 
     def _set_timeouts(self) -> None:
         """How long collectives wait, in all groups: DeepSpeed's have torch's default of 30 minutes otherwise."""
@@ -149,8 +164,24 @@ class Engine:
 
     def losses(self, batch: dict[str, torch.Tensor], metric_weight: float) -> dict[str, torch.Tensor]:
         """The losses of a batch, under the run's precision."""
-        inputs = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        return self.wrapped(**inputs, metric_weight=metric_weight)
+        inputs: dict[str, Any] = {name: part.to(self.device, non_blocking=True) for name, part in batch.items()}
+        inputs["metric_weight"] = metric_weight
+        if not self.settled:
+            self._settle(inputs)
+        return self.wrapped(**inputs)
+
+    def _settle(self, inputs: dict[str, Any]) -> None:
+        """A backward pass for nothing: after the first one of a start, DDP orders its buckets anew.
+
+        Three ranks and more add gradients in an order that depends on the place in a bucket, so that the first step
+        after a restart would differ in the last bits from the same step of a run that was not interrupted.
+        """
+        buffers = [buffer.clone() for buffer in self.task.buffers()]  # BNNeck's statistics
+        self.wrapped(**inputs)["loss"].backward()
+        self.optimizer.zero_grad()
+        for buffer, before in zip(self.task.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        self.settled = True
 
     def update(self, loss: torch.Tensor, lr: float) -> torch.Tensor:
         """Backward pass and one step of the optimiser at rate `lr`; gives the gradient's norm before clipping."""

@@ -5,7 +5,6 @@ The fault strikes between a rank's backbone and the gather, at the STEPth step o
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import mstat.task
 from launch import train
+from mstat.engine import Engine
 
 
 def strike(fault: str, features_BD: torch.Tensor) -> torch.Tensor:
@@ -35,15 +35,20 @@ def strike(fault: str, features_BD: torch.Tensor) -> torch.Tensor:
 def main() -> int:
     fault, rank, step = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     del sys.argv[1:4]
-    real, calls = mstat.task.gather, itertools.count(1)
+    real_gather, real_update, begun = mstat.task.gather, Engine.update, [1]
     first_attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
 
     def gather(features_BD: torch.Tensor, total: int) -> torch.Tensor:
-        if next(calls) == step and int(os.environ.get("RANK", "0")) == rank and first_attempt:
+        if begun[0] == step and int(os.environ.get("RANK", "0")) == rank and first_attempt:
             features_BD = strike(fault, features_BD)
-        return real(features_BD, total)
+        return real_gather(features_BD, total)
 
-    mstat.task.gather = gather
+    def update(self: Engine, loss: torch.Tensor, lr: float) -> torch.Tensor:
+        norm = real_update(self, loss, lr)
+        begun[0] += 1
+        return norm
+
+    mstat.task.gather, Engine.update = gather, update  # type: ignore[method-assign]
     return train.main()
 
 
