@@ -99,7 +99,7 @@ class Engine:
         # A named backend makes Accelerate expect a process group; without one, DeepSpeed on CPUs sees one process.
         backend = None if launched == 1 else "gloo" if on_cpu else "nccl"
         self.timeout = timedelta(minutes=config.train.timeout_minutes)
-        if backend is not None:
+        if backend is not None and not dist.is_initialized():
             _join(backend, max(self.timeout, START_UP))
         self.accelerator = Accelerator(
             cpu=on_cpu and not deepspeed,  # DeepSpeed on CPUs goes by DS_ACCELERATOR; `cpu` would make it DDP

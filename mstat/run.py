@@ -113,6 +113,7 @@ class Journal:
         self.since = time.perf_counter()
         if enabled:
             cut_back(self.path, start)
+            self.path.touch()
 
     def add(self, record: dict[str, Any]) -> None:
         self.waiting.append({k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in record.items()})
