@@ -61,19 +61,18 @@ def _deepspeed_on_cpu() -> None:
 
 
 def _join(backend: str, timeout: timedelta) -> None:
-    """Make the process group, as Accelerate would, but by a store of this attempt's own.
+    """Make the process group, as Accelerate would, but where the launcher keeps the store under keys of this attempt.
 
-    The launcher's store outlives its workers: after a restart, torch's own start may find the addresses of the attempt
-    before, and connect to what has died.
+    That store outlives the ranks: after a restart, torch's own start may find the addresses of the attempt before, and
+    connect to what has died. (A store that rank 0 keeps is new with each attempt.)
     """
     address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     launcher_keeps_it = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if launcher_keeps_it else "only"
     store = dist.TCPStore(*address, world_size, is_master=rank == 0 and not launcher_keeps_it, timeout=timeout)
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    dist.init_process_group(
-        backend, store=dist.PrefixStore(f"attempt-{attempt}", store), rank=rank, world_size=world_size, timeout=timeout
-    )
+    own = dist.PrefixStore(f"attempt-{attempt}", store)
+    dist.init_process_group(backend, store=own, rank=rank, world_size=world_size, timeout=timeout)
 
 
 class Engine:
