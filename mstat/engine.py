@@ -23,6 +23,7 @@ from torch import nn
 
 from mstat import signals
 from mstat.config import Config, OptimConfig
+from mstat.join import join, launcher_keeps_store
 from mstat.model import no_weight_decay
 from mstat.rollcall import LostRankError, RollCall, failed_collective
 from shards.parallel import available_cpus
@@ -60,21 +61,6 @@ def _deepspeed_on_cpu() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def _join(backend: str, timeout: timedelta) -> None:
-    """Make the process group, as Accelerate would, but where the launcher keeps the store under keys of this attempt.
-
-    That store outlives the ranks: after a restart, torch's own start may find the addresses of the attempt before, and
-    connect to what has died. (A store that rank 0 keeps is new with each attempt.)
-    """
-    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    launcher_keeps_it = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if launcher_keeps_it else "only"
-    store = dist.TCPStore(*address, world_size, is_master=rank == 0 and not launcher_keeps_it, timeout=timeout)
-    own = dist.PrefixStore(f"attempt-{attempt}", store)
-    dist.init_process_group(backend, store=own, rank=rank, world_size=world_size, timeout=timeout)
-
-
 class Engine:
     """One process of a run: where it is among the others, and how its module is trained.
 
@@ -98,8 +84,9 @@ class Engine:
         # A named backend makes Accelerate expect a process group; without one, DeepSpeed on CPUs sees one process.
         backend = None if launched == 1 else "gloo" if on_cpu else "nccl"
         self.timeout = timedelta(minutes=config.train.timeout_minutes)
+        attempt = None
         if backend is not None and not dist.is_initialized():
-            _join(backend, max(self.timeout, START_UP))
+            attempt = join(backend, max(self.timeout, START_UP))
         self.accelerator = Accelerator(
             cpu=on_cpu and not deepspeed,  # DeepSpeed on CPUs goes by DS_ACCELERATOR; `cpu` would make it DDP
             # With DeepSpeed, the torch_autocast section does it.
@@ -128,7 +115,8 @@ class Engine:
         self.kind = f"zero{stage}" if deepspeed else "ddp"
         # For words between processes, not tensors: on CPUs, so that no GPU is waited for.
         self.control = dist.new_group(backend="gloo") if self.world_size > 1 else None
-        self.roll_call = RollCall.from_environment(self.rank, self.world_size)
+        # Where rank 0 keeps the store, it takes with it what a roll call would have to be told.
+        self.roll_call = RollCall(self.rank, self.world_size, attempt) if attempt and launcher_keeps_store() else None
         self._set_timeouts()
 
     def __enter__(self) -> Engine:

@@ -34,24 +34,16 @@ class RollCall:
 
     Args:
         rank, world_size: Of this process.
-        address: Host and port of the launcher's store.
-        attempt: How often the launcher has restarted the ranks: each attempt has its own roll.
+        attempt: The name of this start of the ranks: each has its own roll in the launcher's store.
     """
 
-    def __init__(self, rank: int, world_size: int, address: tuple[str, int], attempt: int) -> None:
-        self.rank, self.world_size, self.address = rank, world_size, address
-        self.prefix = f"mstat/{attempt}"
+    def __init__(self, rank: int, world_size: int, attempt: str) -> None:
+        self.rank, self.world_size = rank, world_size
+        self.address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        self.prefix = f"mstat/{attempt}/roll"
         self.name = f"rank {rank} (host {platform.node()}, pid {os.getpid()})"
         self._connect().set(self._key(f"name/{rank}"), self.name)
         threading.Thread(target=self._answer, daemon=True).start()
-
-    @classmethod
-    def from_environment(cls, rank: int, world_size: int) -> RollCall | None:
-        """None where no launcher keeps a store that outlives its workers."""
-        if world_size == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-            return None
-        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        return cls(rank, world_size, address, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
 
     def leave_error(self, message: str) -> None:
         """Tell the others why this rank ends; the first error that is left counts."""

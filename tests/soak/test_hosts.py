@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import LOSSES, assert_same_losses, metrics, state, wait_for_step
+from tests.conftest import LOSSES, assert_same_losses, members, metrics, state, wait_for_step
 from tests.hosts import ADDRESSES, NAMES, Hosts, two_hosts, why_not
 from tests.launch.test_hosts import TIMEOUT_SECONDS, hosts
 from tests.soak.conftest import Rows
@@ -152,3 +154,29 @@ def ends(launched: list[subprocess.Popen[str]], within: float) -> list[float]:
                 ended[index] = time.monotonic() - began
         time.sleep(0.02)
     return [ended[index] for index in range(len(launched))]
+
+
+@pytest.mark.parametrize("rendezvous", ["static", "c10d"])
+@pytest.mark.parametrize("host", [0, 1])
+def test_restarts(
+    rendezvous: str, host: int, hosts: Hosts, undisturbed: Undisturbed, tiny_config: Path, tmp_path: Path, rows: Rows
+) -> None:
+    """`--max_restarts 1` on both hosts brings a run back after a rank of either was killed: with c10d the launchers
+    count their attempts apart."""
+    folder = tmp_path / "run"
+    launcher = ["--rdzv_backend", rendezvous, "--max_restarts", 1]
+    launched = hosts.launch("train", ["--config", tiny_config, "--run", folder], launcher=launcher)
+    wait_for_step(folder, 7, launched[0])
+    os.kill(next(pid for pid, role in members(launched[host].pid).items() if role == "rank"), signal.SIGKILL)
+    killed = time.monotonic()
+    for process in launched:
+        output, _ = process.communicate(timeout=180)
+        assert process.returncode == 0, output
+    assert_same_losses(folder, undisturbed("ddp", 2), rel=0)
+    rows.setdefault("A rank of two hosts is killed; --max_restarts 1", []).append(
+        {
+            "--rdzv_backend": rendezvous,
+            "killed on host": host,
+            "outcome": f"done by itself {time.monotonic() - killed:.0f} s later, losses bitwise",
+        }
+    )
