@@ -146,6 +146,8 @@ def members(launcher: int) -> dict[int, str]:
 
 
 def _role(command: str) -> str:
+    if "bin/accelerate launch" in command:
+        return "launcher"  # on another host, the process that was started is `nsenter`
     if "resource_tracker" in command:
         return "resource tracker"
     if "forkserver" in command:

@@ -115,10 +115,16 @@ def why_not() -> str | None:
 
 
 def _hold(name: str) -> subprocess.Popen[str]:
-    """A process in namespaces of its own, at whose end the kernel ends all others in them."""
+    """A process in namespaces of its own, at whose end the kernel ends all others in them.
+
+    It has an /etc/hosts of its own: c10d looks machines up by name.
+    """
+    names = "".join(f"{address} {other}\\n" for address, other in zip(ADDRESSES, NAMES, strict=True))
+    known = f"mount -t tmpfs tmpfs /mnt && printf '127.0.0.1 localhost\\n{names}' > /mnt/hosts"
+    known += " && mount --bind /mnt/hosts /etc/hosts && umount /mnt"
     unshare = ["unshare", "--net", "--uts", "--pid", "--mount-proc", "--fork", "--kill-child"]
     holder = subprocess.Popen(
-        [*unshare, "sh", "-c", f"hostname {name} && echo up && exec cat"],
+        [*unshare, "sh", "-c", f"hostname {name} && {known} && echo up && exec cat"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
