@@ -1,4 +1,8 @@
-"""The same run on one process and on many, under every kind of data parallelism."""
+"""The same run on one process and on many, under every kind of data parallelism.
+
+With BNNeck, a shift of all features has no effect: its gradient is nothing but rounding, and AdamW makes whole steps of
+rounding. So the variants with BNNeck are compared under SGD; how far AdamW takes them apart is recorded beside them.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,14 @@ from shards import open as open_shards
 from tests.conftest import LOSSES, metrics, run
 from tests.soak.conftest import Rows
 
+BNNECK: list[object] = ["--model.bnneck", "true"]
+CLIPPING: list[object] = ["--optim.clip_grad_norm", 1.0]
 VARIANTS: dict[str, list[object]] = {
     "as it is": [],
-    "BNNeck": ["--model.bnneck", "true"],
-    "clipping": ["--optim.clip_grad_norm", 1.0],
-    "BNNeck, clipping": ["--model.bnneck", "true", "--optim.clip_grad_norm", 1.0],
+    "clipping": CLIPPING,
+    "BNNeck, SGD": [*BNNECK, "--optim.name", "sgd", "--optim.lr", 0.005],
+    "BNNeck, SGD, clipping": [*BNNECK, "--optim.name", "sgd", "--optim.lr", 0.02, *CLIPPING],
+    "BNNeck, clipping": [*BNNECK, *CLIPPING],
 }
 KINDS = [("ddp", 2), ("ddp", 3), ("ddp", 4), ("ddp", 5)] + [(f"zero{stage}", 2) for stage in range(4)]
 ONE_STEP_OF_SGD = ["--optim.name", "sgd", "--optim.lr", 1, "--optim.momentum", 0, "--optim.weight_decay", 0]
@@ -51,22 +58,24 @@ def test_the_runs_compared_are_worth_it(one_process: dict[str, Path], variant: s
     assert all(record["grad_norm"] > 1 for record in records)
     newest = sorted((one_process[variant] / "checkpoints").iterdir())[-1]
     state = torch.load(newest / "optimizer.pt", weights_only=True)
-    moments = [parameter["exp_avg_sq"] for parameter in state["optimizer"]["state"].values()]
+    moment = "momentum_buffer" if "SGD" in variant else "exp_avg_sq"
+    moments = [parameter[moment] for parameter in state["optimizer"]["state"].values()]
     config = load_config(one_process[variant] / "config.yaml")
     task = Task(config, len(training_plan(open_shards(config.data.shards), config).pids))
     assert len(moments) == sum(parameter.requires_grad for parameter in task.parameters())
-    assert all(moment.max() > 0 for moment in moments)
+    assert all(moment.abs().max() > 0 for moment in moments)
 
 
 @pytest.mark.parametrize(
     ("variant", "kind", "processes"),
-    [(variant, *kind) for variant in ("as it is", "BNNeck, clipping") for kind in KINDS]
-    + [(variant, *kind) for variant in ("BNNeck", "clipping") for kind in (("ddp", 5), ("zero2", 2), ("zero3", 2))],
+    [(variant, *kind) for variant in ("as it is", "BNNeck, SGD, clipping") for kind in KINDS]
+    + [(variant, *kind) for variant in ("BNNeck, SGD", "clipping") for kind in (("ddp", 5), ("zero2", 2), ("zero3", 2))]
+    + [("BNNeck, clipping", *kind) for kind in (("ddp", 5), ("zero3", 2))],
 )
 def test_many_are_one(
     kind: str, processes: int, variant: str, one_process: dict[str, Path], tiny_config: Path, tmp_path: Path, rows: Rows
 ) -> None:
-    """Every loss of 20 fp32 steps to 1e-5; scores of the trained model within 0.1 points."""
+    """Every loss of 20 fp32 steps to 1e-5 (BNNeck under AdamW: 1e-3); scores of the trained model within 0.1 points."""
     folder = launch(tmp_path / "run", tiny_config, VARIANTS[variant], kind, processes)
     pairs = list(zip(metrics(folder), metrics(one_process[variant]), strict=True))
     assert len(pairs) == 20
@@ -84,8 +93,8 @@ def test_many_are_one(
             "scores, points": f"{points:.2f}",
         }
     )
-    assert apart <= 1e-5
-    assert norms <= 1e-4
+    assert apart <= (1e-3 if variant == "BNNeck, clipping" else 1e-5)
+    assert norms <= (1e-3 if variant == "BNNeck, clipping" else 1e-4)
     assert points <= 0.1
 
 
