@@ -15,7 +15,7 @@ from pathlib import Path
 from shards.parallel import available_cpus
 from shards.records import DataError, UsageError
 from shards.sources import SOURCES
-from shards.sources.options import positive_int, size_HW
+from shards.sources.options import positive_int, size_HW, task_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
     verify = commands.add_parser("verify", help="check every byte of a folder of shards")
     verify.add_argument("folder", type=Path, metavar="DIR")
+    verify.add_argument("--decode", action="store_true", help="decode every picture, too")
     _add_workers(verify)
 
     info = commands.add_parser("info", help="show what a folder of shards holds")
@@ -45,6 +46,13 @@ def _add_writing(source: argparse.ArgumentParser) -> None:
     source.add_argument("--shard-size", type=positive_int, default=256, metavar="MB", help="about (default: 256)")
     source.add_argument("--size", type=size_HW, metavar="HxW", help="re-encode each frame to this size")
     source.add_argument("--quality", type=positive_int, metavar="Q", help="of --size, 1 to 100 (default: 95)")
+    source.add_argument(
+        "--bad-frames", choices=("fail", "drop"), default="fail", help="list them and fail, or leave them out"
+    )
+    source.add_argument(
+        "--array-task", type=task_of, metavar="I/N", help="make part I (from 1) of N; on many hosts, then --join"
+    )
+    source.add_argument("--join", action="store_true", help="make the set of the shards that the array tasks have made")
     _add_workers(source)
 
 
@@ -57,18 +65,31 @@ def _add_workers(command: argparse.ArgumentParser) -> None:
 def build(args: argparse.Namespace) -> int:
     """Make a folder of shards."""
     from shards.shard import DEFAULT_QUALITY, Encoding
-    from shards.write import SCRATCH, building, write
+    from shards.write import Build, Part, building, scratch_folder
 
     if args.quality and not args.size:
         raise UsageError("--quality is of re-encoded frames; give --size too")
     if args.quality and args.quality > 100:
         raise UsageError(f"--quality {args.quality}: 1 to 100")
-    encoding = Encoding(args.size, args.quality or DEFAULT_QUALITY)
-    with building(args.out) as folder:
-        args.scratch = folder / SCRATCH
-        source = args.read(args)
-        made = write(source, folder, workers=args.workers, shard_bytes=args.shard_size << 20, encoding=encoding)
-    print(f"{args.out}: {made.counts['tracklets']:,} tracklets, {made.counts['frames']:,} frames")
+    if args.array_task and args.join:
+        raise UsageError("--join is the last step, after all the tasks; give one of --array-task and --join")
+    part = Part(*args.array_task) if args.array_task else None
+    with building(args.out, part=part) as folder:
+        args.scratch = scratch_folder(folder, part)
+        plan = Build(
+            source=args.read(args),
+            folder=folder,
+            shard_bytes=args.shard_size << 20,
+            encoding=Encoding(args.size, args.quality or DEFAULT_QUALITY),
+            drop=args.bad_frames == "drop",
+            workers=args.workers,
+        )
+        if part:
+            made = plan.write_part(part)
+            print(f"{folder}: part {part.number} of {part.count} is whole: {made} shards; after all parts, --join them")
+            return 0
+        description = plan.join() if args.join else plan.write()
+    print(f"{args.out}: {description.counts['tracklets']:,} tracklets, {description.counts['frames']:,} frames")
     return 0
 
 
@@ -76,7 +97,7 @@ def verify(args: argparse.Namespace) -> int:
     """Check a folder of shards; list each fault."""
     from shards import verify as verifying
 
-    faults = verifying.verify(args.folder, args.workers)
+    faults = verifying.verify(args.folder, args.workers, decode=args.decode)
     for fault in faults:
         print(fault, file=sys.stderr)
     print(f"{args.folder}: {len(faults)} faults" if faults else f"{args.folder}: every byte is as it was built")

@@ -205,8 +205,8 @@ def crc32(data: bytes | memoryview) -> int:
 def _member_id(path: Path, name: str) -> tuple[str, int]:
     key, _, rest = name.partition(".")
     number = rest.partition(".")[0]
-    if rest == "json":
+    if rest == "json" and "/" not in key:
         return key, JSON_MEMBER
-    if not number.isdecimal():
+    if not number.isdecimal() or "/" in key:
         raise DataError(f"{path}: member {name!r} is none that the writer makes; build the set again")
     return key, int(number)

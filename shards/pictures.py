@@ -1,6 +1,7 @@
 """Encoded pictures: is it one, decode it, encode it. The one file that knows of JPEG and PNG.
 
-The check decodes every picture once, in grey: damage inside a picture shows nowhere but in its entropy-coded data.
+`check` looks at header, size and end, which costs microseconds; damage in between shows nowhere but in the
+entropy-coded data, which `check_pixels` decodes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from PIL import Image
 
 MAX_PIXELS = 64_000_000  # more than any camera of these data sets; a damaged header must not ask for all the memory
 STRAY, MAX_STRAY = re.compile(r"(\d+) extraneous bytes"), 16  # libjpeg-turbo's message
+JPEG_START = b"\xff\xd8"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
@@ -23,30 +25,27 @@ Uint8Array = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def check(data: bytes) -> Literal["jpg", "png"]:
-    """Return the file extension of a whole JPEG or PNG; raise ValueError with the reason where it is neither."""
+    """Return the file extension of a JPEG or PNG with its header and end; raise ValueError where it is neither."""
     if not data:
         raise ValueError("zero bytes")
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(JPEG_START):
         _check_size(*_jpeg_size(data))
-        _check_jpeg(data)
+        if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):  # neither pair of bytes occurs within coded data
+            raise ValueError("cut off: no JPEG end marker")
         return "jpg"
     if data.startswith(PNG_SIGNATURE):
         _check_size(*_png_size(data))
         if PNG_END not in data:
             raise ValueError("cut off: no PNG end marker")
-        _decode_png(data)
         return "png"
     raise ValueError(f"neither JPEG nor PNG (starts with {data[:4].hex(' ')})")
 
 
-def _check_size(height: int, width: int) -> None:
-    if not 0 < height * width <= MAX_PIXELS:
-        raise ValueError(f"its header says {height}x{width} pixels")
-
-
-def _check_jpeg(data: bytes) -> None:
-    if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):  # neither pair of bytes occurs within coded data
-        raise ValueError("cut off: no JPEG end marker")
+def check_pixels(data: bytes) -> None:
+    """Decode a picture that `check` has passed; raise ValueError where its coded data is damaged."""
+    if not data.startswith(JPEG_START):
+        _decode_png(data)
+        return
     try:
         simplejpeg.decode_jpeg(data, "GRAY", strict=True)
     except ValueError as error:
@@ -56,6 +55,11 @@ def _check_jpeg(data: bytes) -> None:
         if stray is None or int(stray[1]) > MAX_STRAY:
             raise ValueError(f"damaged ({error})") from error
         simplejpeg.decode_jpeg(data, "GRAY", strict=False)  # before the first scan even one is too many for it
+
+
+def _check_size(height: int, width: int) -> None:
+    if not 0 < height * width <= MAX_PIXELS:
+        raise ValueError(f"its header says {height}x{width} pixels")
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
@@ -98,7 +102,8 @@ def decode(data: bytes, size: tuple[int, int] | None = None) -> Uint8Array:
     A JPEG at least twice as large is decoded at a fraction of its size, which libjpeg-turbo does in the frequency
     domain at a fraction of the cost; what remains is a bilinear, antialiased resize. Raises ValueError.
     """
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(JPEG_START):
+        _check_size(*_jpeg_size(data))
         height, width = size or (0, 0)
         # strict=False: like other readers, a stray byte between two segments is no reason to stop a training run.
         image = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width, min_factor=2, strict=False)
@@ -108,6 +113,7 @@ def decode(data: bytes, size: tuple[int, int] | None = None) -> Uint8Array:
 
 
 def _decode_png(data: bytes) -> Uint8Array:
+    _check_size(*_png_size(data))
     try:
         with Image.open(io.BytesIO(data)) as picture:
             return np.asarray(picture.convert("RGB"))

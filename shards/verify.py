@@ -1,12 +1,16 @@
-"""Is a folder of shards what was built? Reads every byte once, and names each fault by file and key."""
+"""Is a folder of shards what was built? Reads every byte once, and names each fault by file and key.
+
+Bytes that were damaged before the build are as they were built; only decoding every picture finds them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from shards import index
+from shards import index, pictures
 from shards.parallel import Progress, run_jobs
 from shards.records import DataError
 
@@ -19,10 +23,14 @@ class _Job:
     record: index.ShardRecord
     rows: list[dict[str, Any]]
     role_names: list[tuple[str, str]]
+    decode: bool
 
 
-def verify(folder: Path, workers: int = 1) -> list[str]:
-    """Return the faults of a set, `file: key: what` a line each; an empty list says that all is as it was built."""
+def verify(folder: Path, workers: int = 1, *, decode: bool = False) -> list[str]:
+    """Return the faults of a set, `file: key: what` a line each; an empty list says that all is as it was built.
+
+    `decode` decodes every picture besides.
+    """
     try:
         description, _ = index.load_description(folder)
         table = index.load_table(folder, description.index_sha256)
@@ -34,7 +42,7 @@ def verify(folder: Path, workers: int = 1) -> list[str]:
         rows[row["shard"]].append(row)
     faults: list[str] = []
     jobs = [
-        _Job(folder / record.file, record, shard_rows, description.role_names)
+        _Job(folder / record.file, record, shard_rows, description.role_names, decode)
         for record, shard_rows in zip(description.shards, rows, strict=True)
     ]
     for found in run_jobs(_verify_shard, jobs, workers=workers, total=len(table)):
@@ -59,7 +67,11 @@ def _verify_shard(job: _Job, progress: Progress) -> list[str]:
         faults.append(f"{job.path}: changed since the build (SHA-256)")
     with job.path.open("rb") as file:
         for row in job.rows:
-            faults += [f"{job.path}: {row['key']}: {what}" for what in _verify_row(row, members, job.role_names, file)]
+            progress.check()
+            found_faults = _verify_row(row, members, job.role_names, file)
+            if job.decode:
+                found_faults += _undecodable(row, file)
+            faults += [f"{job.path}: {row['key']}: {what}" for what in found_faults]
             progress.advance(1, len(row["sizes"]))
     faults += [f"{job.path}: {key}: {_member(number)} is not in the index" for key, number in members]
     return faults
@@ -101,6 +113,19 @@ def _verify_row(row: dict[str, Any], members: dict[Any, index.Member], role_name
     if moved:
         faults.append(f"{moved} frames lie elsewhere than the index says")
     return faults
+
+
+def _undecodable(row: dict[str, Any], file: BinaryIO) -> Iterator[str]:
+    """Frames that are as they were built, and no whole pictures."""
+    for number, (offset, size, checksum) in enumerate(zip(row["offsets"], row["sizes"], row["crc32"], strict=True)):
+        file.seek(offset)
+        data = file.read(size)
+        if index.crc32(data) == checksum:
+            try:
+                pictures.check(data)
+                pictures.check_pixels(data)
+            except ValueError as error:
+                yield f"{_member(number)}: {error}"
 
 
 def _member(number: int) -> str:

@@ -3,6 +3,7 @@
 Everything is made in OUT.building and renamed to OUT at the end. Which tracklet goes into which shard depends on the
 source alone; a shard is written under a temporary name and renamed when it is whole, so a build that was stopped, or
 that met bad frames, takes up its whole shards when it is started again: those whose source has not changed since.
+For the same reason several hosts can make the shards of one build, each its part, and a last step joins them.
 """
 
 from __future__ import annotations
@@ -12,54 +13,74 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from shards import index
-from shards.parallel import run_jobs
+from shards.parallel import Progress, run_jobs
 from shards.records import DataError, Source, SourceTracklet, UsageError
-from shards.shard import BAD_FRAME, DIGEST, Encoding, Job, write_shard
+from shards.shard import BAD_FRAME, SIDECAR, Encoding, Job, Written, join_shard, write_shard
 
 BUILDING = ".building"
 SCRATCH = "scratch"  # in OUT.building: a source's temporary files
-PLAN_FILE = "plan"
+LOCK = "lock"
 KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")  # a dot would end a WebDataset key; a tar header holds 100 characters
 TAR_BLOCK = 512
 SAMPLED_FRAMES = 64
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Task `number` (from 1) of `count` that make the shards of one build, on one host or on many."""
+
+    number: int
+    count: int
+
+
 @contextmanager
-def building(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to build in, renamed to `out` at the end.
+def building(out: Path, *, part: Part | None = None) -> Iterator[Path]:
+    """A folder beside `out` to build in, renamed to `out` at the end (of a part: left as it is).
 
     Any end but a good one, kill -9 included, leaves it to be taken up again; bad data or usage (DataError, UsageError)
-    only where it holds a whole shard. Raises FileExistsError where `out` exists or another build is writing there.
+    only where it holds a whole shard. Raises FileExistsError where `out` exists or another build is writing there;
+    parts of one build may write at the same time.
     """
     _check_free(out)
     folder = out.with_name(out.name + BUILDING)
     folder.mkdir(parents=True, exist_ok=True)
-    lock_path = folder / "lock"
-    with lock_path.open("w") as lock:
+    with (folder / LOCK).open("a+") as lock:  # over NFS, a shared lock needs a file open to read, the other to write
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            fcntl.flock(lock, (fcntl.LOCK_SH if part else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
             raise FileExistsError(f"{folder}: another build is writing here; wait for it, or stop it") from error
         try:
             _check_free(out)  # the build that held the lock until now may have made it
             yield folder
         except (DataError, UsageError, FileExistsError):
-            if not any(folder.glob("shard-*.tar")):
+            if not part and not any(folder.glob("shard-*.tar")):
                 shutil.rmtree(folder, ignore_errors=True)  # gone already where the other build renamed it
             raise
-        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
-        for leftover in (folder / PLAN_FILE, *folder.glob(f"*{DIGEST}")):
+        if part:
+            return
+        for scratch in folder.glob(f"{SCRATCH}*"):
+            shutil.rmtree(scratch, ignore_errors=True)
+        for leftover in folder.glob(f"*{SIDECAR}"):
             leftover.unlink(missing_ok=True)
         folder.rename(out)
-        (out / lock_path.name).unlink()  # only now: whoever waits for the lock finds `out` first
+        (out / LOCK).unlink()  # only now: whoever waits for the lock finds `out` first
+
+
+def scratch_folder(folder: Path, part: Part | None = None) -> Path:
+    """Where in the folder of `building` a source may keep temporary files; each part has its own."""
+    return folder / (f"{SCRATCH}-{part.number}" if part else SCRATCH)
 
 
 def _check_free(out: Path) -> None:
@@ -67,52 +88,118 @@ def _check_free(out: Path) -> None:
         raise FileExistsError(f"{out} exists; remove it, or give another --out")
 
 
-def write(
-    source: Source,
-    folder: Path,
-    *,
-    workers: int = 1,
-    shard_bytes: int = 256 << 20,
-    encoding: Encoding | None = None,
-) -> index.Description:
-    """Write shards, index and description of a source into `folder` (of `building`).
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What is to be made of a source, and how.
 
-    Raises DataError that lists every frame that is no whole picture: `file: tracklet key: reason`, a line each.
+    Args:
+        source: The data set.
+        folder: Of `building`.
+        shard_bytes: About the size of a shard.
+        encoding: How frames are stored.
+        drop: Leave bad frames out, and tracklets of which none is left, instead of failing.
+        workers: Processes.
     """
-    encoding = encoding or Encoding()
-    _check(source)
-    frame_bytes = _mean_frame_bytes(source.tracklets, encoding)
-    parts = plan_shards([t.num_frames for t in source.tracklets], frame_bytes, shard_bytes)
-    _take_up_or_start_over(folder, _fingerprint(source, encoding, parts))
 
-    role_names = [(protocol.name, split) for protocol in source.protocols for split in protocol.splits]
-    jobs = [
-        Job(folder / f"shard-{number:06d}.tar", number, source.tracklets[start:stop], role_names, encoding)
-        for number, (start, stop) in enumerate(parts)
-    ]
-    results = run_jobs(write_shard, jobs, workers=workers, total=len(source.tracklets))
-    faults = [fault for result in results for fault in result.faults]
-    if faults:
-        raise DataError("\n".join([*faults, f"{len(faults)} bad frames; replace them and build again"]))
+    source: Source
+    folder: Path
+    shard_bytes: int = 256 << 20
+    encoding: Encoding = field(default_factory=Encoding)
+    drop: bool = False
+    workers: int = 1
 
-    table = pa.concat_tables([result.table for result in results])
-    index_sha256 = index.write_index(folder, table)
-    description = index.Description(
-        name=source.name,
-        protocols=source.protocols,
-        facts=dict(source.facts),
-        counts={
-            "tracklets": len(source.tracklets),
-            "frames": sum(t.num_frames for t in source.tracklets),
-            "identities": len({t.pid for t in source.tracklets if t.pid > 0}),
-            "cameras": len({t.camid for t in source.tracklets}),
-        },
-        encoding=asdict(encoding) if encoding.size else {},
-        shards=tuple(result.record for result in results if result.record),
-        index_sha256=index_sha256,
-    )
-    (folder / index.DESCRIPTION_FILE).write_text(json.dumps(description.to_json(), indent=1) + "\n")
-    return description
+    def write(self) -> index.Description:
+        """Write all shards that are not there yet, index and description.
+
+        Raises DataError that lists every bad frame, unless they are dropped: `file: tracklet key: reason`, a line each.
+        """
+        jobs = self._jobs()
+        expected = {job.path.with_suffix(suffix) for job in jobs for suffix in (".tar", SIDECAR)}
+        for path in self.folder.glob("shard-*"):  # of a build of other data, or that a kill has left
+            if path not in expected:
+                path.unlink()
+        return self._describe(self._run(write_shard, jobs))
+
+    def write_part(self, part: Part) -> int:
+        """Write the shards of one part that are not there yet; return how many it has. Raises as `write` does."""
+        jobs = self._jobs()[part.number - 1 :: part.count]
+        self._run(write_shard, jobs)
+        return len(jobs)
+
+    def join(self) -> index.Description:
+        """Write index and description of the shards that the parts have made. Raises DataError where one is missing."""
+        return self._describe(self._run(join_shard, self._jobs()))
+
+    def _jobs(self) -> list[Job]:
+        source = self.source
+        _check(source)
+        frame_bytes = _mean_frame_bytes(source.tracklets, self.encoding)
+        bounds = plan_shards([t.num_frames for t in source.tracklets], frame_bytes, self.shard_bytes)
+        role_names = [(protocol.name, split) for protocol in source.protocols for split in protocol.splits]
+        plan = _fingerprint(source, self.encoding, bounds)
+        return [
+            Job(
+                self.folder / f"shard-{number:06d}.tar",
+                number,
+                source.tracklets[start:stop],
+                role_names,
+                self.encoding,
+                plan,
+                self.drop,
+            )
+            for number, (start, stop) in enumerate(bounds)
+        ]
+
+    def _run(self, work: Callable[[Job, Progress], Written], jobs: Sequence[Job]) -> list[Written]:
+        total = sum(len(job.tracklets) for job in jobs)
+        results = run_jobs(work, jobs, workers=self.workers, total=total)
+        faults = [fault for result in results for fault in result.faults]
+        if any(result.record is None for result in results):
+            raise DataError("\n".join([*faults, _way_out(work, len(faults))]))
+        for fault in faults:
+            print(f"left out: {fault}", file=sys.stderr)
+        return results
+
+    def _describe(self, results: Sequence[Written]) -> index.Description:
+        for path in (self.folder / index.INDEX_FOLDER, self.folder / index.DESCRIPTION_FILE):
+            shutil.rmtree(path, ignore_errors=True)
+        table = pa.concat_tables([result.table for result in results])
+        if not len(table):
+            raise DataError(f"{self.source.name}: no tracklet has a good frame")
+        facts = dict(self.source.facts)
+        kept = int(pc.sum(pc.list_value_length(table["sizes"])).as_py())
+        lost = sum(t.num_frames for t in self.source.tracklets) - kept
+        if lost:
+            gone = sorted({t.key for t in self.source.tracklets} - set(table["key"].to_pylist()))
+            facts["left out"] = f"{lost:,} bad frames" + (f"; no frame is left of {', '.join(gone)}" if gone else "")
+        pids = table["pid"].to_numpy()
+        description = index.Description(
+            name=self.source.name,
+            protocols=self.source.protocols,
+            facts=facts,
+            counts={
+                "tracklets": len(table),
+                "frames": kept,
+                "identities": len(np.unique(pids[pids > 0])),
+                "cameras": len(table["camid"].unique()),
+            },
+            encoding=asdict(self.encoding) if self.encoding.size else {},
+            shards=tuple(result.record for result in results if result.record),
+            index_sha256=index.write_index(self.folder, table),
+        )
+        (self.folder / index.DESCRIPTION_FILE).write_text(json.dumps(description.to_json(), indent=1) + "\n")
+        return description
+
+
+def write(source: Source, folder: Path, **options: Any) -> index.Description:
+    """`Build(source, folder, **options).write()`."""
+    return Build(source, folder, **options).write()
+
+
+def _way_out(work: Callable[[Job, Progress], Written], faults: int) -> str:
+    if work is join_shard:
+        return f"{faults} shards are missing; run the tasks that make them, or build without --join to make them here"
+    return f"{faults} bad frames; replace them and build again, or leave them out with --bad-frames drop"
 
 
 def plan_shards(num_frames: Sequence[int], frame_bytes: float, shard_bytes: int) -> list[tuple[int, int]]:
@@ -165,15 +252,3 @@ def _fingerprint(source: Source, encoding: Encoding, parts: Sequence[tuple[int, 
     protocols = [asdict(protocol) for protocol in source.protocols]
     plan = [source.name, protocols, rows, asdict(encoding), parts, index.VERSION]
     return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
-
-
-def _take_up_or_start_over(folder: Path, fingerprint: str) -> None:
-    """Keep the whole shards of an earlier try, if it was this very build; remove all else."""
-    plan = folder / PLAN_FILE
-    same = plan.is_file() and plan.read_text() == fingerprint
-    for path in folder.glob("shard-*"):
-        if not same or path.suffix not in (".tar", DIGEST):
-            path.unlink()
-    shutil.rmtree(folder / index.INDEX_FOLDER, ignore_errors=True)
-    (folder / index.DESCRIPTION_FILE).unlink(missing_ok=True)
-    plan.write_text(fingerprint)

@@ -18,3 +18,11 @@ def size_HW(text: str) -> tuple[int, int]:
     if not cross:
         raise argparse.ArgumentTypeError(f"{text!r} is no size like 256x128 (height first)")
     return positive_int(height), positive_int(width)
+
+
+def task_of(text: str) -> tuple[int, int]:
+    """A task and their number: 3/8 is the third of eight."""
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no task like 3/8 (the first is 1/8, the last 8/8)")
+    return int(number), int(count)

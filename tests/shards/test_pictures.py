@@ -45,6 +45,13 @@ def test_whole_pictures_pass_and_decode(data: bytes) -> None:
     assert pictures.decode(data).shape[2] == 3
 
 
+def huge_jpeg() -> bytes:
+    data = bytearray(JPEG)
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"  # height and width
+    return bytes(data)
+
+
 def huge_png() -> bytes:
     return PNG[:16] + (100_000).to_bytes(4, "big") * 2 + PNG[24:]
 
@@ -74,7 +81,7 @@ def huge_png() -> bytes:
 def test_what_is_no_picture_is_refused_with_its_reason(data: bytes, reason: str) -> None:
     """Empty, foreign, cut off, damaged or absurdly large data is refused, also where its head and end are whole."""
     with pytest.raises(ValueError, match=reason):
-        pictures.check(data)
+        _ = pictures.check(data) and pictures.check_pixels(data)
 
 
 def test_png_decodes_exactly() -> None:
@@ -90,3 +97,11 @@ def test_resized_decode_equals_decode_then_resize(size: tuple[int, int]) -> None
     wanted = Image.fromarray(RAMP).resize(size[::-1], Image.Resampling.BILINEAR)
     assert got.shape == (*size, 3)
     assert np.abs(got.astype(int) - np.asarray(wanted).astype(int)).mean() < 2
+
+
+@pytest.mark.parametrize("data", [huge_png(), huge_jpeg()], ids=["png", "jpeg"])
+def test_an_absurd_size_in_a_header_is_never_decoded(data: bytes) -> None:
+    """Bytes that ask for gigabytes are refused by the header alone, also by the decoder of the reader."""
+    for refuse in (pictures.check, pictures.decode):
+        with pytest.raises(ValueError, match="its header says"):
+            refuse(data)

@@ -10,7 +10,10 @@ import pytest
 
 import shards
 from shards.records import DataError
+from shards.shard import Encoding
+from shards.sources import mars
 from shards.verify import verify
+from shards.write import building, write
 from tests.shards.trees import build_mars, mars_tree
 
 
@@ -124,3 +127,30 @@ def test_a_description_changed_by_hand_is_refused(out: Path) -> None:
     path.write_text(path.read_text().replace('"tracklets": 10', '"tracklets": 11'))
     assert json.loads(path.read_text())["counts"]["tracklets"] == 11
     assert ["does not fit its own checksum" in fault for fault in verify(out)] == [True]
+
+
+def test_decoding_finds_what_was_damaged_before_the_build(tmp_path: Path) -> None:
+    """A picture with whole head and end and damage between them is stored as it came; `decode` names it, and so it is
+    refused where frames are encoded again."""
+    tree = mars_tree(tmp_path / "tree")
+    path = tree / "bbox_train/0001/0001C2T0002F004.jpg"
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"\xff\xda") + 40] + data[-2:])
+    out = build_mars(tree, tmp_path / "out")
+    assert verify(out) == []
+    (fault,) = verify(out, decode=True)
+    assert fault.startswith(f"{out / 'shard-000000.tar'}: 0001C2T0002: frame 3: damaged (")
+    with pytest.raises(DataError, match=f"{path}: 0001C2T0002: damaged"), building(tmp_path / "small") as folder:
+        write(mars.read(tree, partial=True), folder, encoding=Encoding((32, 16)))
+
+
+def test_a_name_that_leads_out_of_the_folder_is_refused(out: Path) -> None:
+    """A tar with a member ../x, or an absolute name, is a fault; nothing is ever unpacked."""
+    for name in ("../evil.00000.jpg", "/evil.00000.jpg", "a/../../evil.json"):
+        shard = out / "shard-000000.tar"
+        whole = shard.read_bytes()
+        rewrite(shard, lambda name: True, (name,))
+        faults = "\n".join(verify(out))
+        assert f"{shard}: " in faults
+        assert f"member {name!r} is none that the writer makes" in faults
+        shard.write_bytes(whole)

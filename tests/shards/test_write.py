@@ -20,7 +20,8 @@ from shards.__main__ import main
 from shards.records import DataError, Frame, UsageError
 from shards.shard import Encoding
 from shards.sources import mars
-from shards.write import BUILDING, building, plan_shards, write
+from shards.verify import verify
+from shards.write import BUILDING, Build, Part, building, plan_shards, write
 from tests.shards.trees import build_mars, contents, mars_tree, picture
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -83,10 +84,92 @@ def test_bad_frames_are_all_listed(tmp_path: Path, shard_bytes: int) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [*(["out.building"] if whole else []), "tree"]
 
 
-@pytest.mark.parametrize("encoding", [None, Encoding((32, 16))], ids=["as they came", "re-encoded"])
-def test_whole_shards_are_taken_up_as_far_as_their_source_is_the_same(
-    tmp_path: Path, encoding: Encoding | None
-) -> None:
+def test_bad_frames_can_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With `drop`, bad frames are left out and listed, a tracklet of which none is left too, and the facts say so; a
+    build that takes up the shards of an earlier try says the same."""
+    tree, out = mars_tree(tmp_path / "tree"), tmp_path / "out"
+    cut = tree / "bbox_train/0001/0001C2T0002F003.jpg"
+    cut.write_bytes(picture(1)[:-9])
+    for frame in (1, 2, 3):
+        (tree / f"bbox_test/0006/0006C5T0001F00{frame}.jpg").write_bytes(b"")
+    source = mars.read(tree, partial=True)
+    with (
+        pytest.raises(DataError, match=r"4 bad frames; .* or leave them out with --bad-frames drop"),
+        building(out) as folder,
+    ):
+        write(source, folder, shard_bytes=20_000)
+    with pytest.raises(KeyboardInterrupt), building(out) as folder:
+        stop_after(write, source, folder, shard_bytes=20_000, drop=True)
+    left = {path.name: path.stat().st_mtime_ns for path in Path(f"{out}{BUILDING}").glob("shard-*.tar")}
+    capsys.readouterr()
+    with building(out) as folder:
+        write(source, folder, shard_bytes=20_000, drop=True)
+    assert {name: (out / name).stat().st_mtime_ns for name in left} == left
+    listed = capsys.readouterr().err.splitlines()
+    assert len(listed) == 5
+    assert listed[0].startswith(f"left out: {cut}: 0001C2T0002: cut off")
+    assert listed[-1] == "left out: 0006C5T0001: no frame is left of it, so it is left out"
+    reader = shards.open(out)
+    assert reader.facts["left out"] == "4 bad frames; no frame is left of 0006C5T0001"
+    assert reader.description.counts["frames"] == sum(t.num_frames for t in source.tracklets) - 4 == 33
+    assert "0006C5T0001" not in {reader[i].key for i in range(len(reader))}
+    assert reader.num_frames[1] == 4
+    stored = [reader.encoded(1, number) for number in range(4)]
+    assert stored == [frame.read() for frame in source.tracklets[1].frames() if frame.name != str(cut)]
+    assert verify(out) == []
+
+
+def test_a_part_that_fails_leaves_the_others(tmp_path: Path) -> None:
+    """Parts of one build, in any order and one of them twice, then joined, are the bytes of a build in one piece; one
+    that fails costs the others nothing, and until all are made joining names the missing shards."""
+    tree, out = mars_tree(tmp_path / "tree"), tmp_path / "out"
+    with building(tmp_path / "one") as folder:
+        count = len(write(mars.read(tree, partial=True), folder, shard_bytes=20_000).shards)
+    bad = tree / "bbox_test/0006/0006C5T0001F002.jpg"  # in the last shard
+    whole = bad.read_bytes()
+    bad.write_bytes(b"")
+
+    def part(number: int) -> None:
+        with building(out, part=Part(number, 3)) as folder:
+            Build(mars.read(tree, partial=True), folder, shard_bytes=20_000).write_part(Part(number, 3))
+
+    def join() -> None:
+        with building(out) as folder:
+            Build(mars.read(tree, partial=True), folder, shard_bytes=20_000).join()
+
+    failed = (count - 1) % 3 + 1
+    for number in (2, 3, 2, 1):
+        if number == failed:
+            with pytest.raises(DataError, match=f"{bad}: 0006C5T0001: zero bytes"):
+                part(number)
+        else:
+            part(number)
+    with pytest.raises(DataError, match=r"shard-\d+.tar: not made yet\n1 shards are missing; run the tasks that make"):
+        join()
+    bad.write_bytes(whole)
+    part(failed)
+    join()
+    assert contents(out) == contents(tmp_path / "one")
+    assert not Path(f"{out}{BUILDING}").exists()
+
+
+def test_parts_write_side_by_side_and_no_build_between_them(tmp_path: Path) -> None:
+    """While a part is being made another one may be, but neither a whole build nor the joining."""
+    tree, out = mars_tree(tmp_path / "tree"), tmp_path / "out"
+    source = mars.read(tree, partial=True)
+    with building(out, part=Part(1, 2)) as folder:
+        with building(out, part=Part(2, 2)) as other:
+            Build(source, other).write_part(Part(2, 2))
+        with pytest.raises(FileExistsError, match="another build"), building(out):
+            raise AssertionError("entered")
+        Build(source, folder).write_part(Part(1, 2))
+    with building(out) as folder:
+        Build(source, folder).join()
+    assert len(shards.open(out)) == 10
+
+
+@pytest.mark.parametrize("encoding", [Encoding(), Encoding((32, 16))], ids=["as they came", "re-encoded"])
+def test_whole_shards_are_taken_up_as_far_as_their_source_is_the_same(tmp_path: Path, encoding: Encoding) -> None:
     """A build that met a bad frame goes on after its repair: a whole shard stays, unless a frame of it has changed
     since; the bytes are those of an undisturbed build."""
     tree, out = mars_tree(tmp_path / "tree"), tmp_path / "out"
