@@ -16,8 +16,17 @@ if TYPE_CHECKING:
 __all__ = ["DataError", "Protocol", "Role", "Tracklet", "open"]
 
 
-def open(path: str | PathLike[str]) -> Reader:
-    """Open a folder made by `python -m shards build`. Raises DataError where it is none, or a damaged one."""
+def open(path: str | PathLike[str], cache: str | PathLike[str] | None = None, cache_gb: float | None = None) -> Reader:
+    """Open a folder made by `python -m shards build`: a local one, or the URL of one (http, s3, ...; see fsspec).
+
+    Args:
+        path: Folder or URL.
+        cache: Where to keep what was fetched from a URL; a local disk. Default: $MSTAT_CACHE, or ~/.cache/mstat/shards.
+        cache_gb: Gigabytes that it may take, about. Default: $MSTAT_CACHE_GB, or 20.
+
+    Raises:
+        DataError: Where there is no set, a damaged one, or no connection.
+    """
     from shards.read import Reader
 
-    return Reader(path)
+    return Reader(path, cache, cache_gb)

@@ -23,6 +23,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from shards.files import Files
 from shards.records import DataError, Protocol, Role, SourceTracklet
 
 FORMAT = "mstat-shards"
@@ -92,15 +93,16 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def load_description(folder: Path) -> tuple[Description, str]:
+def load_description(files: Files) -> tuple[Description, str]:
     """Read `dataset.json`; return it and the set's checksum. Raises DataError where the folder is not a whole set."""
-    path = folder / DESCRIPTION_FILE
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; make it with `python -m shards build ... --out {folder}`")
-    if not path.is_file():
-        raise DataError(f"{folder}: no {DESCRIPTION_FILE}, so no finished set of shards; build it again")
+    path = files.where(DESCRIPTION_FILE)
+    folder = path.removesuffix(DESCRIPTION_FILE).rstrip("/")
     try:
-        content = json.loads(path.read_text())
+        text = files.content(DESCRIPTION_FILE)
+    except FileNotFoundError as error:
+        raise DataError(f"{folder}: no {DESCRIPTION_FILE}, so no finished set of shards; build it again") from error
+    try:
+        content = json.loads(text)
         if content.get("format") != FORMAT:
             raise DataError(f"{path}: not a description of shards (no format: {FORMAT}); build the set again")
         if content.get("version") != VERSION:
@@ -122,16 +124,20 @@ def load_description(folder: Path) -> tuple[Description, str]:
     return description, checksum
 
 
-def load_table(folder: Path, sha256: str) -> pa.Table:
+def load_table(files: Files, sha256: str) -> pa.Table:
     """The index, memory-mapped. Raises DataError where it is missing or not the one of that SHA-256."""
-    path = folder / INDEX_FILE
     try:
+        path = files.local(INDEX_FILE, sha256)
         if file_sha256(path) != sha256:
-            raise DataError(f"{path}: changed since the build (SHA-256); bring it back, or build the set again")
+            raise DataError(
+                f"{files.where(INDEX_FILE)}: changed since the build (SHA-256); bring it back, or build the set again"
+            )
         table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
         return table.select(SCHEMA.names).cast(SCHEMA)
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise DataError(f"{path}: the index cannot be read ({error}); build the set again") from error
+        raise DataError(
+            f"{files.where(INDEX_FILE)}: the index cannot be read ({error}); build the set again"
+        ) from error
 
 
 def write_index(folder: Path, table: pa.Table) -> str:

@@ -11,49 +11,17 @@ import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 from shards import index, pictures
+from shards.files import RemoteFiles, open_files
 from shards.records import DataError, Protocol, Role, Tracklet
 
 Int64Array = np.ndarray[Any, np.dtype[np.int64]]
 Uint8Array = np.ndarray[Any, np.dtype[np.uint8]]
-
-
-class LocalFiles:
-    """Ranges of bytes of the files of a folder, which are opened when first asked for and kept open.
-
-    `os.pread` has no file position to share, so forked processes may read through the same descriptor.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._files: dict[str, BinaryIO] = {}
-
-    def size(self, name: str) -> int | None:
-        """Bytes of a file; None where there is no such file."""
-        path = self.folder / name
-        return path.stat().st_size if path.is_file() else None
-
-    def read(self, name: str, offset: int, size: int) -> bytes:
-        """Bytes offset..offset+size, fewer where the file ends."""
-        file = self._files.get(name)
-        if file is None:
-            file = self._files[name] = (self.folder / name).open("rb", buffering=0)
-        return os.pread(file.fileno(), size, offset)
-
-    def close(self) -> None:
-        """Close what is open; a later read opens it again."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
-
-    def __del__(self) -> None:
-        self.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +36,9 @@ class _Place:
 
 
 class Reader:
-    """A folder of shards. `len`, `[i] -> Tracklet`, `.frames(i, numbers)`; columns as arrays for those who plan.
+    """A folder of shards, local or behind a URL.
+
+    `len`, `[i] -> Tracklet`, `.frames(i, numbers)`; columns as arrays for those who plan.
 
     Attributes:
         name: Of the data set.
@@ -80,22 +50,29 @@ class Reader:
     Raises DataError where the folder is no finished set, was made by another version, or lacks bytes.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.description, self.checksum = index.load_description(self.path)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        cache: str | os.PathLike[str] | None = None,
+        cache_gb: float | None = None,
+    ) -> None:
+        self.path, self._cache = os.fspath(path), (cache, cache_gb)
+        self._files = open_files(path, cache, cache_gb)
+        self.description, self.checksum = index.load_description(self._files)
+        if isinstance(self._files, RemoteFiles):
+            self._files.version = self.checksum
         self.name = self.description.name
         self.protocols = self.description.protocols
         self.facts = self.description.facts
-        self._files = LocalFiles(self.path)
         self._check_shards()
-        self._table = index.load_table(self.path, self.description.index_sha256)
+        self._table = index.load_table(self._files, self.description.index_sha256)
         self.pids: Int64Array = self._table["pid"].to_numpy()
         self.camids: Int64Array = self._table["camid"].to_numpy()
         self._shards: Int64Array = self._table["shard"].to_numpy()
         self.num_frames: Int64Array = self._list_lengths("sizes")
 
-    def __reduce__(self) -> tuple[type[Reader], tuple[Path]]:
-        return Reader, (self.path,)
+    def __reduce__(self) -> tuple[type[Reader], tuple[Any, ...]]:
+        return Reader, (self.path, *self._cache)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -184,11 +161,14 @@ class Reader:
     def _read(self, place: _Place, number: int) -> bytes:
         if not 0 <= number < len(place.sizes):
             raise IndexError(f"{self.path}: {place.key} has no frame {number}; it has 0 to {len(place.sizes) - 1}")
-        data = self._files.read(place.shard, int(place.offsets[number]), int(place.sizes[number]))
+        where = place.shard, int(place.offsets[number]), int(place.sizes[number])
+        data = self._files.read(*where)
+        if zlib.crc32(data) != place.crc32[number] and self._files.forget(*where):
+            data = self._files.read(*where)  # only the cache was damaged
         if zlib.crc32(data) != place.crc32[number]:
             raise DataError(
-                f"{self.path / place.shard}: {place.key} frame {number}: its bytes have changed since the build; "
-                f"`python -m shards verify {self.path}` lists all that is damaged"
+                f"{self._files.where(place.shard)}: {place.key} frame {number}: its bytes have changed since the "
+                f"build; `python -m shards verify {self.path}` lists all that is damaged"
             )
         return data
 
@@ -196,12 +176,15 @@ class Reader:
         return np.asarray(pc.list_value_length(self._table[column]).to_numpy(), np.int64)
 
     def _check_shards(self) -> None:
-        for shard in self.description.shards:
-            size = self._files.size(shard.file)
-            if size is None:
-                raise DataError(f"{self.path / shard.file}: missing; bring it back, or build the set again")
-            if size != shard.bytes:
+        files = [shard.file for shard in self.description.shards]
+        try:
+            sizes = self._files.sizes(files)
+        except FileNotFoundError as error:
+            missing = error.filename or error
+            raise DataError(f"{missing}: missing; bring it back, or build the set again") from error
+        for shard, size in zip(self.description.shards, sizes, strict=True):
+            if size not in (shard.bytes, None):
                 raise DataError(
-                    f"{self.path / shard.file}: {size:,} bytes where {shard.bytes:,} were written: cut off or changed; "
-                    "bring it back, or build the set again"
+                    f"{self._files.where(shard.file)}: {size:,} bytes where {shard.bytes:,} were written: cut off or "
+                    "changed; bring it back, or build the set again"
                 )

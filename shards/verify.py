@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from shards import index, pictures
+from shards.files import LocalFiles
 from shards.parallel import Progress, run_jobs
 from shards.records import DataError
 
@@ -32,8 +33,9 @@ def verify(folder: Path, workers: int = 1, *, decode: bool = False) -> list[str]
     `decode` decodes every picture besides.
     """
     try:
-        description, _ = index.load_description(folder)
-        table = index.load_table(folder, description.index_sha256)
+        files = LocalFiles(folder)
+        description, _ = index.load_description(files)
+        table = index.load_table(files, description.index_sha256)
     except DataError as error:  # without its index nothing else can be told
         return [str(error)]
 

@@ -1,0 +1,305 @@
+"""Where the bytes of a set lie: a local folder, or any URL that fsspec knows (http, s3, gs, memory, ...).
+
+From afar, whole blocks are fetched and kept in a cache folder that all processes and sets share: frames of a tracklet
+lie side by side, so that the first frame of a clip brings most of the others. Blocks are plain files, renamed into
+place when whole; nothing is locked, and whoever finds one may use it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, TypeVar
+
+from shards.records import DataError
+
+BLOCK_BYTES = 1 << 20
+BLOCKS_IN_MEMORY = 16  # of a process
+DEFAULT_CACHE_GB = 20.0
+TRIM_EVERY = 64 << 20  # bytes that a process writes between two looks at the size of the cache
+WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each new try
+TIMEOUT_SECONDS = 30.0  # of one request
+R = TypeVar("R")
+
+
+class Files(Protocol):
+    """What a Reader needs of the files of a set; FileNotFoundError says that there is none of that name."""
+
+    def where(self, name: str) -> str:
+        """The path or URL of a file, for messages."""
+
+    def content(self, name: str) -> bytes:
+        """All of a small file, as it is now."""
+
+    def local(self, name: str, sha256: str) -> Path:
+        """A local file with the content of that SHA-256, to map into memory; the caller checks it."""
+
+    def sizes(self, names: Sequence[str]) -> list[int | None]:
+        """Bytes of files; None where a server does not say."""
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        """Bytes offset..offset+size, fewer where the file ends."""
+
+    def forget(self, name: str, offset: int, size: int) -> bool:
+        """Drop what a cache holds of that range; False where nothing of it came out of one."""
+
+    def close(self) -> None:
+        """Close what is open; a later read opens it again."""
+
+
+def open_files(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None, cache_gb: float | None) -> Files:
+    """The files of a local folder or URL; `cache` and `cache_gb` as in `shards.open`."""
+    text = os.fspath(path)
+    if "://" not in text:
+        return LocalFiles(Path(text))
+    if text.startswith("file://"):
+        return LocalFiles(Path(text.removeprefix("file://")))
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mstat" / "shards"
+    folder = Path(cache or os.environ.get("MSTAT_CACHE") or default)
+    gigabytes = cache_gb if cache_gb is not None else _gigabytes(os.environ.get("MSTAT_CACHE_GB"))
+    return RemoteFiles(text.rstrip("/"), Cache(folder, round(gigabytes * 1e9)))
+
+
+def _gigabytes(text: str | None) -> float:
+    try:
+        return DEFAULT_CACHE_GB if text is None else float(text)
+    except ValueError:
+        raise DataError(f"MSTAT_CACHE_GB={text}: not a number of gigabytes") from None
+
+
+class LocalFiles:
+    """A folder. Files are opened when first read and kept open.
+
+    `os.pread` has no file position to share, so forked processes may read through the same descriptor.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._files: dict[str, BinaryIO] = {}
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder; make it with `python -m shards build ... --out {folder}`")
+        self.folder = folder
+
+    def where(self, name: str) -> str:
+        return str(self.folder / name)
+
+    def content(self, name: str) -> bytes:
+        return (self.folder / name).read_bytes()
+
+    def local(self, name: str, sha256: str) -> Path:
+        return self.folder / name
+
+    def sizes(self, names: Sequence[str]) -> list[int | None]:
+        return [(self.folder / name).stat().st_size for name in names]
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        file = self._files.get(name)
+        if file is None:
+            file = self._files[name] = (self.folder / name).open("rb", buffering=0)
+        return os.pread(file.fileno(), size, offset)
+
+    def forget(self, name: str, offset: int, size: int) -> bool:
+        return False
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Cache:
+    """Files of a folder, by name, of about `limit` bytes in all: the oldest go first.
+
+    Many processes use it at once. A cache that cannot be written (a full disk) is told once and done without.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+        self._written = 0
+        self._warned = False
+
+    def path(self, name: str) -> Path:
+        """Where a file of that name lies, or would."""
+        return self.folder / name
+
+    def get(self, name: str) -> bytes | None:
+        """Its content, if it is there."""
+        try:
+            return self.path(name).read_bytes()
+        except OSError:
+            return None
+
+    def put(self, name: str, data: bytes) -> bool:
+        """Keep it; False where that is not possible."""
+        path = self.path(name)
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(data)
+            part.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            if not self._warned:
+                warnings.warn(
+                    f"{self.folder}: nothing can be kept here ({error}); reading goes on without", stacklevel=2
+                )
+            self._warned = True
+            return False
+        self._written += len(data)
+        if self._written >= min(TRIM_EVERY, self.limit // 8):
+            self._trim()
+        return True
+
+    def drop(self, name: str) -> bool:
+        """Remove it; whether it was there."""
+        try:
+            self.path(name).unlink()
+            return True
+        except OSError:
+            return False
+
+    def _trim(self) -> None:
+        """Remove the oldest files until three quarters of the limit are left: others write meanwhile."""
+        self._written = 0
+        found = []
+        for path in self.folder.rglob("*"):
+            try:
+                status = path.stat()
+            except OSError:  # another process has removed it
+                continue
+            if path.is_file():
+                found.append((status.st_mtime_ns, status.st_size, path))
+        excess = sum(size for _, size, _ in found) - self.limit * 3 // 4
+        for _, size, path in sorted(found):
+            if excess <= 0:
+                return
+            path.unlink(missing_ok=True)
+            excess -= size
+
+
+class RemoteFiles:
+    """A folder behind a URL, read in blocks through a cache. A lost connection is tried again, then a DataError."""
+
+    def __init__(self, url: str, cache: Cache) -> None:
+        self.url, self.cache = url, cache
+        # Of this very version of the set: Reader gives it when it knows.
+        self.version = ""
+        self._recent: OrderedDict[str, bytes] = OrderedDict()
+        self._filesystem: tuple[int, Any, str] | None = None
+
+    def where(self, name: str) -> str:
+        return f"{self.url}/{name}"
+
+    def content(self, name: str) -> bytes:
+        return self._fetch(name, None, None)
+
+    def local(self, name: str, sha256: str) -> Path:
+        cached = f"{sha256}/{Path(name).name}"
+        path = self.cache.path(cached)
+        if not path.is_file() or _sha256(path) != sha256:
+            data = self._fetch(name, None, None)
+            if not self.cache.put(cached, data):
+                raise DataError(f"{path}: the index cannot be kept here; set MSTAT_CACHE to a folder with room")
+        return path
+
+    def sizes(self, names: Sequence[str]) -> list[int | None]:
+        filesystem, root = self._connect()
+        found: list[int | None] = self._try_again(
+            self.url, lambda: filesystem.sizes([f"{root}/{name}" for name in names], **_timeout(filesystem))
+        )
+        return found
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        first, last = offset // BLOCK_BYTES, (offset + size - 1) // BLOCK_BYTES
+        joined = b"".join(self._block(name, number) for number in range(first, last + 1))
+        start = offset - first * BLOCK_BYTES
+        return joined[start : start + size]
+
+    def forget(self, name: str, offset: int, size: int) -> bool:
+        dropped = False
+        for number in range(offset // BLOCK_BYTES, (offset + size - 1) // BLOCK_BYTES + 1):
+            self._recent.pop(self._block_name(name, number), None)
+            dropped |= self.cache.drop(self._block_name(name, number))
+        return dropped
+
+    def close(self) -> None:
+        self._recent.clear()
+        self._filesystem = None
+
+    def _block_name(self, name: str, number: int) -> str:
+        return f"{self.version}/{name}/{number:06d}"
+
+    def _block(self, name: str, number: int) -> bytes:
+        key = self._block_name(name, number)
+        data = self._recent.pop(key, None)
+        if data is None:
+            data = self.cache.get(key)
+        if data is None:
+            data = self._fetch(name, number * BLOCK_BYTES, (number + 1) * BLOCK_BYTES)
+            self.cache.put(key, data)
+        self._recent[key] = data
+        if len(self._recent) > BLOCKS_IN_MEMORY:
+            self._recent.popitem(last=False)
+        return data
+
+    def _fetch(self, name: str, start: int | None, end: int | None) -> bytes:
+        filesystem, root = self._connect()
+        options = _timeout(filesystem)
+        path = f"{root}/{name}"
+        data: bytes = self._try_again(
+            self.where(name), lambda: filesystem.cat_file(path, start=start, end=end, **options)
+        )
+        if start is not None and end is not None and len(data) > end - start:
+            raise DataError(
+                f"{self.where(name)}: a part was asked for and all of it came: this server knows no ranges (HTTP "
+                "Range); use another, or copy the set to a local folder"
+            )
+        return data
+
+    def _connect(self) -> tuple[Any, str]:
+        """The file system of this process: its connections and threads do not outlive a fork."""
+        if self._filesystem is None or self._filesystem[0] != os.getpid():
+            import fsspec
+
+            try:
+                filesystem, root = fsspec.core.url_to_fs(self.url)
+            except (ImportError, ValueError) as error:  # no package for this protocol, or no such protocol
+                raise DataError(f"{self.url}: {error}") from error
+            self._filesystem = os.getpid(), filesystem, root
+        return self._filesystem[1:]
+
+    def _try_again(self, what: str, call: Callable[[], R]) -> R:
+        for seconds in (*WAITS, None):
+            try:
+                return call()
+            except (FileNotFoundError, PermissionError):
+                raise
+            except Exception as error:  # each protocol has its own
+                if seconds is None:
+                    reason = str(error) or type(error).__name__
+                    tries = len(WAITS) + 1
+                    raise DataError(
+                        f"{what}: cannot be read ({reason}), {tries} times in a row; is the address right, the "
+                        "connection up? The same command goes on"
+                    ) from error
+                time.sleep(seconds)
+        raise AssertionError
+
+
+def _timeout(filesystem: Any) -> dict[str, float]:
+    """For file systems that wait on fsspec's own loop; others have timeouts of their own."""
+    return {"timeout": TIMEOUT_SECONDS} if filesystem.async_impl else {}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
