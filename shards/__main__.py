@@ -1,4 +1,4 @@
-"""The command line of the shards room: `python -m shards build | verify | info`.
+"""The command line of the shards room: `python -m shards build | verify | info | show`.
 
 Exit codes: 0 good, 1 bad data (each fault by file and key), 2 bad usage, 130 stopped by Ctrl-C.
 """
@@ -36,8 +36,13 @@ def parser() -> argparse.ArgumentParser:
     _add_workers(verify)
 
     info = commands.add_parser("info", help="show what a folder of shards holds")
-    info.add_argument("folder", type=Path, metavar="DIR")
+    info.add_argument("place", metavar="DIR", help="or a URL")
     info.add_argument("--json", action="store_true", help="for programs")
+
+    show = commands.add_parser("show", help="put the frames of a tracklet on one picture")
+    show.add_argument("place", metavar="DIR", help="or a URL")
+    show.add_argument("key", metavar="KEY", help="of the tracklet, as 0002C1T0001")
+    show.add_argument("--out", type=Path, metavar="FILE", help="default: KEY.png in the current folder")
     return main_parser
 
 
@@ -111,11 +116,28 @@ def info(args: argparse.Namespace) -> int:
     from shards.read import Reader
     from shards.summary import show, summary
 
-    content = summary(Reader(args.folder))
+    content = summary(Reader(args.place))
     if args.json:
         print(json.dumps(content, indent=1))
     else:
         show(content, Console())
+    return 0
+
+
+def show(args: argparse.Namespace) -> int:
+    """Write a contact sheet of a tracklet."""
+    from shards.read import Reader
+    from shards.sheet import save, sheet
+
+    reader = Reader(args.place)
+    try:
+        i = reader.find(args.key)
+    except KeyError:
+        example = reader[0].key
+        raise UsageError(f"{args.place}: no tracklet {args.key}; keys look like {example}") from None
+    out = args.out or Path(f"{args.key}.png")
+    save(sheet(reader, i), out)
+    print(out)
     return 0
 
 
@@ -124,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     again = "; what is finished is kept, the same command goes on from there" if args.command == "build" else ""
     try:
-        return {"build": build, "verify": verify, "info": info}[args.command](args)
+        return {"build": build, "verify": verify, "info": info, "show": show}[args.command](args)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

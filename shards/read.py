@@ -139,6 +139,18 @@ class Reader:
         flat: Uint8Array = self._table["roles"].combine_chunks().flatten().to_numpy()
         return flat.reshape(len(self), len(names))[:, names.index((chosen.name, split))].copy()
 
+    @property
+    def num_bytes(self) -> Int64Array:
+        """Bytes of every frame, of all tracklets in a row."""
+        return np.asarray(self._table["sizes"].combine_chunks().flatten().to_numpy(), np.int64)
+
+    def find(self, key: str) -> int:
+        """The tracklet of a key. Raises KeyError."""
+        place = pc.index(self._table["key"], key).as_py()
+        if place < 0:
+            raise KeyError(key)
+        return int(place)
+
     def close(self) -> None:
         """Close the shards; reading opens them again."""
         self._files.close()

@@ -1,7 +1,8 @@
-"""What `info` shows: how many identities, tracklets and frames each protocol has in each role."""
+"""What `info` shows: how many identities, tracklets and frames each protocol has in each role and camera."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from rich.table import Table
 from shards.read import Reader
 from shards.records import DISTRACTOR_PID, Role
 
+BARS = " ▁▂▃▄▅▆▇█"
+BINS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # frames; the last bin is open
+WARNINGS = ("partial", "left out")  # facts that make figures incomparable
 ROLES = ("train", "query", "gallery", "distractors", "junk")
 
 
@@ -25,6 +29,7 @@ def summary(reader: Reader) -> dict[str, Any]:
         }
         for protocol in reader.protocols
     ]
+    num_bytes = reader.num_bytes
     return {
         "name": reader.name,
         "checksum": reader.checksum,
@@ -33,8 +38,19 @@ def summary(reader: Reader) -> dict[str, Any]:
         **reader.description.counts,
         "encoding": dict(reader.description.encoding),
         "facts": dict(reader.facts),
+        "lengths": {"from": list(BINS), "tracklets": _histogram(reader.num_frames)},
+        "frame_bytes": {
+            "min": int(num_bytes.min()),
+            "mean": float(num_bytes.mean()),
+            "max": int(num_bytes.max()),
+        },
         "protocols": protocols,
     }
+
+
+def _histogram(lengths: np.ndarray) -> list[int]:
+    """How many tracklets have BINS[i] frames or more, and fewer than BINS[i + 1]."""
+    return np.bincount(np.searchsorted(BINS, lengths, side="right") - 1, minlength=len(BINS)).tolist()
 
 
 def _split(reader: Reader, protocol: str, split: str) -> dict[str, Any]:
@@ -49,20 +65,33 @@ def _split(reader: Reader, protocol: str, split: str) -> dict[str, Any]:
         "junk": junk,
     }
     counts: dict[str, Any] = {name: _counts(reader, chosen) for name, chosen in members.items()}
-    return {**counts, "valid_queries": num_valid_queries(reader, query, gallery)}
+    cameras = {
+        int(camid): {
+            name: _counts(reader, chosen & (reader.camids == camid), cameras=False)
+            for name, chosen in members.items()
+            if (chosen & (reader.camids == camid)).any()
+        }
+        for camid in np.unique(reader.camids[roles > 0])
+    }
+    return {**counts, "valid_queries": num_valid_queries(reader, query, gallery), "per_camera": cameras}
 
 
-def _counts(reader: Reader, chosen: np.ndarray) -> dict[str, Any]:
+def _counts(reader: Reader, chosen: np.ndarray, cameras: bool = True) -> dict[str, Any]:
     pids, lengths = reader.pids[chosen], reader.num_frames[chosen]
-    return {
+    counts = {
         "identities": len(np.unique(pids[pids > 0])),
         "tracklets": int(chosen.sum()),
         "frames": int(lengths.sum()),
-        "cameras": np.unique(reader.camids[chosen]).tolist(),
-        "lengths": {"min": int(lengths.min()), "mean": float(lengths.mean()), "max": int(lengths.max())}
+        "lengths": {
+            "min": int(lengths.min()),
+            "mean": float(lengths.mean()),
+            "max": int(lengths.max()),
+            "histogram": _histogram(lengths),
+        }
         if len(lengths)
         else None,
     }
+    return {**counts, "cameras": np.unique(reader.camids[chosen]).tolist()} if cameras else counts
 
 
 def num_valid_queries(reader: Reader, query: np.ndarray, gallery: np.ndarray) -> int:
@@ -83,23 +112,53 @@ def show(content: dict[str, Any], console: Console) -> None:
     )
     console.print(f"checksum {content['checksum']}", highlight=False)
     for name, fact in content["facts"].items():
-        console.print(f"{name}: {fact}", highlight=False)
+        console.print(f"{name}: {fact}", highlight=False, style="yellow" if name in WARNINGS else None)
+    if content["encoding"]:
+        height, width = content["encoding"]["size"]
+        console.print(f"frames re-encoded to {height}x{width}, quality {content['encoding']['quality']}")
+    sizes = content["frame_bytes"]
+    console.print(
+        f"a frame has {sizes['min']:,} to {sizes['max']:,} bytes, {sizes['mean']:,.0f} on average", highlight=False
+    )
+    console.print(
+        f"tracklets of {BINS[0]}, {BINS[1]}–{BINS[2] - 1}, {BINS[2]}–{BINS[3] - 1}, ... {BINS[-1]} frames and more: "
+        f"|{bars(content['lengths']['tracklets'])}|\n",
+        highlight=False,
+    )
     for protocol in content["protocols"]:
-        for split, counts in protocol["splits"].items():
-            label = protocol["name"] if len(protocol["splits"]) == 1 else f"{protocol['name']}, split {split}"
-            table = Table(title=f"{label}: {protocol['description']}", title_justify="left", title_style="bold")
-            for column in ("role", "identities", "tracklets", "frames", "cameras", "lengths"):
-                table.add_column(column, justify="left" if column == "role" else "right")
-            for role in ROLES:
+        splits = list(protocol["splits"].items())
+        for split, counts in splits:
+            label = protocol["name"] if len(splits) == 1 else f"{protocol['name']}, split {split}"
+            shown = [role for role in ROLES if counts[role]["lengths"]]
+            console.print(f"[bold]{label}[/]: {protocol['description']}")
+            table = Table(box=None)
+            for column in ("role", "identities", "tracklets", "frames", "a tracklet has", "lengths"):
+                table.add_column(column, justify="left" if column == "role" else "right", no_wrap=True)
+            for role in shown:
                 row, lengths = counts[role], counts[role]["lengths"]
-                if lengths:
-                    table.add_row(
-                        role,
-                        f"{row['identities']:,}",
-                        f"{row['tracklets']:,}",
-                        f"{row['frames']:,}",
-                        str(len(row["cameras"])),
-                        f"{lengths['min']}–{lengths['max']}, mean {lengths['mean']:.1f}",
-                    )
+                table.add_row(
+                    role,
+                    f"{row['identities']:,}",
+                    f"{row['tracklets']:,}",
+                    f"{row['frames']:,}",
+                    f"{lengths['min']}–{lengths['max']}, ⌀ {lengths['mean']:.1f}",
+                    bars(lengths["histogram"]),
+                )
             console.print(table)
+            cameras = Table(box=None, title="identities, tracklets and frames of each camera", title_justify="left")
+            for column in ("camera", *shown):
+                cameras.add_column(column, justify="right", no_wrap=True)
+            for camid, camera in counts["per_camera"].items():
+                cameras.add_row(str(camid), *(_cell(camera[role]) if role in camera else "–" for role in shown))
+            console.print(cameras)
             console.print(f"valid queries: {counts['valid_queries']:,} of {counts['query']['tracklets']:,}\n")
+
+
+def _cell(counts: dict[str, Any]) -> str:
+    return f"{counts['identities']:,} {counts['tracklets']:,} {counts['frames']:,}"
+
+
+def bars(counts: Sequence[int]) -> str:
+    """A column for each count; one that is not empty shows."""
+    most = max(max(counts), 1)
+    return "".join(BARS[-(-count * (len(BARS) - 1) // most)] for count in counts)

@@ -214,12 +214,12 @@ def _open_shards(config: Path) -> Reader:
     if not config.is_file():
         raise DataError(f"{config.name}, which names the shards, is not in the run folder")
     try:
-        folder = Path(yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["shards"])
+        place = str(yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["shards"])
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise DataError(f"{config.name} does not name the shards (data.shards): {error}") from error
-    if not folder.is_dir():
-        raise DataError(f"{folder} (data.shards) is not there, seen from the current folder")
-    return shards.open(folder)
+    if "://" not in place and not Path(place).is_dir():
+        raise DataError(f"{place} (data.shards) is not there, seen from the current folder")
+    return shards.open(place)
 
 
 def _settings(run: Path, environment: Json) -> str:

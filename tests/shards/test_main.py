@@ -5,13 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import shards
 from shards import verify as verifying
 from shards.__main__ import main
 from shards.sources import mars, synthetic
-from tests.shards.trees import mars_tree, picture
+from tests.shards.trees import contents, mars_tree, picture
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -43,14 +45,47 @@ def test_build_verify_info(tree: Path, tmp_path: Path, capsys: pytest.CaptureFix
         "tracklets": 4,
         "frames": 14,
         "cameras": [1, 2, 6],
-        "lengths": {"min": 2, "mean": 3.5, "max": 5},
+        "lengths": {"min": 2, "mean": 3.5, "max": 5, "histogram": [0, 2, 2, *[0] * 8]},
     }
+    assert official["per_camera"]["1"]["train"] | {"lengths": None} == {
+        "identities": 2,
+        "tracklets": 2,
+        "frames": 7,
+        "lengths": None,
+    }
+    assert content["lengths"] == {"from": [2**n for n in range(11)], "tracklets": [0, 7, 5, *[0] * 8]}
     assert [official[role]["tracklets"] for role in ("query", "gallery", "distractors", "junk")] == [3, 5, 1, 1]
     assert (official["valid_queries"], removed["valid_queries"], validation["valid_queries"]) == (2, 1, 1)
     assert main(["info", str(out)]) == 0
     shown = capsys.readouterr().out
     assert "valid queries: 2 of 3" in shown
     assert "official" in shown
+
+
+def test_show_draws_every_frame(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`show` puts each frame of a tracklet where its number stands, in KEY.png of the current folder or --out; a key
+    that there is none of ends with 2 and shows what a key looks like."""
+    out = tmp_path / "out"
+    assert build(tree, out) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main(["show", str(out), "0001C2T0002"]) == 0
+    assert capsys.readouterr().out.endswith("0001C2T0002.png\n")
+    reader = shards.open(out)
+    frames = reader.frames(1, range(5), size=(128, 64))
+    picture = np.asarray(Image.open("0001C2T0002.png"))
+    corners = [
+        (top, left) for top, left in zip(*np.nonzero((picture[:-127, :-63] == frames[0, 0, 0]).all(-1)), strict=True)
+    ]
+    top, left = next((t, x) for t, x in corners if (picture[t : t + 128, x : x + 64] == frames[0]).all())
+    for number in range(5):
+        x = left + number * (64 + 8)
+        np.testing.assert_array_equal(picture[top : top + 128, x : x + 64], frames[number])
+    assert main(["show", str(out), "0004C1T0001", "--out", "sheet.png"]) == 0
+    assert Path("sheet.png").is_file()
+    assert main(["show", str(out), "9"]) == 2
+    assert "no tracklet 9; keys look like 0001C1T0001" in capsys.readouterr().err
 
 
 def test_bad_data_ends_with_1(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,10 +107,25 @@ def test_bad_data_ends_with_1(tree: Path, tmp_path: Path, capsys: pytest.Capture
     assert "build it again" in capsys.readouterr().err
 
 
+def test_an_array_of_tasks_makes_the_same_set(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--array-task I/N for each I, then --join: the set of one build, with bad frames left out in both."""
+    (tree / "bbox_train/0001/0001C1T0001F002.jpg").write_bytes(b"")
+    for task in ("1/2", "2/2"):
+        assert build(tree, tmp_path / "out", "--bad-frames", "drop", "--array-task", task) == 0
+        assert "after all parts, --join them" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    assert build(tree, tmp_path / "out", "--bad-frames", "drop", "--join") == 0
+    assert build(tree, tmp_path / "one", "--bad-frames", "drop") == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "one")
+
+
 def test_bad_usage_ends_with_2(tree: Path, tmp_path: Path) -> None:
     """Missing or unfit options, unknown sources and an existing folder end with 2."""
     out = tmp_path / "out"
     assert build(tree, out, "--quality", "50") == 2
+    assert build(tree, out, "--array-task", "1/2", "--join") == 2
+    with pytest.raises(SystemExit, match="2"):
+        build(tree, out, "--array-task", "3/2")
     assert build(tree, out, "--size", "32x16", "--quality", "101") == 2
     assert not list(tmp_path.glob("out*"))
     assert build(tree, out) == 0
