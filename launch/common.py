@@ -26,7 +26,8 @@ def report_errors(command: Callable[[], None]) -> int:
         if _can_be_mended(error):
             rank = os.environ.get("RANK", "0")
             told = "; ".join([last_line(error), *getattr(error, "__notes__", [])])
-            print(f"{'' if rank == '0' else f'[rank {rank}] '}error: {told}", file=sys.stderr)
+            # In one piece: print writes the end of the line apart, and another rank's message would come between.
+            sys.stderr.write(f"{'' if rank == '0' else f'[rank {rank}] '}error: {told}\n")
         else:
             traceback.print_exc()
         if os.environ.get("WORLD_SIZE", "1") != "1":
