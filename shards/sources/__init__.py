@@ -10,10 +10,15 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from shards.sources import generated, mars, mot
+from shards.sources import duke, folder, generated, ilids, lsvid, mars, mot, prid
 
 SOURCES: dict[str, ModuleType] = {
     "mars": mars,
+    "duke": duke,
+    "ilids": ilids,
+    "prid": prid,
+    "lsvid": lsvid,
+    "folder": folder,
     "mot": mot,
     "synthetic": generated,
 }

@@ -19,15 +19,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial as bind
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from shards.records import JUNK_PID, DataError, Frame, Protocol, Role, Source, SourceTracklet
+from shards.records import JUNK_PID, DataError, Protocol, Role, Source, SourceTracklet
+from shards.sources.common import IntArray, check_counts, files_of, load_mat, missing_pictures
 
 NAME = re.compile(r"(\d{4}|00-1)C(\d)T(\d{4,})F(\d{3,})\.jpg")
 INFO_HOME = "it comes with the official evaluation code (MARS-evaluation, folder info)"
-MAX_NAMED = 10  # missing pictures that a message names; the rest is counted
 
 OFFICIAL = Protocol("official", description="the queries stand in the gallery; same identity and camera is ignored")
 QUERIES_REMOVED = Protocol(
@@ -47,8 +46,6 @@ OFFICIAL_COUNTS = {
     "queries": 1_980,
     "query identities": 626,
 }
-
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +81,8 @@ def read(root: Path, *, name: str = "mars", partial: bool = False, check_files: 
         parts.append(_read_part(root, "val", "query_val_IDX"))
         protocols.append(VALIDATION)
 
-    facts = {}
-    counts = _counts(train, test)
-    wrong = [f"{what} {counts[what]:,}, not {n:,}" for what, n in OFFICIAL_COUNTS.items() if counts[what] != n]
-    if wrong and not partial:
-        raise DataError(f"{root}: not the whole of MARS: {'; '.join(wrong)}; complete it, or accept it with --partial")
-    if wrong and name == "mars":
-        facts["partial"] = "not the whole of MARS, figures are not comparable: " + "; ".join(wrong)
+    note = check_counts(root, "MARS", _counts(train, test), OFFICIAL_COUNTS, partial)
+    facts = {"partial": note} if note and name == "mars" else {}
     if check_files:
         for part in parts:
             _check_files(part)
@@ -100,7 +92,7 @@ def read(root: Path, *, name: str = "mars", partial: bool = False, check_files: 
 
 def _read_part(root: Path, part: str, query_key: str | None) -> _Part:
     info, names_path = root / "info" / f"tracks_{part}_info.mat", root / "info" / f"{part}_name.txt"
-    rows = _load_mat(info, f"track_{part}_info")
+    rows = load_mat(info, f"track_{part}_info", INFO_HOME)
     if rows.ndim != 2 or rows.shape[1] != 4:
         raise DataError(f"{info}: shape {rows.shape} where rows of (start, end, pid, camera) belong; take the original")
     if not names_path.is_file():
@@ -110,30 +102,12 @@ def _read_part(root: Path, part: str, query_key: str | None) -> _Part:
     queries: frozenset[int] = frozenset()
     if query_key:
         query_path = root / "info" / f"{query_key}.mat"
-        positions = _load_mat(query_path, query_key).ravel() - 1
+        positions = load_mat(query_path, query_key, INFO_HOME).ravel() - 1
         outside = positions[(positions < 0) | (positions >= len(rows))]
         if len(outside):
             raise DataError(f"{query_path}: row {outside[0] + 1}, but {info.name} has rows 1 to {len(rows)}")
         queries = frozenset(positions.tolist())
     return _Part(part, root / f"bbox_{part}", rows, names, queries)
-
-
-def _load_mat(path: Path, key: str) -> IntArray:
-    import scipy.io
-
-    if not path.is_file():
-        raise DataError(f"{path}: missing; {INFO_HOME}")
-    try:
-        content = scipy.io.loadmat(path)
-    except Exception as error:  # whatever the damaged bytes lead scipy to
-        raise DataError(f"{path}: no MATLAB file that can be read ({error}); take the original") from error
-    if key not in content:
-        there = ", ".join(k for k in content if not k.startswith("__")) or "nothing"
-        raise DataError(f"{path}: no variable {key} in it (there is: {there}); take the original")
-    try:
-        return np.asarray(content[key]).astype(np.int64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{path}: {key} holds no whole numbers ({error}); take the original") from error
 
 
 def _row_names(info: Path, names_path: Path, number: int, row: Sequence[int], lines: list[str]) -> tuple[str, ...]:
@@ -197,9 +171,7 @@ def _check_files(part: _Part) -> None:
         there = set(os.listdir(folder))
         missing += [folder / name for name in pictures if name not in there]
     if missing:
-        named = ", ".join(map(str, missing[:MAX_NAMED]))
-        more = f" and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
-        raise DataError(f"listed in the info files, but missing: {named}{more}; unpack {part.folder.name} again")
+        raise missing_pictures(missing, "the info files")
 
 
 def _tracklets(part: _Part, protocols: Sequence[Protocol]) -> Iterator[SourceTracklet]:
@@ -210,7 +182,7 @@ def _tracklets(part: _Part, protocols: Sequence[Protocol]) -> Iterator[SourceTra
             camid=camid,
             num_frames=len(names),
             roles=tuple(_role(protocol, part.name, pid, number in part.queries) for protocol in protocols),
-            frames=bind(_frames, part.folder / names[0][:4], names),
+            frames=bind(files_of, part.folder / names[0][:4], names),
         )
 
 
@@ -224,9 +196,3 @@ def _role(protocol: Protocol, part: str, pid: int, is_query: bool) -> Role:
     if not is_query:
         return Role.GALLERY
     return Role.QUERY if protocol is QUERIES_REMOVED else Role.QUERY | Role.GALLERY
-
-
-def _frames(folder: Path, names: Sequence[str]) -> Iterator[Frame]:
-    for name in names:
-        path = folder / name
-        yield Frame(str(path), path.read_bytes)

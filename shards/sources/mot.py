@@ -1,7 +1,9 @@
-"""Your own video: one file a camera, and its tracks in MOT form.
+"""Your own video: one file or folder of pictures a camera, and its tracks.
 
     frame (from 1), id (from 1), left, top, width, height [, confidence, ...]     a row a box, in pixels
 
+Tracks are rows in that order (MOT), or a CSV whose first line names its columns (x, y, w, h will do, too). In a folder
+a picture is the frame that its name says where all names are numbers (000001.jpg), else pictures count from 1 in order.
 The same id in two files is the same person. Each video is decoded once, in order; the crops go to a temporary file
 from which the writer takes them. One camera alone can be halved: each identity's own track, in time, so that every
 identity is seen by both halves (halving the video would leave few on both sides).
@@ -21,10 +23,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from shards.records import DataError, Frame, Protocol, Role, Source, SourceTracklet, UsageError
+from shards.sources.common import pictures_of
 from shards.sources.options import positive_int, size_HW
 
 MIN_SIDE = 4  # pixels; a box that the picture's edge leaves thinner than this shows nobody
 QUALITY = 95
+COLUMNS = (("frame",), ("id",), ("left", "x"), ("top", "y"), ("width", "w"), ("height", "h"), ("confidence", "conf"))
 PROTOCOL = Protocol("cross-camera", description="a query for each identity and camera; all test tracklets are searched")
 
 
@@ -61,7 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `build mot`."""
     ids = "ids, as 3,5,8, that test; all others train (default: every second id)"
     parser.add_argument(
-        "--video", type=Path, required=True, action="append", metavar="FILE", help="one for each camera"
+        "--video",
+        type=Path,
+        required=True,
+        action="append",
+        metavar="PATH",
+        help="video or folder of pictures, one for each camera",
     )
     parser.add_argument(
         "--tracks", type=Path, required=True, action="append", metavar="FILE", help="one for each video"
@@ -140,11 +149,14 @@ def parse_tracks(path: Path) -> list[Box]:
     seen: dict[tuple[int, int], int] = {}
     if not path.is_file():
         raise DataError(f"{path}: no such file; give --tracks a file of rows frame,id,left,top,width,height")
-    for line, text in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    places, start = _columns(path, lines[0]) if lines else (list(range(7)), 0)
+    for line, text in enumerate(lines[start:], start=start + 1):
         if not text.strip():
             continue
+        parts = text.split(",")
         try:
-            values = [float(value) for value in text.split(",")]
+            values = [float(parts[place]) for place in places if place < len(parts)]
         except ValueError as error:
             raise DataError(
                 f"{path}:{line}: {text.strip()!r}: {error}; rows are numbers with commas between"
@@ -169,6 +181,21 @@ def parse_tracks(path: Path) -> list[Box]:
     return boxes
 
 
+def _columns(path: Path, first: str) -> tuple[list[int], int]:
+    """Where frame, id, left, top, width, height and confidence stand in a row, and the first row's line, from 0."""
+    names = [name.strip().strip('"').lower() for name in first.split(",")]
+    if not set(names) & {name for column in COLUMNS for name in column}:
+        return list(range(7)), 0
+    places = []
+    for column in COLUMNS:
+        found = [names.index(name) for name in column if name in names]
+        if found:
+            places.append(found[0])
+        elif column is not COLUMNS[-1]:
+            raise DataError(f"{path}:1: {first.strip()!r}: no column {' or '.join(column)}")
+    return places, 1
+
+
 def _cut(video: Path, tracks: Path, boxes: Sequence[Box], size: tuple[int, int], store: BinaryIO) -> list[Crop]:
     """Append the crops of one video to `store`, in the order of time."""
     from shards import pictures
@@ -176,34 +203,55 @@ def _cut(video: Path, tracks: Path, boxes: Sequence[Box], size: tuple[int, int],
     of_frame: dict[int, list[Box]] = {}
     for box in boxes:
         of_frame.setdefault(box.frame, []).append(box)
-    last = max(boxes, key=lambda box: box.frame)
     crops: list[Crop] = []
     number = 0
-    for number, image_HW3 in enumerate(decode(video), start=1):
-        for box in of_frame.get(number, ()):
+    for number, image_HW3 in decode(video):
+        for box in of_frame.pop(number, ()):
             top, bottom, left, right = box.inside(*image_HW3.shape[:2])
             if min(bottom - top, right - left) >= MIN_SIDE:
                 data = pictures.encode(pictures.resize(image_HW3[top:bottom, left:right], size), QUALITY)
                 crops.append(Crop(box.pid, f"{tracks}:{box.line}", store.tell(), len(data)))
                 store.write(data)
-        if number == last.frame:
+        if not of_frame:
             return crops
-    raise DataError(f"{tracks}:{last.line}: frame {last.frame}, but {video} has {number}; do they belong together?")
+    box = min((box for rows in of_frame.values() for box in rows), key=lambda box: box.line)
+    raise DataError(
+        f"{tracks}:{box.line}: frame {box.frame}, but {video} has no such frame (its last is {number}); do they belong "
+        "together?"
+    )
 
 
-def decode(video: Path) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
-    """The pictures of a video in order, uint8 RGB of shape H,W,3, upright as a player shows them."""
+def decode(video: Path) -> Iterator[tuple[int, np.ndarray[Any, np.dtype[np.uint8]]]]:
+    """The frames of a video or folder with their numbers, uint8 RGB of shape H,W,3, upright as a player shows them."""
+    if video.is_dir():
+        yield from _decode_folder(video)
+        return
     import av
 
     try:
         with av.open(str(video)) as container:
             if not container.streams.video:
                 raise DataError(f"{video}: no video in it")
-            for frame in container.decode(video=0):
+            for number, frame in enumerate(container.decode(video=0), start=1):
                 image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-                yield np.rot90(image, frame.rotation // 90) if frame.rotation else image
+                yield number, np.rot90(image, frame.rotation // 90) if frame.rotation else image
     except av.FFmpegError as error:
         raise DataError(f"{video}: cannot be decoded ({error.strerror}); give --video a whole video file") from error
+
+
+def _decode_folder(folder: Path) -> Iterator[tuple[int, np.ndarray[Any, np.dtype[np.uint8]]]]:
+    from shards import pictures
+
+    names = pictures_of(folder)
+    stems = [Path(name).stem for name in names]
+    numbers = [int(stem) for stem in stems] if all(stem.isdecimal() for stem in stems) else range(1, len(names) + 1)
+    for number, name in zip(numbers, names, strict=True):
+        data = (folder / name).read_bytes()
+        try:
+            pictures.check(data)
+            yield number, pictures.decode(data)
+        except ValueError as error:
+            raise DataError(f"{folder / name}: {error}; replace it") from error
 
 
 def _by_identity(crops: Sequence[Crop]) -> dict[int, list[Crop]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from shards import pictures
 from shards.sources import mars
+from shards.summary import summary
 from shards.write import building, write
 
 Row = tuple[str, int, int, int, int]  # identity as MARS writes it, camera, tracklet, frames, first frame's number
@@ -45,6 +47,20 @@ def picture(seed: int, size: tuple[int, int] = (64, 32), quality: int = 90) -> b
     small = np.random.default_rng(seed).integers(0, 256, (8, 4, 3), np.uint8)
     large = Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC)
     return pictures.encode(np.asarray(large), quality)
+
+
+def hostile_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders list their content in the order that is worst for whoever does not sort."""
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda *args: sorted(listdir(*args), reverse=True))
+
+
+def official_split(out: Path, protocol: int = 0, split: str = "0") -> dict[str, Any]:
+    """What `info` says of one split of a set."""
+    from shards.read import Reader
+
+    found: dict[str, Any] = summary(Reader(out))["protocols"][protocol]["splits"][split]
+    return found
 
 
 def names_of(row: Row) -> list[str]:

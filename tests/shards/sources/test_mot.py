@@ -118,7 +118,7 @@ def test_boxes_are_clipped_and_thin_ones_dropped(video: Path, tmp_path: Path) ->
         ("2,2,2,3,0,5", "t.txt:2: a box of 0 x 5 pixels"),
         ("2,2,nan,3,4,5", "t.txt:2: "),
         ("1,9,2,3,4,5", r"t.txt:2: id 9 has a box in frame 1 already \(line 1\)"),
-        ("21,9,2,3,40,50", "t.txt:2: frame 21, but .*a.mp4 has 20"),
+        ("21,9,2,3,40,50", "t.txt:2: frame 21, but .*a.mp4 has no such frame .its last is 20"),
     ],
 )
 def test_bad_rows_are_named_by_file_and_line(video: Path, tmp_path: Path, row: str, message: str) -> None:
@@ -153,9 +153,62 @@ def test_a_video_taken_upright_is_turned(tmp_path: Path) -> None:
     matrix = data.index(b"tkhd") + 44
     data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, HEIGHT << 16, 0, 1 << 30)
     (tmp_path / "turned.mp4").write_bytes(data)
-    image = next(mot.decode(tmp_path / "turned.mp4"))
+    _, image = next(mot.decode(tmp_path / "turned.mp4"))
     assert image.shape == (WIDTH, HEIGHT, 3)
     assert image[: WIDTH // 2 - 8].mean((0, 1))[2] < 60 < 180 < image[WIDTH // 2 + 8 :].mean((0, 1))[2]
+
+
+@pytest.mark.parametrize("names", ["{:06d}.png", "{}.png", "shot {}.png"])
+def test_a_folder_of_pictures_is_a_video(names: str, tmp_path: Path) -> None:
+    """Pictures are frames in the order of their numbers, 2 before 10, in whatever order the disk lists them."""
+    folder = tmp_path / "camera"
+    folder.mkdir()
+    for number in np.random.default_rng(0).permutation(LENGTH) + 1:
+        image = np.full((HEIGHT, WIDTH, 3), colour(number), np.uint8)
+        Image.fromarray(image).save(folder / names.format(number))
+    (folder / "notes.txt").write_text("no picture")
+    source = mot.read([folder], [make_tracks(tmp_path / "t.txt", (1, 2))], tmp_path / "s", crop_size=(64, 32))
+    reds = [image[..., 0].mean() for image in crops(source, "0001C1T0001")]
+    np.testing.assert_allclose(reds, [colour(frame)[0] for frame in range(1, LENGTH + 1)], atol=2)
+
+
+def test_pictures_with_numbers_are_the_frames_that_these_say(tmp_path: Path) -> None:
+    """Of a folder with gaps, box 7 belongs to 000007.png; a box of a frame that is not there is named by its line."""
+    folder = tmp_path / "camera"
+    folder.mkdir()
+    for number in (3, 7, 20):
+        Image.fromarray(np.full((HEIGHT, WIDTH, 3), colour(number), np.uint8)).save(folder / f"{number:06d}.png")
+    tracks = tmp_path / "t.txt"
+    tracks.write_text("7,1,10,20,30,60\n20,1,10,20,30,60\n")
+    source = mot.read([folder], [tracks], tmp_path / "s")
+    reds = [image[..., 0].mean() for image in crops(source, "0001C1T0001")]
+    np.testing.assert_allclose(reds, [colour(7)[0], colour(20)[0]], atol=2)
+    tracks.write_text("7,1,10,20,30,60\n8,1,10,20,30,60\n")
+    with pytest.raises(DataError, match=r"t.txt:2: frame 8, but .*camera has no such frame"):
+        mot.read([folder], [tracks], tmp_path / "s")
+    (folder / "000003.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"000003.png: neither JPEG nor PNG"):
+        mot.read([folder], [tracks], tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "frame,id,left,top,width,height,confidence\n{frame},{pid},10,20,30,60,1\n9,1,10,20,30,60,0\n",
+        'id,"frame",conf,H,W,Y,X,colour\n{pid},{frame},1,60,30,20,10,9\n1,9,0,60,30,20,10,9\n',
+        "{frame},{pid},10,20,30,60,1,-1,-1,-1\n9,1,10,20,30,60,0,-1,-1,-1\n",
+    ],
+    ids=["named", "other order", "MOT"],
+)
+def test_tracks_are_mot_rows_or_named_columns(text: str, tmp_path: Path) -> None:
+    """Columns are found by name, in any order; without names they are MOT's. Confidence 0 is left out."""
+    path = tmp_path / "t.csv"
+    path.write_text(text.format(frame=5, pid=1))
+    (box,) = mot.parse_tracks(path)
+    assert (box.frame, box.pid, box.left, box.top, box.width, box.height) == (5, 1, 10, 20, 30, 60)
+    path.write_text("frame,id,left,top,width\n")
+    with pytest.raises(DataError, match=r"t.csv:1: .* no column height or h"):
+        mot.parse_tracks(path)
 
 
 def test_options_must_fit_each_other(video: Path, tmp_path: Path) -> None:

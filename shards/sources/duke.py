@@ -1,0 +1,123 @@
+"""DukeMTMC-VideoReID (Wu et al., CVPR 2018), from a copy you have: its authors have withdrawn the data.
+
+    ROOT/{train,query,gallery}/<pid4>/<tracklet4>/<pid4>_C<cam>_F<frame4>_X<frame of the video>.jpg
+
+Old copies lack the underscores; distractors, whom nobody asks for, have D for X. Frames need not start at F0001. Each
+query lies in the gallery once more: it is stored once, as query and gallery, and the rule that ignores the same
+identity on the same camera keeps it from finding itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial as bind
+from pathlib import Path
+
+from shards.records import DataError, Protocol, Role, Source, SourceTracklet
+from shards.sources.common import check_counts, files_of, pictures_of, subfolders
+
+NAME = re.compile(r"(\d{4})_?C(\d)_?F(\d{4,})_?[XD](\d+)\.jpg")
+OFFICIAL = Protocol("official", description="queries stand in the gallery; same identity and camera is ignored")
+OFFICIAL_COUNTS = {
+    "training identities": 702,
+    "training tracklets": 2_196,
+    "training frames": 369_656,
+    "query identities": 702,
+    "queries": 702,
+    "query frames": 111_848,
+    "gallery identities": 1_110,
+    "gallery tracklets": 2_636,
+    "gallery frames": 445_764,
+    "cameras": 8,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A tracklet's folder, what the names in it say, and the names in the order of time."""
+
+    folder: Path
+    pid: int
+    camid: int
+    names: tuple[str, ...]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `build duke`."""
+    parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder with train, query, gallery")
+    parser.add_argument("--partial", action="store_true", help="accept counts other than the official ones")
+    parser.set_defaults(read=lambda args: read(args.source, partial=args.partial))
+
+
+def read(root: Path, *, partial: bool = False) -> Source:
+    """Walk the three folders and check names, counts and the queries' copies.
+
+    Raises DataError with folder and way out: a folder missing, a name of another form, frames of several tracklets in
+    one folder, a query that differs from its copy, counts that are not the official ones (unless `partial`).
+    """
+    train, query, gallery = ({_place(found): found for found in _walk(root / p)} for p in ("train", "query", "gallery"))
+    for place, found in query.items():
+        copy = gallery.get(place)
+        if copy is not None and copy.names != found.names:
+            raise DataError(
+                f"{found.folder} and {copy.folder} should hold the same frames and do not; unpack both again"
+            )
+    counts = {
+        "training identities": len({found.pid for found in train.values()}),
+        "training tracklets": len(train),
+        "training frames": sum(len(found.names) for found in train.values()),
+        "query identities": len({found.pid for found in query.values()}),
+        "queries": len(query),
+        "query frames": sum(len(found.names) for found in query.values()),
+        "gallery identities": len({found.pid for found in gallery.values()}),
+        "gallery tracklets": len(gallery),
+        "gallery frames": sum(len(found.names) for found in gallery.values()),
+        "cameras": len({found.camid for part in (train, query, gallery) for found in part.values()}),
+    }
+    note = check_counts(root, "DukeMTMC-VideoReID", counts, OFFICIAL_COUNTS, partial)
+    tracklets = [_tracklet(found, Role.TRAIN) for found in train.values()]
+    tracklets += [_tracklet(found, Role.QUERY) for place, found in query.items() if place not in gallery]
+    tracklets += [
+        _tracklet(found, Role.QUERY | Role.GALLERY if place in query else Role.GALLERY)
+        for place, found in gallery.items()
+    ]
+    return Source("duke", (OFFICIAL,), tuple(tracklets), {"partial": note} if note else {})
+
+
+def _place(found: _Found) -> tuple[str, str]:
+    return found.folder.parent.name, found.folder.name
+
+
+def _walk(part: Path) -> Iterator[_Found]:
+    for identity in subfolders(part):
+        for number in subfolders(part / identity):
+            folder = part / identity / number
+            if not (identity.isdecimal() and number.isdecimal()):
+                raise DataError(f"{folder}: no folder like {part.name}/0005/2200; is this DukeMTMC-VideoReID?")
+            frames: dict[int, str] = {}
+            said: set[tuple[int, int]] = set()
+            for name in pictures_of(folder):
+                match = NAME.fullmatch(name)
+                if match is None:
+                    raise DataError(f"{folder / name}: no name like 0005_C2_F0001_X000123.jpg; remove it")
+                said.add((int(match[1]), int(match[2])))
+                if frames.setdefault(int(match[3]), name) != name:
+                    raise DataError(f"{folder / name}: frame {int(match[3])} is {frames[int(match[3])]}; remove one")
+            if len(said) != 1 or min(said)[0] != int(identity):
+                raise DataError(f"{folder}: its names are of (identity, camera) {sorted(said)}; unpack it again")
+            pid, camid = said.pop()
+            yield _Found(folder, pid, camid, tuple(frames[frame] for frame in sorted(frames)))
+
+
+def _tracklet(found: _Found, role: Role) -> SourceTracklet:
+    return SourceTracklet(
+        key=f"{found.pid:04d}C{found.camid}T{int(found.folder.name):04d}",
+        pid=found.pid,
+        camid=found.camid,
+        num_frames=len(found.names),
+        roles=(role,),
+        frames=bind(files_of, found.folder, found.names),
+    )

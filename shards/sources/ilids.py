@@ -1,0 +1,73 @@
+"""iLIDS-VID (Wang et al., ECCV 2014), with its ten splits.
+
+    ROOT/i-LIDS-VID/sequences/cam{1,2}/person<number3>/cam<cam>_person<number3>_<frame5>.png
+    ROOT/train-test people splits/train_test_splits_ilidsvid.mat     ls_set, 10 x 300
+
+300 persons, whose numbers go to 319 with gaps: the splits hold positions (from 1) in the sorted list of folders, not
+numbers. Query camera 1, gallery camera 2; the mean of the ten splits. Which half of a row trains is read in two ways:
+`official` has the first half test, `first-half-trains` is the other reading.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from shards.records import DataError, Protocol, Source
+from shards.sources.common import IntArray, check_counts, load_mat, subfolders, two_cameras
+
+PERSON = re.compile(r"person(\d{3})")
+SPLITS = Path("train-test people splits") / "train_test_splits_ilidsvid.mat"
+HOME = "it comes with iLIDS-VID, beside i-LIDS-VID"
+OFFICIAL_COUNTS = {"splits": 10, "persons": 300}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `build ilids`."""
+    parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder with i-LIDS-VID")
+    parser.add_argument("--partial", action="store_true", help="accept other numbers of splits and persons")
+    parser.set_defaults(read=lambda args: read(args.source, partial=args.partial))
+
+
+def read(root: Path, *, partial: bool = False) -> Source:
+    """List the persons, read the splits and turn positions into persons.
+
+    Raises DataError with file and way out: folders missing or of another form, cameras with different persons, splits
+    that are not of these persons, counts that are not the official ones (unless `partial`).
+    """
+    cameras = [root / "i-LIDS-VID" / "sequences" / f"cam{camid}" for camid in (1, 2)]
+    first, second = (subfolders(camera) for camera in cameras)
+    if first != second:
+        alone = sorted(set(first) ^ set(second))[0]
+        raise DataError(f"{cameras[0].parent}: {alone} is on one camera only; unpack the data set again")
+    numbers = [_number(cameras[0] / name) for name in first]
+    splits = load_mat(root / SPLITS, "ls_set", HOME)
+    if splits.ndim != 2 or any(sorted(row) != list(range(1, len(numbers) + 1)) for row in splits.tolist()):
+        raise DataError(
+            f"{root / SPLITS}: its rows are not the positions 1 to {len(numbers)} of the persons in {cameras[0]}; "
+            "take the originals of both"
+        )
+    counts = {"splits": len(splits), "persons": len(numbers)}
+    note = check_counts(root, "iLIDS-VID", counts, OFFICIAL_COUNTS, partial)
+    names = tuple(map(str, range(len(splits))))
+    told = "query camera 1, gallery camera 2; the {} half of each row tests; the mean of the ten splits counts"
+    protocols = [
+        Protocol("official", names, told.format("first"), cmc_only=True),
+        Protocol("first-half-trains", names, told.format("second"), cmc_only=True),
+    ]
+    half = splits.shape[1] // 2
+    test = [[_persons(numbers, rows) for rows in part] for part in (splits[:, :half], splits[:, half:])]
+    folders = {number: [camera / name for camera in cameras] for number, name in zip(numbers, first, strict=True)}
+    return two_cameras("ilids", protocols, folders, test, {"partial": note} if note else {})
+
+
+def _number(folder: Path) -> int:
+    match = PERSON.fullmatch(folder.name)
+    if match is None:
+        raise DataError(f"{folder}: no name like person001, and the splits count folders; move it away")
+    return int(match[1])
+
+
+def _persons(numbers: list[int], positions: IntArray) -> frozenset[int]:
+    return frozenset(numbers[position - 1] for position in positions.tolist())
