@@ -32,18 +32,11 @@ def main() -> int:
             raise ValueError(f"{arguments.run}: no config.yaml in it: --run must be a folder that launch/train.py made")
         config = load_config(arguments.run / "config.yaml", ["--run", str(arguments.run), *overrides])
 
-        import mstat
-        import shards
         from mstat.engine import Engine
-        from mstat.evaluate import evaluate_run
-        from mstat.report.html import write_report
+        from mstat.splits import evaluate_runs
 
         with Engine(config) as engine:
-            model = mstat.load(arguments.run).to(engine.device)
-            reader = shards.open(config.data.shards)
-            evaluate_run(engine, model, reader, config)
-            if engine.is_main:
-                print(f"report: {write_report(arguments.run, reader)}")
+            evaluate_runs(config, engine)
 
     return report_errors(command)
 

@@ -6,6 +6,7 @@ Without a config it trains the small model on the synthetic set, which it makes 
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -21,14 +22,16 @@ def main() -> int:
     def command() -> None:
         # Heavy imports come after the command line is known to be good.
         from mstat.engine import Engine
-        from mstat.train import train
+        from mstat.signals import StopRequested
+        from mstat.splits import train_runs
 
         with Engine(config) as engine:
             if config.data.shards == DataConfig.shards and engine.from_main(not Path(config.data.shards).exists()):
                 if engine.is_main:
                     build_synthetic(Path(config.data.shards))
                 engine.barrier()
-            train(config, engine)
+            with suppress(StopRequested):  # told and written down
+                train_runs(config, engine)
 
     return report_errors(command)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+ALL_SPLITS = "all"
+
 
 @dataclass
 class DataConfig:
@@ -17,7 +19,8 @@ class DataConfig:
     Attributes:
         shards: Folder made by `python -m shards build`.
         protocol: Name of a protocol of the set; null takes the first one it lists.
-        split: Name of a split of that protocol; null takes the first one.
+        split: Name of a split of that protocol; null takes the first one. `all` trains or scores a run for each, in
+            RUN/split-<name>, and reports the mean of their scores.
         num_workers: Processes that decode and augment clips on each rank; 0 does it in the training process.
     """
 

@@ -132,6 +132,7 @@ class Engine:
 
     def prepare(self, task: nn.Module) -> None:
         """Take over a module for training: weights to the device, gradients across ranks, an optimiser."""
+        self.accelerator.free_memory()  # of a run before this one
         self.task = task
         optimizer = _optimizer(task, self.config.optim)
         with warnings.catch_warnings():

@@ -17,7 +17,7 @@ import rich
 import torch
 
 from mstat.baselines import hsv_histogram
-from mstat.config import Config
+from mstat.config import Config, DataConfig
 from mstat.data.clips import evaluation_clips
 from mstat.data.loader import EvaluationBatches, load
 from mstat.engine import Engine
@@ -159,6 +159,7 @@ def score(
     evaluation = {
         "protocol": protocol.name,
         "split": split,
+        "warnings": reader.warnings,
         "num_frames": config.eval.num_frames,
         "mode": config.eval.mode,
         **stages[name],
@@ -180,6 +181,23 @@ def evaluate_run(engine: Engine, model: MSTAT, reader: Reader, config: Config) -
         rich.print(score_table(evaluation))
     engine.barrier()
     return evaluation
+
+
+def refuse_trained(reader: Reader, trained: DataConfig, asked: DataConfig) -> None:
+    """Guard against a score on what a model has learned from: its run's split against the one to score.
+
+    Raises:
+        ValueError: If both are of this set and a tracklet that trains in one is asked for or searched in the other.
+    """
+    if trained.shards != asked.shards:
+        return
+    roles = reader.roles(asked.protocol, asked.split) & (Role.QUERY | Role.GALLERY)
+    learned = reader.roles(trained.protocol, trained.split) & Role.TRAIN
+    if shared := int(((roles > 0) & (learned > 0)).sum()):
+        raise ValueError(
+            f"{asked.shards}: the model was trained with {shared:,} of the tracklets that split {asked.split!r} of "
+            f"protocol {asked.protocol!r} tests: give its own, split {trained.split!r} of {trained.protocol!r}"
+        )
 
 
 def _join(parts: Sequence[torch.Tensor], stage_norm: bool) -> torch.Tensor:

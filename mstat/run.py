@@ -43,6 +43,14 @@ def write_state(run: Path, state: State, step: int, reason: str | None = None) -
     write_json(run / "state.json", {"state": state, "step": step, "reason": reason})
 
 
+def read_state(run: Path) -> dict[str, Any]:
+    """What `write_state` wrote; of a run that did not begin, that it failed at step 0."""
+    try:
+        return dict(json.loads((run / "state.json").read_text()))
+    except FileNotFoundError:
+        return {"state": "failed", "step": 0, "reason": "it did not begin"}
+
+
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Two trainings in one folder would write over each other: the second waits for the first, which may be about to

@@ -36,10 +36,14 @@ from shards.read import Reader
 from shards.records import Role
 
 
-def train(config: Config, engine: Engine) -> None:
+def train(config: Config, engine: Engine) -> dict[str, Any] | None:
     """Train, evaluate and report a run, from its newest checkpoint if it has one. Every rank calls it.
 
+    Returns:
+        What evaluation.json holds; None with `train.eval_every: null`.
+
     Raises:
+        StopRequested: If a signal asked for it; the run's newest checkpoint and state are then written.
         ValueError: If the settings do not fit the data, the machine or the run folder.
         NotFiniteError: If a loss or gradient is not finite; no checkpoint holds what came of it.
     """
@@ -85,14 +89,15 @@ def train(config: Config, engine: Engine) -> None:
             weights = engine.weights()
             if engine.is_main:
                 export(run, weights, config)
+            evaluation = None
             if config.train.eval_every is not None:
-                evaluate_run(engine, task.model, reader, config)
+                evaluation = evaluate_run(engine, task.model, reader, config)
         except signals.StopRequested as stop:
             if engine.is_main:
                 step = checkpoint.folders(run)[-1][0]
                 write_state(run, "requeue", step, f"stopped by {stop}")
                 print(f"stopped by {stop} after step {step}: the same command goes on from there")
-            return
+            raise
         except BaseException as error:
             explained = engine.explain(error)
             good = checkpoint.folders(run)
@@ -108,6 +113,7 @@ def train(config: Config, engine: Engine) -> None:
         if engine.is_main:
             write_state(run, "done", num_steps)
             print(f"report: {write_report(run, reader)}")
+    return evaluation
 
 
 def loop(

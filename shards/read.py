@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from shards import index, pictures
 from shards.files import RemoteFiles, open_files
-from shards.records import DataError, Protocol, Role, Tracklet
+from shards.records import WARNINGS, DataError, Protocol, Role, Tracklet
 
 Int64Array = np.ndarray[Any, np.dtype[np.int64]]
 Uint8Array = np.ndarray[Any, np.dtype[np.uint8]]
@@ -138,6 +138,11 @@ class Reader:
         names = self.description.role_names
         flat: Uint8Array = self._table["roles"].combine_chunks().flatten().to_numpy()
         return flat.reshape(len(self), len(names))[:, names.index((chosen.name, split))].copy()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What every score on this set must say: it is not the whole data set, or frames were left out."""
+        return [f"{name}: {self.facts[name]}" for name in WARNINGS if name in self.facts]
 
     @property
     def num_bytes(self) -> Int64Array:

@@ -10,11 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from shards.read import Reader
-from shards.records import DISTRACTOR_PID, Role
+from shards.records import DISTRACTOR_PID, WARNINGS, Role
 
 BARS = " ▁▂▃▄▅▆▇█"
 BINS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # frames; the last bin is open
-WARNINGS = ("partial", "left out")  # facts that make figures incomparable
 ROLES = ("train", "query", "gallery", "distractors", "junk")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,16 +37,20 @@ def write_report(run: Path, reader: Reader | None = None) -> Path:
     environment = _read_json(run / "environment.json")
     evaluation = _read_json(run / "evaluation.json")
     name = run.resolve().name
+    sections = [
+        page.section("scores", "Scores", _shown("evaluation.json", _scores, evaluation)),
+        page.section("cmc", "Cumulative matching", _shown("evaluation.json", _cmc, evaluation)),
+    ]
+    if not isinstance(evaluation, str) and "splits" in evaluation:  # the folder of all splits' runs
+        sections.append(page.section("splits", "Splits", _shown("evaluation.json", _splits, evaluation)))
+        sections.append(page.section("settings", "Configuration", _settings(run, {})))
+    else:
+        training = _shown("metrics.jsonl", _training, run / "metrics.jsonl")
+        sections.insert(1, page.section("training", "Training", training))
+        sections.append(page.section("galleries", "Ranked galleries", _galleries(run, environment, reader)))
+        sections.append(page.section("settings", "Configuration and environment", _settings(run, environment)))
     text = page.document(
-        f"{name} – MSTAT",
-        _header(name, _read_json(run / "state.json"), environment, evaluation),
-        [
-            page.section("scores", "Scores", _shown("evaluation.json", _scores, evaluation)),
-            page.section("training", "Training", _shown("metrics.jsonl", _training, run / "metrics.jsonl")),
-            page.section("cmc", "Cumulative matching", _shown("evaluation.json", _cmc, evaluation)),
-            page.section("galleries", "Ranked galleries", _galleries(run, environment, reader)),
-            page.section("settings", "Configuration and environment", _settings(run, environment)),
-        ],
+        f"{name} – MSTAT", _header(name, _read_json(run / "state.json"), environment, evaluation), sections
     )
     write_text(run / "report.html", text)
     return run / "report.html"
@@ -95,7 +99,7 @@ def _state(state: Json) -> str:
 
 def _headline(evaluation: Mapping[str, Any]) -> str:
     numbers = [
-        f"<div><dt>{scores.COLUMNS[key]}</dt><dd>{scores.percent(evaluation[key])}<small> %</small></dd></div>"
+        f"<div><dt>{scores.COLUMNS[key]}</dt><dd>{scores.score(evaluation, key)}<small> %</small></dd></div>"
         for key in ("mAP", "rank1")
         if evaluation.get(key) is not None
     ]
@@ -111,11 +115,22 @@ def _scores(evaluation: Json) -> str:
         ("whole" if name == scores.STAGES[-1] else "", f"Stage {name}", cells)
         for name, cells in scores.stage_rows(evaluation)
     ]
-    heading = "".join(f'<th scope="col">{text}</th>' for text in ("features", *scores.COLUMNS.values()))
+    return _score_table("features", [(kind, page.escape(name), cells) for kind, name, cells in rows], evaluation)
+
+
+def _splits(evaluation: Mapping[str, Any]) -> str:
+    rows = [
+        ("", f'<a href="{page.escape(f"split-{split}")}/report.html">{page.escape(split)}</a>', cells)
+        for split, cells in scores.split_rows(evaluation)
+    ]
+    return _score_table("split", rows, evaluation)
+
+
+def _score_table(first: str, rows: Sequence[tuple[str, str, list[str]]], evaluation: Mapping[str, Any]) -> str:
+    """A table of scores; rows of (class, HTML of the first cell, the other cells)."""
+    heading = "".join(f'<th scope="col">{text}</th>' for text in (first, *scores.COLUMNS.values()))
     body = "\n".join(
-        f'<tr class="{kind}"><th scope="row">{page.escape(name)}</th>'
-        + "".join(f"<td>{cell}</td>" for cell in cells)
-        + "</tr>"
+        f'<tr class="{kind}"><th scope="row">{name}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
         for kind, name, cells in rows
     )
     return (
@@ -230,6 +245,8 @@ def _settings(run: Path, environment: Json) -> str:
         told = page.note(f"{config.name} is not in the run folder.")
     if isinstance(environment, str):
         return page.details("config.yaml", told) + "\n" + page.note(environment)
+    if not environment:
+        return page.details("config.yaml", told)
     rows = [
         (key, ", ".join(f"{name} {version}" for name, version in value.items()) if isinstance(value, dict) else value)
         for key, value in environment.items()

@@ -101,6 +101,8 @@ def score_table(evaluation: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, cells in scores.baseline_rows(evaluation):
         table.add_row(escape(name), *cells, style="dim")
+    for name, cells in scores.split_rows(evaluation):
+        table.add_row(f"{escape(scores.STAGES[-1])}, split {escape(name)}", *cells, style="dim")
     table.add_section()
     for name, cells in scores.stage_rows(evaluation):
         table.add_row(name, *cells, style="bold" if name == scores.STAGES[-1] else None)

@@ -10,9 +10,16 @@ COLUMNS = {"mAP": "mAP", "rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-1
 ABSENT = "–"
 
 
-def percent(fraction: float | None) -> str:
-    """0.4567 -> `45.7`; None (a protocol without mAP) -> a dash."""
-    return ABSENT if fraction is None else f"{100 * fraction:.1f}"
+def percent(fraction: float | None, sd: float | None = None) -> str:
+    """0.4567 -> `45.7`, with a deviation `45.7 ± 1.2`; None (a protocol without mAP) -> a dash."""
+    if fraction is None:
+        return ABSENT
+    return f"{100 * fraction:.1f}" + (f" ± {100 * sd:.1f}" if sd is not None else "")
+
+
+def score(scores: Mapping[str, Any], column: str) -> str:
+    """One score in percent; of a mean over splits with its standard deviation."""
+    return percent(scores.get(column), scores.get("sd", {}).get(column))
 
 
 def baseline_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
@@ -26,20 +33,25 @@ def stage_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     return [(name, _cells(stages[name])) for name in STAGES if name in stages]
 
 
+def split_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """(name, one cell for each of COLUMNS) of each split that a mean is of; none where it is of a single run."""
+    return [(name, _cells(scores)) for name, scores in (evaluation.get("splits") or {}).items()]
+
+
 def title(evaluation: Mapping[str, Any]) -> str:
-    return f"Protocol {evaluation['protocol']}, split {evaluation['split']}"
+    splits = evaluation.get("splits")
+    told = f"mean ± standard deviation of {len(splits)} splits" if splits else f"split {evaluation['split']}"
+    return f"Protocol {evaluation['protocol']}, {told}"
 
 
 def caption(evaluation: Mapping[str, Any]) -> str:
-    """How many queries and gallery tracklets stand behind the scores."""
+    """How many queries and gallery tracklets stand behind the scores, and what speaks against comparing them."""
     text = (
         f"{evaluation['num_valid_query']:,} valid of {evaluation['num_query']:,} queries, "
-        f"{evaluation['num_gallery']:,} gallery tracklets. In percent."
+        f"{evaluation['num_gallery']:,} gallery tracklets{' in each split' * ('splits' in evaluation)}. In percent."
     )
-    if evaluation.get("partial"):
-        text += " Partial data set: not comparable with published scores."
-    return text
+    return " ".join([text, *(f"Not comparable with published scores: {told}." for told in evaluation["warnings"])])
 
 
 def _cells(scores: Mapping[str, Any]) -> list[str]:
-    return [percent(scores.get(column)) for column in COLUMNS]
+    return [score(scores, column) for column in COLUMNS]

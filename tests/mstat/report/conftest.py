@@ -41,6 +41,7 @@ def make_evaluation() -> dict[str, Any]:
     return {
         "protocol": "official",
         "split": "0",
+        "warnings": [],
         **make_scores(0.8123, 0.8772),
         "num_query": 1980,
         "num_valid_query": 1840,

@@ -128,17 +128,17 @@ def test_score_table_shows_the_numbers() -> None:
     words = " ".join(text.split())
     assert "Protocol official, split 0" in words
     assert "1,840 valid of 1,980 queries, 11,310 gallery tracklets" in words
-    assert "Partial" not in words
+    assert "Not comparable" not in words
 
 
 def test_score_table_without_map() -> None:
     """A protocol that reports CMC alone has a dash for mAP; no baselines is no fault; partial data is told."""
     evaluation = make_evaluation()
     del evaluation["baselines"]
-    evaluation.update(partial=True, protocol="[b]own")
+    evaluation.update(warnings=["partial: no cameras"], protocol="[b]own")
     evaluation["stages"]["I"]["mAP"] = None
     text = show(evaluation)
     first = next(line for line in text.splitlines() if line.startswith("│"))
     assert [cell.strip() for cell in first.split("│")[1:4]] == ["I", "–", "80.0"]
     assert "Protocol [b]own" in text
-    assert "Partial data set" in " ".join(text.split())
+    assert "Not comparable with published scores: partial: no cameras." in " ".join(text.split())

@@ -1,0 +1,169 @@
+"""`--data.split all`: one run for each split of a protocol, and the mean of their scores.
+
+RUN/split-<name>/ is an ordinary run folder, the same as that split trained alone. RUN itself has config.yaml,
+state.json, evaluation.json (means, and `sd` beside them, of what those of the splits hold) and report.html.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import rich
+from rich.markup import escape
+
+import mstat
+import shards
+from mstat import checkpoint
+from mstat.config import ALL_SPLITS, Config
+from mstat.configure import load_config, save_config
+from mstat.engine import Engine
+from mstat.evaluate import evaluate_run, refuse_trained
+from mstat.files import write_json
+from mstat.report.html import write_report
+from mstat.report.progress import score_table
+from mstat.run import State, read_state, write_state
+from mstat.train import train
+
+
+def train_runs(config: Config, engine: Engine) -> None:
+    """Train each run that `config` asks for. Every rank calls it.
+
+    Raises:
+        ValueError: If the folder of a set holds a run of one split.
+        Exception: What `mstat.train.train` raises; the splits after it are then not begun.
+    """
+    if config.data.split != ALL_SPLITS:
+        train(config, engine)
+        return
+    run = Path(config.run)
+    if engine.from_main(bool(checkpoint.folders(run))):
+        raise ValueError(f"{run}: holds the run of one split; give the set of all splits another --run")
+    if engine.is_main:
+        run.mkdir(parents=True, exist_ok=True)
+        save_config(config, run / "config.yaml")
+
+    def pass_on_state(of_split: Config, state: State | None = None) -> None:
+        if engine.is_main:
+            ended = read_state(Path(of_split.run))
+            told = f"split {of_split.data.split}: {ended['reason'] or ended['state']}"
+            write_state(run, state or ended["state"], ended["step"], told)
+
+    def train_split(of_split: Config) -> dict[str, Any] | None:
+        try:
+            evaluation = train(of_split, engine)
+        except BaseException:
+            with suppress(OSError):  # a full disk may be the very error
+                pass_on_state(of_split)
+            raise
+        pass_on_state(of_split, "running")
+        return evaluation
+
+    evaluations = _each_split(config, engine, train_split)
+    if engine.is_main:
+        write_state(run, "done", read_state(run)["step"])
+        if evaluations:
+            _leave_mean(run, evaluations)
+
+
+def evaluate_runs(config: Config, engine: Engine) -> None:
+    """Score each run that `config` asks for, anew. Every rank calls it.
+
+    Raises:
+        ValueError: If a run is missing or not finished, or was trained with tracklets that it would be scored on.
+    """
+    reader = shards.open(config.data.shards)
+
+    def evaluate_split(of_split: Config) -> dict[str, Any]:
+        run = Path(of_split.run)
+        if not (run / "config.yaml").is_file():
+            again = f"launch/train.py --data.split {of_split.data.split} --run {run}"
+            raise ValueError(f"{run}: no config.yaml in it; {again} makes this run")
+        refuse_trained(reader, load_config(run / "config.yaml").data, of_split.data)
+        evaluation = evaluate_run(engine, mstat.load(run).to(engine.device), reader, of_split)
+        if engine.is_main:
+            print(f"report: {write_report(run, reader)}")
+        return evaluation
+
+    if config.data.split == ALL_SPLITS:
+        evaluations = _each_split(config, engine, evaluate_split)
+        if engine.is_main:
+            _leave_mean(Path(config.run), evaluations)
+    elif load_config(Path(config.run) / "config.yaml").data.split == ALL_SPLITS:
+        split = config.data.split or reader.protocol(config.data.protocol).splits[0]
+        evaluate_split(_of_split(config, split))
+    else:
+        evaluate_split(config)
+
+
+def _each_split(
+    config: Config, engine: Engine, command: Callable[[Config], dict[str, Any] | None]
+) -> dict[str, dict[str, Any]]:
+    """Do `command` for each split; gives the evaluations that it made."""
+    evaluations = {}
+    for split in shards.open(config.data.shards).protocol(config.data.protocol).splits:
+        if engine.is_main:
+            rich.print(f"[bold]split {escape(split)}[/]")
+        if evaluation := command(_of_split(config, split)):
+            evaluations[split] = evaluation
+    return evaluations
+
+
+def _leave_mean(run: Path, evaluations: Mapping[str, Mapping[str, Any]]) -> None:
+    mean = mean_of(evaluations)
+    write_json(run / "evaluation.json", mean)
+    rich.print(score_table(mean))
+    print(f"report: {write_report(run)}")
+
+
+def _of_split(config: Config, split: str) -> Config:
+    """The settings of one split's run in the folder of a set."""
+    data = dataclasses.replace(config.data, split=split)
+    return dataclasses.replace(config, run=str(Path(config.run) / f"split-{split}"), data=data)
+
+
+def mean_of(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """One evaluation out of those of several splits: the same keys, each score their mean, its deviation under `sd`.
+
+    `sd` is the standard deviation of a sample (n - 1), which a single split has none of.
+    """
+    first, *_ = evaluations.values()
+    return {
+        **first,
+        "split": ALL_SPLITS,
+        **_mean(list(evaluations.values())),
+        "splits": {split: _numbers(evaluation) for split, evaluation in evaluations.items()},
+        **{
+            group: {name: _mean([evaluation[group][name] for evaluation in evaluations.values()]) for name in entries}
+            for group, entries in first.items()
+            if group in ("stages", "baselines")
+        },
+    }
+
+
+def _mean(scores: list[Mapping[str, Any]]) -> dict[str, Any]:
+    mean: dict[str, Any] = {}
+    sd = {}
+    for key, first in _numbers(scores[0]).items():
+        values = [score[key] for score in scores]
+        if first is None:
+            mean[key] = None
+        elif isinstance(first, list):
+            mean[key] = [statistics.fmean(at_rank) for at_rank in zip(*values, strict=True)]
+        elif key.startswith("num_"):
+            mean[key] = first if set(values) == {first} else statistics.fmean(values)
+        else:
+            mean[key] = statistics.fmean(values)
+            if len(values) > 1:
+                sd[key] = statistics.stdev(values)
+    return {**mean, "sd": sd}
+
+
+def _numbers(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an evaluation is a score or a count of queries and gallery."""
+    counts = ("num_query", "num_valid_query", "num_gallery")
+    return {key: value for key, value in scores.items() if key in ("mAP", "cmc", *counts) or key.startswith("rank")}
