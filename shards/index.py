@@ -14,7 +14,6 @@ import hashlib
 import json
 import mmap
 import os
-import tarfile
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from shards import tar
 from shards.files import Files
 from shards.records import DataError, Protocol, Role, SourceTracklet
 
@@ -192,14 +192,9 @@ def scan(path: Path) -> tuple[ShardRecord, dict[tuple[str, int], Member]]:
             return ShardRecord(path.name, 0, hashlib.sha256().hexdigest()), members
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
             record = ShardRecord(path.name, size, hashlib.sha256(data).hexdigest())
-            try:
-                with tarfile.open(fileobj=file, mode="r:") as tar:
-                    for info in tar:
-                        offset, end = info.offset_data, info.offset_data + info.size
-                        if end <= size:
-                            members[_member_id(path, info.name)] = Member(offset, info.size, crc32(data[offset:end]))
-            except tarfile.TarError:
-                pass  # the caller sees which members are missing
+            for name, offset, length in tar.walk(data):
+                checksum = crc32(data[offset : offset + length])
+                members[_member_id(path, name)] = Member(offset, length, checksum)
     return record, members
 
 

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import platform
-import tarfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 
-from shards import index, pictures
+from shards import index, pictures, tar
 from shards.parallel import Progress
 from shards.records import DataError, SourceTracklet
 
 PART = ".part"  # of a shard that is being written
 SIDECAR = ".source"  # beside a whole shard, while building: what it was made from, and what was left out
 DEFAULT_QUALITY = 95
+WRITE_BYTES = 1 << 20  # at a time
 # What speaks of the frame itself; other errors of reading (a disk, a network) may be gone at the next try.
 BAD_FRAME = (ValueError, FileNotFoundError, IsADirectoryError, PermissionError)
 
@@ -172,7 +172,7 @@ def _write_tar(path: Path, job: Job, progress: Progress) -> _Sidecar:
     is only checked."""
     digest = hashlib.sha256()
     faults: list[str] = []
-    with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with path.open("wb", buffering=WRITE_BYTES) as file:
         for tracklet in job.tracklets:
             progress.check()
             good, count = [], 0  # its json stands first, and says how many frames are good
@@ -194,17 +194,17 @@ def _write_tar(path: Path, job: Job, progress: Progress) -> _Sidecar:
                 faults.append(f"{tracklet.key}: no frame is left of it, so it is left out")
             elif job.drop or not faults:
                 stored = replace(tracklet, num_frames=len(good))
-                _add(tar, f"{tracklet.key}.json", index.sample_json(stored, job.role_names))
+                _add(file, f"{tracklet.key}.json", index.sample_json(stored, job.role_names))
                 for number, (data, extension) in enumerate(good):
-                    _add(tar, f"{tracklet.key}.{number:05d}.{extension}", data)
+                    _add(file, f"{tracklet.key}.{number:05d}.{extension}", data)
             progress.advance(1, count)
-        tar.close()
+        file.write(tar.end(file.tell()))
         file.flush()
         os.fsync(file.fileno())  # before the rename says that it is whole
     return _Sidecar(job.plan, digest.hexdigest(), faults)
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)  # time, owner and group are 0 by default: nothing of this machine gets in
-    info.size = len(data)
-    tar.addfile(info, io.BytesIO(data))
+def _add(file: BinaryIO, name: str, data: bytes) -> None:
+    file.write(tar.header(name, len(data)))
+    file.write(data)
+    file.write(tar.padding(len(data)))

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shards import index
+from shards import index, tar
 from shards.parallel import Progress, run_jobs
 from shards.records import DataError, Source, SourceTracklet, UsageError
 from shards.shard import BAD_FRAME, SIDECAR, Encoding, Job, Written, join_shard, write_shard
@@ -33,7 +33,6 @@ BUILDING = ".building"
 SCRATCH = "scratch"  # in OUT.building: a source's temporary files
 LOCK = "lock"
 KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")  # a dot would end a WebDataset key; a tar header holds 100 characters
-TAR_BLOCK = 512
 SAMPLED_FRAMES = 64
 
 
@@ -207,7 +206,7 @@ def plan_shards(num_frames: Sequence[int], frame_bytes: float, shard_bytes: int)
     parts: list[tuple[int, int]] = []
     start, filled = 0, 0.0
     for position, frames in enumerate(num_frames):
-        size = 2 * TAR_BLOCK + frames * frame_bytes
+        size = 2 * tar.BLOCK + frames * frame_bytes
         if position > start and filled + size > shard_bytes:
             parts.append((start, position))
             start, filled = position, 0.0
@@ -242,7 +241,7 @@ def _mean_frame_bytes(tracklets: Sequence[SourceTracklet], encoding: Encoding) -
             data, _ = encoding.apply(next(tracklet.frames()).read())
         except (*BAD_FRAME, StopIteration):
             continue
-        sizes.append(TAR_BLOCK * (1 + -(-len(data) // TAR_BLOCK)))
+        sizes.append(tar.BLOCK * (1 + -(-len(data) // tar.BLOCK)))
     return sum(sizes) / max(1, len(sizes))
 
 

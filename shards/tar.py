@@ -1,0 +1,69 @@
+"""Tar (USTAR) of small files, to the byte what Python's tarfile writes, at a tenth of its cost a member.
+
+A build writes and walks a million members of a few kilobytes; with tarfile that alone takes longer than `tar` takes
+for all of its work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+BLOCK = 512
+RECORD = 20 * BLOCK  # a tar's length is a multiple of it
+NAME_BYTES = 100
+_SIZE, _CHECKSUM, _TYPE, _MAGIC, _PREFIX = 124, 148, 156, 257, 345
+# Mode 644, owner and time 0: nothing of the machine that writes gets in.
+_NUMBERS = b"0000644\0" + 2 * b"0000000\0" + b"%011o\0" + b"00000000000\0"
+_REST = (b"0" + 100 * b"\0" + b"ustar\x0000").ljust(BLOCK - _TYPE, b"\0")
+_SUM = 8 * ord(" ") + sum(_NUMBERS % 0) - 11 * ord("0") + sum(_REST)  # the checksum counts its own field as spaces
+
+
+def header(name: str, size: int) -> bytes:
+    """The block before a member. Raises ValueError on a name that is longer than 100 bytes."""
+    encoded = name.encode()
+    if len(encoded) > NAME_BYTES:
+        raise ValueError(f"{name}: a name in a tar has {NAME_BYTES} bytes at most")
+    digits = b"%011o" % size
+    checksum = _SUM + sum(encoded) + sum(digits)
+    return b"%b%b%06o\0 %b" % (encoded.ljust(NAME_BYTES, b"\0"), _NUMBERS % size, checksum, _REST)
+
+
+def padding(size: int) -> bytes:
+    """The zeros behind a member of that size."""
+    return bytes(-size % BLOCK)
+
+
+def end(size: int) -> bytes:
+    """The zeros that end a tar of that size so far."""
+    return bytes(2 * BLOCK + -(size + 2 * BLOCK) % RECORD)
+
+
+def walk(data: memoryview) -> Iterator[tuple[str, int, int]]:
+    """(name, offset, size) of each member, up to the end or to where the tar breaks off.
+
+    A member that is no plain file has a `/` put behind its name.
+    """
+    position = 0
+    while position + BLOCK <= len(data):
+        head = bytes(data[position : position + BLOCK])
+        size = _octal(head[_SIZE : _SIZE + 12])
+        checksum = _octal(head[_CHECKSUM : _CHECKSUM + 8])
+        if size is None or checksum != sum(head) - sum(head[_CHECKSUM : _CHECKSUM + 8]) + 8 * ord(" "):
+            return  # the end of the tar, or damage
+        offset = position + BLOCK
+        if offset + size > len(data):
+            return
+        name = _text(head[:NAME_BYTES])
+        if head[_MAGIC : _MAGIC + 5] == b"ustar" and head[_PREFIX]:
+            name = f"{_text(head[_PREFIX : _PREFIX + 155])}/{name}"
+        yield (name if head[_TYPE] in b"0\0" else f"{name}/"), offset, size
+        position = offset + size + -size % BLOCK
+
+
+def _octal(field: bytes) -> int | None:
+    digits = field.partition(b"\0")[0].strip(b" ")
+    return int(digits, 8) if digits.isdigit() and not digits.strip(b"01234567") else None
+
+
+def _text(field: bytes) -> str:
+    return field.partition(b"\0")[0].decode(errors="replace")
