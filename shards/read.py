@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards import index, pictures
@@ -24,15 +24,18 @@ Int64Array = np.ndarray[Any, np.dtype[np.int64]]
 Uint8Array = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a tracklet's frames lie; arrays have an entry for each frame."""
+class _Batch:
+    """Frames of a stretch of the index, as views of the mapped file, which all processes share.
 
-    key: str
-    shard: str
-    offsets: Int64Array
-    sizes: np.ndarray[Any, np.dtype[np.int32]]
-    crc32: np.ndarray[Any, np.dtype[np.uint32]]
+    Those of its tracklet i are first[i] to first[i + 1] in the other arrays. Through pyarrow's own objects each look at
+    a frame would cost as much as its decoding.
+    """
+
+    __slots__ = ("crc32", "first", "offsets", "sizes")
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        self.first = batch["sizes"].offsets.to_numpy()
+        self.offsets, self.sizes, self.crc32 = (batch[name].values.to_numpy() for name in ("offsets", "sizes", "crc32"))
 
 
 class Reader:
@@ -69,7 +72,9 @@ class Reader:
         self.pids: Int64Array = self._table["pid"].to_numpy()
         self.camids: Int64Array = self._table["camid"].to_numpy()
         self._shards: Int64Array = self._table["shard"].to_numpy()
-        self.num_frames: Int64Array = self._list_lengths("sizes")
+        self.num_frames: Int64Array = np.asarray(pc.list_value_length(self._table["sizes"]).to_numpy(), np.int64)
+        self._batches = [_Batch(batch) for batch in self._table.to_batches()]
+        self._batch_starts = np.cumsum([0] + [len(batch.first) - 1 for batch in self._batches])
 
     def __reduce__(self) -> tuple[type[Reader], tuple[Any, ...]]:
         return Reader, (self.path, *self._cache)
@@ -81,7 +86,7 @@ class Reader:
         row = self._row(i)
         roles = self._table["roles"][row].as_py()
         return Tracklet(
-            key=self._table["key"][row].as_py(),
+            key=self._key(row),
             pid=int(self.pids[row]),
             camid=int(self.camids[row]),
             num_frames=int(self.num_frames[row]),
@@ -101,15 +106,15 @@ class Reader:
 
         Raises IndexError on a tracklet or frame that there is none of, DataError on bytes that have changed.
         """
-        place = self._place(i)
+        row = self._row(i)
         decoded: dict[int, Uint8Array] = {}  # a clip longer than its tracklet repeats frames
         for number in map(int, numbers):
             if number not in decoded:
-                data = self._read(place, number)
+                data = self._read(row, number)
                 try:
                     decoded[number] = pictures.decode(data, size)
                 except ValueError as error:
-                    raise DataError(f"{self.path}: {place.key} frame {number}: {error}; replace it") from error
+                    raise DataError(f"{self.path}: {self._key(row)} frame {number}: {error}; replace it") from error
                 size = size or decoded[number].shape[:2]
         if not decoded:
             raise ValueError("no frame numbers given; ask for one at least")
@@ -117,7 +122,7 @@ class Reader:
 
     def encoded(self, i: int, number: int) -> bytes:
         """The stored bytes of one frame (JPEG or PNG). Raises as `frames` does."""
-        return self._read(self._place(i), number)
+        return self._read(self._row(i), number)
 
     def protocol(self, name: str | None = None) -> Protocol:
         """The protocol of that name, or the first. ValueError names those there are."""
@@ -136,8 +141,7 @@ class Reader:
                 f"{self.name}: {chosen.name} has no split {split!r}; there are: {', '.join(chosen.splits)}"
             )
         names = self.description.role_names
-        flat: Uint8Array = self._table["roles"].combine_chunks().flatten().to_numpy()
-        return flat.reshape(len(self), len(names))[:, names.index((chosen.name, split))].copy()
+        return self._flat("roles").reshape(len(self), len(names))[:, names.index((chosen.name, split))].copy()
 
     @property
     def warnings(self) -> list[str]:
@@ -147,7 +151,7 @@ class Reader:
     @property
     def num_bytes(self) -> Int64Array:
         """Bytes of every frame, of all tracklets in a row."""
-        return np.asarray(self._table["sizes"].combine_chunks().flatten().to_numpy(), np.int64)
+        return np.asarray(self._flat("sizes"), np.int64)
 
     def find(self, key: str) -> int:
         """The tracklet of a key. Raises KeyError."""
@@ -165,32 +169,32 @@ class Reader:
             raise IndexError(f"{self.path}: no tracklet {i}; there are 0 to {len(self) - 1}")
         return int(i)
 
-    def _place(self, i: int) -> _Place:
-        row = self._row(i)
-        return _Place(
-            key=self._table["key"][row].as_py(),
-            shard=self.description.shards[self._shards[row]].file,
-            offsets=self._table["offsets"][row].values.to_numpy(),
-            sizes=self._table["sizes"][row].values.to_numpy(),
-            crc32=self._table["crc32"][row].values.to_numpy(),
-        )
+    def _key(self, row: int) -> str:
+        return str(self._table["key"][row].as_py())
 
-    def _read(self, place: _Place, number: int) -> bytes:
-        if not 0 <= number < len(place.sizes):
-            raise IndexError(f"{self.path}: {place.key} has no frame {number}; it has 0 to {len(place.sizes) - 1}")
-        where = place.shard, int(place.offsets[number]), int(place.sizes[number])
+    def _read(self, row: int, number: int) -> bytes:
+        if not 0 <= number < self.num_frames[row]:
+            raise IndexError(
+                f"{self.path}: {self._key(row)} has no frame {number}; it has 0 to {self.num_frames[row] - 1}"
+            )
+        at = int(self._batch_starts.searchsorted(row, side="right")) - 1
+        batch = self._batches[at]
+        place = batch.first[row - self._batch_starts[at]] + number
+        shard = self.description.shards[self._shards[row]].file
+        where = shard, int(batch.offsets[place]), int(batch.sizes[place])
         data = self._files.read(*where)
-        if zlib.crc32(data) != place.crc32[number] and self._files.forget(*where):
+        if zlib.crc32(data) != batch.crc32[place] and self._files.forget(*where):
             data = self._files.read(*where)  # only the cache was damaged
-        if zlib.crc32(data) != place.crc32[number]:
+        if zlib.crc32(data) != batch.crc32[place]:
             raise DataError(
-                f"{self._files.where(place.shard)}: {place.key} frame {number}: its bytes have changed since the "
+                f"{self._files.where(shard)}: {self._key(row)} frame {number}: its bytes have changed since the "
                 f"build; `python -m shards verify {self.path}` lists all that is damaged"
             )
         return data
 
-    def _list_lengths(self, column: str) -> Int64Array:
-        return np.asarray(pc.list_value_length(self._table[column]).to_numpy(), np.int64)
+    def _flat(self, column: str) -> np.ndarray[Any, Any]:
+        """A copy of the values of a column of lists, in a row."""
+        return np.asarray(self._table[column].combine_chunks().flatten().to_numpy())
 
     def _check_shards(self) -> None:
         files = [shard.file for shard in self.description.shards]
