@@ -14,7 +14,7 @@ from pathlib import Path
 
 from shards.parallel import available_cpus
 from shards.records import DataError, UsageError
-from shards.sources import SOURCES
+from shards.sources import SOURCES, add_options
 from shards.sources.options import positive_int, size_HW, task_of
 
 
@@ -26,8 +26,13 @@ def parser() -> argparse.ArgumentParser:
     build = commands.add_parser("build", help="make a folder of shards from a data set")
     sources = build.add_subparsers(dest="source_name", metavar="SOURCE", required=True, help=", ".join(SOURCES))
     for name, module in SOURCES.items():
-        source = sources.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
-        module.add_arguments(source)
+        source = sources.add_parser(
+            name,
+            help=(module.__doc__ or "").splitlines()[0],
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_options(source, module)
         _add_writing(source)
 
     verify = commands.add_parser("verify", help="check every byte of a folder of shards")

@@ -1,13 +1,17 @@
-"""Data sets on disk -> records. A source is one file, and one line in the table below.
+"""Data sets on disk -> records. A source is one file with one function, and one line in the table below.
 
-Each module has a `read(...) -> Source`, and `add_arguments(parser)`, which declares the options of `build NAME` and
-sets `read` on the parser's defaults: a function of the parsed arguments. `args.out` is the folder that is asked for,
-`args.scratch` an empty place for temporary files, on the same disk, that lives until the build ends. Modules import
-what they need to decode (scipy, av) inside functions, so that `--help` stays quick.
+The function is `read(root, *, partial=False) -> Source`; `partial` only where a data set has official counts. A source
+that needs more than a folder declares its own options in `add_arguments(parser)`, which sets `read` on the parser's
+defaults: a function of the parsed arguments. `args.out` is the folder that is asked for, `args.scratch` an empty place
+for temporary files, on the same disk, that lives until the build ends. The module's docstring is what `build NAME
+--help` says. Modules import what they need to decode (scipy, av) inside functions, so that `--help` stays quick.
 """
 
 from __future__ import annotations
 
+import argparse
+import inspect
+from pathlib import Path
 from types import ModuleType
 
 from shards.sources import duke, folder, generated, ilids, lsvid, mars, mot, prid
@@ -22,3 +26,16 @@ SOURCES: dict[str, ModuleType] = {
     "mot": mot,
     "synthetic": generated,
 }
+
+
+def add_options(parser: argparse.ArgumentParser, source: ModuleType) -> None:
+    """The options of `build NAME`; `read` on the parser's defaults takes the parsed arguments."""
+    if hasattr(source, "add_arguments"):
+        source.add_arguments(parser)
+        return
+    parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="ROOT of the layout above")
+    options = []
+    if "partial" in inspect.signature(source.read).parameters:
+        parser.add_argument("--partial", action="store_true", help="accept counts other than the official ones")
+        options.append("partial")
+    parser.set_defaults(read=lambda args: source.read(args.source, **{name: getattr(args, name) for name in options}))

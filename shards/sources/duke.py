@@ -9,7 +9,6 @@ identity on the same camera keeps it from finding itself.
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,13 +42,6 @@ class _Found:
     pid: int
     camid: int
     names: tuple[str, ...]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `build duke`."""
-    parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder with train, query, gallery")
-    parser.add_argument("--partial", action="store_true", help="accept counts other than the official ones")
-    parser.set_defaults(read=lambda args: read(args.source, partial=args.partial))
 
 
 def read(root: Path, *, partial: bool = False) -> Source:

@@ -10,7 +10,6 @@ numbers. Query camera 1, gallery camera 2; the mean of the ten splits. Which hal
 
 from __future__ import annotations
 
-import argparse
 import re
 from pathlib import Path
 
@@ -21,13 +20,6 @@ PERSON = re.compile(r"person(\d{3})")
 SPLITS = Path("train-test people splits") / "train_test_splits_ilidsvid.mat"
 HOME = "it comes with iLIDS-VID, beside i-LIDS-VID"
 OFFICIAL_COUNTS = {"splits": 10, "persons": 300}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `build ilids`."""
-    parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder with i-LIDS-VID")
-    parser.add_argument("--partial", action="store_true", help="accept other numbers of splits and persons")
-    parser.set_defaults(read=lambda args: read(args.source, partial=args.partial))
 
 
 def read(root: Path, *, partial: bool = False) -> Source:

@@ -11,7 +11,6 @@ plus 10,000 in the validation part and 20,000 in the test part.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -50,13 +49,6 @@ class _Row:
     label: int
     camid: int
     names: tuple[str, ...]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `build lsvid`."""
-    parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder with list_sequence")
-    parser.add_argument("--partial", action="store_true", help="accept counts other than LS-VID's official ones")
-    parser.set_defaults(read=lambda args: read(args.source, partial=args.partial))
 
 
 def read(root: Path, *, partial: bool = False) -> Source:

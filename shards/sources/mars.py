@@ -12,7 +12,6 @@ Identity and camera come from the info files, and every name listed is checked a
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -57,13 +56,6 @@ class _Part:
     rows: IntArray
     names: list[tuple[str, ...]]
     queries: frozenset[int]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `build mars`."""
-    parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder with bbox_train and info")
-    parser.add_argument("--partial", action="store_true", help="accept counts other than MARS's official ones")
-    parser.set_defaults(read=lambda args: read(args.source, partial=args.partial))
 
 
 def read(root: Path, *, name: str = "mars", partial: bool = False, check_files: bool = True) -> Source:

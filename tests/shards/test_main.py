@@ -167,7 +167,7 @@ def test_errors_of_our_own_are_not_bad_usage(
     error = OSError("the disk")
     assert main(["verify", str(tmp_path)]) == 1
     assert capsys.readouterr().err == "error: the disk\n"
-    monkeypatch.setattr(mars, "read", fail)
+    monkeypatch.setattr(mars, "load_mat", fail)
     assert build(tree, tmp_path / "out") == 1
     assert "the same command goes on" in capsys.readouterr().err
 
