@@ -8,11 +8,11 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-gpu soak soak-long lint bench-accuracy bench-mining bench-communication \
+.PHONY: help train test test-gpu soak soak-long lint bench bench-shards bench-accuracy bench-mining bench-communication \
 	bench-evaluation-memory clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 train: $(VENV)/.train ## draw the synthetic set, shard it, train the small MSTAT, score it (8 minutes on 2 cores)
 	$(BIN)/accelerate launch --config_file configs/accelerate/single.yaml launch/train.py
@@ -33,6 +33,11 @@ lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: bench-shards ## all that is measured against a rival
+
+bench-shards: $(VENV)/.bench ## build, random access and opening of shards against tar and torchreid (40 GB of disk)
+	$(BIN)/python benchmarks/shard_speed.py
 
 bench-accuracy: $(VENV)/.train ## train on three fresh synthetic sets and record the scores in benchmarks/
 	$(BIN)/python benchmarks/accuracy.py
@@ -59,4 +64,8 @@ $(VENV)/.train: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/.train
+
+$(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) -e '.[bench]'
 	@touch $@ $(VENV)/.train

@@ -96,37 +96,42 @@ def _png_size(data: bytes) -> tuple[int, int]:
     return height, width
 
 
-def decode(data: bytes, size: tuple[int, int] | None = None) -> Uint8Array:
-    """Decode to uint8 RGB of shape H,W,3; `size` (H, W) resizes.
+def decode(data: bytes, at_least: tuple[int, int] | None = None) -> Uint8Array:
+    """Decode to uint8 RGB of shape H,W,3. Raises ValueError.
 
-    A JPEG at least twice as large is decoded at a fraction of its size, which libjpeg-turbo does in the frequency
-    domain at a fraction of the cost; what remains is a bilinear, antialiased resize. Raises ValueError.
+    Where a JPEG has twice the height and width that are asked for, or more, it is decoded at a fraction of its size,
+    and no smaller than `at_least`: libjpeg-turbo does that in the frequency domain at a fraction of the cost.
     """
-    if data.startswith(JPEG_START):
-        _check_size(*_jpeg_size(data))
-        height, width = size or (0, 0)
-        # strict=False: like other readers, a stray byte between two segments is no reason to stop a training run.
-        image = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width, min_factor=2, strict=False)
-    else:
-        image = _decode_png(data)
-    return image if size is None else resize(image, size)
+    if not data.startswith(JPEG_START):
+        return _decode_png(data)
+    _check_size(*_jpeg_size(data))
+    height, width = at_least or (0, 0)
+    # strict=False: like other readers, a stray byte between two segments is no reason to stop a training run.
+    image = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width, min_factor=2, strict=False)
+    return np.asarray(image)
 
 
 def _decode_png(data: bytes) -> Uint8Array:
     _check_size(*_png_size(data))
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture.convert("RGB"))
+            return np.array(picture.convert("RGB"))
     except (OSError, SyntaxError) as error:  # Pillow calls a broken chunk a SyntaxError
         raise ValueError(f"damaged ({error})") from error
 
 
-def resize(image_HW3: Uint8Array, size: tuple[int, int]) -> Uint8Array:
-    """Resize to `size` (H, W): bilinear, antialiased; the picture itself where it has that size."""
-    if image_HW3.shape[:2] == tuple(size):
-        return image_HW3
-    height, width = size
-    return np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR))
+def resize(images_THW3: Uint8Array, size: tuple[int, int]) -> Uint8Array:
+    """Resize to `size` (H, W): bilinear, antialiased; the pictures themselves where they have that size.
+
+    As Pillow does it, to one level of 256, in a quarter of the time; in integers, and so with the same bits everywhere.
+    """
+    if images_THW3.shape[1:3] == tuple(size):
+        return images_THW3
+    import torch  # a second, which those who have their frames at the right size do not wait for
+
+    images_T3HW = torch.from_numpy(np.require(images_THW3, requirements=["C", "W"])).permute(0, 3, 1, 2)
+    resized = torch.nn.functional.interpolate(images_T3HW, tuple(size), mode="bilinear", antialias=True)
+    return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
 
 
 def encode(image_HW3: Uint8Array, quality: int) -> bytes:

@@ -107,18 +107,22 @@ class Reader:
         Raises IndexError on a tracklet or frame that there is none of, DataError on bytes that have changed.
         """
         row = self._row(i)
+        wanted = list(map(int, numbers))
+        if not wanted:
+            raise ValueError("no frame numbers given; ask for one at least")
         decoded: dict[int, Uint8Array] = {}  # a clip longer than its tracklet repeats frames
-        for number in map(int, numbers):
+        for number in wanted:
             if number not in decoded:
                 data = self._read(row, number)
                 try:
-                    decoded[number] = pictures.decode(data, size)
+                    decoded[number] = pictures.decode(data, at_least=size)
                 except ValueError as error:
                     raise DataError(f"{self.path}: {self._key(row)} frame {number}: {error}; replace it") from error
-                size = size or decoded[number].shape[:2]
-        if not decoded:
-            raise ValueError("no frame numbers given; ask for one at least")
-        return np.stack([decoded[int(number)] for number in numbers])
+        images = [decoded[number] for number in wanted]
+        size = size or images[0].shape[:2]
+        if len({image.shape for image in images}) > 1:
+            images = [pictures.resize(image[None], size)[0] for image in images]
+        return pictures.resize(np.stack(images), size)
 
     def encoded(self, i: int, number: int) -> bytes:
         """The stored bytes of one frame (JPEG or PNG). Raises as `frames` does."""

@@ -40,7 +40,9 @@ class Encoding:
         if self.size is None:
             return data, extension
         pictures.check_pixels(data)  # once encoded again, damage could no longer be seen
-        return pictures.encode(pictures.decode(data, self.size), self.quality), "jpg"
+        return pictures.encode(
+            pictures.resize(pictures.decode(data, self.size)[None], self.size)[0], self.quality
+        ), "jpg"
 
 
 @dataclass(frozen=True, slots=True)

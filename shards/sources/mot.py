@@ -209,7 +209,7 @@ def _cut(video: Path, tracks: Path, boxes: Sequence[Box], size: tuple[int, int],
         for box in of_frame.pop(number, ()):
             top, bottom, left, right = box.inside(*image_HW3.shape[:2])
             if min(bottom - top, right - left) >= MIN_SIDE:
-                data = pictures.encode(pictures.resize(image_HW3[top:bottom, left:right], size), QUALITY)
+                data = pictures.encode(pictures.resize(image_HW3[None, top:bottom, left:right], size)[0], QUALITY)
                 crops.append(Crop(box.pid, f"{tracks}:{box.line}", store.tell(), len(data)))
                 store.write(data)
         if not of_frame:

@@ -93,10 +93,23 @@ def test_png_decodes_exactly() -> None:
 def test_resized_decode_equals_decode_then_resize(size: tuple[int, int]) -> None:
     """Decoding at a size gives that size, and the picture that a full decode and a good resize give, to 2 levels."""
     data = encode(RAMP, "jpeg", quality=98, subsampling=0)
-    got = pictures.decode(data, size)
+    got = pictures.resize(pictures.decode(data, size)[None], size)[0]
     wanted = Image.fromarray(RAMP).resize(size[::-1], Image.Resampling.BILINEAR)
     assert got.shape == (*size, 3)
     assert np.abs(got.astype(int) - np.asarray(wanted).astype(int)).mean() < 2
+
+
+@pytest.mark.parametrize("size", [(224, 112), (112, 224), (97, 31), (300, 140), (256, 128), (1, 1)])
+def test_resize_is_pillows(size: tuple[int, int]) -> None:
+    """Noise, smaller and larger: Pillow's pixels to one level of 256; a batch as each alone."""
+    images = np.random.default_rng(0).integers(0, 256, (3, 256, 128, 3), np.uint8)
+    images.flags.writeable = False
+    got = pictures.resize(images, size)
+    wanted = np.stack([Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR) for image in images])
+    assert got.dtype == np.uint8
+    assert np.abs(got.astype(int) - wanted.astype(int)).max() <= 1
+    alone = [pictures.resize(image[None, ::-1], size)[0] for image in images]
+    np.testing.assert_array_equal(pictures.resize(images[:, ::-1], size), alone)
 
 
 @pytest.mark.parametrize("data", [huge_png(), huge_jpeg()], ids=["png", "jpeg"])
