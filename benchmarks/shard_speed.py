@@ -111,7 +111,7 @@ def random_access(folder: Path, crops: Sequence[bytes]) -> str:
             draws = np.random.default_rng(round_number).integers(0, len(paths), CLIPS)
             for name, clip in clips.items():
                 if cold:
-                    forget(folder)
+                    forget()
                 rates.setdefault(f"{name} {label}", []).append(rate(clip, draws))
     for name, reader in readers.items():
         for round_number in range(ROUNDS):
@@ -126,9 +126,9 @@ def random_access(folder: Path, crops: Sequence[bytes]) -> str:
         f"files of {kilobytes:.1f} kB on average), decoded and resized to 224x112, uint8, by one process with one "
         f"thread; median of {ROUNDS} rounds of {CLIPS} clips, the rivals in turn. The rival is "
         "torchreid 0.2.5's own `VideoDataset`: one open a frame, PIL, torchvision's resize; `as it trains` adds its "
-        "conversion to float and normalisation, which in mstat the device does. Cold: the page cache of these files is "
-        "dropped before each round (`POSIX_FADV_DONTNEED`). The limit is the same decoding and resizing of bytes in "
-        "memory.\n",
+        "conversion to float and normalisation, which in mstat the device does. Cold: page cache, inodes and directory "
+        "entries are dropped before each round (`drop_caches`). The limit is the same decoding and resizing of bytes "
+        "in memory.\n",
         "| | ratio to torchreid, warm | cold | share of the limit | frames/s warm | frames/s cold |",
         "|---|---|---|---|---|---|",
     ]
@@ -162,14 +162,14 @@ class Clips:
     """Random clips of a reader, as the rival draws them: sorted frame numbers, none twice."""
 
     def __init__(self, reader: shards.read.Reader) -> None:
-        self.reader, self.rng = reader, np.random.default_rng(0)
+        self.reader, self.rng = reader, random.Random(0)
 
     def __call__(self, i: int) -> np.ndarray:
         return self.reader.frames(i, self.frames(i), size=SIZE)
 
-    def frames(self, i: int) -> np.ndarray:
+    def frames(self, i: int) -> list[int]:
         """Frame numbers of a clip."""
-        return np.sort(self.rng.choice(int(self.reader.num_frames[i]), NUM_FRAMES, replace=False))
+        return sorted(self.rng.sample(range(int(self.reader.num_frames[i])), NUM_FRAMES))
 
 
 class Held:
@@ -177,7 +177,7 @@ class Held:
 
     def __init__(self, reader: shards.read.Reader, draws: np.ndarray) -> None:
         clips = Clips(reader)
-        self.held = {int(i): [reader.encoded(int(i), int(n)) for n in clips.frames(int(i))] for i in draws}
+        self.held = {int(i): [reader.encoded(int(i), n) for n in clips.frames(int(i))] for i in draws}
 
     def __call__(self, i: int) -> np.ndarray:
         return pictures.resize(np.stack([pictures.decode(data, SIZE) for data in self.held[i]]), SIZE)
@@ -219,13 +219,10 @@ def rival(paths: list[list[str]], *, floats: bool = False) -> Any:
         )
 
 
-def forget(folder: Path) -> None:
-    """Drop the files of a folder from the page cache."""
+def forget() -> None:
+    """Drop the page cache and what is known of files, as after a start of the machine. Only root may."""
     os.sync()
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
 # --- opening ------------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def _add_writing(source: argparse.ArgumentParser) -> None:
     source.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make; must not exist")
     source.add_argument("--shard-size", type=positive_int, default=256, metavar="MB", help="about (default: 256)")
     source.add_argument("--size", type=size_HW, metavar="HxW", help="re-encode each frame to this size")
-    source.add_argument("--quality", type=positive_int, metavar="Q", help="of --size, 1 to 100 (default: 95)")
+    source.add_argument("--quality", type=positive_int, metavar="Q", help="of --size, 1 to 100 (default: 90)")
     source.add_argument(
         "--bad-frames", choices=("fail", "drop"), default="fail", help="list them and fail, or leave them out"
     )

@@ -26,6 +26,7 @@ TRIM_EVERY = 64 << 20  # bytes that a process writes between two looks at the si
 WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each new try
 TIMEOUT_SECONDS = 30.0  # of one request
 R = TypeVar("R")
+Place = tuple[int, int]  # offset and size in a file
 
 
 class Files(Protocol):
@@ -43,8 +44,8 @@ class Files(Protocol):
     def sizes(self, names: Sequence[str]) -> list[int | None]:
         """Bytes of files; None where a server does not say."""
 
-    def read(self, name: str, offset: int, size: int) -> bytes:
-        """Bytes offset..offset+size, fewer where the file ends."""
+    def read(self, name: str, places: Sequence[Place]) -> list[bytes]:
+        """The bytes at each place, fewer where the file ends."""
 
     def forget(self, name: str, offset: int, size: int) -> bool:
         """Drop what a cache holds of that range; False where nothing of it came out of one."""
@@ -97,11 +98,15 @@ class LocalFiles:
     def sizes(self, names: Sequence[str]) -> list[int | None]:
         return [(self.folder / name).stat().st_size for name in names]
 
-    def read(self, name: str, offset: int, size: int) -> bytes:
+    def read(self, name: str, places: Sequence[Place]) -> list[bytes]:
         file = self._files.get(name)
         if file is None:
             file = self._files[name] = (self.folder / name).open("rb", buffering=0)
-        return os.pread(file.fileno(), size, offset)
+        number = file.fileno()
+        if len(places) > 1 and hasattr(os, "posix_fadvise"):
+            for offset, size in places:  # a disk then looks for all of them at once
+                os.posix_fadvise(number, offset, size, os.POSIX_FADV_WILLNEED)
+        return [os.pread(number, size, offset) for offset, size in places]
 
     def forget(self, name: str, offset: int, size: int) -> bool:
         return False
@@ -218,7 +223,10 @@ class RemoteFiles:
         )
         return found
 
-    def read(self, name: str, offset: int, size: int) -> bytes:
+    def read(self, name: str, places: Sequence[Place]) -> list[bytes]:
+        return [self._read(name, offset, size) for offset, size in places]
+
+    def _read(self, name: str, offset: int, size: int) -> bytes:
         first, last = offset // BLOCK_BYTES, (offset + size - 1) // BLOCK_BYTES
         joined = b"".join(self._block(name, number) for number in range(first, last + 1))
         start = offset - first * BLOCK_BYTES

@@ -135,5 +135,5 @@ def resize(images_THW3: Uint8Array, size: tuple[int, int]) -> Uint8Array:
 
 
 def encode(image_HW3: Uint8Array, quality: int) -> bytes:
-    """JPEG of an RGB picture, colour at full resolution (crops of people are small)."""
-    return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(image_HW3), quality, "RGB", "444"))
+    """JPEG of an RGB picture, colour at half resolution, as nearly all JPEGs have it."""
+    return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(image_HW3), quality, "RGB", "420"))

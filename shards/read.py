@@ -110,14 +110,13 @@ class Reader:
         wanted = list(map(int, numbers))
         if not wanted:
             raise ValueError("no frame numbers given; ask for one at least")
-        decoded: dict[int, Uint8Array] = {}  # a clip longer than its tracklet repeats frames
-        for number in wanted:
-            if number not in decoded:
-                data = self._read(row, number)
-                try:
-                    decoded[number] = pictures.decode(data, at_least=size)
-                except ValueError as error:
-                    raise DataError(f"{self.path}: {self._key(row)} frame {number}: {error}; replace it") from error
+        decoded: dict[int, Uint8Array] = {}
+        different = list(dict.fromkeys(wanted))  # a clip longer than its tracklet repeats frames
+        for number, data in zip(different, self._read(row, different), strict=True):
+            try:
+                decoded[number] = pictures.decode(data, at_least=size)
+            except ValueError as error:
+                raise DataError(f"{self.path}: {self._key(row)} frame {number}: {error}; replace it") from error
         images = [decoded[number] for number in wanted]
         size = size or images[0].shape[:2]
         if len({image.shape for image in images}) > 1:
@@ -126,7 +125,7 @@ class Reader:
 
     def encoded(self, i: int, number: int) -> bytes:
         """The stored bytes of one frame (JPEG or PNG). Raises as `frames` does."""
-        return self._read(self._row(i), number)
+        return self._read(self._row(i), [number])[0]
 
     def protocol(self, name: str | None = None) -> Protocol:
         """The protocol of that name, or the first. ValueError names those there are."""
@@ -176,25 +175,26 @@ class Reader:
     def _key(self, row: int) -> str:
         return str(self._table["key"][row].as_py())
 
-    def _read(self, row: int, number: int) -> bytes:
-        if not 0 <= number < self.num_frames[row]:
-            raise IndexError(
-                f"{self.path}: {self._key(row)} has no frame {number}; it has 0 to {self.num_frames[row] - 1}"
-            )
+    def _read(self, row: int, numbers: Sequence[int]) -> list[bytes]:
+        length = int(self.num_frames[row])
+        for number in numbers:
+            if not 0 <= number < length:
+                raise IndexError(f"{self.path}: {self._key(row)} has no frame {number}; it has 0 to {length - 1}")
         at = int(self._batch_starts.searchsorted(row, side="right")) - 1
         batch = self._batches[at]
-        place = batch.first[row - self._batch_starts[at]] + number
+        rows = batch.first[row - self._batch_starts[at]] + np.asarray(numbers)
+        places = list(zip(batch.offsets[rows].tolist(), batch.sizes[rows].tolist(), strict=True))
         shard = self.description.shards[self._shards[row]].file
-        where = shard, int(batch.offsets[place]), int(batch.sizes[place])
-        data = self._files.read(*where)
-        if zlib.crc32(data) != batch.crc32[place] and self._files.forget(*where):
-            data = self._files.read(*where)  # only the cache was damaged
-        if zlib.crc32(data) != batch.crc32[place]:
-            raise DataError(
-                f"{self._files.where(shard)}: {self._key(row)} frame {number}: its bytes have changed since the "
-                f"build; `python -m shards verify {self.path}` lists all that is damaged"
-            )
-        return data
+        found = self._files.read(shard, places)
+        for place, (number, crc32) in enumerate(zip(numbers, batch.crc32[rows].tolist(), strict=True)):
+            if zlib.crc32(found[place]) != crc32 and self._files.forget(shard, *places[place]):
+                found[place] = self._files.read(shard, [places[place]])[0]  # only the cache was damaged
+            if zlib.crc32(found[place]) != crc32:
+                raise DataError(
+                    f"{self._files.where(shard)}: {self._key(row)} frame {number}: its bytes have changed since the "
+                    f"build; `python -m shards verify {self.path}` lists all that is damaged"
+                )
+        return found
 
     def _flat(self, column: str) -> np.ndarray[Any, Any]:
         """A copy of the values of a column of lists, in a row."""

@@ -21,7 +21,7 @@ from shards.records import DataError, SourceTracklet
 
 PART = ".part"  # of a shard that is being written
 SIDECAR = ".source"  # beside a whole shard, while building: what it was made from, and what was left out
-DEFAULT_QUALITY = 95
+DEFAULT_QUALITY = 90
 WRITE_BYTES = 1 << 20  # at a time
 # What speaks of the frame itself; other errors of reading (a disk, a network) may be gone at the next try.
 BAD_FRAME = (ValueError, FileNotFoundError, IsADirectoryError, PermissionError)
