@@ -1,19 +1,14 @@
-"""What lies where: the Arrow index, the description of the set, and the walk over a tar that both come from.
+"""What lies where: the Arrow index and the description of the set.
 
-    DIR/shard-000000.tar   a sample is a tracklet: <key>.json, <key>.00000.jpg, <key>.00001.jpg, ...
-    DIR/index/             Arrow by HF datasets, one row a tracklet (columns: SCHEMA)
-    DIR/dataset.json       Description; written last: a folder without it is not whole
-
-The index is made by walking the finished tars, never by remembering what was written: so it cannot disagree with
-them, a finished shard needs nothing beside it to be taken up again, and `verify` compares with the same walk.
+DIR/shard-000000.tar   a sample is a tracklet: <key>.json, <key>.00000.jpg, <key>.00001.jpg, ...
+DIR/index/             Arrow by HF datasets, one row a tracklet (columns: SCHEMA)
+DIR/dataset.json       Description; written last: a folder without it is not whole
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import mmap
-import os
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -22,16 +17,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from shards import tar
 from shards.files import Files
-from shards.records import DataError, Protocol, Role, SourceTracklet
+from shards.records import DataError, Protocol, Role
 
 FORMAT = "mstat-shards"
 VERSION = 1
 DESCRIPTION_FILE = "dataset.json"
 INDEX_FOLDER = "index"
 INDEX_FILE = "index/data-00000-of-00001.arrow"  # the name that datasets gives the one file it writes
-JSON_MEMBER = -1  # stands for <key>.json where frames have their number
 
 SCHEMA = pa.schema(
     {
@@ -46,15 +39,6 @@ SCHEMA = pa.schema(
         "roles": pa.list_(pa.uint8()),  # Role bits for each (protocol, split), in the description's order
     }
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A file in a tar: where its bytes lie, and their CRC-32."""
-
-    offset: int
-    size: int
-    crc32: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +147,10 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sample_json(tracklet: SourceTracklet, role_names: Iterable[tuple[str, str]]) -> bytes:
-    """The content of `<key>.json`."""
-    return json_of(tracklet.key, tracklet.pid, tracklet.camid, tracklet.num_frames, tracklet.roles, role_names)
-
-
-def json_of(
+def sample_json(
     key: str, pid: int, camid: int, num_frames: int, roles: Iterable[int], role_names: Iterable[tuple[str, str]]
 ) -> bytes:
-    """As `sample_json`, from a row of the index."""
+    """The content of `<key>.json`; `roles` for each of `role_names`."""
     named = {
         f"{protocol}/{split}": [flag.name.lower() for flag in Role(role) if flag.name]
         for (protocol, split), role in zip(role_names, roles, strict=True)
@@ -180,34 +159,6 @@ def json_of(
     return json.dumps(content).encode()
 
 
-def scan(path: Path) -> tuple[ShardRecord, dict[tuple[str, int], Member]]:
-    """Walk a tar: its record, and each member by (key, frame number or JSON_MEMBER), in order.
-
-    A tar that breaks off gives the members before the break. Raises DataError on a member that is none of ours.
-    """
-    members: dict[tuple[str, int], Member] = {}
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size == 0:
-            return ShardRecord(path.name, 0, hashlib.sha256().hexdigest()), members
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
-            record = ShardRecord(path.name, size, hashlib.sha256(data).hexdigest())
-            for name, offset, length in tar.walk(data):
-                checksum = crc32(data[offset : offset + length])
-                members[_member_id(path, name)] = Member(offset, length, checksum)
-    return record, members
-
-
 def crc32(data: bytes | memoryview) -> int:
     """CRC-32, as the index holds it."""
     return zlib.crc32(data)
-
-
-def _member_id(path: Path, name: str) -> tuple[str, int]:
-    key, _, rest = name.partition(".")
-    number = rest.partition(".")[0]
-    if rest == "json" and "/" not in key:
-        return key, JSON_MEMBER
-    if not number.isdecimal() or "/" in key:
-        raise DataError(f"{path}: member {name!r} is none that the writer makes; build the set again")
-    return key, int(number)

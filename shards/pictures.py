@@ -18,6 +18,7 @@ from PIL import Image
 MAX_PIXELS = 64_000_000  # more than any camera of these data sets; a damaged header must not ask for all the memory
 STRAY, MAX_STRAY = re.compile(r"(\d+) extraneous bytes"), 16  # libjpeg-turbo's message
 JPEG_START = b"\xff\xd8"
+JPEG_END = b"\xff\xd9"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
@@ -30,7 +31,8 @@ def check(data: bytes) -> Literal["jpg", "png"]:
         raise ValueError("zero bytes")
     if data.startswith(JPEG_START):
         _check_size(*_jpeg_size(data))
-        if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):  # neither pair of bytes occurs within coded data
+        # Neither pair of bytes occurs within coded data. Most pictures end with the marker, and need no search.
+        if not data.endswith(JPEG_END) and data.rfind(JPEG_END) < data.rfind(b"\xff\xda"):
             raise ValueError("cut off: no JPEG end marker")
         return "jpg"
     if data.startswith(PNG_SIGNATURE):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
+from typing import NamedTuple
 
 JUNK_PID = -1  # MARS's `00-1`: a bad detection; ignored for every query
 WARNINGS = ("partial", "left out")  # facts of a set that make its figures incomparable
@@ -45,8 +46,7 @@ class Protocol:
     cmc_only: bool = False  # one true match a query: mAP says nothing new and is not reported
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One picture on its way into a shard.
 
     `read` gives the encoded bytes (JPEG or PNG, as they came); `name` is what an error message shows.

@@ -7,11 +7,11 @@ import hashlib
 import json
 import os
 import platform
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -20,9 +20,9 @@ from shards.parallel import Progress
 from shards.records import DataError, SourceTracklet
 
 PART = ".part"  # of a shard that is being written
-SIDECAR = ".source"  # beside a whole shard, while building: what it was made from, and what was left out
+SIDECAR = ".made"  # beside a whole shard, while building: what it was made from, and its rows of the index
+DIGEST_BYTES = hashlib.sha256().digest_size
 DEFAULT_QUALITY = 90
-WRITE_BYTES = 1 << 20  # at a time
 # What speaks of the frame itself; other errors of reading (a disk, a network) may be gone at the next try.
 BAD_FRAME = (ValueError, FileNotFoundError, IsADirectoryError, PermissionError)
 
@@ -40,9 +40,8 @@ class Encoding:
         if self.size is None:
             return data, extension
         pictures.check_pixels(data)  # once encoded again, damage could no longer be seen
-        return pictures.encode(
-            pictures.resize(pictures.decode(data, self.size)[None], self.size)[0], self.quality
-        ), "jpg"
+        image = pictures.resize(pictures.decode(data, self.size)[None], self.size)[0]
+        return pictures.encode(image, self.quality), "jpg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ class Job:
 class Written:
     """What became of it: its record and the rows of its tracklets, and its bad frames, a line each.
 
-    Without `drop`, a shard that has bad frames has no record.
+    Without `drop`, a shard that has bad frames has no record. A tracklet of which no frame is left has no row.
     """
 
     record: index.ShardRecord | None
@@ -72,141 +71,197 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class _Sidecar:
-    """`plan` of the build, SHA-256 of the source's bytes, and the frames left out."""
+    """What is remembered of a whole shard: `plan` of its build, digest of the frames it was made from, the outcome."""
 
     plan: str
     source: str
-    dropped: list[str]
+    written: Written
 
     @staticmethod
     def read(job: Job) -> _Sidecar | None:
-        """That of a whole shard of this very build; None where there is none."""
+        """That of a shard of this very build, both with the very bytes that were written; None where there is none."""
         try:
-            sidecar = _Sidecar(**json.loads(job.path.with_suffix(SIDECAR).read_text()))
-        except (FileNotFoundError, ValueError, TypeError):
+            content = job.path.with_suffix(SIDECAR).read_bytes()
+            digest, stream = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+            if hashlib.sha256(stream).digest() != digest:
+                return None
+            table = pa.ipc.open_stream(stream).read_all()
+            facts = json.loads(table.schema.metadata[b"facts"])
+            record = index.ShardRecord(**facts["record"])
+            usable = facts["plan"] == job.plan and (job.drop or not facts["faults"])
+            if not usable or index.file_sha256(job.path) != record.sha256:
+                return None
+        except FileNotFoundError:
             return None
-        return sidecar if sidecar.plan == job.plan and job.path.is_file() else None
+        return _Sidecar(
+            facts["plan"], facts["source"], Written(record, table.replace_schema_metadata(), facts["faults"])
+        )
 
     def write(self, job: Job) -> None:
-        """Beside the place of the shard, before the shard gets its name."""
-        job.path.with_suffix(SIDECAR).write_text(json.dumps(asdict(self)))
+        """Before the shard gets its name."""
+        record, table, faults = self.written.record, self.written.table, self.written.faults
+        assert record is not None
+        assert table is not None
+        facts = {"plan": self.plan, "source": self.source, "record": asdict(record), "faults": faults}
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema.with_metadata({"facts": json.dumps(facts)})) as stream:
+            stream.write_table(table)
+        content = sink.getvalue().to_pybytes()
+        job.path.with_suffix(SIDECAR).write_bytes(hashlib.sha256(content).digest() + content)
 
 
 def write_shard(job: Job, progress: Progress) -> Written:
     """Write one shard unless it is there and its source is the same. Runs in a worker."""
-    made = _Sidecar.read(job)
-    if made is None or (made.dropped and not job.drop) or not _is_current(made, job, progress):
+    sidecar = _Sidecar.read(job)
+    if sidecar is None or not _is_current(sidecar, job, progress):
         job.path.unlink(missing_ok=True)
         part = job.path.with_name(f"{job.path.name}.{platform.node()}.{os.getpid()}{PART}")
         try:
-            made = _write_tar(part, job, progress)
-            if made.dropped and not job.drop:
-                return Written(None, None, made.dropped)
-            made.write(job)
-            part.replace(job.path)
+            sidecar = _write_tar(part, job, progress)
+            if sidecar.written.record:
+                sidecar.write(job)
+                part.replace(job.path)
         finally:
             part.unlink(missing_ok=True)
-    return _walk(job, made)
+    return sidecar.written
 
 
 def join_shard(job: Job, progress: Progress) -> Written:
     """Take a shard as another process has made it, without a look at its source. Runs in a worker."""
     progress.check()
-    made = _Sidecar.read(job)
-    if made is None or (made.dropped and not job.drop):
+    sidecar = _Sidecar.read(job)
+    if sidecar is None:
         return Written(None, None, [f"{job.path}: not made yet"])
-    written = _walk(job, made)
     progress.advance(len(job.tracklets), sum(tracklet.num_frames for tracklet in job.tracklets))
-    return written
+    return sidecar.written
 
 
-def _walk(job: Job, made: _Sidecar) -> Written:
-    """Record and rows of a whole shard; a tracklet of which no frame was left is in neither."""
-    record, members = index.scan(job.path)
-    lengths = Counter(key for key, number in members if number != index.JSON_MEMBER)
-    rows = []
-    for tracklet in job.tracklets:
-        if not lengths[tracklet.key]:
-            continue
-        sample = members[tracklet.key, index.JSON_MEMBER]
-        frames = [members[tracklet.key, number] for number in range(lengths[tracklet.key])]
-        rows.append(
-            {
-                "key": tracklet.key,
-                "pid": tracklet.pid,
-                "camid": tracklet.camid,
-                "shard": job.number,
-                "json_crc32": sample.crc32,
-                "offsets": [frame.offset for frame in frames],
-                "sizes": [frame.size for frame in frames],
-                "crc32": [frame.crc32 for frame in frames],
-                "roles": [int(role) for role in tracklet.roles],
-            }
-        )
-    return Written(record, pa.Table.from_pylist(rows, schema=index.SCHEMA), made.dropped)
+class _Digest:
+    """Of frames, by their lengths and CRC-32: tells whether one has been replaced."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, data: bytes) -> int:
+        """Return the frame's CRC-32."""
+        checksum = index.crc32(data)
+        self._hash.update(struct.pack("<QI", len(data), checksum))
+        return checksum
+
+    def hex(self) -> str:
+        return self._hash.hexdigest()
 
 
-def _is_current(made: _Sidecar, job: Job, progress: Progress) -> bool:
-    """Whether a shard was made from the very bytes that the source has now."""
-    digest = hashlib.sha256()
+def _is_current(sidecar: _Sidecar, job: Job, progress: Progress) -> bool:
+    """Whether a shard was made from the very frames that the source has now."""
+    digest = _Digest()
     for tracklet in job.tracklets:
         progress.check()
         count = 0
         for frame in tracklet.frames():
             with contextlib.suppress(*BAD_FRAME):
-                _update(digest, frame.read())
+                digest.add(frame.read())
             count += 1
         progress.advance(1, count)
-    if digest.hexdigest() == made.source:
+    if digest.hex() == sidecar.source:
         return True
     progress.advance(-len(job.tracklets), 0)  # they are to be written, and counted, again
     return False
 
 
-def _update(digest: hashlib._Hash, data: bytes) -> None:
-    """Add a frame; its length keeps two frames from passing for two others of the same bytes in a row."""
-    digest.update(len(data).to_bytes(8))
-    digest.update(data)
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """A frame as it is stored."""
+
+    data: bytes
+    extension: str
+    crc32: int
 
 
 def _write_tar(path: Path, job: Job, progress: Progress) -> _Sidecar:
     """Write the job's tracklets without their bad frames; if these are errors, the first ends the writing, and the rest
     is only checked."""
-    digest = hashlib.sha256()
+    digest = _Digest()
     faults: list[str] = []
-    with path.open("wb", buffering=WRITE_BYTES) as file:
+    with path.open("wb") as file:
+        shard = _Shard(file, job)
         for tracklet in job.tracklets:
             progress.check()
-            good, count = [], 0  # its json stands first, and says how many frames are good
-            for frame in tracklet.frames():
-                count += 1
-                try:
-                    came = frame.read()
-                    _update(digest, came)
-                    good.append(job.encoding.apply(came))
-                except BAD_FRAME as error:
-                    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-                    faults.append(f"{frame.name}: {tracklet.key}: {reason}")
-            if count != tracklet.num_frames:
-                raise DataError(
-                    f"{tracklet.key}: {count} frames came where the source promised {tracklet.num_frames}; "
-                    "has the data changed meanwhile? Build again"
-                )
+            good = list(_good_pictures(tracklet, job.encoding, digest, faults))
             if job.drop and not good:
                 faults.append(f"{tracklet.key}: no frame is left of it, so it is left out")
             elif job.drop or not faults:
-                stored = replace(tracklet, num_frames=len(good))
-                _add(file, f"{tracklet.key}.json", index.sample_json(stored, job.role_names))
-                for number, (data, extension) in enumerate(good):
-                    _add(file, f"{tracklet.key}.{number:05d}.{extension}", data)
-            progress.advance(1, count)
-        file.write(tar.end(file.tell()))
-        file.flush()
-        os.fsync(file.fileno())  # before the rename says that it is whole
-    return _Sidecar(job.plan, digest.hexdigest(), faults)
+                shard.add(tracklet, good)
+            progress.advance(1, tracklet.num_frames)
+        if faults and not job.drop:
+            return _Sidecar(job.plan, digest.hex(), Written(None, None, faults))
+        record, table = shard.end()
+        if hasattr(os, "posix_fadvise"):  # starts the writing to disk; the build waits for it, once, at its end
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return _Sidecar(job.plan, digest.hex(), Written(record, table, faults))
 
 
-def _add(file: BinaryIO, name: str, data: bytes) -> None:
-    file.write(tar.header(name, len(data)))
-    file.write(data)
-    file.write(tar.padding(len(data)))
+def _good_pictures(
+    tracklet: SourceTracklet, encoding: Encoding, digest: _Digest, faults: list[str]
+) -> Iterator[_Picture]:
+    """A tracklet's pictures, encoded; a line in `faults` for each that is none."""
+    count = 0
+    for frame in tracklet.frames():
+        count += 1
+        try:
+            came = frame.read()
+            checksum = digest.add(came)
+            data, extension = encoding.apply(came)
+        except BAD_FRAME as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            faults.append(f"{frame.name}: {tracklet.key}: {reason}")
+        else:
+            yield _Picture(data, extension, checksum if data is came else index.crc32(data))
+    if count != tracklet.num_frames:
+        raise DataError(
+            f"{tracklet.key}: {count} frames came where the source promised {tracklet.num_frames}; "
+            "has the data changed meanwhile? Build again"
+        )
+
+
+class _Shard:
+    """A tar that is being written: its bytes go to the file, and what the index needs to know of them is kept."""
+
+    def __init__(self, file: BinaryIO, job: Job) -> None:
+        self._file, self._job = file, job
+        self._hash, self._size = hashlib.sha256(), 0
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, tracklet: SourceTracklet, pictures: Sequence[_Picture]) -> None:
+        """Write a tracklet: its json first, then its pictures."""
+        key, pid, camid, roles = tracklet.key, tracklet.pid, tracklet.camid, [int(role) for role in tracklet.roles]
+        content = index.sample_json(key, pid, camid, len(pictures), roles, self._job.role_names)
+        members = [(f"{key}.json", content)]
+        members += [(f"{key}.{number:05d}.{p.extension}", p.data) for number, p in enumerate(pictures)]
+        block, offsets = tar.pack(members)
+        self._rows.append(
+            {
+                "key": key,
+                "pid": pid,
+                "camid": camid,
+                "shard": self._job.number,
+                "json_crc32": index.crc32(content),
+                "offsets": [self._size + offset for offset in offsets[1:]],
+                "sizes": [len(p.data) for p in pictures],
+                "crc32": [p.crc32 for p in pictures],
+                "roles": roles,
+            }
+        )
+        self._write(block)
+
+    def end(self) -> tuple[index.ShardRecord, pa.Table]:
+        """Write the end; return the record of the shard and the rows of its tracklets."""
+        self._write(tar.end(self._size))
+        self._file.flush()
+        record = index.ShardRecord(self._job.path.name, self._size, self._hash.hexdigest())
+        return record, pa.Table.from_pylist(self._rows, schema=index.SCHEMA)
+
+    def _write(self, block: bytes) -> None:
+        self._file.write(block)
+        self._hash.update(block)
+        self._size += len(block)

@@ -6,7 +6,7 @@ for all of its work.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 BLOCK = 512
 RECORD = 20 * BLOCK  # a tar's length is a multiple of it
@@ -28,9 +28,17 @@ def header(name: str, size: int) -> bytes:
     return b"%b%b%06o\0 %b" % (encoded.ljust(NAME_BYTES, b"\0"), _NUMBERS % size, checksum, _REST)
 
 
-def padding(size: int) -> bytes:
-    """The zeros behind a member of that size."""
-    return bytes(-size % BLOCK)
+def pack(members: Iterable[tuple[str, bytes]]) -> tuple[bytes, list[int]]:
+    """Members (name, bytes) as they stand in a tar, and where in it the bytes of each begin."""
+    parts: list[bytes] = []
+    offsets: list[int] = []
+    position = 0
+    for name, data in members:
+        padding = bytes(-len(data) % BLOCK)
+        parts += (header(name, len(data)), data, padding)
+        offsets.append(position + BLOCK)
+        position += BLOCK + len(data) + len(padding)
+    return b"".join(parts), offsets
 
 
 def end(size: int) -> bytes:

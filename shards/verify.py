@@ -1,21 +1,36 @@
 """Is a folder of shards what was built? Reads every byte once, and names each fault by file and key.
 
+What the tars hold is found by walking them, as any program that reads a tar does, and compared with the index.
+
 Bytes that were damaged before the build are as they were built; only decoding every picture finds them.
 """
 
 from __future__ import annotations
 
+import hashlib
+import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shards import index, pictures
+from shards import index, pictures, tar
 from shards.files import LocalFiles
 from shards.parallel import Progress, run_jobs
 from shards.records import DataError
 
 INTACT_BUT_UNREACHABLE = "a damaged tar header hides them from tar; the index still reads them"
+JSON_MEMBER = -1  # stands for <key>.json where frames have their number
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A file in a tar: where its bytes lie, and their CRC-32."""
+
+    offset: int
+    size: int
+    crc32: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +74,7 @@ def _verify_shard(job: _Job, progress: Progress) -> list[str]:
     if not job.path.is_file():
         return [f"{job.path}: missing, with its {len(job.rows)} tracklets"]
     try:
-        found, members = index.scan(job.path)
+        found, members = _scan(job.path)
     except (DataError, OSError) as error:
         return [f"{job.path}: {error}"]
     faults = []
@@ -79,14 +94,14 @@ def _verify_shard(job: _Job, progress: Progress) -> list[str]:
     return faults
 
 
-def _verify_row(row: dict[str, Any], members: dict[Any, index.Member], role_names: Any, file: Any) -> list[str]:
+def _verify_row(row: dict[str, Any], members: dict[Any, _Member], role_names: Any, file: Any) -> list[str]:
     """Faults of one tracklet; takes its members out of `members`."""
     faults: list[str] = []
     lost: list[int] = []
     hidden = moved = 0
-    content = index.json_of(row["key"], row["pid"], row["camid"], len(row["sizes"]), row["roles"], role_names)
+    content = index.sample_json(row["key"], row["pid"], row["camid"], len(row["sizes"]), row["roles"], role_names)
     expected = {
-        number: index.Member(*member)
+        number: _Member(*member)
         for number, member in enumerate(zip(row["offsets"], row["sizes"], row["crc32"], strict=True))
     }
     for number, member in expected.items():
@@ -101,7 +116,7 @@ def _verify_row(row: dict[str, Any], members: dict[Any, index.Member], role_name
             faults.append(f"frame {number} has changed (CRC-32)")
         elif found.offset != member.offset:
             moved += 1
-    sample = members.pop((row["key"], index.JSON_MEMBER), None)
+    sample = members.pop((row["key"], JSON_MEMBER), None)
     if index.crc32(content) != row["json_crc32"]:
         faults.append("the index disagrees with the json it was made with")
     if sample is None:
@@ -131,4 +146,32 @@ def _undecodable(row: dict[str, Any], file: BinaryIO) -> Iterator[str]:
 
 
 def _member(number: int) -> str:
-    return "its json" if number == index.JSON_MEMBER else f"frame {number}"
+    return "its json" if number == JSON_MEMBER else f"frame {number}"
+
+
+def _scan(path: Path) -> tuple[index.ShardRecord, dict[tuple[str, int], _Member]]:
+    """Walk a tar: its record, and each member by (key, frame number or JSON_MEMBER), in order.
+
+    A tar that breaks off gives the members before the break. Raises DataError on a member that is none of ours.
+    """
+    members: dict[tuple[str, int], _Member] = {}
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            return index.ShardRecord(path.name, 0, hashlib.sha256().hexdigest()), members
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
+            record = index.ShardRecord(path.name, size, hashlib.sha256(data).hexdigest())
+            for name, offset, length in tar.walk(data):
+                checksum = index.crc32(data[offset : offset + length])
+                members[_member_id(path, name)] = _Member(offset, length, checksum)
+    return record, members
+
+
+def _member_id(path: Path, name: str) -> tuple[str, int]:
+    key, _, rest = name.partition(".")
+    number = rest.partition(".")[0]
+    if rest == "json" and "/" not in key:
+        return key, JSON_MEMBER
+    if not number.isdecimal() or "/" in key:
+        raise DataError(f"{path}: member {name!r} is none that the writer makes; build the set again")
+    return key, int(number)

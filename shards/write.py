@@ -2,7 +2,8 @@
 
 Everything is made in OUT.building and renamed to OUT at the end. Which tracklet goes into which shard depends on the
 source alone; a shard is written under a temporary name and renamed when it is whole, so a build that was stopped, or
-that met bad frames, takes up its whole shards when it is started again: those whose source has not changed since.
+that met bad frames, takes up its whole shards when it is started again: those whose source has not changed since, and
+whose bytes are those that were written.
 For the same reason several hosts can make the shards of one build, each its part, and a last step joins them.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -73,6 +75,8 @@ def building(out: Path, *, part: Part | None = None) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)
         for leftover in folder.glob(f"*{SIDECAR}"):
             leftover.unlink(missing_ok=True)
+        for path in (*folder.rglob("*"), folder):  # the name that says that all is whole must not outlive a power cut
+            _wait_for_disk(path)
         folder.rename(out)
         (out / LOCK).unlink()  # only now: whoever waits for the lock finds `out` first
 
@@ -80,6 +84,14 @@ def building(out: Path, *, part: Part | None = None) -> Iterator[Path]:
 def scratch_folder(folder: Path, part: Part | None = None) -> Path:
     """Where in the folder of `building` a source may keep temporary files; each part has its own."""
     return folder / (f"{SCRATCH}-{part.number}" if part else SCRATCH)
+
+
+def _wait_for_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _check_free(out: Path) -> None:

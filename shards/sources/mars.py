@@ -24,7 +24,7 @@ import numpy as np
 from shards.records import JUNK_PID, DataError, Protocol, Role, Source, SourceTracklet
 from shards.sources.common import IntArray, check_counts, files_of, load_mat, missing_pictures
 
-NAME = re.compile(r"(\d{4}|00-1)C(\d)T(\d{4,})F(\d{3,})\.jpg")
+START = re.compile(r"(\d{4}|00-1)C(\d)T\d{4,}F")  # of a name: all but the frame and .jpg
 INFO_HOME = "it comes with the official evaluation code (MARS-evaluation, folder info)"
 
 OFFICIAL = Protocol("official", description="the queries stand in the gallery; same identity and camera is ignored")
@@ -112,17 +112,27 @@ def _row_names(info: Path, names_path: Path, number: int, row: Sequence[int], li
         raise DataError(
             f"{where}: lines {start} to {end}, but {names_path} has {len(lines)}; take the original of both"
         )
-    frames = {}
+    frames: dict[int, str] = {}
+    starts: list[str] = []
     for name in lines[start - 1 : end]:
-        match = NAME.fullmatch(name)
-        if match is None:
-            raise DataError(f"{names_path}: {name!r} is no name like 0002C1T0001F001.jpg; take the original")
-        if (_pid(match[1]), int(match[2])) != (pid, camid):
-            raise DataError(f"{where}: identity {pid}, camera {camid}, but it lists {name} of {names_path}")
-        frames[int(match[4])] = name
-    if len(frames) != end - start + 1 or len({_key(name) for name in frames.values()}) != 1:
+        if not starts or not name.startswith(starts[-1]):  # of a tracklet's names, the first alone is taken apart
+            match = START.match(name)
+            if match is None:
+                raise _no_name(names_path, name)
+            if (_pid(match[1]), int(match[2])) != (pid, camid):
+                raise DataError(f"{where}: identity {pid}, camera {camid}, but it lists {name} of {names_path}")
+            starts.append(match[0])
+        digits, extension = name[len(starts[-1]) : -4], name[-4:]
+        if len(digits) < 3 or not digits.isdecimal() or extension != ".jpg":
+            raise _no_name(names_path, name)
+        frames[int(digits)] = name
+    if len(frames) != end - start + 1 or len(starts) != 1:
         raise DataError(f"{where}: {names_path} lines {start} to {end} are not the frames of one tracklet")
     return tuple(frames[frame] for frame in sorted(frames))
+
+
+def _no_name(names_path: Path, name: str) -> DataError:
+    return DataError(f"{names_path}: {name!r} is no name like 0002C1T0001F001.jpg; take the original")
 
 
 def _pid(text: str) -> int:

@@ -35,8 +35,11 @@ def of_tarfile(members: list[tuple[str, bytes]]) -> bytes:
 
 
 def ours(members: list[tuple[str, bytes]]) -> bytes:
-    parts = [part for name, data in members for part in (tar.header(name, len(data)), data, tar.padding(len(data)))]
-    return b"".join([*parts, tar.end(sum(map(len, parts)))])
+    packed, offsets = tar.pack(members)
+    assert [packed[offset : offset + len(data)] for offset, (_, data) in zip(offsets, members, strict=True)] == [
+        data for _, data in members
+    ]
+    return packed + tar.end(len(packed))
 
 
 @pytest.mark.parametrize("count", range(len(MEMBERS) + 1))

@@ -18,7 +18,7 @@ import pytest
 import shards
 from shards.__main__ import main
 from shards.records import DataError, Frame, UsageError
-from shards.shard import Encoding
+from shards.shard import SIDECAR, Encoding
 from shards.sources import mars
 from shards.verify import verify
 from shards.write import BUILDING, Build, Part, building, plan_shards, write
@@ -189,6 +189,35 @@ def test_whole_shards_are_taken_up_as_far_as_their_source_is_the_same(tmp_path: 
     build(out)
     assert [name for name, time_ns in left.items() if (out / name).stat().st_mtime_ns != time_ns] == [min(left)]
     build(tmp_path / "clean")
+    assert contents(out) == contents(tmp_path / "clean")
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [flip, lambda path: os.truncate(path, path.stat().st_size // 2), Path.unlink])
+@pytest.mark.parametrize("suffix", [".tar", SIDECAR])
+def test_a_shard_that_is_not_as_it_was_written_is_written_again(
+    tmp_path: Path, suffix: str, damage: Callable[[Path], None]
+) -> None:
+    """A power cut may leave a shard, or what is remembered of it, torn under its whole name: it alone is made anew; and
+    joining, which has no source to make it from, names it."""
+    source, out = mars.read(mars_tree(tmp_path / "tree"), partial=True), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt), building(out) as folder:
+        stop_after(write, source, folder, shard_bytes=20_000)
+    whole = {path: path.stat().st_mtime_ns for path in sorted(folder.glob("shard-*.tar"))}
+    first = next(iter(whole))
+    damage(first.with_suffix(suffix))
+    with pytest.raises(DataError, match=f"{first}: not made yet"), building(out) as folder:
+        Build(source, folder, shard_bytes=20_000).join()
+    with building(out) as folder:
+        write(source, folder, shard_bytes=20_000)
+    assert [path.name for path, made in whole.items() if (out / path.name).stat().st_mtime_ns != made] == [first.name]
+    with building(tmp_path / "clean") as folder:
+        write(source, folder, shard_bytes=20_000)
     assert contents(out) == contents(tmp_path / "clean")
 
 
