@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
-ACCELERATE = [str(Path(sys.executable).with_name("accelerate")), "launch", "--config_file"]
+# `accelerate launch` without the other commands of `accelerate`, which take longer to import than a short run takes.
+ACCELERATE_LAUNCH = str(Path(sys.executable).with_name("accelerate-launch"))
 
 LAUNCH = "MSTAT_TEST_LAUNCH"
 launches: dict[int, str] = {}  # pid of a launcher -> the value of LAUNCH in all that it starts
@@ -106,7 +107,7 @@ def start(
         within: A command that runs the launcher in another place, as `ip netns exec NAME` does.
         environment: Variables besides those of this process.
     """
-    flags = [*ACCELERATE, str(PROJECT / "configs" / "accelerate" / f"{accelerate}.yaml")]
+    flags = [ACCELERATE_LAUNCH, "--config_file", str(PROJECT / "configs" / "accelerate" / f"{accelerate}.yaml")]
     if processes is not None:
         flags += ["--num_processes", str(processes), "--main_process_port", "0"]
     if restarts:
@@ -146,7 +147,7 @@ def members(launcher: int) -> dict[int, str]:
 
 
 def _role(command: str) -> str:
-    if "bin/accelerate launch" in command:
+    if "bin/accelerate-launch" in command:
         return "launcher"  # on another host, the process that was started is `nsenter`
     if "resource_tracker" in command:
         return "resource tracker"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from mstat.run import locked
 from tests.conftest import assert_same_losses, members, metrics, run, start, state, wait_for_step
 
 DDP = {"accelerate": "ddp", "processes": 2}
@@ -156,17 +157,17 @@ def test_a_full_disk_costs_no_checkpoint(reference: Path, tiny_config: Path, sma
     assert_same_losses(folder, reference, rel=0)
 
 
-def test_two_trainings_do_not_share_a_folder(tiny_config: Path, tmp_path: Path) -> None:
-    """While one trains, another one on its folder is refused, and the first is not disturbed."""
+def test_two_trainings_do_not_share_a_folder(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one trains, another one on its folder waits for it, gives up, and says so."""
+    monkeypatch.setattr("mstat.run.LOCK_SECONDS", 1)
     folder = tmp_path / "run"
-    arguments = ["--config", tiny_config, "--run", folder, "--train.steps", 100_000]
-    first = start("train", arguments)
+    first = start("train", ["--config", tiny_config, "--run", folder], fault="SIGSTOP 0 4")
     try:
         wait_for_step(folder, 3, first)
-        status, output = run("train", arguments)
-        assert status != 0
-        assert f"error: {folder}: another training is writing here" in output
-        assert first.poll() is None
+        with pytest.raises(FileExistsError, match=f"{folder}: another training is writing here"), locked(folder):
+            raise AssertionError("entered")
     finally:
         os.killpg(first.pid, signal.SIGKILL)
         first.communicate()
