@@ -128,11 +128,11 @@ def random_access(folder: Path, crops: Sequence[bytes]) -> str:
         "## Random access\n",
         f"Clips of {NUM_FRAMES} random frames of a random tracklet ({len(paths):,} tracklets, {58 * len(paths):,} "
         f"files of {kilobytes:.1f} kB on average), decoded and resized to 224x112, uint8, by one process with one "
-        f"thread; median of {ACCESS_ROUNDS} rounds of {CLIPS} clips, all in turn in each, and a ratio is that of a round. "
-        "The rival is torchreid 0.2.5's own `VideoDataset`: one open a frame, PIL, torchvision's resize; `as it trains` adds its "
-        "conversion to float and normalisation, which in mstat the device does. Cold: page cache, inodes and directory "
-        "entries are dropped before each round (`drop_caches`). The limit is the same decoding and resizing of bytes "
-        "in memory.\n",
+        f"thread; median of {ACCESS_ROUNDS} rounds of {CLIPS} clips, all in turn in each, and a ratio is that of a "
+        "round. The rival is torchreid 0.2.5's own `VideoDataset`: one open a frame, PIL, torchvision's resize; "
+        "`as it trains` adds its conversion to float and normalisation, which in mstat the device does. Cold: page "
+        "cache, inodes and directory entries are dropped before each round (`drop_caches`). The limit is the same "
+        "decoding and resizing of bytes in memory.\n",
         "| | ratio to torchreid, warm | cold | share of the limit | frames/s warm | frames/s cold |",
         "|---|---|---|---|---|---|",
     ]
