@@ -8,12 +8,16 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import SYNTHETIC_CONFIG, report_errors
-from mstat.config import DataConfig
+from mstat.config import Config, DataConfig
 from mstat.configure import parse
+
+if TYPE_CHECKING:
+    from mstat.engine import Engine
 
 
 def main() -> int:
@@ -26,22 +30,22 @@ def main() -> int:
         from mstat.splits import train_runs
 
         with Engine(config) as engine:
-            if config.data.shards == DataConfig.shards and engine.from_main(not Path(config.data.shards).exists()):
-                if engine.is_main:
-                    build_synthetic(Path(config.data.shards))
-                engine.barrier()
+            make_synthetic(config, engine)
             with suppress(StopRequested):  # told and written down
                 train_runs(config, engine)
 
     return report_errors(command)
 
 
-def build_synthetic(shards: Path) -> None:
-    """Draw the synthetic set and shard it, as `python -m shards build synthetic` does."""
+def make_synthetic(config: Config, engine: Engine) -> None:
+    """Make the synthetic set, as `python -m shards build synthetic` does, where it is asked for and missing."""
     from shards.__main__ import main as shards_main
 
-    if status := shards_main(["build", "synthetic", "--out", str(shards)]):
-        raise ValueError(f"building the synthetic set at {shards} failed (exit {status})")
+    shards = Path(config.data.shards)
+    if config.data.shards == DataConfig.shards and engine.from_main(not shards.exists()):
+        if engine.is_main and (status := shards_main(["build", "synthetic", "--out", str(shards)])):
+            raise ValueError(f"building the synthetic set at {shards} failed (exit {status})")
+        engine.barrier()
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ class ModelConfig:
         width: D, length of a token. The paper has D = 3 P^2.
         num_heads: Attention heads, in every module.
         mlp_ratio: Hidden width of a block's MLP over D.
+        stages: Which stages there are, Stage I always: the features of these are trained and joined.
         depths: Number of blocks of Stage I (STA), Stage II (STA) and Stage III (A-STA), before their AAP or IAP.
         num_attributes: A, attribute proxies of Stage I's AAP.
         num_temporal_attributes: A of the first AAP of each A-STA.
@@ -83,11 +84,12 @@ class ModelConfig:
             `l1-softmax` (Eq. 5 to the letter: L1 over prototypes, then softmax over tokens).
         tps_probability: Temporal patch shuffling: probability for a training clip.
         tps_positions: Spatial positions that are shuffled in such a clip.
+        tps_block: The block of Stage I before which that happens; 0 is the stem, the paper's place.
         drop_path: Stochastic depth of the last block; grows linearly from 0 over depth.
         bnneck: BatchNorm between a stage's feature and its classifier; the triplet loss sees the feature before it.
         stage1_aap: Stage I ends in its AAP; off (Table VI, without attributes), its feature is the class token.
         stage3_asta: Stage III is made of A-STA blocks; off, of STA blocks (the wider reading of that same row).
-        iap: Which stages end in an IAP (Table III); the others give their class token as it leaves the last block.
+        iap: Which stages end in an IAP; in the others an STA block takes its place (Table III).
     """
 
     init: str | None = None
@@ -96,6 +98,7 @@ class ModelConfig:
     width: int = 768
     num_heads: int = 12
     mlp_ratio: float = 4.0
+    stages: tuple[Literal["I", "II", "III"], ...] = ("I", "II", "III")
     depths: tuple[int, int, int] = (8, 3, 3)
     num_attributes: int = 24
     num_temporal_attributes: int = 24
@@ -103,6 +106,7 @@ class ModelConfig:
     iap_norm: Literal["softmax-l1", "l1-softmax"] = "softmax-l1"
     tps_probability: float = 0.2
     tps_positions: int = 5
+    tps_block: int = 0
     drop_path: float = 0.1
     bnneck: bool = False
     stage1_aap: bool = True
@@ -115,12 +119,15 @@ class LossConfig:
     """The two losses of every stage.
 
     Attributes:
-        metric: Metric loss: `batch_hard` (the paper's), or `none` (Table V's first row).
+        metric: Metric loss: `batch_hard` (the paper's), or another of Table V. All are scaled to one magnitude
+            (mstat/losses/metric.py).
         margin: Margin of the BatchHard triplet loss; null takes the soft margin log(1 + exp(x)).
         unit_length: Take BatchHard's distances between features scaled to length 1 instead of as they are. From
             scratch it keeps a small margin from shrinking all features towards one point.
+        angular_margin: Margin of ArcFace (degrees) or SphereFace (a factor); null takes that loss's usual one, 28.6
+            or 4.
         label_smoothing: Of the cross-entropy.
-        triplet_weight: Weight of the metric loss of each stage.
+        metric_weight: Weight of the metric loss of each stage.
         metric_warmup_steps: Steps over which that weight rises linearly from 0. From scratch, hard mining before
             features mean anything draws all clips onto one point; a pretrained start does not need it.
         mining_groups: BatchHard compares clips within this many equal, consecutive parts of the global batch only;
@@ -128,11 +135,12 @@ class LossConfig:
         cross_entropy_weight: Weight of the cross-entropy of each stage.
     """
 
-    metric: Literal["batch_hard", "none"] = "batch_hard"
+    metric: Literal["batch_hard", "arcface", "sphereface", "oim", "none"] = "batch_hard"
     margin: float | None = 0.3
     unit_length: bool = False
+    angular_margin: float | None = None
     label_smoothing: float = 0.1
-    triplet_weight: float = 1.0
+    metric_weight: float = 1.0
     metric_warmup_steps: int = 0
     mining_groups: int = 1
     cross_entropy_weight: float = 1.0
@@ -213,6 +221,7 @@ class EvalConfig:
         stage_norm: L2-normalise each stage's feature before they are joined.
         seed: Of the frame draw.
         baselines: Score the untrained model and two colour histograms beside the trained one.
+        pictures: Show the test identities in the plane (t-SNE), and what the attributes look at, in the report.
         num_rankings: Queries whose nearest gallery tracklets go into the report, hardest failures first.
     """
 
@@ -222,6 +231,7 @@ class EvalConfig:
     stage_norm: bool = False
     seed: int = 0
     baselines: bool = False
+    pictures: bool = True
     num_rankings: int = 24
 
 

@@ -6,8 +6,9 @@ import difflib
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NoReturn
@@ -64,10 +65,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "clip.crop_padding": (0, 2**15),
     "clip.erase": (0, 1),
     "model.tps_probability": (0, 1),
+    "model.tps_block": (0, 2**31),
     "model.drop_path": (0, 0.999),
     "loss.label_smoothing": (0, 0.999),
     "loss.metric_warmup_steps": (0, 2**31),
     "loss.mining_groups": (1, 2**31),
+    "loss.metric_weight": (0, math.inf),
     "optim.lr": (0, math.inf),
     "schedule.step_epochs": (1, 2**31),
     "schedule.warmup_steps": (0, 2**31),
@@ -90,6 +93,8 @@ def out_of_range(config: Config) -> str | None:
             return f"{key} is {value}, it must be at least {smallest:g}" + (f" and at most {largest:g}" * (largest < 2))
     if config.clip.crop_padding >= min(config.model.image_size):
         return f"clip.crop_padding is {config.clip.crop_padding}, it must be less than model.image_size"
+    if config.loss.metric == "sphereface" and (config.loss.angular_margin or 1) % 1:
+        return f"loss.angular_margin is {config.loss.angular_margin}, SphereFace's must be a whole number"
     if config.batch.num_identities % config.loss.mining_groups:
         return (
             f"loss.mining_groups is {config.loss.mining_groups}, it must divide batch.num_identities "
@@ -101,6 +106,26 @@ def out_of_range(config: Config) -> str | None:
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """The settings in a YAML file, changed by flags."""
     return parse(["--config", str(path), *overrides], prog=path.name)
+
+
+def override(config: Config, settings: Mapping[str, str]) -> Config:
+    """The settings of `config` with others for some dotted keys, in the words of a command line.
+
+    Raises:
+        ValueError: If a setting is unknown or out of range.
+    """
+    plain = asdict(config)
+    for key, value in settings.items():
+        section, _, name = key.rpartition(".")
+        within = plain[section] if section else plain
+        if name not in within:
+            raise ValueError(_with_nearest_key(f"unrecognized arguments: --{key}"))
+        within[name] = yaml.safe_load(value)
+    parser = _plain_parser()
+    changed = Config(**{k: v for k, v in vars(parser.instantiate(parser.parse_object(plain))).items() if k != "config"})
+    if complaint := out_of_range(changed):
+        raise ValueError(complaint)
+    return changed
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -117,6 +142,11 @@ def _parser(**options: Any) -> jsonargparse.ArgumentParser:
     parser.add_argument("--config", action="config", help="YAML with any of the settings below; flags change it")
     parser.add_class_arguments(Config, nested_key=None)
     return parser
+
+
+@cache
+def _plain_parser() -> jsonargparse.ArgumentParser:
+    return _parser()
 
 
 def _keys() -> list[str]:

@@ -7,10 +7,11 @@ features go to every rank; the gallery is never gathered. Legend: S tracklets of
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import rich
@@ -20,6 +21,7 @@ from mstat.baselines import hsv_histogram
 from mstat.config import Config, DataConfig
 from mstat.data.clips import evaluation_clips
 from mstat.data.loader import EvaluationBatches, load
+from mstat.distances import class_distances
 from mstat.engine import Engine
 from mstat.files import write_json
 from mstat.metrics import Scores
@@ -29,11 +31,11 @@ from mstat.model.pretrained import load_pretrained
 from mstat.pairs import Pairs, make_pairs
 from mstat.ranking import gallery_slices, merge_top, one_thread, rank_positives, top_ranks
 from mstat.report.progress import score_table
-from mstat.task import STAGES
 from shards.read import Reader
 from shards.records import Role
 
 TILE = 64  # tracklets that stay together on one rank
+PLOTTED = 600  # tracklets in the plane
 TOP = 10  # gallery tracklets shown for a query
 HISTOGRAMS = {"HSV histogram": 1, "HSV histogram, 6 stripes": 6}
 
@@ -113,14 +115,65 @@ class Trial:
         features /= torch.tensor(num_clips[start:stop]).view(-1, 1)
         return features.split(dims, dim=1)
 
-    def rank(self, features_SD: torch.Tensor) -> tuple[Scores, Callable[[Sequence[int]], tuple]]:
-        """Scores of this rank's features and everybody else's, and a function that gives chosen queries' top ranks."""
+    def camera_pairs(self, features_SD: torch.Tensor) -> list[dict[str, Any]]:
+        """Scores of the queries of each camera where one other camera alone is searched."""
+        query_QD, gallery_SD, start = self._sides(features_SD)
+        asked, searched = self.tracklets[self.queries], self.tracklets[: self.num_gallery]
+        camids_Q = torch.as_tensor(self.reader.camids[asked])
+        found = []
+        for camid in np.unique(self.reader.camids[searched]).tolist():
+            others = torch.as_tensor(self.reader.camids[searched] != camid)
+            pairs = dataclasses.replace(
+                self.pairs,
+                junk_G=self.pairs.junk_G | others,
+                positives_2P=self.pairs.positives_2P[:, ~others[self.pairs.positives_2P[1]]],
+            )
+            ranks_P = rank_positives(query_QD, gallery_SD, start, pairs, reduce=self.engine.sum, tile=TILE)
+            scores = score_ranks(pairs, ranks_P)
+            for query_camid in camids_Q.unique().tolist():
+                first_hit = scores.first_hit_Q[(camids_Q == query_camid) & (scores.first_hit_Q > 0)]
+                if len(first_hit):
+                    rank1 = float((first_hit == 1).double().mean())
+                    found.append(
+                        {"query": query_camid, "gallery": camid, "num_valid_query": len(first_hit), "rank1": rank1}
+                    )
+        return found
+
+    def shown(self) -> np.ndarray:
+        """Places in `tracklets` of the first third of the test identities, as in Fig. 12, PLOTTED tracklets at most."""
+        pids = self.reader.pids[self.tracklets]
+        people = np.unique(pids[pids > 0])
+        places = [np.flatnonzero(pids == pid) for pid in people[: max(2, len(people) // 3)]]
+        return np.concatenate(places)[:PLOTTED]
+
+    def collect(self, features_SD: torch.Tensor, places: np.ndarray) -> torch.Tensor:
+        """Features of chosen tracklets, on every rank."""
+        start, stop = self.bounds
+        collected = torch.zeros(len(places), features_SD.shape[1])
+        here = torch.as_tensor((places >= start) & (places < stop))
+        collected[here] = features_SD[places[here.numpy()] - start]
+        return self.engine.sum(collected)
+
+    def distances(self, features_SD: torch.Tensor, scores: Scores) -> dict[str, Any]:
+        """Distances within and between the identities (Table VI) of these features, whose scores are given."""
+        query_QD, gallery_SD, start = self._sides(features_SD)
+        pids = self.reader.pids[self.tracklets[self.queries]]
+        correct_Q = scores.first_hit_Q == 1
+        gather = self.engine.gather_objects
+        return class_distances(query_QD, gallery_SD, start, self.pairs, pids, correct_Q, gather=gather, tile=TILE)
+
+    def _sides(self, features_SD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Features of all queries, on the device, and of this rank's gallery, and where that begins."""
         start = self.bounds[0]
         here = (self.queries >= start) & (self.queries < self.bounds[1])
         query_QD = torch.zeros(len(self.queries), features_SD.shape[1])
         query_QD[torch.from_numpy(here)] = features_SD[self.queries[here] - start]
         query_QD = self.engine.sum(query_QD).to(self.engine.device)
-        gallery_SD = features_SD[: max(self.num_gallery - start, 0)]
+        return query_QD, features_SD[: max(self.num_gallery - start, 0)], start
+
+    def rank(self, features_SD: torch.Tensor) -> tuple[Scores, Callable[[Sequence[int]], tuple]]:
+        """Scores of this rank's features and everybody else's, and a function that gives chosen queries' top ranks."""
+        query_QD, gallery_SD, start = self._sides(features_SD)
         ranks_P = rank_positives(query_QD, gallery_SD, start, self.pairs, reduce=self.engine.sum, tile=TILE)
 
         def nearest(rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -140,47 +193,77 @@ class Trial:
         return [clips[first : first + size] for first in range(0, len(clips), size)]
 
 
-def score(
-    engine: Engine, model: MSTAT, reader: Reader, config: Config, *, baselines: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Scores of a model by the run's protocol: what evaluation.json and rankings.json hold, the same on every rank."""
+class Scored(NamedTuple):
+    """What `score` found, the same on every rank but for the features.
+
+    Attributes:
+        evaluation: Protocol, counts, and the scores of every subset of stages.
+        features_SD: Of this rank's tracklets, all stages joined.
+        scores, nearest: Of those, from `Trial.rank`.
+    """
+
+    trial: Trial
+    evaluation: dict[str, Any]
+    features_SD: torch.Tensor
+    scores: Scores
+    nearest: Callable[[Sequence[int]], tuple]
+
+
+def score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> Scored:
+    """Scores of a model by the run's protocol."""
     trial = Trial(engine, reader, config)
     protocol = reader.protocol(config.data.protocol)
-    split = config.data.split or protocol.splits[0]
-    cmc_only = protocol.cmc_only
     parts = trial.extract(model, config.model.image_size)
-    stages = {}
-    for size in (1, 2, 3):
-        for chosen in combinations(range(len(STAGES)), size):
-            name = "+".join(STAGES[i] for i in chosen)
-            scores, nearest = trial.rank(_join([parts[i] for i in chosen], config.eval.stage_norm))
-            stages[name] = _summary(scores, cmc_only)
+    names, stages = model.config.stages, {}
+    for size in range(1, len(names) + 1):
+        for chosen in combinations(range(len(names)), size):
+            name = "+".join(names[i] for i in chosen)
+            joined_SD = _join([parts[i] for i in chosen], config.eval.stage_norm)
+            scores, nearest = trial.rank(joined_SD)
+            stages[name] = _summary(scores, protocol.cmc_only)
     # The last subset is all stages: the paper's representation.
     evaluation = {
         "protocol": protocol.name,
-        "split": split,
+        "split": config.data.split or protocol.splits[0],
         "warnings": reader.warnings,
         "num_frames": config.eval.num_frames,
         "mode": config.eval.mode,
         **stages[name],
         "stages": stages,
     }
-    if baselines:
+    return Scored(trial, evaluation, joined_SD, scores, nearest)
+
+
+def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> dict[str, dict[str, Any]]:
+    """All that is told of a model, file by file: `evaluation.json`, `rankings.json`, and `embedding.json` if asked for.
+
+    The same on every rank.
+    """
+    trial, evaluation, features_SD, scores, nearest = score(engine, model, reader, config)
+    evaluation["distances"] = trial.distances(features_SD, scores)
+    evaluation["cameras"] = trial.camera_pairs(features_SD)
+    if config.eval.baselines:
+        cmc_only = reader.protocol(config.data.protocol).cmc_only
         evaluation["baselines"] = _baselines(trial, config, cmc_only)
-    rankings = {"protocol": protocol.name, "split": split, "queries": _rankings(trial, scores, nearest)}
-    return evaluation, rankings
+    told = {key: evaluation[key] for key in ("protocol", "split")}
+    files = {
+        "evaluation.json": evaluation,
+        "rankings.json": {**told, "queries": _rankings(trial, scores, nearest)},
+    }
+    if config.eval.pictures:
+        files["embedding.json"] = {**told, **_embedding(trial, features_SD)}
+    return files
 
 
 def evaluate_run(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> dict[str, Any]:
-    """Score a model, leave evaluation.json and rankings.json in the run folder and print the table of scores."""
-    run = Path(config.run)
-    evaluation, rankings = score(engine, model, reader, config, baselines=config.eval.baselines)
+    """Evaluate a model, leave the files in the run folder and print the table of scores; gives evaluation.json's."""
+    files = evaluate(engine, model, reader, config)
     if engine.is_main:
-        write_json(run / "evaluation.json", evaluation)
-        write_json(run / "rankings.json", rankings)
-        rich.print(score_table(evaluation))
+        for name, content in files.items():
+            write_json(Path(config.run) / name, content)
+        rich.print(score_table(files["evaluation.json"]))
     engine.barrier()
-    return evaluation
+    return files["evaluation.json"]
 
 
 def refuse_trained(reader: Reader, trained: DataConfig, asked: DataConfig) -> None:
@@ -229,6 +312,19 @@ def _baselines(trial: Trial, config: Config, cmc_only: bool) -> dict[str, Any]:
     for name, part in zip(HISTOGRAMS, trial.extract(histograms, (height, width)), strict=True):
         found[name] = _summary(trial.rank(part)[0], cmc_only)
     return found
+
+
+def _embedding(trial: Trial, features_SD: torch.Tensor) -> dict[str, Any]:
+    """Where t-SNE lays the tracklets of the first third of the test identities, by cosine distance."""
+    from sklearn.manifold import TSNE  # a second, for which only pictures wait
+
+    places = trial.shown()
+    features = torch.nn.functional.normalize(trial.collect(features_SD, places)).numpy()
+    perplexity = min(30.0, max(1.0, (len(features) - 1) / 3))
+    tsne = TSNE(perplexity=perplexity, init="pca", random_state=trial.config.eval.seed)
+    points = tsne.fit_transform(features) if len(features) > 2 else features[:, :2]
+    pids = trial.reader.pids[trial.tracklets[places]]
+    return {"points": points.astype(float).round(4).tolist(), "pids": pids.tolist()}
 
 
 def _rankings(trial: Trial, scores: Scores, nearest: Callable[[Sequence[int]], tuple]) -> list[dict[str, Any]]:

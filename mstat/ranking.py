@@ -108,6 +108,38 @@ def top_ranks(
     return best[0]
 
 
+def extreme_similarities(
+    query_QD: Tensor, gallery_SD: Tensor, start: int, pairs: Pairs, *, tile: int = TILE
+) -> tuple[Tensor, Tensor]:
+    """Cosine similarity of each true match, and of each query to the nearest item of another identity, in this slice.
+
+    Arguments and errors are those of `rank_positives`.
+
+    Returns:
+        (P,) and (Q,) fp32 on the CPU, -inf where the slice has none: their maximum over the slices is the whole's.
+    """
+    check_length("query features", query_QD, pairs.num_query)
+    _check_slice(query_QD, gallery_SD, start, pairs.num_gallery, tile)
+    matches, others = [torch.zeros(0)], [torch.zeros(0)]
+    with _reproducible(query_QD.device):
+        for first in range(0, pairs.num_query, BLOCK):
+            block_BD = _normalise(query_QD[first : first + BLOCK].float())
+            ignored_2I = _select(pairs.ignored_2I, first, first + BLOCK)
+            grid = _Grid(block_BD, gallery_SD, start, tile, pairs.junk_G, ignored_2I)
+            row_P, item_P = _select(pairs.positives_2P, first, first + BLOCK).to(query_QD.device)
+            match_P = block_BD.new_full((len(row_P),), -torch.inf)
+            other_B = block_BD.new_full((len(block_BD),), -torch.inf)
+            for place in grid.tiles():
+                similarity_BT = grid.comparable(place)
+                here = _between(item_P, place, place + tile)
+                match_P[here] = similarity_BT[row_P[here], item_P[here] - place]
+                similarity_BT[row_P[here], item_P[here] - place] = -torch.inf
+                other_B = other_B.maximum(similarity_BT.amax(dim=1))
+            matches.append(match_P.cpu())
+            others.append(other_B.cpu())
+    return torch.cat(matches), torch.cat(others)
+
+
 def merge_top(tops: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:
     """The `k` nearest of several lists of (similarity (B, n), gallery index (B, n)), in whatever order they come."""
     similarity, item = (torch.cat(parts, dim=1) for parts in zip(*tops, strict=True))

@@ -26,5 +26,5 @@ def learning_rate(
 def metric_weight(loss: LossConfig, *, step: int) -> float:
     """Weight of the metric loss at a step counted from 0."""
     if step >= loss.metric_warmup_steps:
-        return loss.triplet_weight
-    return loss.triplet_weight * step / loss.metric_warmup_steps
+        return loss.metric_weight
+    return loss.metric_weight * step / loss.metric_warmup_steps

@@ -140,7 +140,7 @@ def mean_of(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         **{
             group: {name: _mean([evaluation[group][name] for evaluation in evaluations.values()]) for name in entries}
             for group, entries in first.items()
-            if group in ("stages", "baselines")
+            if group in ("stages", "baselines", "distances")
         },
     }
 
@@ -150,7 +150,7 @@ def _mean(scores: list[Mapping[str, Any]]) -> dict[str, Any]:
     sd = {}
     for key, first in _numbers(scores[0]).items():
         values = [score[key] for score in scores]
-        if first is None:
+        if None in values:
             mean[key] = None
         elif isinstance(first, list):
             mean[key] = [statistics.fmean(at_rank) for at_rank in zip(*values, strict=True)]
@@ -164,6 +164,6 @@ def _mean(scores: list[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _numbers(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an evaluation is a score or a count of queries and gallery."""
-    counts = ("num_query", "num_valid_query", "num_gallery")
-    return {key: value for key, value in scores.items() if key in ("mAP", "cmc", *counts) or key.startswith("rank")}
+    """What of an evaluation is a number: scores, distances, and counts of queries and gallery."""
+    others = ("mAP", "cmc", "num_query", "num_valid_query", "num_gallery")
+    return {key: v for key, v in scores.items() if key in others or key.startswith(("rank", "intra", "inter"))}

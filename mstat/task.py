@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from mstat.config import Config
 from mstat.gather import gather
-from mstat.losses import batch_hard, cross_entropy
+from mstat.losses import NAMES, cross_entropy, metric_loss
 from mstat.model import MSTAT, feature_dims
-
-STAGES = ("I", "II", "III")
 
 
 class Head(nn.Module):
@@ -36,16 +33,18 @@ class Head(nn.Module):
 
 
 class Task(nn.Module):
-    """MSTAT with its training losses: label-smoothed cross-entropy and BatchHard triplet loss on every stage."""
+    """MSTAT with its training losses: label-smoothed cross-entropy and a metric loss on every stage."""
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__()
         self.config = config.loss
         self.model = MSTAT(config.model)
         self.dims = feature_dims(config.model)
-        self.heads = nn.ModuleDict(
-            {stage: Head(dim, num_classes, config.model.bnneck) for stage, dim in zip(STAGES, self.dims, strict=True)}
-        )
+        dims = dict(zip(config.model.stages, self.dims, strict=True))
+        self.heads = nn.ModuleDict({s: Head(dim, num_classes, config.model.bnneck) for s, dim in dims.items()})
+        self.metrics = nn.ModuleDict()
+        if config.loss.metric != "none":
+            self.metrics.update({s: metric_loss(config.loss, dim, num_classes) for s, dim in dims.items()})
 
     def forward(
         self,
@@ -60,18 +59,13 @@ class Task(nn.Module):
         stages = gather(features, len(labels_n)).split(self.dims, dim=1)
         losses: dict[str, torch.Tensor] = {}
         with torch.autocast(features.device.type, enabled=False):
-            for stage, features_nD in zip(STAGES, stages, strict=True):
-                logits = self.heads[stage](features_nD)
+            for (stage, head), features_nD in zip(self.heads.items(), stages, strict=True):
+                logits = head(features_nD)
                 losses[f"loss/{stage}/cross_entropy"] = cross_entropy(logits, labels_n, self.config.label_smoothing)
-                if self.config.metric == "batch_hard":
-                    compared_nD = F.normalize(features_nD) if self.config.unit_length else features_nD
-                    losses[f"loss/{stage}/triplet"] = self.triplet(compared_nD, labels_n)
-        weights = {"cross_entropy": self.config.cross_entropy_weight, "triplet": metric_weight}
-        total = torch.stack([weights[name.rsplit("/", 1)[1]] * loss for name, loss in losses.items()]).sum()
+                if stage in self.metrics:
+                    name = NAMES[self.config.metric]
+                    losses[f"loss/{stage}/{name}"] = self.metrics[stage](features_nD, labels_n)
+        cross_entropy_weight = self.config.cross_entropy_weight
+        weights = [cross_entropy_weight if name.endswith("/cross_entropy") else metric_weight for name in losses]
+        total = torch.stack([weight * loss for weight, loss in zip(weights, losses.values(), strict=True)]).sum()
         return {"loss": total, **losses}
-
-    def triplet(self, features_nD: torch.Tensor, labels_n: torch.Tensor) -> torch.Tensor:
-        """BatchHard of the global batch; the mean over its parts where each is mined alone."""
-        parts = (self.config.mining_groups, -1)
-        pairs = zip(features_nD.unflatten(0, parts), labels_n.unflatten(0, parts), strict=True)
-        return torch.stack([batch_hard(part, labels, self.config.margin) for part, labels in pairs]).mean()

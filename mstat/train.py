@@ -141,7 +141,7 @@ def loop(
         try:
             for step, batch in enumerate(loader, start):
                 if step > evaluated and _due(step, config.train.eval_every):
-                    scores, _ = score(engine, task.model, reader, config, baselines=False)
+                    scores = score(engine, task.model, reader, config).evaluation
                     if engine.is_main:
                         progress.say(f"step {step}: mAP {percent(scores['mAP'])}, rank-1 {percent(scores['rank1'])}")
                         with (run / "evaluations.jsonl").open("a") as file:
@@ -186,6 +186,7 @@ def run_facts(config: Config, engine: Engine, reader: Reader) -> dict[str, Any]:
         "protocol": config.data.protocol,
         "split": config.data.split,
         "optimizer": config.optim.name,
+        "metric": config.loss.metric,
         "seed": config.seed,
         "batch": [config.batch.num_identities, config.batch.num_tracklets],
         "model": json.loads(json.dumps(model)),

@@ -39,7 +39,7 @@ model:
   num_prototypes: 4
 optim: {name: adamw, lr: 2.0e-3}
 train: {steps: 20, precision: "no", save_every: 5, log_every: 1}
-eval: {num_frames: 4, batch_size: 4, num_rankings: 3, baselines: true}
+eval: {num_frames: 4, batch_size: 4, num_rankings: 3, baselines: true, pictures: false}
 data: {num_workers: 1}
 """
 

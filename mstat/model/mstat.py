@@ -17,19 +17,19 @@ from torch import Tensor, nn
 
 from mstat.config import ModelConfig
 from mstat.model.attention import layer_norm
-from mstat.model.noise import RESIDUALS_PER_BLOCK
+from mstat.model.noise import RESIDUALS_PER_BLOCK, block_counts
 from mstat.model.proxies import AAP, IAP
 from mstat.model.sta import STA, AttributeSTA
-from mstat.model.tokens import INIT_STD, Stem
+from mstat.model.tokens import INIT_STD, Stem, shuffle
 from mstat.precision import at_least_fp32
 
 NO_DECAY = {"bias", "alpha", "beta", "position", "class_token", "proxies", "keys", "values"}
 
 
-def feature_dims(config: ModelConfig) -> tuple[int, int, int]:
-    """Length of the features of Stages I, II and III."""
+def feature_dims(config: ModelConfig) -> tuple[int, ...]:
+    """Length of the feature of each of `config.stages`."""
     attributes = config.num_attributes if config.stage1_aap else 1
-    return attributes * config.width, config.width, config.width
+    return tuple(attributes * config.width if stage == "I" else config.width for stage in config.stages)
 
 
 def no_weight_decay(name: str, parameter: Tensor) -> bool:
@@ -61,10 +61,19 @@ class AttributeStage(nn.Module):
         self.blocks = nn.ModuleList(STA(config) for _ in range(config.depths[0]))
         self.aap = AAP(config, config.num_attributes) if config.stage1_aap else None
         self.norm = layer_norm(config)
+        self.tps_block = config.tps_block
 
-    def forward(self, tokens_BNTD: Tensor, class_BD: Tensor, keep_BR: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, tokens_BNTD: Tensor, class_BD: Tensor, keep_BR: Tensor | None, tps_BTN: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """-> feature (B, A * D), and the tokens and class token for the next stages."""
-        tokens_BNTD, class_BD = run_blocks(self.blocks, tokens_BNTD, class_BD, keep_BR)
+        if tps_BTN is None:
+            tokens_BNTD, class_BD = run_blocks(self.blocks, tokens_BNTD, class_BD, keep_BR)
+        else:
+            parts = (None, None) if keep_BR is None else keep_BR.tensor_split([self.tps_block * RESIDUALS_PER_BLOCK], 1)
+            tokens_BNTD, class_BD = run_blocks(self.blocks[: self.tps_block], tokens_BNTD, class_BD, parts[0])
+            tokens_BNTD = shuffle(tokens_BNTD, tps_BTN)
+            tokens_BNTD, class_BD = run_blocks(self.blocks[self.tps_block :], tokens_BNTD, class_BD, parts[1])
         read_out = class_BD if self.aap is None else self.aap(join(class_BD, tokens_BNTD))
         return self.norm(read_out).flatten(1), tokens_BNTD, class_BD
 
@@ -91,7 +100,7 @@ class IdentityStage(nn.Module):
 
 
 class MSTAT(nn.Module):
-    """Multi-stage spatio-temporal aggregation Transformer: a clip -> three features.
+    """Multi-stage spatio-temporal aggregation Transformer: a clip -> a feature of each stage.
 
     It draws nothing at random, and train() and eval() change nothing: noise is an argument (`mstat.model.noise`).
     The number of frames is free at run time; frames have `config.image_size`.
@@ -106,10 +115,15 @@ class MSTAT(nn.Module):
         self.config = config
         self.stem = Stem(config)
         self.stage1 = AttributeStage(config)
-        stage2 = [STA(config) for _ in range(config.depths[1])]
-        stage3 = [AttributeSTA(config) if config.stage3_asta else STA(config) for _ in range(config.depths[2])]
-        self.stage2 = IdentityStage(config, stage2, iap=config.iap in ("II", "both"), new_class_token=False)
-        self.stage3 = IdentityStage(config, stage3, iap=config.iap in ("III", "both"), new_class_token=True)
+        _, second, third = block_counts(config)
+        num_attribute_blocks = config.depths[2] if config.stage3_asta else 0  # what stands for the IAP is an STA
+        stage2 = [STA(config) for _ in range(second)]
+        stage3 = [AttributeSTA(config) if i < num_attribute_blocks else STA(config) for i in range(third)]
+        self.stage2 = self.stage3 = None
+        if "II" in config.stages:
+            self.stage2 = IdentityStage(config, stage2, iap=config.iap in ("II", "both"), new_class_token=False)
+        if "III" in config.stages:
+            self.stage3 = IdentityStage(config, stage3, iap=config.iap in ("III", "both"), new_class_token=True)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 # Xavier fits any width; a fixed std of 0.02 all but mutes the branches of a narrow model.
@@ -119,8 +133,8 @@ class MSTAT(nn.Module):
 
     def forward(
         self, frames_BTHWC: Tensor, tps_BTN: Tensor | None = None, keep_BR: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Features of the three stages, (B, A * D), (B, D), (B, D), float32 under autocast too.
+    ) -> tuple[Tensor, ...]:
+        """Features of the stages, (B, A * D), (B, D), (B, D), float32 under autocast too.
 
         Args:
             frames_BTHWC: uint8, RGB, at `config.image_size`.
@@ -137,14 +151,18 @@ class MSTAT(nn.Module):
                 f"the model wants uint8 frames of shape (B, T, {', '.join(map(str, expected))}) and got "
                 f"{frames_BTHWC.dtype} {tuple(frames_BTHWC.shape)}; `embed` resizes, or set model.image_size"
             )
-        counts = [RESIDUALS_PER_BLOCK * depth for depth in self.config.depths]
+        counts = [RESIDUALS_PER_BLOCK * count for count in block_counts(self.config)]
         keep1, keep2, keep3 = (None, None, None) if keep_BR is None else keep_BR.split(counts, dim=1)
+        tps_at_stem, tps_later = (tps_BTN, None) if self.config.tps_block == 0 else (None, tps_BTN)
 
-        tokens_BNTD, class_BD = self.stem(frames_BTHWC, tps_BTN)
-        attributes, tokens_BNTD, class_BD = self.stage1(tokens_BNTD, class_BD, keep1)
-        identity = self.stage2(tokens_BNTD, class_BD, keep2)
-        attribute_identity = self.stage3(tokens_BNTD, None, keep3)
-        return at_least_fp32(attributes), at_least_fp32(identity), at_least_fp32(attribute_identity)
+        tokens_BNTD, class_BD = self.stem(frames_BTHWC, tps_at_stem)
+        attributes, tokens_BNTD, class_BD = self.stage1(tokens_BNTD, class_BD, keep1, tps_later)
+        features = [attributes]
+        if self.stage2 is not None:
+            features.append(self.stage2(tokens_BNTD, class_BD, keep2))
+        if self.stage3 is not None:
+            features.append(self.stage3(tokens_BNTD, None, keep3))
+        return tuple(at_least_fp32(feature) for feature in features)
 
     @torch.no_grad()
     def embed(self, frames: np.ndarray | Tensor) -> Tensor:
@@ -161,6 +179,22 @@ class MSTAT(nn.Module):
             frames_BTHWC = images.unflatten(0, frames_BTHWC.shape[:2])
         return torch.cat(self(frames_BTHWC), dim=1)
 
+    @torch.no_grad()
+    def attribute_maps(self, frames_BTHWC: Tensor) -> Tensor:
+        """Attention of Stage I's attributes over the patches (Fig. 11), (B, A, T, rows, columns); the class token's
+        share is left out.
+
+        Raises:
+            ValueError: If the model has no such attributes.
+        """
+        if self.stage1.aap is None:
+            raise ValueError("model.stage1_aap is false: there are no attributes whose attention could be shown")
+        tokens_BNTD, class_BD = self.stem(frames_BTHWC)
+        tokens_BNTD, class_BD = run_blocks(self.stage1.blocks, tokens_BNTD, class_BD, None)
+        to_patches_BAX = self.stage1.aap.attention(join(class_BD, tokens_BNTD))[..., 1:]
+        rows, columns = self.stem.grid
+        return to_patches_BAX.unflatten(-1, (rows, columns, -1)).permute(0, 1, 4, 2, 3)
+
 
 def check_sizes(config: ModelConfig) -> None:
     """Refuse a config that cannot be built, by field and way out."""
@@ -171,6 +205,10 @@ def check_sizes(config: ModelConfig) -> None:
         raise ValueError(f"model.width {config.width} is not a multiple of model.num_heads {config.num_heads}")
     if len(config.depths) != 3 or min(config.depths) < 0:
         raise ValueError(f"model.depths {config.depths} must be three counts of blocks, for Stages I, II and III")
+    if config.stages not in (("I",), ("I", "II"), ("I", "III"), ("I", "II", "III")):
+        raise ValueError(f"model.stages {list(config.stages)} must be [I], [I, II], [I, III] or [I, II, III]")
+    if not 0 <= config.tps_block < max(1, config.depths[0]):
+        raise ValueError(f"model.tps_block {config.tps_block} must be a block of Stage I, 0 to {config.depths[0] - 1}")
     if not 0 <= config.drop_path < 1:
         raise ValueError(f"model.drop_path {config.drop_path} must be at least 0 and below 1")
     if not 0 <= config.tps_probability <= 1:

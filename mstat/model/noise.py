@@ -13,13 +13,23 @@ from mstat.config import ModelConfig
 RESIDUALS_PER_BLOCK = 3  # temporal, spatial, MLP
 
 
+def block_counts(config: ModelConfig) -> tuple[int, int, int]:
+    """Blocks of Stages I, II and III: none in a stage that is left out, one more where a block stands for an IAP."""
+    first, second, third = config.depths
+    if config.iap not in ("II", "both"):
+        second += 1
+    if config.iap not in ("III", "both"):
+        third += 1
+    return first, second if "II" in config.stages else 0, third if "III" in config.stages else 0
+
+
 def num_residuals(config: ModelConfig) -> int:
     """R, residual branches with drop path.
 
     Their order: Stage I's blocks, then Stage II's, then Stage III's, each block as temporal, spatial, MLP. The proxy
     modules (AAP, IAP) have none: they are where a stage reads out its feature.
     """
-    return RESIDUALS_PER_BLOCK * sum(config.depths)
+    return RESIDUALS_PER_BLOCK * sum(block_counts(config))
 
 
 def drop_rates(config: ModelConfig) -> np.ndarray:
@@ -27,7 +37,7 @@ def drop_rates(config: ModelConfig) -> np.ndarray:
 
     Stages II and III stand side by side, both on Stage I, so both count their depth from Stage I's last block.
     """
-    first, *parallel = config.depths
+    first, *parallel = block_counts(config)
     depth = [*range(first)] + [first + i for blocks in parallel for i in range(blocks)]
     deepest = max(first + max(parallel) - 1, 1)
     return np.repeat(config.drop_path * np.array(depth) / deepest, RESIDUALS_PER_BLOCK)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mstat.model.mstat import MSTAT
+from mstat.model.noise import block_counts
 from mstat.model.sta import AttributeSTA
 
 # Official name -> ours, inside a block.
@@ -199,13 +200,13 @@ def refuse_keys(path: Path, found: set[str], required: set[str], optional: set[s
 
 def fills_from_official(model: MSTAT, path: Path, official: dict[str, Stored]) -> Iterator[Fill]:
     """All that a TimeSformer or a ViT gives to `model`."""
-    first, second, third = model.config.depths
+    first, second, third = block_counts(model.config)
     blocks = [(i, f"stage1.blocks.{i}") for i in range(first)]
     blocks += [(first + i, f"stage2.blocks.{i}") for i in range(second)]
     blocks += [(first + i, f"stage3.blocks.{i}") for i in range(third)]
     absent = sorted({i for i, _ in blocks if f"blocks.{i}.norm1.weight" not in official})
     if absent:
-        raise ValueError(f"{path}: has no blocks {absent}, which model.depths {tuple(model.config.depths)} needs")
+        raise ValueError(f"{path}: has no blocks {absent}, which this model needs: see model.depths and model.iap")
     for i, block in blocks:
         # An A-STA is silent by its alpha = 0; were its last layer 0 too, neither would ever get a gradient.
         silence_time = not isinstance(model.get_submodule(block), AttributeSTA)
@@ -224,7 +225,8 @@ def fills_from_official(model: MSTAT, path: Path, official: dict[str, Stored]) -
     yield Fill(cls_key, "stem.class_token", class_token, "added to the class token's position")
     yield Fill(key, "stem.class_token", class_token, "the class token's position, added to it")
     yield Fill(key, "stem.position", resize_position(position[0, 1:], model.stem.grid), "the patches', on our grid")
-    for kind, stage in product(KINDS, ("stage1", "stage2", "stage3")):
+    stages = [name for name in ("stage1", "stage2", "stage3") if getattr(model, name) is not None]
+    for kind, stage in product(KINDS, stages):
         key, value = official[f"norm.{kind}"]
         yield Fill(key, f"{stage}.norm.{kind}", value, "copied")
     if has_time(official):

@@ -45,6 +45,12 @@ class AAP(nn.Module):
         out_FhAd = F.scaled_dot_product_attention(q_hAd.expand(len(x_FSD), -1, -1, -1), k_FhSd, v_FhSd)
         return self.proj(out_FhAd.transpose(1, 2).flatten(2))
 
+    def attention(self, x_FSD: Tensor) -> Tensor:
+        """How each proxy spreads its attention over the tokens, (F, A, S), rows of sum 1: the mean over the heads."""
+        k_FhSd = self.kv(self.norm(x_FSD)).unflatten(-1, (2, self.num_heads, -1))[:, :, 0].transpose(1, 2)
+        q_hAd = self.proxies.unflatten(1, (self.num_heads, -1)).transpose(0, 1)
+        return (q_hAd @ k_FhSd.mT / k_FhSd.shape[-1] ** 0.5).softmax(-1).mean(1)
+
 
 class IAP(nn.Module):
     """Identity-aware prototypes (Eq. 5), followed by an MLP: tokens (B, S, D), class token first -> (B, D).

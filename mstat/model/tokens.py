@@ -31,6 +31,16 @@ def sinusoid(grid: tuple[int, int], width: int) -> Tensor:
     return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)[:, :width].clone()
 
 
+def shuffle(values_BNT: Tensor, tps_BTN: Tensor) -> Tensor:
+    """Temporal patch shuffling (Sec. III-E): value (n, t) of a clip from its frame `tps_BTN[t, n]`.
+
+    Args:
+        values_BNT: (B, N, T, ...).
+    """
+    source_BNT = tps_BTN.transpose(1, 2)
+    return torch.take_along_dim(values_BNT, source_BNT.view(*source_BNT.shape, *[1] * (values_BNT.dim() - 3)), dim=2)
+
+
 class Stem(nn.Module):
     """Patch embedding, spatial position, temporal patch shuffling, and the first class token (Sec. III-A, III-E).
 
@@ -64,8 +74,7 @@ class Stem(nn.Module):
         if tps_BTN is not None:
             # Embedding and position treat every frame alike, so shuffling the bytes is shuffling the tokens,
             # and costs neither float traffic nor a backward pass.
-            source_BNT11 = tps_BTN.transpose(1, 2)[..., None, None]
-            patches_BNTCP = torch.take_along_dim(patches_BNTCP, source_BNT11, dim=2)
+            patches_BNTCP = shuffle(patches_BNTCP, tps_BTN)
         pixels_BNTCP = (patches_BNTCP - 255 * self.pixel_mean[:, None]) / (255 * self.pixel_std[:, None])
         tokens_BNTD = self.patch(pixels_BNTCP.flatten(3)) + self.position[:, None]
         return tokens_BNTD, self.class_token.expand(batch, -1)

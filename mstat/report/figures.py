@@ -102,6 +102,65 @@ def cmc_figure(curves: Mapping[str, Sequence[float]]) -> bytes:
     return _svg(draw)
 
 
+def sweep_figure(found: Mapping[str, Any], varied: str) -> bytes:
+    """Scores of an experiment (`mstat.reproduce.results`) over its rows, in percent, with their standard deviation.
+
+    The paper's own points, of its data set, are hollow.
+    """
+    rows = found["rows"]
+
+    def draw(axes: Axes) -> None:
+        for colour, column in zip(COLOURS, found["columns"], strict=False):
+            means = np.array([row["ours"][column]["mean"] or np.nan for row in rows])
+            deviations = [row["ours"][column]["sd"] or 0.0 for row in rows]
+            axes.errorbar(
+                range(len(rows)), means, deviations, color=colour, marker="o", markersize=4, capsize=3, label=column
+            )
+            papers = [row["paper"].get(column, np.nan) for row in rows]
+            axes.plot(range(len(rows)), papers, color=colour, marker="D", fillstyle="none", linestyle="none")
+        axes.set_xticks(range(len(rows)), [row["name"] for row in rows], rotation=30, ha="right")
+        axes.set(xlabel=varied, ylabel="score (%)")
+        axes.plot([], [], color=TEXT, marker="D", fillstyle="none", linestyle="none", label=_paper_label(found))
+        axes.legend(fontsize=8)
+
+    return _svg(draw)
+
+
+def _paper_label(found: Mapping[str, Any]) -> str:
+    return f"paper, {found['paper_dataset']}"
+
+
+def similarity_figure(matrix: np.ndarray) -> bytes:
+    """Cosine similarity of every two proxies (Fig. 10), (A, A)."""
+
+    def draw(axes: Axes) -> None:
+        largest = max(float(np.abs(matrix[~np.eye(len(matrix), dtype=bool)]).max(initial=0.0)), 0.05)
+        mesh = axes.pcolormesh(matrix, cmap="PuOr", vmin=-largest, vmax=largest)  # the diagonal, 1, is off the scale
+        axes.set(xlabel="proxy", ylabel="proxy", aspect="equal")
+        axes.invert_yaxis()
+        axes.grid(False)
+        colour_bar = axes.figure.colorbar(mesh, ax=axes)
+        colour_bar.set_label("cosine similarity")
+        colour_bar.outline.set_visible(False)
+
+    return _svg(draw)
+
+
+def embedding_figure(points: np.ndarray, pids: np.ndarray) -> bytes:
+    """Tracklets in the plane (Fig. 12), (n, 2), each identity in a colour and with its number at its middle."""
+
+    def draw(axes: Axes) -> None:
+        for order, pid in enumerate(np.unique(pids)):
+            mine = points[pids == pid]
+            colour = COLOURS[order % len(COLOURS)]
+            marker = "osD^v"[order // len(COLOURS) % 5]
+            axes.scatter(mine[:, 0], mine[:, 1], s=9, color=colour, marker=marker, linewidths=0)
+            axes.annotate(str(pid), mine.mean(axis=0), fontsize=6, ha="center", va="center")
+        axes.set(xticks=[], yticks=[])
+
+    return _svg(draw)
+
+
 def smooth(values: np.ndarray) -> np.ndarray:
     """Centred running mean over a 25th of the series; gaps (not finite) are left out of the mean."""
     if not len(values):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mstat.files import write_text
-from mstat.report import figures, page, scores
+from mstat.report import figures, page, pictures, scores
 from mstat.report.galleries import galleries
 from shards.records import DataError
 
@@ -39,15 +39,24 @@ def write_report(run: Path, reader: Reader | None = None) -> Path:
     name = run.resolve().name
     sections = [
         page.section("scores", "Scores", _shown("evaluation.json", _scores, evaluation)),
-        page.section("cmc", "Cumulative matching", _shown("evaluation.json", _cmc, evaluation)),
+        page.section("cmc", "Cumulative matching", _shown("evaluation.json", _cmc, run, evaluation)),
     ]
     if not isinstance(evaluation, str) and "splits" in evaluation:  # the folder of all splits' runs
         sections.append(page.section("splits", "Splits", _shown("evaluation.json", _splits, evaluation)))
         sections.append(page.section("settings", "Configuration", _settings(run, {})))
     else:
-        training = _shown("metrics.jsonl", _training, run / "metrics.jsonl")
+        training = _shown("metrics.jsonl", _training, run)
         sections.insert(1, page.section("training", "Training", training))
-        sections.append(page.section("galleries", "Ranked galleries", _galleries(run, environment, reader)))
+        reader, remark = _reader(run, environment, reader)
+        if not isinstance(evaluation, str):
+            if evaluation.get("cameras"):
+                cameras = _shown("evaluation.json", _cameras, evaluation)
+                sections.append(page.section("cameras", "Cameras", cameras))
+            if _wants_pictures(run):
+                learned = remark + _shown("evaluation.json", pictures.attributes, run, reader, evaluation)
+                sections.append(page.section("attributes", "Attributes", learned))
+                sections.append(page.section("embedding", "People in the plane", _embedding(run)))
+        sections.append(page.section("galleries", "Ranked galleries", remark + _galleries(run, reader)))
         sections.append(page.section("settings", "Configuration and environment", _settings(run, environment)))
     text = page.document(
         f"{name} – MSTAT", _header(name, _read_json(run / "state.json"), environment, evaluation), sections
@@ -161,8 +170,8 @@ def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], str]:
     return [records[step] for step in sorted(records)], remark if records else remark or f"{path.name} is empty."
 
 
-def _training(path: Path) -> str:
-    records, remark = _read_metrics(path)
+def _training(run: Path) -> str:
+    records, remark = _read_metrics(run / "metrics.jsonl")
     parts = [page.note(remark)] if remark else []
     if records:
         last = records[-1]
@@ -173,13 +182,14 @@ def _training(path: Path) -> str:
         parts.append(f'<p class="soft">{page.escape(", ".join(told))}. Thin: each step; thick: running mean.</p>')
         drawn = []
         if any("loss" in record for record in records):
-            drawn.append(_figure(figures.loss_figure(records), "Total loss", _trend(records, "loss")))
+            drawn.append(_figure(run, "loss.svg", figures.loss_figure(records), "Total loss", _trend(records, "loss")))
         for term, stages in figures.loss_terms(records).items():
             name = f"{term.replace('_', ' ').capitalize()} of each stage"
             trend = "; ".join(f"Stage {stage} {_trend(records, f'loss/{stage}/{term}')}" for stage in stages)
-            drawn.append(_figure(figures.loss_figure(records, term), name, trend))
+            drawn.append(_figure(run, f"loss-{term}.svg", figures.loss_figure(records, term), name, trend))
         if any("lr" in record for record in records):
-            drawn.append(_figure(figures.learning_rate_figure(records), "Learning rate", _trend(records, "lr")))
+            svg = figures.learning_rate_figure(records)
+            drawn.append(_figure(run, "learning-rate.svg", svg, "Learning rate", _trend(records, "lr")))
         parts.append('<div class="figures">\n' + "\n".join(drawn) + "\n</div>")
     return "\n".join(parts)
 
@@ -190,12 +200,13 @@ def _trend(records: list[dict[str, Any]], key: str) -> str:
     return f"from {values[0]:.3g} to {values[-1]:.3g}" if values else "never finite"
 
 
-def _figure(svg: bytes, name: str, trend: str) -> str:
+def _figure(run: Path, file: str, svg: bytes, name: str, trend: str) -> str:
+    pictures.save(run, file, svg)
     image = page.picture(svg, "image/svg+xml", f"{name}: {trend}")
     return f"<figure>{image}<figcaption>{page.escape(name)}</figcaption></figure>"
 
 
-def _cmc(evaluation: Json) -> str:
+def _cmc(run: Path, evaluation: Json) -> str:
     if isinstance(evaluation, str):
         return page.note(evaluation)
     found = {"MSTAT": evaluation, **(evaluation.get("baselines") or {})}
@@ -203,22 +214,62 @@ def _cmc(evaluation: Json) -> str:
     if not curves:
         return page.note("evaluation.json holds no CMC curve.")
     told = "; ".join(f"{name} {scores.percent(curve[0])} % at rank 1" for name, curve in curves.items())
-    return _figure(figures.cmc_figure(curves), "Queries with a right match among the first k", told)
+    return _figure(run, "cmc.svg", figures.cmc_figure(curves), "Queries with a right match among the first k", told)
 
 
-def _galleries(run: Path, environment: Json, reader: Reader | None) -> str:
-    rankings = _read_json(run / "rankings.json")
-    if isinstance(rankings, str):
-        return page.note(rankings)
-    remark = ""
+def _cameras(evaluation: Mapping[str, Any]) -> str:
+    """Rank-1 where the queries of one camera are searched in one other: rows ask, columns are searched."""
+    found = {(entry["query"], entry["gallery"]): entry for entry in evaluation["cameras"]}
+    asked, searched = (sorted({entry[side] for entry in found.values()}) for side in ("query", "gallery"))
+    heading = "".join(f'<th scope="col">in {camid:d}</th>' for camid in searched)
+
+    def cell(pair: tuple[int, int]) -> str:
+        if pair not in found:
+            return f"<td>{scores.ABSENT}</td>"
+        told = f"{found[pair]['num_valid_query']:,} queries"
+        return f'<td title="{told}">{scores.percent(found[pair]["rank1"])}</td>'
+
+    rows = "\n".join(
+        f'<tr><th scope="row">from {camid:d}</th>' + "".join(cell((camid, other)) for other in searched) + "</tr>"
+        for camid in asked
+    )
+    caption = "Rank-1 in percent of one camera's queries where one other camera alone is searched."
+    return (
+        f'<div class="scroll"><table class="scores">\n<caption>{caption}</caption>\n'
+        f'<thead><tr><th scope="col">camera</th>{heading}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>'
+    )
+
+
+def _wants_pictures(run: Path) -> bool:
+    """`eval.pictures` of the run."""
+    import yaml
+
+    try:
+        return bool(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["eval"]["pictures"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return False
+
+
+def _embedding(run: Path) -> str:
+    found = _read_json(run / "embedding.json")
+    return page.note(found) if isinstance(found, str) else _shown("embedding.json", pictures.embedding, run, found)
+
+
+def _reader(run: Path, environment: Json, reader: Reader | None) -> tuple[Reader | None, str]:
+    """The shards of the run, or why there are none."""
     try:
         reader = reader or _open_shards(run / "config.yaml")
         recorded = None if isinstance(environment, str) else environment.get("shards_checksum")
         if recorded and recorded != reader.checksum:
             raise DataError("the shards are not those of the run (another checksum)")
     except (DataError, OSError, ValueError) as error:
-        reader, remark = None, page.note(f"No frames: {error}") + "\n"
-    return remark + _shown("rankings.json", galleries, rankings, reader)
+        return None, page.note(f"No frames: {error}") + "\n"
+    return reader, ""
+
+
+def _galleries(run: Path, reader: Reader | None) -> str:
+    rankings = _read_json(run / "rankings.json")
+    return page.note(rankings) if isinstance(rankings, str) else _shown("rankings.json", galleries, rankings, reader)
 
 
 def _open_shards(config: Path) -> Reader:

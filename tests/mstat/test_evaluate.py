@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from mstat.config import Config
 from mstat.configure import load_config
 from mstat.data.clips import evaluation_clips
 from mstat.engine import Engine
-from mstat.evaluate import Trial, score
+from mstat.evaluate import Trial, evaluate
 from mstat.metrics import cmc_map
 from mstat.model import MSTAT
 from shards.records import Role
@@ -43,7 +44,7 @@ def test_features_and_scores_equal_a_plain_loop(config: Config) -> None:
         expected = model.embed(frames).mean(0)
         torch.testing.assert_close(torch.cat([part[row] for part in parts]), expected, rtol=1e-4, atol=1e-5)
 
-    evaluation, _ = score(engine, model, reader, config, baselines=False)
+    evaluation = evaluate(engine, model, reader, config)["evaluation.json"]
     assert set(evaluation["stages"]) == {"I", "II", "III", "I+II", "I+III", "II+III", "I+II+III"}
     roles = reader.roles()
     gallery, queries = trial.tracklets[: trial.num_gallery], trial.tracklets[trial.queries]
@@ -64,6 +65,20 @@ def test_features_and_scores_equal_a_plain_loop(config: Config) -> None:
         }
         assert found["mAP"] == pytest.approx(expected["mAP"], abs=1e-9)
 
+    assert {entry["query"] for entry in evaluation["cameras"]} == set(reader.camids[queries].tolist())
+    for entry in evaluation["cameras"]:
+        asked, searched = (reader.camids[of] == entry[side] for of, side in ((queries, "query"), (gallery, "gallery")))
+        expected = cmc_map(
+            features[trial.queries][asked],
+            reader.pids[queries[asked]],
+            reader.camids[queries[asked]],
+            features[: trial.num_gallery][searched],
+            reader.pids[gallery[searched]],
+            reader.camids[gallery[searched]],
+            junk=(roles[gallery[searched]] & Role.JUNK) > 0,
+        )
+        assert (entry["rank1"], entry["num_valid_query"]) == (expected["rank1"], expected["num_valid_query"])
+
 
 def scored_in_small_tiles(configs: Sequence[Config]) -> list[dict[str, Any]]:
     """What a rank holds and what it says of each, with tiles of 5 tracklets: on five ranks each has some."""
@@ -83,7 +98,9 @@ def scored_in_small_tiles(configs: Sequence[Config]) -> list[dict[str, Any]]:
             features = torch.cat(trial.extract(model, config.model.image_size), dim=1)
             scores, nearest = trial.rank(features)
             said = [scores.average_precision_Q, scores.first_hit_Q, *nearest(range(len(trial.queries)))]
-            results.append({"bounds": trial.bounds, "features": features, "said": said})
+            said.append(trial.collect(features, trial.shown()))
+            told = [trial.distances(features, scores), trial.camera_pairs(features)]
+            results.append({"bounds": trial.bounds, "features": features, "said": said, "told": told})
         return results
 
 
@@ -101,6 +118,7 @@ def test_any_number_of_ranks_gives_the_same_bits(tiny_config: Path) -> None:
             assert min(sizes) > 0
             assert len(set(sizes)) > 1
             assert torch.equal(torch.cat([found["features"] for found in ranks]), one["features"])
+            assert all(found["told"] == one["told"] for found in ranks)
             assert all(torch.equal(*pair) for found in ranks for pair in zip(found["said"], one["said"], strict=True))
 
 
@@ -108,8 +126,8 @@ def test_rankings_are_the_hardest_queries_with_their_nearest(config: Config) -> 
     """Lowest average precision first; neighbours by falling similarity; right means the same identity."""
     reader = shards.open(config.data.shards)
     torch.manual_seed(0)
-    evaluation, rankings = score(Engine(config), MSTAT(config.model), reader, config, baselines=False)
-    queries = rankings["queries"]
+    files = evaluate(Engine(config), MSTAT(config.model), reader, config)
+    evaluation, queries = files["evaluation.json"], files["rankings.json"]["queries"]
     assert len(queries) == 3
     assert [query["ap"] for query in queries] == sorted(query["ap"] for query in queries)
     assert queries[0]["ap"] <= evaluation["mAP"]
@@ -130,3 +148,18 @@ def test_an_unknown_protocol_is_refused(config: Config, tiny_shards: Path) -> No
     config.data.protocol = "offical"
     with pytest.raises(ValueError, match="official"):
         Trial(Engine(config), shards.open(tiny_shards), config)
+
+
+def test_the_plane_holds_the_first_third_of_the_people(config: Config) -> None:
+    """Every tracklet of theirs, queries and gallery, no junk and no distractor, each at a place of its own."""
+    config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, pictures=True))
+    reader = shards.open(config.data.shards)
+    torch.manual_seed(0)
+    engine = Engine(config)
+    embedding = evaluate(engine, MSTAT(config.model), reader, config)["embedding.json"]
+    tested = reader.pids[Trial(engine, reader, config).tracklets]
+    people = np.unique(tested[tested > 0])
+    people = people[: len(people) // 3]
+    assert len(people) >= 2
+    assert sorted(embedding["pids"]) == sorted(tested[np.isin(tested, people)].tolist())
+    assert len({tuple(point) for point in embedding["points"]}) == len(embedding["pids"])

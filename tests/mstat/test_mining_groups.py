@@ -11,7 +11,7 @@ from mstat.config import Config, LossConfig, ModelConfig
 from mstat.configure import parse
 from mstat.data.plan import slice_bounds
 from mstat.losses import batch_hard
-from mstat.task import STAGES, Task
+from mstat.task import Task
 from tests.distributed import run_distributed
 
 SMALL = ModelConfig(
@@ -84,7 +84,7 @@ def test_the_loss_is_the_mean_over_the_parts(unit_length: bool) -> None:
     task, frames = task_and_frames(mining_groups=4, unit_length=unit_length)
     whole, _ = task_and_frames(unit_length=unit_length)
     losses, whole_losses = (one(frames, None, None, LABELS, 1.0) for one in (task, whole))
-    for stage, features_nD in zip(STAGES, task.model(frames, None, None), strict=True):
+    for stage, features_nD in zip(task.heads, task.model(frames, None, None), strict=True):
         compared_nD = F.normalize(features_nD) if unit_length else features_nD
         parts = [batch_hard(compared_nD[i : i + 4], LABELS[i : i + 4]) for i in range(0, len(LABELS), 4)]
         torch.testing.assert_close(losses[f"loss/{stage}/triplet"], sum(parts) / 4)

@@ -39,5 +39,5 @@ def test_scaling_with_the_batch(rule: str, expected: float) -> None:
 def test_the_metric_loss_comes_in_slowly_where_asked() -> None:
     """From 0, linearly, to its weight; at once by default."""
     assert metric_weight(LossConfig(), step=0) == 1
-    slow = LossConfig(triplet_weight=2.0, metric_warmup_steps=4)
+    slow = LossConfig(metric_weight=2.0, metric_warmup_steps=4)
     assert [metric_weight(slow, step=step) for step in (0, 1, 3, 4, 100)] == [0, 0.5, 1.5, 2, 2]

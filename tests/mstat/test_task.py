@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -115,15 +115,17 @@ class Job(NamedTuple):
     bnneck: bool = False
     gather: str | None = None
     cross_entropy_weight: float = 1.0
+    metric: Literal["batch_hard", "arcface", "sphereface", "oim"] = "batch_hard"
 
 
 class Result(NamedTuple):
     losses: dict[str, torch.Tensor]
     backbone: dict[str, torch.Tensor]  # gradient of each parameter, flattened
-    heads: dict[str, torch.Tensor]
+    heads: dict[str, torch.Tensor]  # and of the metric loss's own weights; what it remembers is in here, too
 
 
 EXACT = [Job(*job) for job in product(BATCHES, (False, True))]
+EXACT += [Job("duplicates and a lone identity", metric=metric) for metric in ("arcface", "sphereface", "oim")]
 TRIPLET_ONLY = [Job(f"{which} anchors inactive", cross_entropy_weight=0.0) for which in ("some", "all")]
 WRONG = [Job("some anchors inactive", gather=name) for name in BROKEN]
 
@@ -134,7 +136,7 @@ def world() -> tuple[int, int]:
 
 def small_task(job: Job) -> Task:
     torch.manual_seed(0)
-    config = Config(model=SMALL, loss=LossConfig(cross_entropy_weight=job.cross_entropy_weight))
+    config = Config(model=SMALL, loss=LossConfig(metric=job.metric, cross_entropy_weight=job.cross_entropy_weight))
     config.model.bnneck = job.bnneck
     task = Task(config, CLASSES).double()
     if job.batch == LINEAR:
@@ -142,6 +144,8 @@ def small_task(job: Job) -> Task:
         return task
     for block in task.model.stage3.blocks:
         nn.init.constant_(block.alpha, 0.5)  # 0 at the start of training: no gradient would reach its proxies
+    for memory in task.metrics.buffers():
+        nn.init.normal_(memory)  # 0 at the start, too
     return task
 
 
@@ -169,8 +173,9 @@ def run_job(job: Job) -> Result:
     gradients = dict(zip(parameters, joined.split([p.numel() for p in parameters.values()]), strict=True))
     backbone, heads = (
         {name: gradient for name, gradient in gradients.items() if name.startswith(module)}
-        for module in ("model.", "heads.")
+        for module in ("model.", ("heads.", "metrics."))
     )
+    heads |= {name: memory.flatten().clone() for name, memory in task.metrics.named_buffers()}
     return Result({name: loss.detach() for name, loss in losses.items()}, backbone, heads)
 
 
@@ -204,7 +209,7 @@ def difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
-@pytest.mark.parametrize("job", EXACT, ids=lambda job: f"{job.batch}{', BNNeck' * job.bnneck}")
+@pytest.mark.parametrize("job", EXACT, ids=lambda job: f"{job.batch}{', BNNeck' * job.bnneck}-{job.metric}")
 def test_any_number_of_ranks_is_one_process(job: Job, world_size: int) -> None:
     """fp64, on every rank: all losses and the gradient of every parameter, in backbone and heads, to 1e-12."""
     one = on_one_process(job)

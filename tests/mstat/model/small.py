@@ -28,7 +28,7 @@ def build(seed: int = 0, **changes: Any) -> MSTAT:
     """A small model. Its A-STA blocks are given a voice (alpha = 0.5), which at the start they do not have."""
     torch.manual_seed(seed)
     model = MSTAT(dataclasses.replace(SMALL, **changes))
-    for block in model.stage3.blocks:
+    for block in model.stage3.blocks if model.stage3 else []:
         nn.init.constant_(block.alpha, 0.5)
     return model
 

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mstat.config import ModelConfig
 from mstat.model import MSTAT, draw_noise, feature_dims, no_weight_decay
+from mstat.model.mstat import join
+from mstat.model.sta import STA, AttributeSTA
 from tests.mstat.model.small import SMALL, build, clips
 
 
@@ -97,8 +100,20 @@ def test_noise_is_the_only_chance() -> None:
     assert not torch.equal(once[0], build(seed=1)(frames, *noise(model, 2, 4))[0])
 
 
+BASELINE = {"stages": ("I",), "stage1_aap": False, "depths": (5, 0, 0)}
+
+
 @pytest.mark.parametrize(
-    "changes", [{}, {"iap_norm": "l1-softmax"}, {"stage1_aap": False, "stage3_asta": False}, {"iap": "none"}]
+    "changes",
+    [
+        {},
+        {"iap_norm": "l1-softmax"},
+        {"stage1_aap": False, "stage3_asta": False},
+        {"iap": "none"},
+        {"tps_block": 1},
+        {"stages": ("I", "III")},
+        BASELINE,
+    ],
 )
 def test_every_parameter_learns(changes: dict[str, Any]) -> None:
     """In a training step every parameter, in every variant of the model, gets a gradient that is not zero."""
@@ -110,6 +125,56 @@ def test_every_parameter_learns(changes: dict[str, Any]) -> None:
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
+
+
+def test_a_stage_that_is_left_out_changes_no_other() -> None:
+    """With the weights of the whole model, fewer stages give the features of those that are left."""
+    whole, frames = build(), clips()
+    for stages in (("I",), ("I", "II"), ("I", "III")):
+        part = MSTAT(dataclasses.replace(SMALL, stages=stages))
+        part.load_state_dict({key: value for key, value in whole.state_dict().items() if key in part.state_dict()})
+        kept = [feature for stage, feature in zip(SMALL.stages, whole(frames), strict=True) if stage in stages]
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(part(frames), kept, strict=True))
+
+
+def test_an_sta_stands_for_an_iap() -> None:
+    """Without its IAP a stage has one more block, an STA in Stage III too, and gives its class token."""
+    model = build(iap="II")
+    assert [len(model.stage2.blocks), len(model.stage3.blocks)] == [2, 2]
+    assert [type(block) for block in model.stage3.blocks] == [AttributeSTA, STA]
+    assert (model.stage2.iap is None, model.stage3.iap is None) == (False, True)
+    _, tokens, _ = model.stage1(*model.stem(clips()), None, None)
+    cls = model.stage3.class_token.expand(2, -1)
+    for block in model.stage3.blocks:
+        tokens, cls = block(tokens, cls)
+    torch.testing.assert_close(model(clips())[2], model.stage3.norm(cls))
+
+
+def test_tps_can_wait_for_a_block() -> None:
+    """Before block 1: the tokens that block 0 gives are shuffled, by hand here; at the stem is another clip."""
+    model, frames = build(tps_block=1), clips()
+    tps, _ = noise(model, 2, 4)
+    tps[:, :, 3] = torch.tensor([2, 0, 3, 1])
+    tokens, cls = model.stage1.blocks[0](*model.stem(frames))
+    shuffled = torch.stack(
+        [torch.stack([tokens[b, n, tps[b, :, n]] for n in range(tokens.shape[1])]) for b in range(2)]
+    )
+    tokens, cls = model.stage1.blocks[1](shuffled, cls)
+    expected = model.stage1.norm(model.stage1.aap(join(cls, tokens))).flatten(1)
+    torch.testing.assert_close(model(frames, tps)[0], expected)
+    assert not torch.allclose(build()(frames, tps)[0], expected, atol=1e-3)
+
+
+def test_the_baseline_is_a_divided_space_time_transformer() -> None:
+    """One stage without attributes: the class token after all blocks, normalised, each block TimeSformer's layer."""
+    model = build(**BASELINE)
+    tokens, cls = model.stem(clips())
+    for block in model.stage1.blocks:
+        assert type(block) is STA
+        tokens, cls = block(tokens, cls)
+    (feature,) = model(clips())
+    torch.testing.assert_close(feature, model.stage1.norm(cls))
+    assert not [name for name, _ in model.named_parameters() if "aap" in name or "iap" in name or "stage2" in name]
 
 
 def test_stages_two_and_three_stand_side_by_side() -> None:
@@ -162,6 +227,8 @@ def test_forward_refuses_other_frames(frames: Tensor) -> None:
         ({"drop_path": 1.0}, "drop_path"),
         ({"tps_probability": 1.5}, "tps_probability"),
         ({"depths": (2, 1)}, "depths"),
+        ({"stages": ("II",)}, "stages"),
+        ({"tps_block": 2}, "tps_block"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changes: dict[str, Any], field: str) -> None:

@@ -1,0 +1,91 @@
+"""Run an experiment of the paper and show ours beside the paper's: `accelerate launch launch/reproduce.py table3`.
+
+Runs are resumed and finished ones not repeated; all experiments share them. `--array-task I/N` does a share of the
+runs, for cluster jobs; without it, the missing ones are run and the table is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from launch.common import SYNTHETIC_CONFIG, report_errors
+from mstat.configure import parse
+from mstat.experiments import EXPERIMENTS
+from shards.__main__ import task_of
+
+
+def main() -> int:
+    options, rest = arguments(sys.argv[1:])
+    config = parse(rest, SYNTHETIC_CONFIG, prog=f"reproduce.py {options.experiment}")
+    experiment = EXPERIMENTS[options.experiment]
+
+    def command() -> None:
+        import rich
+
+        from launch.train import make_synthetic
+        from mstat.configure import override
+        from mstat.engine import Engine
+        from mstat.reproduce import QUICK, jobs, results, tables, write_results
+        from mstat.signals import StopRequested
+        from mstat.splits import train_runs
+
+        settings = override(config, QUICK) if options.quick else config
+        if settings.train.eval_every is None:
+            raise ValueError("train.eval_every is null, but a table needs scores")
+        name = "quick" if options.quick else "full"
+        out = options.out or Path("runs") / "reproduce" / Path(settings.data.shards).parent.name / name
+        of_jobs = jobs(experiment, settings, out, 1 if options.quick else options.seeds)
+        chosen = of_jobs
+        if options.array_task:
+            number, count = options.array_task
+            chosen = of_jobs[number - 1 :: count]
+        with Engine(settings) as engine, suppress(StopRequested):  # told and written down
+            make_synthetic(settings, engine)
+            for number, job in enumerate(chosen, start=1):
+                if engine.is_main:
+                    rich.print(f"[bold]{number} of {len(chosen)}: {job.row.name}, seed {job.config.seed}[/]")
+                if not engine.from_main(job.is_done()):
+                    train_runs(job.config, engine)
+            if not engine.is_main:
+                return
+            if waiting := [job.config.run for job in of_jobs if not job.is_done()]:
+                print(f"{len(waiting)} of {len(of_jobs)} runs are not done; the table comes with the last")
+                return
+            found = results(options.experiment, experiment, of_jobs)
+            for table in tables(found):
+                rich.print(table)
+            for path in write_results(out, experiment, found):
+                print(path)
+
+    return report_errors(command)
+
+
+def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Options of this command, and the rest, which are settings."""
+    parser = argparse.ArgumentParser(
+        prog="reproduce.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Other flags are settings as those of launch/train.py (--config FILE, --section.key VALUE).",
+        allow_abbrev=False,
+    )
+    titles = "; ".join(f"{name}: {experiment.title.partition(': ')[2]}" for name, experiment in EXPERIMENTS.items())
+    parser.add_argument("experiment", choices=EXPERIMENTS, metavar="EXPERIMENT", help=titles)
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each row, from the config's seed on (default 3)")
+    parser.add_argument("--quick", action="store_true", help="40 steps, one seed: does it run? The scores say nothing")
+    parser.add_argument("--out", type=Path, help="folder of all (default runs/reproduce/<set>/<full|quick>)")
+    parser.add_argument("--array-task", type=task_of, metavar="I/N", help="do every N-th run, beginning with the I-th")
+    options, rest = parser.parse_known_args(argv)
+    if options.seeds < 1:
+        parser.error("--seeds must be at least 1")
+    return options, rest
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""The metric loss of a stage, as the settings choose it: a module from features and labels to a scalar.
+
+All see the features of the global batch, on every rank alike, so that their weights get the same gradient and their
+memories the same content everywhere, on any number of ranks. Table V compares them "scaled to the same magnitude",
+without saying how. Here: so that each has BatchHard's value on one drawn batch of features of the length that a
+LayerNorm gives. That is a constant of the run, where a scale that followed training would be another loss.
+
+Shape suffixes: n clips of the global batch, D feature dimensions, C identities of the training set.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mstat.config import LossConfig
+from mstat.losses.cross_entropy import cross_entropy
+from mstat.losses.triplet import batch_hard
+
+PROBE = (12, 2)  # the paper's batch: identities, and clips of each
+
+NAMES = {"batch_hard": "triplet", "arcface": "arcface", "sphereface": "sphereface", "oim": "oim"}
+
+
+def metric_loss(config: LossConfig, dim: int, num_classes: int) -> nn.Module:
+    """The module of `config.metric` for features (n, D) and labels (n,) in [0, C). `none` has none."""
+    triplet = BatchHard(config)
+    if config.metric == "batch_hard":
+        return triplet
+    loss: nn.Module
+    if config.metric == "oim":
+        loss = OIM(dim, num_classes)
+    else:
+        from pytorch_metric_learning import losses  # imports scikit-learn, for which only who uses it waits
+
+        chosen = {"arcface": losses.ArcFaceLoss, "sphereface": losses.SphereFaceLoss}[config.metric]
+        margin: float | None = config.angular_margin
+        if margin is not None and config.metric == "sphereface":
+            margin = int(margin)  # it multiplies the angle by a polynomial in the cosine
+        loss = chosen(num_classes=num_classes, embedding_size=dim, **({} if margin is None else {"margin": margin}))
+    features_nD, labels_n = _probe(dim, num_classes)
+    with torch.no_grad():
+        scale = triplet(features_nD, labels_n) / copy.deepcopy(loss)(features_nD, labels_n)
+    return Scaled(loss, float(scale))
+
+
+def _probe(dim: int, num_classes: int) -> tuple[Tensor, Tensor]:
+    identities, clips = min(PROBE[0], num_classes), PROBE[1]
+    features_nD = torch.randn(identities * clips, dim, generator=torch.Generator().manual_seed(0))
+    return features_nD, torch.arange(identities).repeat_interleave(clips)
+
+
+class BatchHard(nn.Module):
+    """`batch_hard` with the run's margin, on features of unit length if asked for; the mean over its parts where each
+    is mined alone (`mining_groups`)."""
+
+    def __init__(self, config: LossConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, features_nD: Tensor, labels_n: Tensor) -> Tensor:
+        compared_nD = F.normalize(features_nD) if self.config.unit_length else features_nD
+        parts = (self.config.mining_groups, -1)
+        pairs = zip(compared_nD.unflatten(0, parts), labels_n.unflatten(0, parts), strict=True)
+        return torch.stack([batch_hard(part, labels, self.config.margin) for part, labels in pairs]).mean()
+
+
+class Scaled(nn.Module):
+    """A loss times a number."""
+
+    def __init__(self, loss: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.loss, self.scale = loss, scale
+
+    def forward(self, features_nD: Tensor, labels_n: Tensor) -> Tensor:
+        value: Tensor = self.loss(features_nD, labels_n)
+        return self.scale * value
+
+
+class OIM(nn.Module):
+    """Online instance matching (Xiao et al., CVPR 2017): a softmax over the similarities to a memory of each identity.
+
+    The memory starts at 0 and follows the features as a running mean of unit length. Its queue of people without a
+    label is left out: a training set here has none. Two clips of a batch enter one after the other, and the row is
+    brought to unit length after the last.
+
+    Args:
+        scale: Of the similarities; the inverse of the paper's temperature.
+        momentum: Share of a row that an update keeps.
+    """
+
+    memory_CD: Tensor
+
+    def __init__(self, dim: int, num_classes: int, scale: float = 30.0, momentum: float = 0.5) -> None:
+        super().__init__()
+        self.scale, self.momentum = scale, momentum
+        self.register_buffer("memory_CD", torch.zeros(num_classes, dim))
+
+    def forward(self, features_nD: Tensor, labels_n: Tensor) -> Tensor:
+        unit_nD = F.normalize(features_nD)
+        logits_nC = self.scale * unit_nD @ self.memory_CD.T.to(unit_nD.dtype, copy=True)  # it changes before backward
+        self._remember(unit_nD.detach().to(self.memory_CD.dtype), labels_n)
+        return cross_entropy(logits_nC, labels_n)
+
+    def _remember(self, unit_nD: Tensor, labels_n: Tensor) -> None:
+        same_nn = labels_n[:, None] == labels_n
+        later_n = same_nn.triu(1).sum(dim=1)
+        shares_nn = same_nn * (1 - self.momentum) * self.momentum**later_n
+        kept_n = self.momentum ** same_nn.sum(dim=1, keepdim=True)
+        rows_nD = F.normalize(kept_n * self.memory_CD[labels_n] + shares_nn.to(unit_nD.dtype) @ unit_nD)
+        # All clips of an identity write the row of its first: equal rows of a product may differ in their last bits.
+        self.memory_CD[labels_n] = rows_nD[same_nn.to(torch.uint8).argmax(dim=1)]
