@@ -41,21 +41,22 @@ def main() -> int:
         name = "quick" if options.quick else "full"
         out = options.out or Path("runs") / "reproduce" / Path(settings.data.shards).parent.name / name
         of_jobs = jobs(experiment, settings, out, 1 if options.quick else options.seeds)
-        chosen = of_jobs
+        runs = list({job.config.run: job for job in of_jobs}.values())  # rows of equal settings share theirs
         if options.array_task:
             number, count = options.array_task
-            chosen = of_jobs[number - 1 :: count]
+            runs = runs[number - 1 :: count]
         with Engine(settings) as engine, suppress(StopRequested):  # told and written down
             make_synthetic(settings, engine)
-            for number, job in enumerate(chosen, start=1):
+            for number, job in enumerate(runs, start=1):
+                done = engine.from_main(job.is_done())
                 if engine.is_main:
-                    rich.print(f"[bold]{number} of {len(chosen)}: {job.row.name}, seed {job.config.seed}[/]")
-                if not engine.from_main(job.is_done()):
+                    print(f"run {number} of {len(runs)}: {job.config.run}{' is done' if done else ''}")
+                if not done:
                     train_runs(job.config, engine)
             if not engine.is_main:
                 return
-            if waiting := [job.config.run for job in of_jobs if not job.is_done()]:
-                print(f"{len(waiting)} of {len(of_jobs)} runs are not done; the table comes with the last")
+            if waiting := {job.config.run for job in of_jobs if not job.is_done()}:
+                print(f"{len(waiting)} runs of {options.experiment} are not done; with the last comes the table")
                 return
             found = results(options.experiment, experiment, of_jobs)
             for table in tables(found):
