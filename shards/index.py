@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -25,6 +26,8 @@ VERSION = 1
 DESCRIPTION_FILE = "dataset.json"
 INDEX_FOLDER = "index"
 INDEX_FILE = "index/data-00000-of-00001.arrow"  # the name that datasets gives the one file it writes
+SHARD_FILE = re.compile(r"shard-\d{6,}\.tar")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 SCHEMA = pa.schema(
     {
@@ -103,9 +106,19 @@ def load_description(files: Files) -> tuple[Description, str]:
             shards=tuple(ShardRecord(**shard) for shard in content["shards"]),
             index_sha256=content["index_sha256"],
         )
+        _refuse_other_names(path, description)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: damaged ({error!r}); build the set again") from error
     return description, checksum
+
+
+def _refuse_other_names(path: str, description: Description) -> None:
+    """Names in it become paths, here and in the cache of a set from afar: none may lead out of their folder."""
+    for shard in description.shards:
+        if not SHARD_FILE.fullmatch(shard.file):
+            raise DataError(f"{path}: shard {shard.file!r} is no name that the writer gives; build the set again")
+    if not SHA256.fullmatch(description.index_sha256):
+        raise DataError(f"{path}: {description.index_sha256!r} is no SHA-256; build the set again")
 
 
 def load_table(files: Files, sha256: str) -> pa.Table:
