@@ -211,6 +211,7 @@ class Build:
             encoding=asdict(self.encoding) if self.encoding.size else {},
             shards=tuple(result.record for result in results if result.record),
             index_sha256=index.write_index(self.folder, table),
+            index_files=index.beside_index(self.folder),
         )
         (self.folder / index.DESCRIPTION_FILE).write_text(json.dumps(description.to_json(), indent=1) + "\n")
         return description
