@@ -28,7 +28,7 @@ from mstat.export import export
 from mstat.model.pretrained import load_pretrained
 from mstat.report.html import write_report
 from mstat.report.progress import Progress
-from mstat.report.scores import percent
+from mstat.report.scores import short
 from mstat.run import Journal, cut_back, locked, write_environment, write_state
 from mstat.schedule import learning_rate, metric_weight
 from mstat.task import Task
@@ -143,7 +143,7 @@ def loop(
                 if step > evaluated and _due(step, config.train.eval_every):
                     scores = score(engine, task.model, reader, config).evaluation
                     if engine.is_main:
-                        progress.say(f"step {step}: mAP {percent(scores['mAP'])}, rank-1 {percent(scores['rank1'])}")
+                        progress.say(f"step {step}: {short(scores)}")
                         with (run / "evaluations.jsonl").open("a") as file:
                             file.write(json.dumps({"step": step, **scores}) + "\n")
                 lr = learning_rate(
