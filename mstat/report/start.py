@@ -35,9 +35,10 @@ class Line(NamedTuple):
 
 def lines(rows: Iterable[Row]) -> list[Line]:
     """Rows joined to few lines: first what is used, then what is dropped, then what of ours keeps its own start."""
-    used, dropped, kept = [], [], []
-    for row in rows:
-        (dropped if row.ours == NOWHERE else kept if row.action == KEPT else used).append(row)
+    rows = list(rows)
+    dropped = [row for row in rows if row.ours == NOWHERE]
+    kept = [row for row in rows if row.action == KEPT]
+    used = [row for row in rows if row.ours != NOWHERE and row.action != KEPT]
     return [
         *_joined(used, BLOCK, KIND, STAGE),
         *_joined(dropped, WHOLE_BLOCK, BLOCK, KIND),
