@@ -69,7 +69,8 @@ class ModelConfig:
     """MSTAT's shape. Defaults are the paper's; every size, down to one for a CPU, is these fields alone.
 
     Attributes:
-        init: File to start from: a TimeSformer (official or Hugging Face) or one of our `model.safetensors`.
+        init: File to start from: a TimeSformer (official or Hugging Face), a plain ViT of timm's, or one of our
+            `model.safetensors`. `python -m mstat.model --init FILE` shows what would be taken from it.
         image_size: Height and width in pixels; frames are resized to it.
         patch_size: P, side of a square patch in pixels.
         width: D, length of a token. The paper has D = 3 P^2.

@@ -60,7 +60,8 @@ def load_pretrained(model: MSTAT, path: str | Path) -> list[Row]:
 
     Blocks are taken in order: Stage I first, then Stage II; Stage III copies what Stage II takes. The layout is told
     by the keys, the container by the suffix (`.safetensors`, else a torch file, read with `weights_only=True`).
-    TimeSformer's pixel normalisation, 0.45 / 0.225, comes with its weights.
+    Pixel normalisation comes with the weights where they tell it: TimeSformer's 0.45 / 0.225, ImageNet's of a
+    distilled ViT (DeiT); another ViT keeps our 0.5 / 0.5, which is that of most of timm's.
 
     Returns:
         One row or more for every key of the file and every tensor of the model. On the meta device nothing is filled,
@@ -128,6 +129,9 @@ def fills_from_official(model: MSTAT, path: Path, official: dict[str, Stored]) -
     if has_time(official):
         yield Fill(NO_KEY, "stem.pixel_mean", torch.full((3,), 0.45), "0.45, TimeSformer's")
         yield Fill(NO_KEY, "stem.pixel_std", torch.full((3,), 0.225), "0.225, TimeSformer's")
+    elif "dist_token" in official:
+        yield Fill(NO_KEY, "stem.pixel_mean", torch.tensor([0.485, 0.456, 0.406]), "ImageNet's, as DeiT has it")
+        yield Fill(NO_KEY, "stem.pixel_std", torch.tensor([0.229, 0.224, 0.225]), "ImageNet's, as DeiT has it")
 
 
 def fills_of_tokens(model: MSTAT, path: Path, official: dict[str, Stored]) -> Iterator[Fill]:
