@@ -139,7 +139,7 @@ def _deciding(settings: EvalConfig) -> dict[str, Any]:
 
 
 def _told(settings: EvalConfig) -> str:
-    told = f"{settings.num_frames} frames"
+    told = f"{settings.num_frames} frame{'s' * (settings.num_frames > 1)}"
     if settings.occlusion:
         told += f", {settings.occlusion:.0%} occluded"
     return told if settings.resolution is None else f"{told}, height {settings.resolution}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TEXT, GRID = "#7b818c", "#8a909b"
 COLOURS = ("#3b82d6", "#e07b1f", "#22a06b", "#a764d8", "#d64f7f", "#8a8f2a")
 SIZE_INCHES = (4.6, 2.9)
-WIDE_INCHES = (8.4, 2.9)
+WIDE_INCHES = (9.0, 2.9)
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "text.color": TEXT,
