@@ -25,10 +25,12 @@ from mstat.data.plan import Plan
 from mstat.engine import Engine
 from mstat.evaluate import Trial, evaluate_run, score
 from mstat.export import export
-from mstat.model.pretrained import load_pretrained
+from mstat.files import write_json
+from mstat.model.pretrained import KEPT, NO_KEY, Row, load_pretrained
 from mstat.report.html import write_report
 from mstat.report.progress import Progress
 from mstat.report.scores import short
+from mstat.report.start import print_start, start_record
 from mstat.run import Journal, cut_back, locked, write_environment, write_state
 from mstat.schedule import learning_rate, metric_weight
 from mstat.task import Task
@@ -59,11 +61,10 @@ def train(config: Config, engine: Engine) -> dict[str, Any] | None:
 
     torch.manual_seed(config.seed)
     task = Task(config, len(plan.pids))
+    init: list[Row] = []
     if config.model.init:
-        rows = load_pretrained(task.model, Path(config.model.init))
-        if engine.is_main:
-            unused = sum(row.ours == "dropped" for row in rows)
-            print(f"{config.model.init}: {len(rows)} tensors read, {unused} of them not used here")
+        init = load_pretrained(task.model, Path(config.model.init))
+        init += [Row(NO_KEY, name, KEPT) for name in task.state_dict() if not name.startswith("model.")]
     engine.prepare(task)
 
     if config.train.eval_every is not None:
@@ -80,6 +81,9 @@ def train(config: Config, engine: Engine) -> dict[str, Any] | None:
             )
         if engine.is_main:
             save_config(config, run / "config.yaml")
+            if config.model.init and start == 0:
+                write_json(run / "init.json", start_record(config.model.init, init))
+                print_start(config.model.init, init)
             if start < num_steps:
                 write_environment(run, engine.world_size, reader.checksum)
             write_state(run, "running", start)
