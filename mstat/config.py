@@ -222,7 +222,7 @@ class EvalConfig:
         seed: Of the frame draw.
         baselines: Score the untrained model and two colour histograms beside the trained one.
         pictures: Show the test identities in the plane (t-SNE), and what the attributes look at, in the report.
-        num_rankings: Queries whose nearest gallery tracklets go into the report, hardest failures first.
+        num_rankings: Hardest queries whose nearest gallery tracklets go into the report; and a third as many others.
     """
 
     num_frames: int = 32
