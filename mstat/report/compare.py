@@ -84,7 +84,7 @@ def _scores(comparison: Comparison) -> str:
         told += " Runs that differ in the seed alone are under their mean ± standard deviation (n - 1)."
     if any("splits" in run.evaluation for run in comparison.runs):
         told += " A run of all splits has the mean ± standard deviation over them."
-    return page.table(["run", *scores.COLUMNS.values()], rows, told)
+    return page.table(["run", *scores.HEADINGS], rows, told)
 
 
 def _baselines(comparison: Comparison) -> list[tuple[str, str, list[str]]]:

@@ -145,8 +145,7 @@ def table(
         rows: (class, HTML of the name, HTML of the other cells).
         caption: Text.
     """
-    unbroken = (escape(text).replace("-", "\N{NON-BREAKING HYPHEN}") for text in headings)
-    heading = "".join(f'<th scope="col">{text}</th>' for text in unbroken)
+    heading = "".join(f'<th scope="col">{escape(text)}</th>' for text in headings)
     body = "\n".join(
         f'<tr class="{kind}"><th scope="row">{name}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
         for kind, name, cells in rows

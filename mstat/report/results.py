@@ -23,7 +23,7 @@ def scores(folder: Folder) -> str:
         ("whole" if name == rounded.STAGES[-1] else "", f"Stage {name}", cells)
         for name, cells in rounded.stage_rows(evaluation)
     ]
-    return page.table(["features", *rounded.COLUMNS.values()], rows, rounded.caption(evaluation))
+    return page.table(["features", *rounded.HEADINGS], rows, rounded.caption(evaluation))
 
 
 def splits(folder: Folder) -> str:
@@ -33,7 +33,7 @@ def splits(folder: Folder) -> str:
         ("", f'<a href="{page.escape(f"split-{split}")}/report.html">{page.escape(split)}</a>', cells)
         for split, cells in rounded.split_rows(folder.evaluation)
     ]
-    return page.table(["split", *rounded.COLUMNS.values()], rows, rounded.caption(folder.evaluation))
+    return page.table(["split", *rounded.HEADINGS], rows, rounded.caption(folder.evaluation))
 
 
 def cmc(folder: Folder) -> str:

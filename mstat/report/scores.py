@@ -7,6 +7,7 @@ from typing import Any
 
 STAGES = ("I", "II", "III", "I+II", "I+III", "II+III", "I+II+III")
 COLUMNS = {"mAP": "mAP", "rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "rank20": "rank-20"}
+HEADINGS = [text.replace("-", "\N{NON-BREAKING HYPHEN}") for text in COLUMNS.values()]  # narrow, on a page
 ABSENT = "–"
 
 
