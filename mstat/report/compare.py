@@ -88,16 +88,20 @@ def _scores(comparison: Comparison) -> str:
 
 
 def _baselines(comparison: Comparison) -> list[tuple[str, str, list[str]]]:
-    """What needs no training, once where it is the same for all."""
-    found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for group in comparison.groups:
-        for name, cells in scores.baseline_rows(group.evaluation):
-            found.setdefault((name, tuple(cells)), []).append(group.name)
-    names = [name for name, _ in found]
-    return [
-        ("baseline", page.escape(name if names.count(name) == 1 else f"{name}, {', '.join(of)}"), list(cells))
-        for (name, cells), of in found.items()
-    ]
+    """What needs no training: once where it is the same for all runs, else for each group."""
+    found: dict[str, list[list[str]]] = {}
+    for run in comparison.runs:
+        for name, cells in scores.baseline_rows(run.evaluation):
+            found.setdefault(name, []).append(cells)
+    rows = []
+    for name, of_runs in found.items():
+        if all(cells == of_runs[0] for cells in of_runs):
+            rows.append(("baseline", page.escape(name), of_runs[0]))
+            continue
+        for group in comparison.groups:
+            if cells := dict(scores.baseline_rows(group.evaluation)).get(name, []):
+                rows.append(("baseline", page.escape(f"{name}, {group.name}"), cells))
+    return rows
 
 
 def _settings(comparison: Comparison) -> str:
@@ -122,40 +126,40 @@ def _told(value: Any) -> str:
 
 
 def _cmc(comparison: Comparison) -> str:
-    curves = {group.name: group.evaluation["cmc"] for group in comparison.groups if group.evaluation.get("cmc")}
-    if not curves:
+    # A group without a curve keeps its place, so that a colour is the same group's in every figure.
+    curves = {group.name: group.evaluation.get("cmc") or [] for group in comparison.groups}
+    if not any(curves.values()):
         return ""
-    told = "; ".join(f"{name} {scores.percent(curve[0])} % at rank 1" for name, curve in curves.items())
+    told = "; ".join(f"{name} {scores.percent(curve[0])} % at rank 1" for name, curve in curves.items() if curve)
     svg = figures.cmc_figure(curves, equals=True)
     return comparison.figure("cmc.svg", svg, "Queries with a right match among the first k", told)
 
 
-# File of the figure, journal, key in it, what is on the axis, caption.
+# File of the figure, journal, key in it, what is on the axis, its unit, caption.
 CURVES = (
-    ("loss.svg", "metrics.jsonl", "loss", "loss", "Total loss, running mean"),
-    ("learning-rate.svg", "metrics.jsonl", "lr", "learning rate", "Learning rate"),
-    ("scores.svg", "evaluations.jsonl", "rank1", "rank-1 (fraction)", "Rank-1 during training"),
+    ("loss.svg", "metrics.jsonl", "loss", "loss", 1, "Total loss, running mean"),
+    ("learning-rate.svg", "metrics.jsonl", "lr", "learning rate", 1, "Learning rate"),
+    ("scores.svg", "evaluations.jsonl", "rank1", "rank-1 (%)", 100, "Rank-1 during training"),
 )
 
 
 def _training(comparison: Comparison) -> str:
     drawn = []
-    for file, journal, key, quantity, name in CURVES:
+    for file, journal, key, quantity, scale, name in CURVES:
         curves = {}
         for group in comparison.groups:
             records = [run.folder.records(journal, ("step", key))[0] for run in group.runs]
-            if known := [of_run for of_run in records if any(record[key] is not None for record in of_run)]:
-                curves[group.name] = known
-        if curves:
-            told = "; ".join(f"{group} {trend(known[0], key)}" for group, known in curves.items())
-            drawn.append(comparison.figure(file, figures.compared_figure(curves, key, quantity), name, told))
+            curves[group.name] = [of_run for of_run in records if any(record[key] is not None for record in of_run)]
+        if any(curves.values()):
+            told = "; ".join(f"{group} {trend(known[0], key)}" for group, known in curves.items() if known)
+            drawn.append(comparison.figure(file, figures.compared_figure(curves, key, quantity, scale), name, told))
     return '<div class="figures">\n' + "\n".join(drawn) + "\n</div>" if drawn else ""
 
 
 def _stages(comparison: Comparison) -> str:
     """Table II of each group."""
     tables = []
-    for column in ("mAP", "rank1"):
+    for column, heading in list(zip(scores.COLUMNS, scores.HEADINGS, strict=True))[:2]:
         rows = [
             (
                 "",
@@ -166,8 +170,9 @@ def _stages(comparison: Comparison) -> str:
             if any(of.get(column) is not None for of in group.evaluation.get("stages", {}).values())
         ]
         if rows:
-            told = f"{scores.COLUMNS[column]} in percent of every subset of stages."
-            tables.append(page.table([scores.COLUMNS[column], *scores.STAGES], rows, told))
+            tables.append(
+                page.table([heading, *scores.STAGES], rows, f"{heading} in percent of every subset of stages.")
+            )
     return "\n".join(tables)
 
 
@@ -209,11 +214,11 @@ def _environment(comparison: Comparison) -> str:
 
 
 SECTIONS = (
-    Section("scores", "Scores", _scores, half=True),
+    Section("scores", "Scores", _scores),
+    Section("settings", "Settings that differ", _settings, half=True),
     Section("cmc", "Cumulative matching", _cmc, half=True),
-    Section("settings", "Settings that differ", _settings),
     Section("training", "Training", _training),
-    Section("stages", "Stages", _stages, half=True),
-    Section("distances", "Distances", _distances, half=True),
+    Section("stages", "Stages", _stages),
+    Section("distances", "Distances", _distances),
     Section("environment", "Where they come from", _environment),
 )

@@ -94,15 +94,17 @@ def scores_figure(records: Records) -> bytes:
     return _svg(draw)
 
 
-def compared_figure(groups: Mapping[str, Sequence[Records]], key: str, quantity: str) -> bytes:
+def compared_figure(groups: Mapping[str, Sequence[Records]], key: str, quantity: str, scale: float = 1) -> bytes:
     """One quantity of several runs over steps, as running means; runs of a group share a line's look and its name."""
 
     def draw(axes: Axes) -> None:
         for index, (name, runs) in enumerate(groups.items()):
             for records in runs:
                 steps, values = _series(records, key)
-                label = name if records is runs[0] else None
-                axes.plot(steps, smooth(values), linewidth=1.4, label=label, **_look(index))
+                label, marker = name if records is runs[0] else None, "o" if len(steps) < 25 else ""
+                axes.plot(
+                    steps, smooth(values), linewidth=1.4, marker=marker, markersize=3, label=label, **_look(index)
+                )
         axes.set(xlabel="step", ylabel=quantity)
         axes.set_ylim(bottom=0)
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
@@ -115,13 +117,15 @@ def cmc_figure(curves: Mapping[str, Sequence[float]], equals: bool = False) -> b
     """Cumulative matching characteristic: share of queries with a right match among the first k, in percent.
 
     Args:
-        curves: Name -> its values (fractions) at ranks 1, 2, ...
+        curves: Name -> its values (fractions) at ranks 1, 2, ...; empty where there are none.
         equals: No curve is drawn as the main one, which otherwise is the first.
     """
-    lowest = min(min(values) for values in curves.values())
+    lowest = min(min(values) for values in curves.values() if values)
 
     def draw(axes: Axes) -> None:
         for index, (name, values) in enumerate(curves.items()):
+            if not values:
+                continue
             axes.plot(
                 np.arange(1, len(values) + 1),
                 100 * np.asarray(values, dtype=np.float64),

@@ -38,11 +38,13 @@ img { display: block; max-width: 100%; height: auto; }
 .headline dt { color: var(--soft); font-size: .875rem; }
 .headline dd { margin: 0; font-size: 2.75rem; font-weight: 650; line-height: 1.1; font-variant-numeric: tabular-nums; }
 .headline small { font-size: 1.25rem; font-weight: 400; color: var(--soft); }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; container-type: inline-size; }
+caption span { display: block; position: sticky; left: 0; max-width: min(100cqw, 44rem); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { caption-side: bottom; text-align: left; padding-top: .5rem; }
 th, td { padding: .3rem clamp(.3rem, 1.5vw, .7rem); text-align: right; border-bottom: 1px solid var(--line); }
 .scores { min-width: min(100%, 22rem); }
+.scores th:first-child { min-width: 5.5rem; }
 .scores th, .scores td { overflow-wrap: normal; }
 .scores td { white-space: nowrap; }
 .words td, .words th { text-align: left; }
@@ -152,7 +154,7 @@ def table(
     )
     return (
         f'<div class="scroll" tabindex="0"><table class="scores{" words" * words}">\n'
-        f"<caption>{escape(caption)}</caption>\n"
+        f"<caption><span>{escape(caption)}</span></caption>\n"
         f"<thead><tr>{heading}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>"
     )
 

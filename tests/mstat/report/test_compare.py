@@ -70,6 +70,17 @@ def test_what_speaks_against_comparing_comes_first(runs: list[Path], tmp_path: P
         assert part in head, part
 
 
+def test_baselines_once_where_they_are_the_same(runs: list[Path], tmp_path: Path) -> None:
+    """A histogram that needs no seed is one line; what differs between the runs is told for each group."""
+    evaluation = json.loads((runs[2] / "evaluation.json").read_text())
+    evaluation["baselines"]["untrained"]["mAP"] = 0.2
+    (runs[2] / "evaluation.json").write_text(json.dumps(evaluation))
+    text = Page(write_comparison(runs, tmp_path / "page.html")).text
+    assert text.count("HSV histogram, 6 stripes") == 1
+    assert "untrained, some-run, other-seed 12.3 ± 0.0" in text
+    assert "untrained, other-loss 20.0" in text
+
+
 def test_folders_of_splits(runs: list[Path], tmp_path: Path) -> None:
     """The folder of `--data.split all` stands there with its mean and deviation over the splits."""
     for folder, rank1 in zip(runs[::2], (0.5, 0.6), strict=True):
