@@ -170,9 +170,8 @@ def _stages(comparison: Comparison) -> str:
             if any(of.get(column) is not None for of in group.evaluation.get("stages", {}).values())
         ]
         if rows:
-            tables.append(
-                page.table([heading, *scores.STAGES], rows, f"{heading} in percent of every subset of stages.")
-            )
+            told = f"{heading} in percent of every subset of stages."
+            tables.append(page.table([heading, *scores.STAGES], rows, told))
     return "\n".join(tables)
 
 

@@ -101,10 +101,9 @@ def compared_figure(groups: Mapping[str, Sequence[Records]], key: str, quantity:
         for index, (name, runs) in enumerate(groups.items()):
             for records in runs:
                 steps, values = _series(records, key)
-                label, marker = name if records is runs[0] else None, "o" if len(steps) < 25 else ""
-                axes.plot(
-                    steps, smooth(values), linewidth=1.4, marker=marker, markersize=3, label=label, **_look(index)
-                )
+                look = _look(index) | {"label": name if records is runs[0] else None}
+                marker = "o" if len(steps) < 25 else ""  # a single point makes no line
+                axes.plot(steps, scale * smooth(values), linewidth=1.4, marker=marker, markersize=3, **look)
         axes.set(xlabel="step", ylabel=quantity)
         axes.set_ylim(bottom=0)
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
