@@ -51,13 +51,15 @@ def write_comparison(paths: Sequence[Path], out: Path) -> Path:
     comparison = Comparison(runs, grouped(runs), out.with_name(f"{out.stem}-figures"))
     made = [(section, page.shown("evaluation.json", section.make, comparison)) for section in SECTIONS]
     sections = [page.section(section.name, section.heading, html, section.half) for section, html in made if html]
-    write_text(out, page.document("Runs compared – MSTAT", _header(comparison), sections))
+    heading = f"<h1>{len(runs)} runs compared</h1>\n"
+    header = heading + page.shown("evaluation.json", _remarks, comparison)
+    write_text(out, page.document("Runs compared – MSTAT", header, sections))
     return out
 
 
-def _header(comparison: Comparison) -> str:
-    parts = [f"<h1>{len(comparison.runs)} runs compared</h1>"]
-    parts += [page.note(f"Not comparable: {told}.") for told in why_not_comparable(comparison.runs)]
+def _remarks(comparison: Comparison) -> str:
+    """What speaks against comparing the runs."""
+    parts = [page.note(f"Not comparable: {told}.") for told in why_not_comparable(comparison.runs)]
     for run in comparison.runs:
         if isinstance(run.folder.evaluation, str):
             parts.append(page.note(f"{run.name}: {run.folder.evaluation}"))
