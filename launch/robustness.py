@@ -45,6 +45,7 @@ def main() -> int:
             if engine.is_main:
                 rich.print(table(found))
                 print(arguments.run / "figures" / "robustness.svg")
+                print(f"report: {arguments.run / 'report.html'}")
 
     return report_errors(command)
 

@@ -229,7 +229,7 @@ class EvalConfig:
             good ones, as is usual, or `all`.
         baselines: Score the untrained model and two colour histograms beside the trained one.
         pictures: Show the test identities in the plane (t-SNE), and what the attributes look at, in the report.
-        num_rankings: Queries whose nearest gallery tracklets go into the report, hardest failures first.
+        num_rankings: Hardest queries whose nearest gallery tracklets go into the report; and a third as many others.
     """
 
     num_frames: int = 32

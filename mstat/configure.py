@@ -138,6 +138,14 @@ def save_config(config: Config, path: Path) -> None:
     write_text(path, yaml.safe_dump(plain, sort_keys=False))
 
 
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
 def _parser(**options: Any) -> jsonargparse.ArgumentParser:
     options.setdefault("usage", "%(prog)s [--config FILE] [--section.key VALUE ...]")
     options.setdefault("allow_abbrev", False)  # a cut-off --config would slip past the order that `parse` keeps

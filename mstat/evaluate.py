@@ -279,7 +279,7 @@ def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> di
     told = {key: evaluation[key] for key in ("protocol", "split")}
     files = {
         "evaluation.json": evaluation,
-        "rankings.json": {**told, "queries": _rankings(trial, scores, nearest)},
+        "rankings.json": {**told, **_rankings(trial, scores, nearest)},
     }
     if config.eval.pictures:
         files["embedding.json"] = {**told, **_embedding(trial, features_SD)}
@@ -360,12 +360,22 @@ def _embedding(trial: Trial, features_SD: torch.Tensor) -> dict[str, Any]:
     return {"points": points.astype(float).round(4).tolist(), "pids": pids.tolist()}
 
 
-def _rankings(trial: Trial, scores: Scores, nearest: Callable[[Sequence[int]], tuple]) -> list[dict[str, Any]]:
-    """The hardest queries, lowest average precision first, with what the model finds nearest to each."""
+def _rankings(
+    trial: Trial, scores: Scores, nearest: Callable[[Sequence[int]], tuple]
+) -> dict[str, list[dict[str, Any]]]:
+    """Queries with what the model finds nearest to each.
+
+    `queries` are the hardest, lowest average precision first; `typical` a third as many, from the best to the worst at
+    even steps: failures alone would say nothing of how a model ranks.
+    """
     reader = trial.reader
     valid = torch.nonzero(scores.first_hit_Q > 0).flatten()
-    hardest = valid[scores.average_precision_Q[valid].argsort(stable=True)][: trial.config.eval.num_rankings].tolist()
-    similarities, items = nearest(hardest)
+    worst_first = valid[scores.average_precision_Q[valid].argsort(stable=True)]
+    hardest = worst_first[: trial.config.eval.num_rankings].tolist()
+    num_typical = min(-(-trial.config.eval.num_rankings // 3), len(worst_first))
+    typical = worst_first.flip(0)[np.linspace(0, len(worst_first) - 1, num_typical).round().astype(int)].tolist()
+    chosen = [*hardest, *typical]
+    similarities, items = nearest(chosen)
     num_positives = torch.bincount(trial.pairs.positives_2P[0], minlength=len(trial.queries))
 
     def labels(place: int) -> dict[str, Any]:
@@ -374,7 +384,7 @@ def _rankings(trial: Trial, scores: Scores, nearest: Callable[[Sequence[int]], t
         return {"index": index, "key": tracklet.key, "pid": tracklet.pid, "camid": tracklet.camid}
 
     rankings = []
-    for query, row, similarity in zip(hardest, items.tolist(), similarities.tolist(), strict=True):
+    for query, row, similarity in zip(chosen, items.tolist(), similarities.tolist(), strict=True):
         asked = labels(int(trial.queries[query]))
         gallery = [
             {"rank": rank, **labels(place), "similarity": near}
@@ -390,4 +400,4 @@ def _rankings(trial: Trial, scores: Scores, nearest: Callable[[Sequence[int]], t
                 "gallery": [{**entry, "correct": entry["pid"] == asked["pid"]} for entry in gallery],
             }
         )
-    return rankings
+    return {"queries": rankings[: len(hardest)], "typical": rankings[len(hardest) :]}

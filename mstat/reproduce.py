@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mstat.config import Config
-from mstat.configure import load_config, override
+from mstat.configure import flat, load_config, override
 from mstat.experiments import Experiment, Row
 from mstat.files import write_json, write_text
 from mstat.report import figures
@@ -64,16 +64,8 @@ def jobs(experiment: Experiment, config: Config, out: Path, seeds: int) -> list[
 
 def differences(one: Config, other: Config) -> dict[str, Any]:
     """Settings in which two configurations differ, `run` aside: dotted key -> the value of `other`."""
-    theirs = dict(_flat(dataclasses.asdict(other)))
-    return {key: theirs[key] for key, value in _flat(dataclasses.asdict(one)) if value != theirs[key] and key != "run"}
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    ours, theirs = (flat(dataclasses.asdict(config)) for config in (one, other))
+    return {key: theirs[key] for key, value in ours.items() if value != theirs[key] and key != "run"}
 
 
 def _slug(config: Config, changed: Config) -> str:

@@ -1,7 +1,7 @@
 """How a trained run's scores follow the number of test frames, the occluded part of a frame and its resolution.
 
-RUN/robustness.json            every point that was ever scored, and the three sweeps that were asked for last
-RUN/robustness.md, figures/robustness.svg   the same to read and to look at
+RUN/robustness.json   every point that was ever scored, and the three sweeps that were asked for last
+RUN/robustness.md     the same to read; the report, which is made anew, has it to look at
 
 One setting of the evaluation varies at a time, the others are the run's. A point that is there is not scored again
 unless the weights, the data or its settings have changed.
@@ -26,7 +26,8 @@ from mstat.engine import Engine
 from mstat.evaluate import Trial, join_stages, refuse_trained, summarise
 from mstat.files import write_json, write_text
 from mstat.model import MSTAT
-from mstat.report.robustness import markdown, robustness_figure
+from mstat.report.html import write_report
+from mstat.report.robustness import FILE, markdown
 from mstat.report.scores import COLUMNS, percent
 from shards.read import Reader
 
@@ -83,9 +84,11 @@ def study(config: Config, engine: Engine, quick: bool = False) -> dict[str, Any]
         if engine.is_main:
             told = f"mAP {percent(scores['mAP'])}, rank-1 {percent(scores['rank1'])}"
             print(f"point {number} of {len(missing)}: {_told(settings)}: {told}", flush=True)
-            write_json(run / "robustness.json", found)
+            write_json(run / FILE, found)
     if engine.is_main:
-        _write(run, found)
+        write_json(run / FILE, found)
+        write_text(run / "robustness.md", markdown(found))
+        write_report(run, reader)
     engine.barrier()
     return found
 
@@ -124,7 +127,7 @@ def _begun(run: Path, config: Config, reader: Reader) -> dict[str, Any]:
     }
     points = []
     try:
-        before = json.loads((run / "robustness.json").read_text())
+        before = json.loads((run / FILE).read_text())
         if all(before[name] == fact for name, fact in facts.items()):
             points = before["points"]
     except (FileNotFoundError, ValueError, KeyError):
@@ -156,10 +159,3 @@ def _shown(wanted: Mapping[str, list[EvalConfig]], points: list[dict[str, Any]])
         ]
         for name, sweep in wanted.items()
     }
-
-
-def _write(run: Path, found: Mapping[str, Any]) -> None:
-    write_json(run / "robustness.json", found)
-    write_text(run / "robustness.md", markdown(found))
-    (run / "figures").mkdir(exist_ok=True)
-    (run / "figures" / "robustness.svg").write_bytes(robustness_figure(found))

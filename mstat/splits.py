@@ -7,7 +7,6 @@ state.json, evaluation.json (means, and `sd` beside them, of what those of the s
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ from mstat.configure import load_config, save_config
 from mstat.engine import Engine
 from mstat.evaluate import evaluate_run, refuse_trained
 from mstat.files import write_json
+from mstat.means import mean_of, numbers
 from mstat.report.html import write_report
 from mstat.report.progress import score_table
 from mstat.run import State, read_state, write_state
@@ -114,7 +114,7 @@ def _each_split(
 
 
 def _leave_mean(run: Path, evaluations: Mapping[str, Mapping[str, Any]]) -> None:
-    mean = mean_of(evaluations)
+    mean = mean_of_splits(evaluations)
     write_json(run / "evaluation.json", mean)
     rich.print(score_table(mean))
     print(f"report: {write_report(run)}")
@@ -126,44 +126,7 @@ def _of_split(config: Config, split: str) -> Config:
     return dataclasses.replace(config, run=str(Path(config.run) / f"split-{split}"), data=data)
 
 
-def mean_of(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """One evaluation out of those of several splits: the same keys, each score their mean, its deviation under `sd`.
-
-    `sd` is the standard deviation of a sample (n - 1), which a single split has none of.
-    """
-    first, *_ = evaluations.values()
-    return {
-        **first,
-        "split": ALL_SPLITS,
-        **_mean(list(evaluations.values())),
-        "splits": {split: _numbers(evaluation) for split, evaluation in evaluations.items()},
-        **{
-            group: {name: _mean([evaluation[group][name] for evaluation in evaluations.values()]) for name in entries}
-            for group, entries in first.items()
-            if group in ("stages", "baselines", "distances")
-        },
-    }
-
-
-def _mean(scores: list[Mapping[str, Any]]) -> dict[str, Any]:
-    mean: dict[str, Any] = {}
-    sd = {}
-    for key, first in _numbers(scores[0]).items():
-        values = [score[key] for score in scores]
-        if None in values:
-            mean[key] = None
-        elif isinstance(first, list):
-            mean[key] = [statistics.fmean(at_rank) for at_rank in zip(*values, strict=True)]
-        elif key.startswith("num_"):
-            mean[key] = first if set(values) == {first} else statistics.fmean(values)
-        else:
-            mean[key] = statistics.fmean(values)
-            if len(values) > 1:
-                sd[key] = statistics.stdev(values)
-    return {**mean, "sd": sd}
-
-
-def _numbers(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an evaluation is a number: scores, distances, and counts of queries and gallery."""
-    others = ("mAP", "cmc", "num_query", "num_valid_query", "num_gallery")
-    return {key: v for key, v in scores.items() if key in others or key.startswith(("rank", "intra", "inter"))}
+def mean_of_splits(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The evaluation of a set: the mean of its splits', and the scores of each."""
+    splits = {split: numbers(evaluation) for split, evaluation in evaluations.items()}
+    return {**mean_of(list(evaluations.values())), "split": ALL_SPLITS, "splits": splits}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
+REPORTS = [(module, {"torch", "matplotlib"}) for module in ("launch.report", "mstat.report.compare")]
 MAY_IMPORT = {"shards": {"shards"}, "mstat": {"mstat", "shards"}, "launch": {"launch", "mstat", "shards"}}
 
 
@@ -44,7 +45,13 @@ def test_only_the_engine_knows_accelerate_and_deepspeed() -> None:
 
 @pytest.mark.parametrize(
     ("module", "heavy"),
-    [("shards", {"torch", "datasets", "webdataset"}), ("mstat.configure", {"torch"}), ("mstat", {"torch"})],
+    [
+        ("shards", {"torch", "datasets", "webdataset"}),
+        ("mstat.configure", {"torch"}),
+        ("mstat", {"torch"}),
+        ("launch.report", {"torch", "matplotlib"}),
+        ("mstat.report.compare", {"torch", "matplotlib"}),
+    ],
 )
 def test_light_imports_stay_light(module: str, heavy: set[str]) -> None:
     """Readers, --help and `import mstat` do not pay for what they do not use."""

@@ -1,4 +1,4 @@
-"""Figures of a run as SVG: losses, learning rate, CMC.
+"""Figures of a run, or of several, as SVG: curves over steps, CMC, matrices, the plane.
 
 Drawn on nothing (transparent) in mid tones, so that one picture reads on white paper and on a dark screen; sized for
 the width of a phone, so that lettering stays legible there. matplotlib is imported when a figure is asked for.
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TEXT, GRID = "#7b818c", "#8a909b"
 COLOURS = ("#3b82d6", "#e07b1f", "#22a06b", "#a764d8", "#d64f7f", "#8a8f2a")
+DASHES = ("-", "--", "-.", ":")
 SIZE_INCHES = (4.6, 2.9)
 WIDE_INCHES = (9.0, 2.9)
 STYLE: dict[Any, Any] = {
@@ -80,25 +81,82 @@ def learning_rate_figure(records: Records) -> bytes:
     return _svg(draw)
 
 
-def cmc_figure(curves: Mapping[str, Sequence[float]]) -> bytes:
+def scores_figure(records: Records) -> bytes:
+    """mAP and rank-1, where they are known, at the steps that were evaluated during training, in percent."""
+
+    def draw(axes: Axes) -> None:
+        for colour, (key, label) in zip(COLOURS, (("mAP", "mAP"), ("rank1", "rank-1")), strict=False):
+            steps, values = _series(records, key)
+            if len(steps):
+                axes.plot(steps, 100 * values, color=colour, linewidth=1.8, marker="o", markersize=3, label=label)
+        axes.set(xlabel="step", ylabel="score (%)")
+        axes.legend()
+
+    return _svg(draw)
+
+
+def compared_figure(groups: Mapping[str, Sequence[Records]], key: str, quantity: str, scale: float = 1) -> bytes:
+    """One quantity of several runs over steps, as running means; runs of a group share a line's look and its name."""
+
+    def draw(axes: Axes) -> None:
+        for index, (name, runs) in enumerate(groups.items()):
+            for records in runs:
+                steps, values = _series(records, key)
+                look = _look(index) | {"label": name if records is runs[0] else None}
+                marker = "o" if len(steps) < 25 else ""  # a single point makes no line
+                axes.plot(steps, scale * smooth(values), linewidth=1.4, marker=marker, markersize=3, **look)
+        axes.set(xlabel="step", ylabel=quantity)
+        axes.set_ylim(bottom=0)
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+        axes.legend(fontsize=8)
+
+    return _svg(draw)
+
+
+def cmc_figure(curves: Mapping[str, Sequence[float]], equals: bool = False) -> bytes:
     """Cumulative matching characteristic: share of queries with a right match among the first k, in percent.
 
     Args:
-        curves: Name -> its values (fractions) at ranks 1, 2, ...; the first is drawn as the main one.
+        curves: Name -> its values (fractions) at ranks 1, 2, ...; empty where there are none.
+        equals: No curve is drawn as the main one, which otherwise is the first.
     """
+    lowest = min(min(values) for values in curves.values() if values)
 
     def draw(axes: Axes) -> None:
         for index, (name, values) in enumerate(curves.items()):
+            if not values:
+                continue
             axes.plot(
                 np.arange(1, len(values) + 1),
                 100 * np.asarray(values, dtype=np.float64),
-                color=COLOURS[index % len(COLOURS)],
-                linewidth=2.2 if index == 0 else 1.3,
-                linestyle="-" if index == 0 else ("--", "-.", ":")[(index - 1) % 3],
+                linewidth=1.6 if equals else 1.3 if index else 2.2,
                 label=name,
+                **(_look(index) if equals or not index else _look(index) | {"linestyle": DASHES[1 + (index - 1) % 3]}),
             )
-        axes.set(xlabel="rank", ylabel="queries matched (%)", ylim=(0, 102), xticks=(1, 5, 10, 20, 30, 40, 50))
-        axes.legend(loc="lower right")
+        # From 0 where that is near; high curves alone would lie on each other.
+        bottom = max(0, 10 * int(10 * lowest - 0.5)) if lowest > 0.5 else 0
+        axes.set(xlabel="rank", ylabel="queries matched (%)", xticks=(1, 5, 10, 20, 30, 40, 50))
+        axes.set_ylim(bottom, 100 + (100 - bottom) / 50)
+        axes.legend(fontsize=8 if equals else 10)
+
+    return _svg(draw)
+
+
+def camera_figure(matrix: np.ndarray, asked: Sequence[int], searched: Sequence[int]) -> bytes:
+    """Rank-1 (fractions, nan where there is none) of each camera's queries in each other one, (asked, searched)."""
+
+    def draw(axes: Axes) -> None:
+        size = 9 if len(asked) < 9 else 6
+        places = range(len(searched)), range(len(asked))
+        mesh = axes.pcolormesh(*places, 100 * matrix, cmap="viridis", vmin=0, vmax=100)
+        for row, column in zip(*np.nonzero(np.isfinite(matrix)), strict=True):
+            share = float(matrix[row, column])
+            tone = "#ffffff" if share < 0.6 else "#10131a"
+            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=tone, fontsize=size)
+        axes.set_xticks(range(len(searched)), map(str, searched))
+        axes.set_yticks(range(len(asked)), map(str, asked))
+        axes.set(xlabel="camera searched", ylabel="camera of the query")
+        _as_matrix(axes, mesh, "rank-1 (%)")
 
     return _svg(draw)
 
@@ -161,13 +219,13 @@ def similarity_figure(matrix: np.ndarray) -> bytes:
 
     def draw(axes: Axes) -> None:
         largest = max(float(np.abs(matrix[~np.eye(len(matrix), dtype=bool)]).max(initial=0.0)), 0.05)
-        mesh = axes.pcolormesh(matrix, cmap="PuOr", vmin=-largest, vmax=largest)  # the diagonal, 1, is off the scale
+        places = range(len(matrix))
+        # The diagonal, 1, is off the scale.
+        mesh = axes.pcolormesh(places, places, matrix, cmap="PuOr", vmin=-largest, vmax=largest)
         axes.set(xlabel="proxy", ylabel="proxy", aspect="equal")
-        axes.invert_yaxis()
-        axes.grid(False)
-        colour_bar = axes.figure.colorbar(mesh, ax=axes)
-        colour_bar.set_label("cosine similarity")
-        colour_bar.outline.set_visible(False)
+        axes.set_xticks(places[:: 1 + len(places) // 13])
+        axes.set_yticks(places[:: 1 + len(places) // 13])
+        _as_matrix(axes, mesh, "cosine similarity")
 
     return _svg(draw)
 
@@ -180,9 +238,12 @@ def embedding_figure(points: np.ndarray, pids: np.ndarray) -> bytes:
             mine = points[pids == pid]
             colour = COLOURS[order % len(COLOURS)]
             marker = "osD^v"[order // len(COLOURS) % 5]
-            axes.scatter(mine[:, 0], mine[:, 1], s=9, color=colour, marker=marker, linewidths=0)
-            axes.annotate(str(pid), mine.mean(axis=0), fontsize=6, ha="center", va="center")
+            axes.scatter(mine[:, 0], mine[:, 1], s=11, color=colour, marker=marker, linewidths=0, alpha=0.8)
+            # The median: a stray tracklet does not pull the number away from the others.
+            place = np.median(mine, axis=0)
+            axes.annotate(str(pid), place, (0, 4), textcoords="offset points", fontsize=7, ha="center")
         axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
 
     return _svg(draw)
 
@@ -205,6 +266,22 @@ def _series(records: Records, key: str) -> tuple[np.ndarray, np.ndarray]:
     points = [(record["step"], record[key]) for record in records if record.get(key) is not None]
     steps, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
     return steps, np.where(np.isfinite(values), values, np.nan)
+
+
+def _look(index: int) -> dict[str, Any]:
+    """Colour and dashes of the curve of that number; the colours come again with other dashes."""
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
+
+
+def _as_matrix(axes: Axes, mesh: Any, label: str) -> None:
+    """First row on top, no lines but the cells', a bar that tells the colours."""
+    axes.invert_yaxis()
+    axes.grid(False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = axes.figure.colorbar(mesh, ax=axes)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
 
 
 def _svg(draw: Callable[..., None], num_panels: int = 1, size: tuple[float, float] = SIZE_INCHES) -> bytes:

@@ -1,17 +1,16 @@
-"""Ranked galleries of the HTML report: a query as a strip of frames, beneath it what the model took for nearest.
-
-Shapes: T frames, H height, W width, C colours (RGB).
-"""
+"""Ranked galleries of the HTML report: a query as a strip of frames, beneath it what the model took for nearest."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mstat.report import page
+from mstat.report.folder import Folder
 from mstat.report.scores import percent
+from mstat.report.strips import encode_overview, encode_strip, even_numbers
 from shards.records import DISTRACTOR_PID, DataError
 
 if TYPE_CHECKING:
@@ -19,25 +18,50 @@ if TYPE_CHECKING:
 
 NUM_QUERIES = 24  # a page that a mail still carries: about 5 MB
 QUERY_FRAMES, GALLERY_FRAMES = 8, 4
-SHOWN_HEIGHT = 96  # CSS pixels; stored at up to twice that for sharp screens
-GAP = 2  # grey pixels between two frames of a strip
-JPEG_QUALITY = 82
+LEGEND = " ✓ and a solid line: the same person; ✗ and a dashed line: somebody else."
 
 
-def galleries(rankings: Mapping[str, Any], reader: Reader | None) -> str:
-    """HTML of the first NUM_QUERIES queries of rankings.json, in its order; without pictures where reader is None."""
-    queries = rankings["queries"]
-    if not queries:
+def typical(folder: Folder) -> str:
+    """Queries from the best to the worst. Empty where rankings.json has none: the hardest ones say what is amiss."""
+    if folder.is_set or isinstance(folder.rankings, str) or not folder.rankings.get("typical"):
+        return ""
+    queries = folder.rankings["typical"][:NUM_QUERIES]
+    told = f"{len(queries)} queries at even steps through all, from the highest average precision to the lowest."
+    return _galleries(folder, queries, "galleries.jpg", told)
+
+
+def failures(folder: Folder) -> str:
+    if folder.is_set:
+        return ""
+    if isinstance(folder.rankings, str):
+        return page.note(folder.rankings)
+    listed = folder.rankings["queries"]
+    if not listed:
         return page.note("rankings.json lists no query.")
-    shown = queries[:NUM_QUERIES]
-    intro = (
-        f"The {len(shown)} hardest of {len(queries)} listed queries, worst average precision first. "
-        "✓ and a solid line: the same person; ✗ and a dashed line: somebody else."
-    )
-    return f'<p class="soft">{page.escape(intro)}</p>\n' + "\n".join(_query(query, reader) for query in shown)
+    queries = listed[:NUM_QUERIES]
+    wrong = sum(query["first_hit"] > 1 for query in queries)
+    told = f"The {len(queries)} queries of lowest average precision; {wrong} of them have somebody else for nearest."
+    return _galleries(folder, queries, "failures.jpg", told)
 
 
-def _query(query: Mapping[str, Any], reader: Reader | None) -> str:
+def _galleries(folder: Folder, queries: Sequence[Mapping[str, Any]], file: str, told: str) -> str:
+    """Queries of rankings.json in their order, without pictures where there are no shards."""
+    reader = folder.reader
+    glance = "" if isinstance(reader, str) else f" At one glance: figures/{file} in the run folder."
+    parts = [f'<p class="soft">{page.escape(told + LEGEND + glance)}</p>']
+    if isinstance(reader, str):
+        parts.append(page.note(reader))
+    parts += [_query(query, reader) for query in queries]
+    if not isinstance(reader, str):
+        overview = [
+            (_middle(reader, query), [(_middle(reader, item), item["correct"]) for item in query["gallery"]])
+            for query in queries
+        ]
+        folder.save(file, encode_overview(overview))
+    return "\n".join(parts)
+
+
+def _query(query: Mapping[str, Any], reader: Reader | str) -> str:
     ranked = query["gallery"]
     hit = f"first right match at rank {query['first_hit']:,}"
     if query["first_hit"] > len(ranked):
@@ -55,7 +79,7 @@ def _query(query: Mapping[str, Any], reader: Reader | None) -> str:
     )
 
 
-def _ranked(item: Mapping[str, Any], reader: Reader | None) -> str:
+def _ranked(item: Mapping[str, Any], reader: Reader | str) -> str:
     verdict = "right" if item["correct"] else "wrong"
     mark = "✓" if item["correct"] else "✗"
     alt = f"Rank {item['rank']}, {verdict}: {item['key']}, {_person(item['pid'])}, camera {item['camid']}"
@@ -71,37 +95,28 @@ def _person(pid: int) -> str:
     return "distractor" if pid == DISTRACTOR_PID else f"person {pid}"
 
 
-def _strip(reader: Reader | None, item: Mapping[str, Any], num_frames: int, alt: str) -> str:
+def _strip(reader: Reader | str, item: Mapping[str, Any], num_frames: int, alt: str) -> str:
     """The tracklet of a query or gallery entry as one picture, or the reason why there is none."""
-    if reader is None:
+    if isinstance(reader, str):
         return ""
     try:
-        index = item["index"]
-        tracklet = reader[index]
-        if tracklet.key != item["key"]:
-            raise DataError(f"the shards hold {tracklet.key} at its place {index}")
-        jpeg, size = encode_strip(reader.frames(index, even_numbers(tracklet.num_frames, num_frames)))
+        jpeg, size = encode_strip(_frames(reader, item, num_frames))
     except (DataError, IndexError, OSError) as error:
         return page.note(f"No frames of {item['key']}: {error}")
-    return page.picture(jpeg, "image/jpeg", alt, size)
+    return page.picture(jpeg, page.JPEG, alt, size)
 
 
-def even_numbers(total: int, wanted: int) -> list[int]:
-    """Numbers of at most `wanted` frames, spread evenly over a tracklet of `total` from its first to its last."""
-    return [int(number) for number in np.unique(np.linspace(0, total - 1, min(wanted, total)).round())]
+def _middle(reader: Reader, item: Mapping[str, Any]) -> np.ndarray | None:
+    """A frame from the middle of a tracklet; None where it cannot be read, which `_strip` tells."""
+    try:
+        frames_THWC = _frames(reader, item, 3)
+    except (DataError, IndexError, OSError):
+        return None
+    return frames_THWC[len(frames_THWC) // 2]
 
 
-def encode_strip(frames_THWC: np.ndarray) -> tuple[bytes, tuple[int, int]]:
-    """Frames side by side as one JPEG, and the (width, height) in CSS pixels at which it keeps its proportions."""
-    import simplejpeg
-    from PIL import Image
-
-    num_frames, height, width, _ = frames_THWC.shape
-    scale = min(1.0, 2 * SHOWN_HEIGHT / height)
-    tall, wide = max(1, round(height * scale)), max(1, round(width * scale))
-    strip = np.full((tall, num_frames * (wide + GAP) - GAP, 3), 128, dtype=np.uint8)
-    for number, frame in enumerate(frames_THWC):
-        left = number * (wide + GAP)
-        strip[:, left : left + wide] = Image.fromarray(frame).resize((wide, tall), Image.Resampling.BILINEAR)
-    jpeg = simplejpeg.encode_jpeg(strip, quality=JPEG_QUALITY, colorspace="RGB")
-    return jpeg, (round(strip.shape[1] * SHOWN_HEIGHT / tall), SHOWN_HEIGHT)
+def _frames(reader: Reader, item: Mapping[str, Any], num_frames: int) -> np.ndarray:
+    tracklet = reader[item["index"]]
+    if tracklet.key != item["key"]:
+        raise DataError(f"the shards hold {tracklet.key} at its place {item['index']}")
+    return reader.frames(item["index"], even_numbers(tracklet.num_frames, num_frames))

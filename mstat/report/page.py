@@ -7,9 +7,11 @@ comes from a file goes through `escape`.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from html import escape as escape_text
+from typing import Any
 
+SVG, JPEG = "image/svg+xml", "image/jpeg"
 STYLE = """
 :root { color-scheme: light dark; --back: #ffffff; --card: #f5f6f8; --text: #1c2027; --soft: #5b6370;
   --line: #d9dde3; --right: #0f7a3d; --wrong: #c2261c; --accent: #1f66c0; }
@@ -36,11 +38,17 @@ img { display: block; max-width: 100%; height: auto; }
 .headline dt { color: var(--soft); font-size: .875rem; }
 .headline dd { margin: 0; font-size: 2.75rem; font-weight: 650; line-height: 1.1; font-variant-numeric: tabular-nums; }
 .headline small { font-size: 1.25rem; font-weight: 400; color: var(--soft); }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; container-type: inline-size; }
+caption span { display: block; position: sticky; left: 0; max-width: min(100cqw, 44rem); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { caption-side: bottom; text-align: left; padding-top: .5rem; }
 th, td { padding: .3rem clamp(.3rem, 1.5vw, .7rem); text-align: right; border-bottom: 1px solid var(--line); }
+.scores { min-width: min(100%, 22rem); }
+.scores th:first-child { min-width: 5.5rem; }
 .scores th, .scores td { overflow-wrap: normal; }
+.scores td { white-space: nowrap; }
+.words td, .words th { text-align: left; }
+.scroll + .scroll { margin-top: 1.5rem; }
 @media (max-width: 30rem) { .scores { font-size: .8125rem; } }
 th:first-child { text-align: left; padding-left: 0; }
 th, .baseline { color: var(--soft); font-weight: 500; }
@@ -49,8 +57,12 @@ tr.whole > * { color: var(--text); font-weight: 700; }
 .facts td { text-align: left; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); gap: 1.5rem;
   margin-top: 1rem; }
+.three { grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); align-items: start; }
+@media (min-width: 62rem) { main { display: grid; grid-template-columns: 1fr 1fr; column-gap: 3rem; }
+  section { grid-column: span 2; min-width: 0; } section.half { grid-column: span 1; } }
 figure { margin: 0; max-width: 34rem; break-inside: avoid; }
 figure img { width: 100%; }
+.swatch { width: .8em; height: .8em; vertical-align: -.05em; border: 1px solid var(--line); }
 article { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .75rem;
   margin: 1rem 0; }
 article > img, article > .note { margin: .5rem 0 .75rem; }
@@ -70,7 +82,7 @@ summary { cursor: pointer; font-weight: 600; padding: .25rem 0; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .75rem; margin: .5rem 0;
   overflow-x: auto; font-size: .8125rem; white-space: pre-wrap; }
 @media print { :root { font-size: 12px; } * { print-color-adjust: exact; } body { padding: 0; }
-  h2 { margin-top: 1.5rem; } h2, h2 + .soft { break-after: avoid; }
+  h2 { margin-top: 1.5rem; } h2, h2 + .soft { break-after: avoid; } .soft { break-inside: avoid; }
   .figures { grid-template-columns: 1fr 1fr; } .ranks { grid-template-columns: repeat(5, 1fr); }
   details::details-content { content-visibility: visible; height: auto; } }
 """
@@ -90,10 +102,12 @@ def document(title: str, header: str, sections: Iterable[str]) -> str:
     )
 
 
-def section(name: str, heading: str, body: str) -> str:
-    """A section that can be linked to as #name. `heading` is text, `body` HTML."""
+def section(name: str, heading: str, body: str, half: bool = False) -> str:
+    """A section that can be linked to as #name. `heading` is text, `body` HTML; where there is room, two halves stand
+    side by side."""
+    kind = ' class="half"' if half else ""
     return (
-        f'<section id="{name}" aria-labelledby="{name}-heading">\n'
+        f'<section id="{name}"{kind} aria-labelledby="{name}-heading">\n'
         f'<h2 id="{name}-heading">{escape(heading)}</h2>\n{body}\n</section>'
     )
 
@@ -103,10 +117,46 @@ def note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
+def shown(file: str, make: Callable[..., str], *contents: Any) -> str:
+    """The HTML that `make` gives, or a note that the file does not hold what it should."""
+    try:
+        return make(*contents)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        return note(f"{file} cannot be shown: {what}.")
+
+
 def picture(data: bytes, kind: str, alt: str, size: tuple[int, int] | None = None) -> str:
     """An image inlined as a data URI. `kind` is a MIME type, `size` the (width, height) at which it is shown."""
     shown = f' width="{size[0]}" height="{size[1]}"' if size else ""
     return f'<img src="data:{kind};base64,{base64.b64encode(data).decode()}" alt="{escape(alt)}"{shown}>'
+
+
+def figure(data: bytes, kind: str, alt: str, caption: str, size: tuple[int, int] | None = None) -> str:
+    """A picture with a caption, which is text."""
+    return f"<figure>{picture(data, kind, alt, size)}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def table(
+    headings: Sequence[str], rows: Iterable[tuple[str, str, Sequence[str]]], caption: str, words: bool = False
+) -> str:
+    """A table of figures, or of words, which scrolls in itself where it is wider than the page.
+
+    Args:
+        headings: Text of the columns, that of the names first.
+        rows: (class, HTML of the name, HTML of the other cells).
+        caption: Text.
+    """
+    heading = "".join(f'<th scope="col">{escape(text)}</th>' for text in headings)
+    body = "\n".join(
+        f'<tr class="{kind}"><th scope="row">{name}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+        for kind, name, cells in rows
+    )
+    return (
+        f'<div class="scroll" tabindex="0"><table class="scores{" words" * words}">\n'
+        f"<caption><span>{escape(caption)}</span></caption>\n"
+        f"<thead><tr>{heading}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>"
+    )
 
 
 def facts(rows: Iterable[tuple[str, object]]) -> str:

@@ -5,88 +5,143 @@ The paper draws them for MARS and iLIDS-VID; here they are of the run's own set.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mstat.report import figures, heatmaps, page
-from mstat.report.galleries import SHOWN_HEIGHT, encode_strip
+from mstat.report.folder import Folder
+from mstat.report.strips import encode_strip
 from shards.records import DataError, Role
 
 if TYPE_CHECKING:
     from mstat.model import MSTAT
     from shards.read import Reader
 
-FOLDER = "figures"  # in the run folder: every picture of the report as a file
 NUM_PEOPLE, NUM_FRAMES = 2, 4  # as Fig. 11 has them
+FRAME_HEIGHT = 176  # CSS pixels
 
 
-def save(run: Path, name: str, data: bytes) -> None:
-    """Leave a picture of the report as RUN/figures/<name>."""
-    (run / FOLDER).mkdir(exist_ok=True)
-    (run / FOLDER / name).write_bytes(data)
+def check(folder: Folder) -> None:
+    """Refuse proxies and tracklets that are asked for and cannot be shown.
+
+    Raises:
+        ValueError: With those there are.
+    """
+    if not folder.proxies and not folder.tracklets:
+        return
+    if isinstance(folder.evaluation, str):
+        raise ValueError(f"{folder.run}: {folder.evaluation} Without it no picture of attributes is drawn")
+    aap = folder.model.stage1.aap
+    if aap is None:
+        raise ValueError(f"{folder.run}: the model has no attributes (model.stage1_aap is false)")
+    if unknown := [proxy for proxy in folder.proxies if not 0 <= proxy < len(aap.proxies)]:
+        raise ValueError(f"{folder.run}: no proxy {unknown[0]}; there are 0 to {len(aap.proxies) - 1}")
+    if len(folder.proxies) > len(heatmaps.COLOURS):
+        raise ValueError(f"{len(folder.proxies)} proxies asked for; there are {len(heatmaps.COLOURS)} colours")
+    if isinstance(folder.reader, str):
+        raise ValueError(f"{folder.run}: {folder.reader}")
+    for key in folder.tracklets:
+        _find(folder.reader, key)
 
 
-def attributes(run: Path, reader: Reader | None, evaluation: Mapping[str, Any]) -> str:
+def attributes(folder: Folder) -> str:
     """HTML: how alike the attribute proxies are, and where some of them look."""
-    import mstat
-
+    asked = folder.proxies or folder.tracklets
+    if isinstance(folder.evaluation, str) or folder.is_set or not (asked or folder.setting("eval", "pictures")):
+        return ""
     try:
-        model = mstat.load(run)
+        model = folder.model
     except ValueError as error:
         return page.note(f"{error}.")
     if model.stage1.aap is None:
         return page.note("The model has no attributes (model.stage1_aap is false).")
-    parts = [_similarity(run, model)]
-    if reader is not None:
-        parts += _attention(run, model, reader, evaluation)
-    return "\n".join(parts)
+    parts = [_similarity(folder, model.stage1.aap.proxies.detach().double().numpy())]
+    if isinstance(folder.reader, str):
+        parts.append(page.note(folder.reader))
+    else:
+        parts += _attention(folder, model, folder.reader, folder.evaluation)
+    return '<div class="figures three">\n' + "\n".join(parts) + "\n</div>"
 
 
-def _similarity(run: Path, model: MSTAT) -> str:
-    assert model.stage1.aap is not None
-    proxies = model.stage1.aap.proxies.detach().double().numpy()
-    proxies /= np.linalg.norm(proxies, axis=1, keepdims=True).clip(1e-12)
-    matrix = proxies @ proxies.T
+def _similarity(folder: Folder, proxies_AD: np.ndarray) -> str:
+    directions_AD = proxies_AD / np.linalg.norm(proxies_AD, axis=1, keepdims=True).clip(1e-12)
+    matrix = directions_AD @ directions_AD.T
     others = matrix[~np.eye(len(matrix), dtype=bool)]
-    told = f"{len(matrix)} proxies, the most alike have a cosine of {others.max(initial=0.0):.2f}"
     svg = figures.similarity_figure(matrix)
-    save(run, "proxies.svg", svg)
-    return (
-        f"<figure>{page.picture(svg, 'image/svg+xml', f'Similarity of attribute proxies: {told}')}"
-        f"<figcaption>Similarity of the attribute proxies of Stage I: {page.escape(told)}</figcaption></figure>"
+    folder.save("proxies.svg", svg)
+    told = (
+        f"Similarity of the attribute proxies of Stage I: {len(matrix)} proxies, "
+        f"the most alike have a cosine of {others.max(initial=0.0):.2f}"
     )
+    return page.figure(svg, page.SVG, told, f"{told}.")
 
 
-def _attention(run: Path, model: MSTAT, reader: Reader, evaluation: Mapping[str, Any]) -> list[str]:
-    """For a query of each of some people: consecutive frames, and what chosen proxies attend to, a colour each."""
+def _attention(folder: Folder, model: MSTAT, reader: Reader, evaluation: Mapping[str, Any]) -> list[str]:
+    """Consecutive frames of some tracklets, and what chosen proxies attend to in them, a colour each."""
     import torch
 
-    parts = []
-    for index in _queries(reader, evaluation):
+    folder.forget("attention-*.jpg")
+    indices = [_find(reader, key) for key in folder.tracklets] or _queries(reader, evaluation)
+    clips, notes = [], []
+    for index in indices:
         tracklet = reader[index]
         first = max(0, (tracklet.num_frames - NUM_FRAMES) // 2)
-        numbers = range(first, min(first + NUM_FRAMES, tracklet.num_frames))
+        numbers = list(range(first, min(first + NUM_FRAMES, tracklet.num_frames)))
         try:
-            frames = reader.frames(index, list(numbers), size=model.config.image_size)
+            height, width = reader.frames(index, numbers[:1]).shape[1:3]
+            size = (2 * FRAME_HEIGHT, max(1, round(2 * FRAME_HEIGHT * width / height)))  # for sharp screens
+            frames_THWC = reader.frames(index, numbers, size=size)
+            seen_THWC = reader.frames(index, numbers, size=model.config.image_size)
         except (DataError, OSError) as error:
-            parts.append(page.note(f"No frames of {tracklet.key}: {error}"))
+            notes.append(page.note(f"No frames of {tracklet.key}: {error}"))
             continue
-        maps_AThw = model.attribute_maps(torch.from_numpy(frames)[None])[0].float().numpy()
-        chosen = heatmaps.choose(maps_AThw)
-        shown = heatmaps.overlay(frames, maps_AThw[chosen], list(heatmaps.COLOURS.values()))
-        jpeg, (width, height) = encode_strip(np.concatenate([frames, shown], axis=1))
-        legend = ", ".join(f"{colour}: proxy {proxy}" for colour, proxy in zip(heatmaps.COLOURS, chosen, strict=False))
-        alt = f"Frames of {tracklet.key}, and below them where attributes look: {legend}"
-        save(run, f"attention-{tracklet.key}.jpg", jpeg)
-        size = (2 * width, 2 * height) if height <= SHOWN_HEIGHT else (width, height)
-        parts.append(
-            f"<figure>{page.picture(jpeg, 'image/jpeg', alt, size)}<figcaption>Attention of four attributes in "
-            f"{page.escape(tracklet.key)}, above it the frames. {page.escape(legend)}</figcaption></figure>"
-        )
-    return parts
+        maps_AThw = model.attribute_maps(torch.from_numpy(seen_THWC)[None])[0].float().numpy()
+        clips.append((tracklet.key, numbers, frames_THWC, maps_AThw))
+    if not clips:
+        return notes
+    every_AThw = np.concatenate([maps_AThw for *_, maps_AThw in clips], axis=1)
+    chosen = dict(zip(folder.proxies or heatmaps.choose(every_AThw), heatmaps.COLOURS.items(), strict=False))
+    return [_heat(folder, *clip, chosen) for clip in clips] + notes
+
+
+def _heat(
+    folder: Folder,
+    key: str,
+    numbers: Sequence[int],
+    frames_THWC: np.ndarray,
+    maps_AThw: np.ndarray,
+    chosen: Mapping[int, tuple[str, tuple[int, int, int]]],
+) -> str:
+    """One tracklet; `chosen` gives the name and value of each proxy's colour."""
+    shown_CTHW = heatmaps.shown(maps_AThw[list(chosen)], frames_THWC.shape[1:3])
+    heat = heatmaps.overlay(frames_THWC, shown_CTHW, [colour for _, colour in chosen.values()])
+    jpeg, size = encode_strip(np.concatenate([frames_THWC, heat], axis=1), 2 * FRAME_HEIGHT)
+    folder.save(f"attention-{key}.jpg", jpeg)
+    legend = []
+    for (proxy, (name, _)), shown_THW in zip(chosen.items(), shown_CTHW, strict=True):
+        attention, area = heatmaps.share(maps_AThw[proxy], shown_THW)
+        legend.append(f"{name}: proxy {proxy}, {attention:.0%} of its attention on {area:.0%} of the frames")
+    told = f"Frames {numbers[0]} to {numbers[-1]} of {key}, and below them where attributes of Stage I look"
+    image = page.picture(jpeg, page.JPEG, f"{told}: {'; '.join(legend)}", size)
+    keys = "<br>".join(
+        f"{_swatch(colour)} {page.escape(text)}" for (_, colour), text in zip(chosen.values(), legend, strict=True)
+    )
+    return f"<figure>{image}<figcaption>{page.escape(told)}.<br>{keys}</figcaption></figure>"
+
+
+def _swatch(colour: Sequence[int]) -> str:
+    fill = f"rgb({', '.join(map(str, colour))})"
+    square = f'<rect width="1" height="1" fill="{fill}"></rect>'
+    return f'<svg class="swatch" viewBox="0 0 1 1" aria-hidden="true">{square}</svg>'
+
+
+def _find(reader: Reader, key: str) -> int:
+    try:
+        return reader.find(key)
+    except KeyError:
+        raise ValueError(f"{reader.path}: no tracklet {key!r}; its keys look like {reader[0].key!r}") from None
 
 
 def _queries(reader: Reader, evaluation: Mapping[str, Any]) -> list[int]:
@@ -96,13 +151,16 @@ def _queries(reader: Reader, evaluation: Mapping[str, Any]) -> list[int]:
     return [int(index) for index in queries[np.sort(first)][:NUM_PEOPLE]]
 
 
-def embedding(run: Path, found: Mapping[str, Any]) -> str:
+def embedding(folder: Folder) -> str:
     """HTML: tracklets in the plane."""
+    if isinstance(folder.evaluation, str) or folder.is_set or not folder.setting("eval", "pictures"):
+        return ""
+    found = folder.json("embedding.json")
+    if isinstance(found, str):
+        return page.note(found)
     pids = np.array(found["pids"])
     svg = figures.embedding_figure(np.array(found["points"], dtype=np.float64).reshape(-1, 2), pids)
-    save(run, "embedding.svg", svg)
+    folder.save("embedding.svg", svg)
     told = f"{len(pids)} tracklets of {len(np.unique(pids))} people, the first third of those who are tested"
-    return (
-        f"<figure>{page.picture(svg, 'image/svg+xml', f'Tracklets in the plane by t-SNE: {told}')}"
-        f"<figcaption>t-SNE of the joined features: {page.escape(told)}</figcaption></figure>"
-    )
+    caption = f"t-SNE of the joined features, each number a person: {told}"
+    return page.figure(svg, page.SVG, caption, f"{caption}.")

@@ -8,10 +8,32 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from mstat.report import figures
+from mstat.report import figures, page
+from mstat.report.folder import Folder
 from mstat.report.scores import COLUMNS, percent
 
 TITLES = {"num_frames": "test frames", "occlusion": "occluded area", "resolution": "height in pixels"}
+
+
+FILE = "robustness.json"
+
+
+def robustness(folder: Folder) -> str:
+    """HTML of the plot; empty where launch/robustness.py was not asked."""
+    if not (folder.run / FILE).is_file():
+        return ""
+    found = folder.json(FILE)
+    if isinstance(found, str):
+        return page.note(found)
+    svg = robustness_figure(found)
+    folder.save("robustness.svg", svg)
+    ends = [
+        f"mAP {percent(points[0]['mAP'])} to {percent(points[-1]['mAP'])} % over {TITLES[sweep]} "
+        f"from {value_label(sweep, points[0]['value'])} to {value_label(sweep, points[-1]['value'])}"
+        for sweep, points in found["sweeps"].items()
+        if points
+    ]
+    return page.figure(svg, page.SVG, f"Scores under worse frames: {'; '.join(ends)}", caption(found))
 
 
 def table(found: Mapping[str, Any]) -> Table:

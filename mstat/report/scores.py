@@ -7,6 +7,7 @@ from typing import Any
 
 STAGES = ("I", "II", "III", "I+II", "I+III", "II+III", "I+II+III")
 COLUMNS = {"mAP": "mAP", "rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "rank20": "rank-20"}
+HEADINGS = [text.replace("-", "\N{NON-BREAKING HYPHEN}") for text in COLUMNS.values()]  # narrow, on a page
 ABSENT = "–"
 
 
@@ -24,18 +25,18 @@ def score(scores: Mapping[str, Any], column: str) -> str:
 
 def baseline_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """(name, one cell for each of COLUMNS) of each baseline, as ordered in the evaluation."""
-    return [(name, _cells(scores)) for name, scores in (evaluation.get("baselines") or {}).items()]
+    return [(name, cells(scores)) for name, scores in (evaluation.get("baselines") or {}).items()]
 
 
 def stage_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """(name, one cell for each of COLUMNS) of each subset of stages, single stages first."""
     stages = evaluation.get("stages") or {}
-    return [(name, _cells(stages[name])) for name in STAGES if name in stages]
+    return [(name, cells(stages[name])) for name in STAGES if name in stages]
 
 
 def split_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """(name, one cell for each of COLUMNS) of each split that a mean is of; none where it is of a single run."""
-    return [(name, _cells(scores)) for name, scores in (evaluation.get("splits") or {}).items()]
+    return [(name, cells(scores)) for name, scores in (evaluation.get("splits") or {}).items()]
 
 
 def title(evaluation: Mapping[str, Any]) -> str:
@@ -59,5 +60,6 @@ def caption(evaluation: Mapping[str, Any]) -> str:
     return " ".join([text, *(f"Not comparable with published scores: {told}." for told in evaluation["warnings"])])
 
 
-def _cells(scores: Mapping[str, Any]) -> list[str]:
+def cells(scores: Mapping[str, Any]) -> list[str]:
+    """One cell for each of COLUMNS."""
     return [score(scores, column) for column in COLUMNS]

@@ -12,7 +12,7 @@ import pytest
 import shards
 from mstat.config import DataConfig
 from mstat.evaluate import refuse_trained
-from mstat.splits import mean_of
+from mstat.splits import mean_of_splits
 from shards.__main__ import main
 from tests.mstat.report.conftest import make_evaluation
 from tests.shards.sources.test_prid import make
@@ -27,7 +27,9 @@ def evaluation_of(split: str, rank1: float, num_gallery: int) -> dict[str, Any]:
 def test_mean_and_deviation_of_every_score() -> None:
     """Mean and sample deviation, stages and baselines too; no mAP stays none; equal counts stay whole numbers."""
     values = [0.5, 0.75, 0.7]
-    mean = mean_of({str(split): evaluation_of(str(split), value, 90 + split) for split, value in enumerate(values)})
+    mean = mean_of_splits(
+        {str(split): evaluation_of(str(split), value, 90 + split) for split, value in enumerate(values)}
+    )
     assert mean["split"] == "all"
     assert mean["rank1"] == pytest.approx(np.mean(values), rel=1e-12)
     assert mean["sd"]["rank1"] == pytest.approx(np.std(values, ddof=1), rel=1e-12)
@@ -43,7 +45,7 @@ def test_mean_and_deviation_of_every_score() -> None:
 
 def test_a_single_split_has_no_deviation() -> None:
     """A sample of one says nothing of its spread: no number is made up."""
-    assert mean_of({"0": evaluation_of("0", 0.5, 90)})["sd"] == {}
+    assert mean_of_splits({"0": evaluation_of("0", 0.5, 90)})["sd"] == {}
 
 
 def test_what_has_trained_is_not_scored(tmp_path: Path) -> None:

@@ -83,3 +83,23 @@ def test_smooth_is_a_mean_of_neighbours() -> None:
     level = np.full(200, 3.0)
     level[50] = np.nan
     np.testing.assert_allclose(figures.smooth(level), 3.0)
+
+
+def test_runs_of_a_group_look_alike() -> None:
+    """A line a run and a name a group; a group without records keeps its colour, so that the next one has its own in
+    every figure."""
+    svg = figures.compared_figure({"one": [RECORDS, list(RECORDS)], "none": [], "two": [RECORDS]}, "loss", "loss")
+    drawn = "".join(lines_of(svg))
+    assert drawn.count("M") == 3
+    assert [colour.encode() in svg for colour in figures.COLOURS[:3]] == [True, False, True]
+    assert len(lines_of(figures.cmc_figure({"one": [], "two": [0.5, 0.9]}, equals=True))) == 1
+
+
+def test_matrices() -> None:
+    """Cameras: a number in each field that is known; proxies: the diagonal does not hide how alike the others are."""
+    known = figures.camera_figure(np.array([[0.5, 0.25], [1.0, 0.5]]), [1, 2], [1, 2])
+    partly = figures.camera_figure(np.array([[np.nan, 0.25], [1.0, np.nan]]), [1, 2], [1, 2])
+    numbers = [svg.count(b"<!-- 50 -->") for svg in (known, partly)]
+    assert numbers == [2, 0]
+    weak, strong = (figures.similarity_figure(np.array([[1, alike], [alike, 1]])) for alike in (0.02, 0.2))
+    assert weak != strong

@@ -17,13 +17,13 @@ import pytest
 from PIL import Image
 
 import shards
-from mstat.report import galleries
+from mstat.report import strips
 from mstat.report.html import write_report
 from shards.read import Reader
 from tests.mstat.report.conftest import make_rankings, make_record
 
 VOID = {"meta", "img", "br"}
-SECTIONS = ("scores", "training", "cmc", "galleries", "settings")
+SECTIONS = ("scores", "cmc", "training", "failures", "settings")
 
 
 class Page(HTMLParser):
@@ -103,45 +103,13 @@ def test_accessible(run: Path, reader: Reader) -> None:
 def test_strips_of_the_right_length(lean: Path, reader: Reader) -> None:
     """A query shows up to 8 frames, a gallery entry up to 4, from the tracklet's first to its last."""
     page = Page(write_report(lean, reader))
-    strips = [value.split(",")[1] for value in page.values("src") if value.startswith("data:image/jpeg")]
+    jpegs = [value.split(",")[1] for value in page.values("src") if value.startswith("data:image/jpeg")]
     numbers = []
-    for strip in strips:
-        with Image.open(io.BytesIO(base64.b64decode(strip))) as picture:
-            greys = np.asarray(picture.convert("L")).astype(int)[64, 32 :: 64 + galleries.GAP]
+    for jpeg in jpegs:
+        with Image.open(io.BytesIO(base64.b64decode(jpeg))) as picture:
+            greys = np.asarray(picture.convert("L")).astype(int)[64, 32 :: 64 + strips.GAP]
         numbers.append([round((grey - 20) / 25) for grey in greys])
     assert numbers == [[0, 1, 2, 3, 4, 5], [0, 2, 5, 7], [0, 2, 4, 6], [0, 3, 5, 8]]
-
-
-@pytest.mark.parametrize(("height", "width"), [(128, 64), (480, 200), (50, 80)])
-def test_strips_keep_their_proportions(height: int, width: int) -> None:
-    """A strip is shown 96 px high, at the width that its frames' proportions give; its file has the same ones."""
-    jpeg, (shown_width, shown_height) = galleries.encode_strip(np.zeros((4, height, width, 3), dtype=np.uint8))
-    assert shown_height == 96
-    with Image.open(io.BytesIO(jpeg)) as picture:
-        assert abs(picture.width / picture.height - shown_width / shown_height) < 0.01
-        assert picture.height == min(height, 192)
-        gaps = 3 * galleries.GAP * 96 / picture.height
-    assert abs(shown_width - gaps - 4 * 96 * width / height) < 2
-
-
-def test_strip_shows_the_frames() -> None:
-    """Frames stand side by side in their order and in their colours (RGB)."""
-    colours = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200]], dtype=np.uint8)
-    jpeg, _ = galleries.encode_strip(np.broadcast_to(colours[:, None, None], (3, 96, 48, 3)).copy())
-    with Image.open(io.BytesIO(jpeg)) as picture:
-        strip = np.asarray(picture.convert("RGB")).astype(int)
-    for number, colour in enumerate(colours):
-        assert np.abs(strip[48, number * 50 + 24] - colour).max() < 12
-
-
-@pytest.mark.parametrize(("total", "wanted"), [(1, 8), (5, 8), (8, 8), (9, 8), (900, 8), (2, 4)])
-def test_even_numbers(total: int, wanted: int) -> None:
-    """Different frames of the tracklet in order, as many as there can be, from its first to its last."""
-    numbers = galleries.even_numbers(total, wanted)
-    assert len(numbers) == min(total, wanted)
-    assert numbers == sorted(set(numbers))
-    assert (numbers[0], numbers[-1]) == (0, total - 1)
-    assert np.ptp(np.diff(numbers)) <= 1 if len(numbers) > 1 else True
 
 
 def test_hostile_names(run: Path, reader: Reader) -> None:

@@ -1,0 +1,66 @@
+"""Make the report of a run again, or compare runs: `python launch/report.py RUN [RUN ...]`.
+
+One RUN: RUN/report.html, and its pictures as files in RUN/figures. Several: one page of their scores, curves and
+differences. Shards are wanted for frames alone; without them the page says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from launch.common import report_errors
+
+
+def main() -> int:
+    options = arguments(sys.argv[1:])
+
+    def command() -> None:
+        from mstat.report.compare import write_comparison
+        from mstat.report.folder import check_is_run
+        from mstat.report.html import write_report
+
+        for run in options.runs:
+            check_is_run(run)
+        if len(options.runs) == 1:
+            print(write_report(options.runs[0], proxies=options.proxies, tracklets=options.tracklets))
+        else:
+            print(write_comparison(options.runs, options.out or Path("comparison.html")))
+
+    return report_errors(command)
+
+
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="launch/report.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, also one of --data.split all")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="PAGE",
+        help="of a comparison (default comparison.html); its pictures lie beside it, in PAGE's name with -figures",
+    )
+    parser.add_argument(
+        "--proxies", type=int, nargs="+", default=[], metavar="N", help="attributes whose attention is shown, from 0"
+    )
+    parser.add_argument(
+        "--tracklets", nargs="+", default=[], metavar="KEY", help="in which it is shown, as 0002C1T0001"
+    )
+    options = parser.parse_args(argv)
+    if len(options.runs) == 1 and options.out:
+        parser.error("--out is for several runs; the report of one is RUN/report.html")
+    if len(options.runs) > 1 and (options.proxies or options.tracklets):
+        parser.error("--proxies and --tracklets are for one run")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

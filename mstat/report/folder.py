@@ -1,0 +1,158 @@
+"""A run folder as its report reads it: each file once, or in words why it cannot be read.
+
+The report of a run that failed half-way is the one that is needed most, so nothing here asks for a file to be there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from shards.records import DataError
+
+if TYPE_CHECKING:
+    from mstat.model import MSTAT
+    from shards.read import Reader
+
+# Contents of a JSON file, or the sentence that says why there are none.
+Json = Mapping[str, Any] | str
+FIGURES = "figures"  # in the run folder: every picture of the report as a file
+
+
+def check_is_run(run: Path) -> None:
+    """Refuse a folder that holds nothing of a run.
+
+    Raises:
+        ValueError: With what was looked for.
+    """
+    if not run.is_dir():
+        raise ValueError(f"{run}: no such run folder")
+    if not any((run / name).is_file() for name in ("config.yaml", "evaluation.json")):
+        raise ValueError(f"{run}: no run folder: it holds neither config.yaml nor evaluation.json")
+
+
+class Folder:
+    """What a run folder holds.
+
+    Args:
+        run: The folder.
+        reader: The opened shards of the run; None opens `data.shards` of its config.yaml where that is there.
+        proxies, tracklets: Attributes and keys of tracklets that the pictures are asked to show; empty: a rule chooses.
+    """
+
+    def __init__(
+        self, run: Path, reader: Reader | None = None, proxies: Sequence[int] = (), tracklets: Sequence[str] = ()
+    ) -> None:
+        self.run, self._reader, self.proxies, self.tracklets = run, reader, tuple(proxies), tuple(tracklets)
+
+    def json(self, name: str) -> Json:
+        """The object in a file of the folder."""
+        try:
+            content = json.loads((self.run / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return f"{name} is not in the run folder."
+        except (OSError, ValueError) as error:
+            return f"{name} cannot be read: {error}."
+        return content if isinstance(content, dict) else f"{name} cannot be read: it holds no JSON object."
+
+    @cached_property
+    def environment(self) -> Json:
+        return self.json("environment.json")
+
+    @cached_property
+    def evaluation(self) -> Json:
+        return self.json("evaluation.json")
+
+    @cached_property
+    def rankings(self) -> Json:
+        return self.json("rankings.json")
+
+    @property
+    def is_set(self) -> bool:
+        """Whether this is the folder of all splits' runs, which has their mean and nothing of a single run."""
+        return not isinstance(self.evaluation, str) and "splits" in self.evaluation
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """config.yaml as it stands; empty where it cannot be read. No Config: another version may have made it."""
+        try:
+            content = yaml.safe_load((self.run / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def setting(self, section: str, key: str) -> Any:
+        """One setting of config.yaml, None where it is not there."""
+        settings = self.config.get(section)
+        return settings.get(key) if isinstance(settings, dict) else None
+
+    def records(self, name: str = "metrics.jsonl", keys: Sequence[str] = ()) -> tuple[list[dict[str, Any]], str]:
+        """Lines of a journal in the order of steps, and a remark where some were left out: a kill may cut one short.
+
+        Of two lines of a step the later one counts. Every value is a number, finite or not, or None; `keys` are those
+        that are read, empty for all.
+        """
+        path = self.run / name
+        if not path.is_file():
+            return [], f"{name} is not in the run folder."
+        records, num_bad = {}, 0
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+                step = int(record["step"])
+                record = {key: record.get(key) for key in keys} if keys else record
+                for value in record.values():
+                    if value is not None:
+                        math.isfinite(value)  # raises for what is no number, or an integer that no float holds
+                records[step] = {**record, "step": step}
+            except (ValueError, TypeError, KeyError, OverflowError):
+                num_bad += 1
+        remark = f"{name}: {num_bad} unreadable line(s) left out." if num_bad else ""
+        return [records[step] for step in sorted(records)], remark if records else remark or f"{name} is empty."
+
+    @cached_property
+    def reader(self) -> Reader | str:
+        """The shards of the run, or why there are none."""
+        try:
+            reader = self._reader or self._open_shards()
+            recorded = None if isinstance(self.environment, str) else self.environment.get("shards_checksum")
+            if recorded and recorded != reader.checksum:
+                raise DataError("the shards are not those of the run (another checksum)")
+        except (DataError, OSError, ValueError) as error:
+            return f"No frames: {error}"
+        return reader
+
+    @cached_property
+    def model(self) -> MSTAT:
+        """The trained model. ValueError where there is none."""
+        import mstat
+
+        return mstat.load(self.run)
+
+    def _open_shards(self) -> Reader:
+        import shards
+
+        place = self.setting("data", "shards")
+        if not (self.run / "config.yaml").is_file():
+            raise DataError("config.yaml, which names the shards, is not in the run folder")
+        if not isinstance(place, str):
+            raise DataError("config.yaml does not name the shards (data.shards)")
+        if "://" not in place and not Path(place).is_dir():
+            raise DataError(f"{place} (data.shards) is not there, seen from the current folder")
+        return shards.open(place)
+
+    def save(self, name: str, data: bytes) -> None:
+        """Leave a picture of the report as RUN/figures/<name>."""
+        (self.run / FIGURES).mkdir(exist_ok=True)
+        (self.run / FIGURES / name).write_bytes(data)
+
+    def forget(self, pattern: str) -> None:
+        """Remove pictures of an earlier report that this one need not have, as those of other tracklets."""
+        for path in (self.run / FIGURES).glob(pattern):
+            path.unlink()

@@ -1,0 +1,106 @@
+"""What evaluation.json says, as HTML: scores, splits, CMC, distances of Table VI, cameras."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mstat.report import figures, page
+from mstat.report import scores as rounded
+from mstat.report.folder import Folder
+
+DISTANCES = {"intra": "intra", "intra_correct": "intra, correct", "inter": "inter", "inter_mean": "inter, mean"}
+
+
+def scores(folder: Folder) -> str:
+    evaluation = folder.evaluation
+    if isinstance(evaluation, str):
+        return page.note(f"{evaluation} launch/evaluate.py --run with this folder makes it.")
+    rows = [("baseline", page.escape(name), cells) for name, cells in rounded.baseline_rows(evaluation)]
+    rows += [
+        ("whole" if name == rounded.STAGES[-1] else "", f"Stage {name}", cells)
+        for name, cells in rounded.stage_rows(evaluation)
+    ]
+    return page.table(["features", *rounded.HEADINGS], rows, rounded.caption(evaluation))
+
+
+def splits(folder: Folder) -> str:
+    if isinstance(folder.evaluation, str) or not folder.is_set:
+        return ""
+    rows = [
+        ("", f'<a href="{page.escape(f"split-{split}")}/report.html">{page.escape(split)}</a>', cells)
+        for split, cells in rounded.split_rows(folder.evaluation)
+    ]
+    return page.table(["split", *rounded.HEADINGS], rows, rounded.caption(folder.evaluation))
+
+
+def cmc(folder: Folder) -> str:
+    evaluation = folder.evaluation
+    if isinstance(evaluation, str):
+        return page.note(evaluation)
+    found = {"MSTAT": evaluation, **(evaluation.get("baselines") or {})}
+    curves = {name: entry["cmc"] for name, entry in found.items() if entry.get("cmc")}
+    if not curves:
+        return page.note("evaluation.json holds no CMC curve.")
+    told = "; ".join(f"{name} {rounded.percent(curve[0])} % at rank 1" for name, curve in curves.items())
+    svg = figures.cmc_figure(curves)
+    folder.save("cmc.svg", svg)
+    name = "Queries with a right match among the first k"
+    return page.figure(svg, page.SVG, f"{name}: {told}", name)
+
+
+def distances(folder: Folder) -> str:
+    if isinstance(folder.evaluation, str) or not folder.evaluation.get("distances"):
+        return ""
+    rows = [("", page.escape(kind), distance_cells(entry)) for kind, entry in folder.evaluation["distances"].items()]
+    return page.table(["distance", *DISTANCES.values()], rows, DISTANCES_CAPTION)
+
+
+DISTANCES_CAPTION = (
+    "Of features of unit length, from 0 to 2. Intra, small is good: mean over the identities of the distance between a "
+    "query and its true matches; correct: of the queries whose nearest is right. Inter, large is good: the smallest "
+    "distance between two identities; mean: over the queries, of that to the nearest of somebody else."
+)
+
+
+def distance_cells(entry: Mapping[str, Any]) -> list[str]:
+    """One cell for each of DISTANCES, of a mean with its standard deviation."""
+    sd = entry.get("sd", {})
+    return [
+        rounded.ABSENT
+        if entry.get(key) is None
+        else f"{entry[key]:.4f}" + (f" ± {sd[key]:.4f}" if sd.get(key) is not None else "")
+        for key in DISTANCES
+    ]
+
+
+def cameras(folder: Folder) -> str:
+    """Rank-1 where the queries of one camera are searched in one other: rows ask, columns are searched."""
+    if isinstance(folder.evaluation, str) or folder.is_set or not folder.evaluation.get("cameras"):
+        return ""  # the cameras of a set are not averaged: another split asks for other people
+    found = {(entry["query"], entry["gallery"]): entry for entry in folder.evaluation["cameras"]}
+    asked, searched = (sorted({entry[side] for entry in found.values()}) for side in ("query", "gallery"))
+    matrix = np.array([[found.get((a, b), {"rank1": np.nan})["rank1"] for b in searched] for a in asked], np.float64)
+    svg = figures.camera_figure(matrix, asked, searched)
+    folder.save("cameras.svg", svg)
+    worst, best = (pick(found, key=lambda pair: found[pair]["rank1"]) for pick in (min, max))
+    told = " and ".join(
+        f"{word} from {pair[0]} in {pair[1]}, {rounded.percent(found[pair]['rank1'])} %"
+        for word, pair in (("best", best), ("worst", worst))
+    )
+    caption = "Rank-1 in percent of one camera's queries where one other camera alone is searched"
+
+    def cell(pair: tuple[int, int]) -> str:
+        if pair not in found:
+            return rounded.ABSENT
+        return f"{rounded.percent(found[pair]['rank1'])} <small>of {found[pair]['num_valid_query']:,}</small>"
+
+    rows = [("", f"from {a:d}", [cell((a, b)) for b in searched]) for a in asked]
+    table = page.table(["camera", *(f"in {b:d}" for b in searched)], rows, f"{caption}, of how many queries.")
+    return (
+        page.figure(svg, page.SVG, f"{caption}: {told}", f"{caption}: {told}.")
+        + "\n"
+        + page.details("As a table, with the number of queries", table)
+    )

@@ -1,0 +1,54 @@
+"""How a run's training went, as HTML: losses, learning rate, scores on the way."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from mstat.report import figures, page
+from mstat.report.folder import Folder
+
+
+def training(folder: Folder) -> str:
+    if folder.is_set:
+        return ""
+    records, remark = folder.records()
+    parts = [page.note(remark)] if remark else []
+    if records:
+        last = records[-1]
+        told = [f"{len(records):,} steps logged, the last is {last['step']:,}"]
+        if speeds := [record["clips_per_s"] for record in records if record.get("clips_per_s") is not None]:
+            told.append(f"median {statistics.median(speeds):.0f} clips/s")
+        parts.append(f'<p class="soft">{page.escape(", ".join(told))}. Thin: each step; thick: running mean.</p>')
+        parts.append('<div class="figures">\n' + "\n".join(_curves(folder, records)) + "\n</div>")
+    return "\n".join(parts)
+
+
+def _curves(folder: Folder, records: list[dict[str, Any]]) -> list[str]:
+    drawn = []
+
+    def add(file: str, svg: bytes, name: str, trend: str) -> None:
+        folder.save(file, svg)
+        drawn.append(page.figure(svg, page.SVG, f"{name}: {trend}", name))
+
+    if any("loss" in record for record in records):
+        add("loss.svg", figures.loss_figure(records), "Total loss", trend(records, "loss"))
+    for term, stages in figures.loss_terms(records).items():
+        told = "; ".join(f"Stage {stage} {trend(records, f'loss/{stage}/{term}')}" for stage in stages)
+        name = f"{term.replace('_', ' ').capitalize()} of each stage"
+        add(f"loss-{term}.svg", figures.loss_figure(records, term), name, told)
+    if any("lr" in record for record in records):
+        add("learning-rate.svg", figures.learning_rate_figure(records), "Learning rate", trend(records, "lr"))
+    evaluated, _ = folder.records("evaluations.jsonl", ("step", "mAP", "rank1"))
+    if evaluated:
+        told = f"rank-1 {trend(evaluated, 'rank1')}, as fractions"
+        add("scores.svg", figures.scores_figure(evaluated), "Scores during training", told)
+    return drawn
+
+
+def trend(records: Sequence[dict[str, Any]], key: str) -> str:
+    """A curve in words, for those who hear the page."""
+    values = [record[key] for record in records if record.get(key) is not None and math.isfinite(record[key])]
+    return f"from {values[0]:.3g} to {values[-1]:.3g}" if values else "never finite"

@@ -1,0 +1,122 @@
+"""Pages in a real browser: headless Chromium through Selenium, and what it says of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selenium import webdriver
+
+PACKAGES = ("chromium", "chromium-driver")  # Debian's
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+# Waits for the images, then says how wide the page is and what sticks out of it, and which images are amiss.
+LOOK = """
+const [width, done] = arguments;
+const images = [...document.images];
+Promise.allSettled(images.map(image => image.decode())).then(() => done({
+  width: document.scrollingElement.scrollWidth,
+  wide: [...document.querySelectorAll("body *")]
+    .filter(element => !element.parentElement.closest(".scroll") && element.getBoundingClientRect().right > width + 0.5)
+    .map(element => `${element.tagName} ${element.className}: ${element.textContent.trim().slice(0, 40)}`),
+  images: images.length,
+  broken: images.filter(image => !image.naturalWidth).map(image => image.alt),
+  silent: images.filter(image => !image.alt.trim()).length,
+  dark: matchMedia("(prefers-color-scheme: dark)").matches,
+  back: getComputedStyle(document.body).backgroundColor,
+}));
+"""
+
+
+def why_not() -> str | None:
+    """Installs the browser where it is missing and that is possible; otherwise the reason why there is none."""
+    if _installed():
+        return None
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        return f"no {' and '.join(PACKAGES)} here, and no apt-get as root to install them"
+    for command in (["update"], ["install", "--yes", "--no-install-recommends", *PACKAGES]):
+        done = subprocess.run(
+            ["apt-get", "--quiet", *command],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        )
+    return None if _installed() else f"apt-get cannot install {' and '.join(PACKAGES)}: {done.stderr.strip()[-200:]}"
+
+
+def _installed() -> bool:
+    return shutil.which("chromium") is not None and shutil.which("chromedriver") is not None
+
+
+@dataclass
+class Look:
+    """What a browser says of a page.
+
+    Attributes:
+        width: Of all its content, in CSS pixels.
+        wide: Elements that stick out, those within something that scrolls aside.
+        images, broken, silent: How many; alternative texts of those that do not load; how many have no such text.
+        dark, back: Whether the dark scheme is on; the page's colour.
+        console: Every message.
+        requests: Every address asked for but the page's own and data URIs.
+    """
+
+    width: int
+    wide: list[str]
+    images: int
+    broken: list[str]
+    silent: int
+    dark: bool
+    back: str
+    console: list[str]
+    requests: list[str]
+
+
+class Browser:
+    def __init__(self, driver: webdriver.Chrome) -> None:
+        self.driver = driver
+        driver.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
+
+    def look(self, page: Path, width: int, scheme: str = "light", media: str = "screen") -> Look:
+        """Open a page in a window of that width, with a colour scheme, on screen or as for print."""
+        metrics = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": False}
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+        self.driver.get(page.resolve().as_uri())
+        found: dict[str, Any] = self.driver.execute_async_script(LOOK, width)
+        console = [f"{entry['level']}: {entry['message']}" for entry in self.driver.get_log("browser")]
+        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        own = page.resolve().as_uri()
+        asked = [
+            event["params"]["request"]["url"]
+            for event in events
+            if event["method"] == "Network.requestWillBeSent" and event["params"]["documentURL"].startswith(own)
+        ]
+        return Look(**found, console=console, requests=[url for url in asked if not url.startswith(("data:", own))])
+
+
+@contextmanager
+def chromium(profile: Path) -> Iterator[Browser]:
+    """A browser with a profile of its own, in that folder."""
+    options = webdriver.ChromeOptions()
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.binary_location = shutil.which("chromium") or ""
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+        driver.set_script_timeout(60)
+        yield Browser(driver)
+    finally:
+        driver.quit()
