@@ -43,37 +43,18 @@ HISTOGRAMS = {"HSV histogram": 1, "HSV histogram, 6 stripes": 6}
 Embed = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 
 
-class Trial:
-    """One protocol and split of a set, dealt out to ranks.
+class Extraction:
+    """Tracklets of a set, dealt out to ranks to be embedded.
 
     Attributes:
-        tracklets: Indices in the set: the gallery, then queries that are not in it.
+        tracklets: Indices in the set.
         bounds: This rank's slice of them, whole tiles.
-        queries: Places of the queries among `tracklets`.
     """
 
-    def __init__(self, engine: Engine, reader: Reader, config: Config) -> None:
-        self.engine, self.reader, self.config = engine, reader, config
-        roles = reader.roles(config.data.protocol, config.data.split)
-        in_gallery, is_query = (roles & Role.GALLERY) > 0, (roles & Role.QUERY) > 0
-        gallery = np.flatnonzero(in_gallery)
-        if not len(gallery) or not is_query.any():
-            raise ValueError(f"{config.data.shards}: no queries or no gallery in this protocol and split")
-        self.tracklets = np.concatenate([gallery, np.flatnonzero(is_query & ~in_gallery)])
-        self.num_gallery = len(gallery)
-        self.queries = np.flatnonzero(is_query[self.tracklets])
-        self.slices = gallery_slices(len(self.tracklets), engine.world_size, TILE)
+    def __init__(self, engine: Engine, reader: Reader, config: Config, tracklets: np.ndarray) -> None:
+        self.engine, self.reader, self.config, self.tracklets = engine, reader, config, tracklets
+        self.slices = gallery_slices(len(tracklets), engine.world_size, TILE)
         self.bounds = self.slices[engine.rank]
-        asked = self.tracklets[self.queries]
-        itself = [(query, place) for query, place in enumerate(self.queries) if place < self.num_gallery]
-        self.pairs: Pairs = make_pairs(
-            reader.pids[asked],
-            reader.camids[asked],
-            reader.pids[gallery],
-            reader.camids[gallery],
-            junk=(roles[gallery] & Role.JUNK) > 0,
-            same=itself,
-        )
 
     def extract(self, embed: Embed, size: tuple[int, int]) -> tuple[torch.Tensor, ...]:
         """The parts of the features of this rank's tracklets, each (S, D of the part) fp32 on the CPU.
@@ -114,6 +95,44 @@ class Trial:
             features = torch.zeros(0, sum(dims))
         features /= torch.tensor(num_clips[start:stop]).view(-1, 1)
         return features.split(dims, dim=1)
+
+    def _num_clips(self, row: int) -> int:
+        length = int(self.reader.num_frames[self.tracklets[row]])
+        return len(evaluation_clips(length, self.config.eval, int(self.tracklets[row])))
+
+    def _batches(self, tile: int, stop: int, num_clips: list[int]) -> list[list[tuple[int, int]]]:
+        """Batches of (row, clip) of one tile."""
+        clips = [(row, clip) for row in range(tile, min(tile + TILE, stop)) for clip in range(num_clips[row])]
+        size = self.config.eval.batch_size
+        return [clips[first : first + size] for first in range(0, len(clips), size)]
+
+
+class Trial(Extraction):
+    """One protocol and split of a set: its gallery, then queries that are not in it, are the `tracklets`.
+
+    Attributes:
+        queries: Places of the queries among `tracklets`.
+    """
+
+    def __init__(self, engine: Engine, reader: Reader, config: Config) -> None:
+        roles = reader.roles(config.data.protocol, config.data.split)
+        in_gallery, is_query = (roles & Role.GALLERY) > 0, (roles & Role.QUERY) > 0
+        gallery = np.flatnonzero(in_gallery)
+        if not len(gallery) or not is_query.any():
+            raise ValueError(f"{config.data.shards}: no queries or no gallery in this protocol and split")
+        super().__init__(engine, reader, config, np.concatenate([gallery, np.flatnonzero(is_query & ~in_gallery)]))
+        self.num_gallery = len(gallery)
+        self.queries = np.flatnonzero(is_query[self.tracklets])
+        asked = self.tracklets[self.queries]
+        itself = [(query, place) for query, place in enumerate(self.queries) if place < self.num_gallery]
+        self.pairs: Pairs = make_pairs(
+            reader.pids[asked],
+            reader.camids[asked],
+            reader.pids[gallery],
+            reader.camids[gallery],
+            junk=(roles[gallery] & Role.JUNK) > 0,
+            same=itself,
+        )
 
     def camera_pairs(self, features_SD: torch.Tensor) -> list[dict[str, Any]]:
         """Scores of the queries of each camera where one other camera alone is searched."""
@@ -181,16 +200,6 @@ class Trial:
             return merge_top(self.engine.gather_objects(top), TOP)
 
         return score_ranks(self.pairs, ranks_P), nearest
-
-    def _num_clips(self, row: int) -> int:
-        length = int(self.reader.num_frames[self.tracklets[row]])
-        return len(evaluation_clips(length, self.config.eval, int(self.tracklets[row])))
-
-    def _batches(self, tile: int, stop: int, num_clips: list[int]) -> list[list[tuple[int, int]]]:
-        """Batches of (row, clip) of one tile."""
-        clips = [(row, clip) for row in range(tile, min(tile + TILE, stop)) for clip in range(num_clips[row])]
-        size = self.config.eval.batch_size
-        return [clips[first : first + size] for first in range(0, len(clips), size)]
 
 
 class Scored(NamedTuple):
