@@ -16,26 +16,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import SYNTHETIC_CONFIG, report_errors
 from mstat.configure import parse
-from mstat.experiments import EXPERIMENTS
+from mstat.experiments import EXPERIMENTS, QUICK
 from shards.__main__ import task_of
 
 
 def main() -> int:
     options, rest = arguments(sys.argv[1:])
-    config = parse(rest, SYNTHETIC_CONFIG, prog=f"reproduce.py {options.experiment}")
+    quick = [f"--{key}={value}" for key, value in QUICK.items()] if options.quick else []
+    settings = parse([*quick, *rest], SYNTHETIC_CONFIG, prog=f"reproduce.py {options.experiment}")
     experiment = EXPERIMENTS[options.experiment]
 
     def command() -> None:
         import rich
 
         from launch.train import make_synthetic
-        from mstat.configure import override
         from mstat.engine import Engine
-        from mstat.reproduce import QUICK, jobs, results, tables, write_results
+        from mstat.reproduce import jobs, results, tables, write_results
         from mstat.signals import StopRequested
         from mstat.splits import train_runs
 
-        settings = override(config, QUICK) if options.quick else config
         if settings.train.eval_every is None:
             raise ValueError("train.eval_every is null, but a table needs scores")
         name = "quick" if options.quick else "full"

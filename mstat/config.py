@@ -69,7 +69,8 @@ class ModelConfig:
     """MSTAT's shape. Defaults are the paper's; every size, down to one for a CPU, is these fields alone.
 
     Attributes:
-        init: File to start from: a TimeSformer (official or Hugging Face) or one of our `model.safetensors`.
+        init: File to start from: a TimeSformer (official or Hugging Face), a plain ViT of timm's, or one of our
+            `model.safetensors`. `python -m mstat.model --init FILE` shows what would be taken from it.
         image_size: Height and width in pixels; frames are resized to it.
         patch_size: P, side of a square patch in pixels.
         width: D, length of a token. The paper has D = 3 P^2.
@@ -219,7 +220,13 @@ class EvalConfig:
             and averages their features.
         batch_size: Clips that one rank embeds at a time; a constant, so that scores do not depend on the ranks.
         stage_norm: L2-normalise each stage's feature before they are joined.
-        seed: Of the frame draw.
+        seed: Of the frame draw, and of where `occlusion` lies.
+        occlusion: Part of each frame's area under a grey rectangle, whose place is drawn for each tracklet and is the
+            same on all its frames; 0 covers nothing.
+        resolution: Height in pixels to which frames are shrunk before they are brought to `model.image_size`; null
+            takes them as stored, and those that are no higher stay as they are.
+        degrade: Whose frames `occlusion` and `resolution` spoil: `queries` alone, which are searched in a gallery of
+            good ones, as is usual, or `all`.
         baselines: Score the untrained model and two colour histograms beside the trained one.
         pictures: Show the test identities in the plane (t-SNE), and what the attributes look at, in the report.
         num_rankings: Queries whose nearest gallery tracklets go into the report, hardest failures first.
@@ -230,6 +237,9 @@ class EvalConfig:
     batch_size: int = 8
     stage_norm: bool = False
     seed: int = 0
+    occlusion: float = 0.0
+    resolution: int | None = None
+    degrade: Literal["queries", "all"] = "queries"
     baselines: bool = False
     pictures: bool = True
     num_rankings: int = 24

@@ -82,6 +82,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "eval.batch_size": (1, 2**31),
     "eval.num_rankings": (0, 2**31),
     "eval.seed": (0, 2**63),
+    "eval.occlusion": (0, 1),
 }
 
 
@@ -91,6 +92,8 @@ def out_of_range(config: Config) -> str | None:
         value = attrgetter(key)(config)
         if not smallest <= value <= largest:
             return f"{key} is {value}, it must be at least {smallest:g}" + (f" and at most {largest:g}" * (largest < 2))
+    if config.eval.resolution is not None and config.eval.resolution < 1:
+        return f"eval.resolution is {config.eval.resolution}, it must be at least 1, or null"
     if config.clip.crop_padding >= min(config.model.image_size):
         return f"clip.crop_padding is {config.clip.crop_padding}, it must be less than model.image_size"
     if config.loss.metric == "sphereface" and (config.loss.angular_margin or 1) % 1:

@@ -25,7 +25,7 @@ from mstat.ranking import TILE, extreme_similarities
 
 # (0-2) fits both: of similarity s to a distance.
 DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {
-    "cosine": lambda similarity: 1 - similarity,
+    "cosine": lambda similarity: (1 - similarity).clamp(min=0),  # rounding makes a similarity exceed 1
     "euclidean": lambda similarity: (2 - 2 * similarity).clamp(min=0).sqrt(),
 }
 

@@ -18,7 +18,7 @@ import rich
 import torch
 
 from mstat.baselines import hsv_histogram
-from mstat.config import Config, DataConfig
+from mstat.config import Config, DataConfig, EvalConfig
 from mstat.data.clips import evaluation_clips
 from mstat.data.loader import EvaluationBatches, load
 from mstat.distances import class_distances
@@ -48,30 +48,41 @@ class Extraction:
 
     Attributes:
         tracklets: Indices in the set.
+        num_intact: Places from here on get `eval.occlusion` and `eval.resolution`.
         bounds: This rank's slice of them, whole tiles.
     """
 
-    def __init__(self, engine: Engine, reader: Reader, config: Config, tracklets: np.ndarray) -> None:
+    def __init__(
+        self, engine: Engine, reader: Reader, config: Config, tracklets: np.ndarray, num_intact: int | None = None
+    ) -> None:
         self.engine, self.reader, self.config, self.tracklets = engine, reader, config, tracklets
+        self.num_intact = len(tracklets) if num_intact is None else num_intact
         self.slices = gallery_slices(len(tracklets), engine.world_size, TILE)
         self.bounds = self.slices[engine.rank]
 
-    def extract(self, embed: Embed, size: tuple[int, int]) -> tuple[torch.Tensor, ...]:
+    def extract(
+        self, embed: Embed, size: tuple[int, int], intact: Sequence[torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, ...]:
         """The parts of the features of this rank's tracklets, each (S, D of the part) fp32 on the CPU.
 
         Frames are resized to `size`. Every rank calls `embed` equally often: with ZeRO-3 each call is a collective.
+
+        Args:
+            intact: What `extract` gave in another trial with the same gallery and as many queries: what is not degraded
+                is taken from there.
 
         Raises:
             StopRequested: If a training's signal asks for it meanwhile.
         """
         start, stop = self.bounds
         num_clips = [self._num_clips(row) for row in range(len(self.tracklets))]
-        batches = [batch for tile in range(start, stop, TILE) for batch in self._batches(tile, stop, num_clips)]
+        known = 0 if intact is None else self.num_intact
+        batches = [batch for tile in range(start, stop, TILE) for batch in self._batches(tile, stop, num_clips, known)]
         most = max(
-            sum(len(self._batches(tile, last, num_clips)) for tile in range(first, last, TILE))
+            sum(len(self._batches(tile, last, num_clips, known)) for tile in range(first, last, TILE))
             for first, last in self.slices
         )
-        dataset = EvaluationBatches(self.reader, self.tracklets.tolist(), batches, self.config, size)
+        dataset = EvaluationBatches(self.reader, self.tracklets.tolist(), batches, self.config, size, self.num_intact)
         on_gpu = self.engine.device.type == "cuda"
         workers = min(self.config.data.num_workers, len(batches))
         features: torch.Tensor | None = None
@@ -92,23 +103,33 @@ class Extraction:
                 dims = [part.shape[1] for part in parts]
                 self.engine.stop_if_asked()
         if features is None:
-            features = torch.zeros(0, sum(dims))
+            features = torch.zeros(stop - start, sum(dims))
         features /= torch.tensor(num_clips[start:stop]).view(-1, 1)
+        if intact is not None:
+            num_known = max(min(known, stop) - start, 0)
+            features[:num_known] = torch.cat(list(intact), dim=1)[:num_known]
         return features.split(dims, dim=1)
 
     def _num_clips(self, row: int) -> int:
         length = int(self.reader.num_frames[self.tracklets[row]])
         return len(evaluation_clips(length, self.config.eval, int(self.tracklets[row])))
 
-    def _batches(self, tile: int, stop: int, num_clips: list[int]) -> list[list[tuple[int, int]]]:
-        """Batches of (row, clip) of one tile."""
-        clips = [(row, clip) for row in range(tile, min(tile + TILE, stop)) for clip in range(num_clips[row])]
-        size = self.config.eval.batch_size
-        return [clips[first : first + size] for first in range(0, len(clips), size)]
+    def _batches(self, tile: int, stop: int, num_clips: list[int], known: int) -> list[list[tuple[int, int]]]:
+        """Batches of (row, clip) of one tile, from row `known` on; none has both intact and degraded frames."""
+        stop = min(tile + TILE, stop)
+        edge = min(max(tile, self.num_intact), stop)
+        size, batches = self.config.eval.batch_size, []
+        for rows in (range(max(tile, known), edge), range(edge, stop)):
+            clips = [(row, clip) for row in rows for clip in range(num_clips[row])]
+            batches += [clips[first : first + size] for first in range(0, len(clips), size)]
+        return batches
 
 
 class Trial(Extraction):
-    """One protocol and split of a set: its gallery, then queries that are not in it, are the `tracklets`.
+    """One protocol and split of a set, dealt out to ranks: the gallery, then queries that are not in it, or are not
+    the same there, are the `tracklets`.
+
+    Where queries alone are degraded (`eval.degrade`), each is embedded apart from what it is in the gallery.
 
     Attributes:
         queries: Places of the queries among `tracklets`.
@@ -120,11 +141,16 @@ class Trial(Extraction):
         gallery = np.flatnonzero(in_gallery)
         if not len(gallery) or not is_query.any():
             raise ValueError(f"{config.data.shards}: no queries or no gallery in this protocol and split")
-        super().__init__(engine, reader, config, np.concatenate([gallery, np.flatnonzero(is_query & ~in_gallery)]))
+        degraded = config.eval.occlusion > 0 or config.eval.resolution is not None
+        apart = degraded and config.eval.degrade == "queries"
+        others = np.flatnonzero(is_query if apart else is_query & ~in_gallery)
+        num_intact = len(gallery) if apart else 0 if degraded else None
+        super().__init__(engine, reader, config, np.concatenate([gallery, others]), num_intact)
         self.num_gallery = len(gallery)
-        self.queries = np.flatnonzero(is_query[self.tracklets])
+        self.queries = len(gallery) + np.arange(len(others)) if apart else np.flatnonzero(is_query[self.tracklets])
         asked = self.tracklets[self.queries]
-        itself = [(query, place) for query, place in enumerate(self.queries) if place < self.num_gallery]
+        places = np.minimum(np.searchsorted(gallery, asked), len(gallery) - 1)
+        itself = [(query, place) for query, place in enumerate(places) if gallery[place] == asked[query]]
         self.pairs: Pairs = make_pairs(
             reader.pids[asked],
             reader.camids[asked],
@@ -160,7 +186,9 @@ class Trial(Extraction):
 
     def shown(self) -> np.ndarray:
         """Places in `tracklets` of the first third of the test identities, as in Fig. 12, PLOTTED tracklets at most."""
-        pids = self.reader.pids[self.tracklets]
+        pids = self.reader.pids[self.tracklets].copy()
+        _, once = np.unique(self.tracklets, return_index=True)
+        pids[np.setdiff1d(np.arange(len(pids)), once)] = 0  # a query apart from what it is in the gallery
         people = np.unique(pids[pids > 0])
         places = [np.flatnonzero(pids == pid) for pid in people[: max(2, len(people) // 3)]]
         return np.concatenate(places)[:PLOTTED]
@@ -227,20 +255,28 @@ def score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> Score
     for size in range(1, len(names) + 1):
         for chosen in combinations(range(len(names)), size):
             name = "+".join(names[i] for i in chosen)
-            joined_SD = _join([parts[i] for i in chosen], config.eval.stage_norm)
+            joined_SD = join_stages([parts[i] for i in chosen], config.eval.stage_norm)
             scores, nearest = trial.rank(joined_SD)
-            stages[name] = _summary(scores, protocol.cmc_only)
+            stages[name] = summarise(scores, protocol.cmc_only)
     # The last subset is all stages: the paper's representation.
     evaluation = {
         "protocol": protocol.name,
         "split": config.data.split or protocol.splits[0],
-        "warnings": reader.warnings,
+        "warnings": reader.warnings + degradation(config.eval),
         "num_frames": config.eval.num_frames,
         "mode": config.eval.mode,
         **stages[name],
         "stages": stages,
     }
     return Scored(trial, evaluation, joined_SD, scores, nearest)
+
+
+def degradation(config: EvalConfig) -> list[str]:
+    """What a score must say where frames were spoilt on purpose."""
+    told = [f"occlusion {config.occlusion:g}"] if config.occlusion else []
+    told += [f"resolution {config.resolution}"] if config.resolution is not None else []
+    whose = "queries" if config.degrade == "queries" else "queries and gallery"
+    return [f"the frames of {whose} were degraded ({', '.join(told)})"] if told else []
 
 
 def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> dict[str, dict[str, Any]]:
@@ -292,11 +328,13 @@ def refuse_trained(reader: Reader, trained: DataConfig, asked: DataConfig) -> No
         )
 
 
-def _join(parts: Sequence[torch.Tensor], stage_norm: bool) -> torch.Tensor:
+def join_stages(parts: Sequence[torch.Tensor], stage_norm: bool) -> torch.Tensor:
+    """The feature that is compared, of those of the stages."""
     return torch.cat([torch.nn.functional.normalize(part) if stage_norm else part for part in parts], dim=1)
 
 
-def _summary(scores: Scores, cmc_only: bool) -> dict[str, Any]:
+def summarise(scores: Scores, cmc_only: bool) -> dict[str, Any]:
+    """Scores by name; no mAP where the protocol has none."""
     summary = scores.summary()
     return {**summary, "mAP": None} if cmc_only else summary
 
@@ -308,7 +346,7 @@ def _baselines(trial: Trial, config: Config, cmc_only: bool) -> dict[str, Any]:
     if config.model.init:
         load_pretrained(untrained, Path(config.model.init))
     parts = trial.extract(untrained, config.model.image_size)
-    found = {"untrained": _summary(trial.rank(_join(parts, config.eval.stage_norm))[0], cmc_only)}
+    found = {"untrained": summarise(trial.rank(join_stages(parts, config.eval.stage_norm))[0], cmc_only)}
 
     def histograms(frames_BTHWC: torch.Tensor) -> list[torch.Tensor]:
         clips = frames_BTHWC.cpu().numpy()
@@ -319,7 +357,7 @@ def _baselines(trial: Trial, config: Config, cmc_only: bool) -> dict[str, Any]:
 
     height, width = trial.reader.frames(int(trial.tracklets[0]), [0]).shape[1:3]  # as stored, not as the model sees it
     for name, part in zip(HISTOGRAMS, trial.extract(histograms, (height, width)), strict=True):
-        found[name] = _summary(trial.rank(part)[0], cmc_only)
+        found[name] = summarise(trial.rank(part)[0], cmc_only)
     return found
 
 

@@ -13,6 +13,17 @@ from mstat.config import ModelConfig
 
 Settings = Mapping[str, str]
 
+# A look at whether an experiment runs, not at what it shows.
+QUICK: Settings = {
+    "train.steps": "40",
+    "train.save_every": "0",
+    "loss.metric_warmup_steps": "10",
+    "schedule.warmup_steps": "5",
+    "eval.num_frames": "2",
+    "eval.num_rankings": "0",
+    "eval.baselines": "false",
+}
+
 
 @dataclass(frozen=True)
 class Row:

@@ -26,16 +26,6 @@ from mstat.report import figures
 from mstat.report.scores import ABSENT, COLUMNS
 from mstat.run import read_state
 
-# A look at whether an experiment runs, not at what it shows.
-QUICK = {
-    "train.steps": "40",
-    "train.save_every": "0",
-    "loss.metric_warmup_steps": "10",
-    "schedule.warmup_steps": "5",
-    "eval.num_frames": "2",
-    "eval.num_rankings": "0",
-    "eval.baselines": "false",
-}
 NAMES = {**COLUMNS, "intra": "intra", "intra_correct": "intra, correct", "inter": "inter"}
 
 

@@ -27,11 +27,13 @@ from mstat.data.plan import Plan
 from mstat.engine import Engine
 from mstat.evaluate import Trial, evaluate_run, score
 from mstat.export import export
+from mstat.files import write_json
 from mstat.model import MSTAT
-from mstat.model.pretrained import load_pretrained
+from mstat.model.pretrained import KEPT, NO_KEY, Row, load_pretrained
 from mstat.report.html import write_report
 from mstat.report.progress import Progress
-from mstat.report.scores import percent
+from mstat.report.scores import short
+from mstat.report.start import print_start, start_record
 from mstat.run import Journal, cut_back, locked, write_environment, write_state
 from mstat.schedule import learning_rate, metric_weight
 from mstat.task import ActionTask, Task
@@ -64,7 +66,7 @@ class Objective:
 
 def _score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> tuple[dict[str, Any], str]:
     scores = score(engine, model, reader, config).evaluation
-    return scores, f"mAP {percent(scores['mAP'])}, rank-1 {percent(scores['rank1'])}"
+    return scores, short(scores)
 
 
 REIDENTIFICATION = Objective(
@@ -101,11 +103,10 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
 
     torch.manual_seed(config.seed)
     task = objective.task(config, len(plan.pids))
+    init: list[Row] = []
     if config.model.init:
-        rows = load_pretrained(task.model, Path(config.model.init))
-        if engine.is_main:
-            unused = sum(row.ours == "dropped" for row in rows)
-            print(f"{config.model.init}: {len(rows)} tensors read, {unused} of them not used here")
+        init = load_pretrained(task.model, Path(config.model.init))
+        init += [Row(NO_KEY, name, KEPT) for name in task.state_dict() if not name.startswith("model.")]
     engine.prepare(task)
 
     if config.train.eval_every is not None:
@@ -122,6 +123,9 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
             )
         if engine.is_main:
             save_config(config, run / "config.yaml")
+            if config.model.init and start == 0:
+                write_json(run / "init.json", start_record(config.model.init, init))
+                print_start(config.model.init, init)
             if start < num_steps:
                 write_environment(run, engine.world_size, reader.checksum)
             write_state(run, "running", start)

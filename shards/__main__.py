@@ -158,8 +158,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:  # no space left, no permission: named with its file
-        print(f"error: {error}{again}", file=sys.stderr)
+    except OSError as error:  # no space left, no permission
+        where = "" if error.filename or args.command != "build" else f"{args.out}: "  # a write that fails names no file
+        print(f"error: {where}{error}{again}", file=sys.stderr)
         return 1
     except BrokenProcessPool:
         print("error: a worker was killed, for memory perhaps; start again with fewer --workers", file=sys.stderr)

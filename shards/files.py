@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import time
 import warnings
 from collections import OrderedDict
@@ -23,6 +24,8 @@ BLOCK_BYTES = 1 << 20
 BLOCKS_IN_MEMORY = 16  # of a process
 DEFAULT_CACHE_GB = 20.0
 TRIM_EVERY = 64 << 20  # bytes that a process writes between two looks at the size of the cache
+TRIM_SHARE = 64  # or this part of a small cache: what many processes write between two looks must fit, too
+OURS = re.compile(r"[0-9a-f]{64}")  # folders of a cache: checksums of sets and indices
 WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each new try
 TIMEOUT_SECONDS = 30.0  # of one request
 R = TypeVar("R")
@@ -123,6 +126,8 @@ class LocalFiles:
 class Cache:
     """Files of a folder, by name, of about `limit` bytes in all: the oldest go first.
 
+    A name begins with a checksum, as a folder; all else that lies in the folder is somebody's, and left alone.
+
     Many processes use it at once. A cache that cannot be written (a full disk) is told once and done without.
     """
 
@@ -160,7 +165,7 @@ class Cache:
             self._warned = True
             return False
         self._written += len(data)
-        if self._written >= min(TRIM_EVERY, self.limit // 8):
+        if self._written >= min(TRIM_EVERY, self.limit // TRIM_SHARE):
             self._trim()
         return True
 
@@ -176,7 +181,8 @@ class Cache:
         """Remove the oldest files until three quarters of the limit are left: others write meanwhile."""
         self._written = 0
         found = []
-        for path in self.folder.rglob("*"):
+        ours = [folder for folder in self.folder.iterdir() if OURS.fullmatch(folder.name)]
+        for path in (path for folder in ours for path in folder.rglob("*")):
             try:
                 status = path.stat()
             except OSError:  # another process has removed it
@@ -228,7 +234,10 @@ class RemoteFiles:
 
     def _read(self, name: str, offset: int, size: int) -> bytes:
         first, last = offset // BLOCK_BYTES, (offset + size - 1) // BLOCK_BYTES
-        joined = b"".join(self._block(name, number) for number in range(first, last + 1))
+        joined = b"".join(
+            self._block(name, number, min(BLOCK_BYTES, offset + size - number * BLOCK_BYTES))
+            for number in range(first, last + 1)
+        )
         start = offset - first * BLOCK_BYTES
         return joined[start : start + size]
 
@@ -246,26 +255,30 @@ class RemoteFiles:
     def _block_name(self, name: str, number: int) -> str:
         return f"{self.version}/{name}/{number:06d}"
 
-    def _block(self, name: str, number: int) -> bytes:
+    def _block(self, name: str, number: int, size: int) -> bytes:
+        """A block of a file, of which `size` bytes are there for certain; the last may have fewer than the others."""
         key = self._block_name(name, number)
         data = self._recent.pop(key, None)
         if data is None:
             data = self.cache.get(key)
-        if data is None:
-            data = self._fetch(name, number * BLOCK_BYTES, (number + 1) * BLOCK_BYTES)
+        if data is None or len(data) < size:
+            data = self._fetch(name, number * BLOCK_BYTES, (number + 1) * BLOCK_BYTES, size)
             self.cache.put(key, data)
         self._recent[key] = data
         if len(self._recent) > BLOCKS_IN_MEMORY:
             self._recent.popitem(last=False)
         return data
 
-    def _fetch(self, name: str, start: int | None, end: int | None) -> bytes:
+    def _fetch(self, name: str, start: int | None, end: int | None, size: int = 0) -> bytes:
         filesystem, root = self._connect()
-        options = _timeout(filesystem)
-        path = f"{root}/{name}"
-        data: bytes = self._try_again(
-            self.where(name), lambda: filesystem.cat_file(path, start=start, end=end, **options)
-        )
+
+        def call() -> bytes:
+            found: bytes = filesystem.cat_file(f"{root}/{name}", start=start, end=end, **_timeout(filesystem))
+            if len(found) < size:  # a server that says no length may lose the connection without a sign
+                raise ConnectionError(f"{len(found):,} bytes came of {size:,} or more")
+            return found
+
+        data = self._try_again(self.where(name), call)
         if start is not None and end is not None and len(data) > end - start:
             raise DataError(
                 f"{self.where(name)}: a part was asked for and all of it came: this server knows no ranges (HTTP "

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ VERSION = 1
 DESCRIPTION_FILE = "dataset.json"
 INDEX_FOLDER = "index"
 INDEX_FILE = "index/data-00000-of-00001.arrow"  # the name that datasets gives the one file it writes
+SHARD_FILE = re.compile(r"shard-\d{6,}\.tar")
+INDEX_BESIDE = re.compile(r"\w+\.json")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 SCHEMA = pa.schema(
     {
@@ -61,6 +65,7 @@ class Description:
     encoding: Mapping[str, Any]
     shards: tuple[ShardRecord, ...]
     index_sha256: str
+    index_files: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of what else `datasets` has put beside it
 
     def to_json(self) -> dict[str, Any]:
         """The content of `dataset.json`."""
@@ -102,10 +107,24 @@ def load_description(files: Files) -> tuple[Description, str]:
             encoding=content["encoding"],
             shards=tuple(ShardRecord(**shard) for shard in content["shards"]),
             index_sha256=content["index_sha256"],
+            index_files=content.get("index_files", {}),
         )
+        _refuse_other_names(path, description)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: damaged ({error!r}); build the set again") from error
     return description, checksum
+
+
+def _refuse_other_names(path: str, description: Description) -> None:
+    """Names in it become paths, here and in the cache of a set from afar: none may lead out of their folder."""
+    for shard in description.shards:
+        if not SHARD_FILE.fullmatch(shard.file):
+            raise DataError(f"{path}: shard {shard.file!r} is no name that the writer gives; build the set again")
+    for name in description.index_files:
+        if not INDEX_BESIDE.fullmatch(name):
+            raise DataError(f"{path}: {name!r} is no file that the writer makes; build the set again")
+    if not SHA256.fullmatch(description.index_sha256):
+        raise DataError(f"{path}: {description.index_sha256!r} is no SHA-256; build the set again")
 
 
 def load_table(files: Files, sha256: str) -> pa.Table:
@@ -139,6 +158,11 @@ def write_index(folder: Path, table: pa.Table) -> str:
         if not bars_were_off:
             datasets.enable_progress_bars()
     return file_sha256(folder / INDEX_FILE)
+
+
+def beside_index(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that `datasets` wants beside the rows, by their names."""
+    return {path.name: file_sha256(path) for path in sorted((folder / INDEX_FOLDER).glob("*.json"))}
 
 
 def file_sha256(path: Path) -> str:

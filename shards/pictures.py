@@ -85,6 +85,10 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
             raise ValueError("a lossless or arithmetic JPEG; baseline or progressive is needed")
         if marker == 0xDA:
             raise ValueError("a JPEG scan without a frame header")
+        if marker <= 0x01 or 0xD0 <= marker <= 0xD9:
+            # Segments of no length, which no picture has here: to step over one as if it had one would be to read
+            # another size than the decoder does.
+            raise ValueError(f"damaged JPEG header at byte {position}")
         position += 2 + int(struct.unpack_from(">H", data, position + 2)[0])
     raise ValueError("cut off inside the JPEG header")
 
@@ -114,11 +118,14 @@ def decode(data: bytes, at_least: tuple[int, int] | None = None) -> Uint8Array:
 
 
 def _decode_png(data: bytes) -> Uint8Array:
-    _check_size(*_png_size(data))
+    height, width = _png_size(data)
+    _check_size(height, width)
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            if picture.size != (width, height):  # a second header counts for Pillow
+                raise ValueError(f"its second header says {picture.height}x{picture.width} pixels")
             return np.array(picture.convert("RGB"))
-    except (OSError, SyntaxError) as error:  # Pillow calls a broken chunk a SyntaxError
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # a broken chunk is a SyntaxError of Pillow's
         raise ValueError(f"damaged ({error})") from error
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards import index, pictures
-from shards.files import RemoteFiles, open_files
+from shards.files import LocalFiles, RemoteFiles, open_files
 from shards.records import WARNINGS, DataError, Protocol, Role, Tracklet
 
 Int64Array = np.ndarray[Any, np.dtype[np.int64]]
@@ -185,14 +185,19 @@ class Reader:
         rows = batch.first[row - self._batch_starts[at]] + np.asarray(numbers)
         places = list(zip(batch.offsets[rows].tolist(), batch.sizes[rows].tolist(), strict=True))
         shard = self.description.shards[self._shards[row]].file
-        found = self._files.read(shard, places)
+        try:
+            found = self._files.read(shard, places)
+        except FileNotFoundError as error:
+            raise DataError(f"{self._files.where(shard)}: missing; bring it back, or build the set again") from error
         for place, (number, crc32) in enumerate(zip(numbers, batch.crc32[rows].tolist(), strict=True)):
             if zlib.crc32(found[place]) != crc32 and self._files.forget(shard, *places[place]):
                 found[place] = self._files.read(shard, [places[place]])[0]  # only the cache was damaged
             if zlib.crc32(found[place]) != crc32:
+                local = isinstance(self._files, LocalFiles)  # where else it lies, only a copy of it can be verified
+                where = self.path if local else "DIR"
                 raise DataError(
                     f"{self._files.where(shard)}: {self._key(row)} frame {number}: its bytes have changed since the "
-                    f"build; `python -m shards verify {self.path}` lists all that is damaged"
+                    f"build; `python -m shards verify {where}` lists all that is damaged"
                 )
         return found
 

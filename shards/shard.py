@@ -131,7 +131,10 @@ def join_shard(job: Job, progress: Progress) -> Written:
     progress.check()
     sidecar = _Sidecar.read(job)
     if sidecar is None:
-        return Written(None, None, [f"{job.path}: not made yet"])
+        other = (
+            " as it is asked for: what is there is damaged, or of other options or data" if job.path.exists() else ""
+        )
+        return Written(None, None, [f"{job.path}: not made yet{other}"])
     progress.advance(len(job.tracklets), sum(tracklet.num_frames for tracklet in job.tracklets))
     return sidecar.written
 

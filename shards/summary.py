@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from shards.read import Reader
@@ -105,13 +106,13 @@ def num_valid_queries(reader: Reader, query: np.ndarray, gallery: np.ndarray) ->
 def show(content: dict[str, Any], console: Console) -> None:
     """Print a summary for people."""
     console.print(
-        f"[bold]{content['name']}[/]: {content['tracklets']:,} tracklets, {content['frames']:,} frames, "
+        f"[bold]{escape(content['name'])}[/]: {content['tracklets']:,} tracklets, {content['frames']:,} frames, "
         f"{content['identities']:,} identities, {content['cameras']} cameras, {content['bytes'] / 1e6:,.1f} MB in "
         f"{content['shards']} shards"
     )
     console.print(f"checksum {content['checksum']}", highlight=False)
     for name, fact in content["facts"].items():
-        console.print(f"{name}: {fact}", highlight=False, style="yellow" if name in WARNINGS else None)
+        console.print(f"{name}: {fact}", highlight=False, markup=False, style="yellow" if name in WARNINGS else None)
     if content["encoding"]:
         height, width = content["encoding"]["size"]
         console.print(f"frames re-encoded to {height}x{width}, quality {content['encoding']['quality']}")
@@ -129,7 +130,7 @@ def show(content: dict[str, Any], console: Console) -> None:
         for split, counts in splits:
             label = protocol["name"] if len(splits) == 1 else f"{protocol['name']}, split {split}"
             shown = [role for role in ROLES if counts[role]["lengths"]]
-            console.print(f"[bold]{label}[/]: {protocol['description']}")
+            console.print(f"[bold]{escape(label)}[/]: {escape(protocol['description'])}")
             table = Table(box=None)
             for column in ("role", "identities", "tracklets", "frames", "a tracklet has", "lengths"):
                 table.add_column(column, justify="left" if column == "role" else "right", no_wrap=True)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from shards import index, pictures, tar
 from shards.files import LocalFiles
@@ -22,6 +23,7 @@ from shards.records import DataError
 
 INTACT_BUT_UNREACHABLE = "a damaged tar header hides them from tar; the index still reads them"
 JSON_MEMBER = -1  # stands for <key>.json where frames have their number
+MEMBER = re.compile(r"([A-Za-z0-9_-]{1,80})\.(?:json|([0-9]{5})\.(?:jpg|png))")  # every name that the writer makes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +56,10 @@ def verify(folder: Path, workers: int = 1, *, decode: bool = False) -> list[str]
     except DataError as error:  # without its index nothing else can be told
         return [str(error)]
 
+    faults = list(_index_faults(folder, description))
     rows: list[list[dict[str, Any]]] = [[] for _ in description.shards]
     for row in table.to_pylist():
         rows[row["shard"]].append(row)
-    faults: list[str] = []
     jobs = [
         _Job(folder / record.file, record, shard_rows, description.role_names, decode)
         for record, shard_rows in zip(description.shards, rows, strict=True)
@@ -69,32 +71,62 @@ def verify(folder: Path, workers: int = 1, *, decode: bool = False) -> list[str]
     return faults
 
 
+def _index_faults(folder: Path, description: index.Description) -> Iterator[str]:
+    """What `datasets` reads of the index beside its rows."""
+    for name, sha256 in description.index_files.items():
+        path = folder / index.INDEX_FOLDER / name
+        if not path.is_file():
+            yield f"{path}: missing"
+        elif index.file_sha256(path) != sha256:
+            yield f"{path}: changed since the build (SHA-256)"
+
+
 def _verify_shard(job: _Job, progress: Progress) -> list[str]:
     progress.check()
     if not job.path.is_file():
         return [f"{job.path}: missing, with its {len(job.rows)} tracklets"]
     try:
-        found, members = _scan(job.path)
-    except (DataError, OSError) as error:
+        with _mapped(job.path) as data:
+            return [f"{job.path}: {what}" for what in _faults(job, data, progress)]
+    except OSError as error:
         return [f"{job.path}: {error}"]
-    faults = []
-    if found.bytes != job.record.bytes:
-        faults.append(f"{job.path}: {found.bytes:,} bytes where {job.record.bytes:,} were written")
-    elif found.sha256 != job.record.sha256:
-        faults.append(f"{job.path}: changed since the build (SHA-256)")
-    with job.path.open("rb") as file:
-        for row in job.rows:
-            progress.check()
-            found_faults = _verify_row(row, members, job.role_names, file)
-            if job.decode:
-                found_faults += _undecodable(row, file)
-            faults += [f"{job.path}: {row['key']}: {what}" for what in found_faults]
-            progress.advance(1, len(row["sizes"]))
-    faults += [f"{job.path}: {key}: {_member(number)} is not in the index" for key, number in members]
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[memoryview]:
+    with path.open("rb") as file:
+        if not file.read(1):  # nothing cannot be mapped
+            yield memoryview(b"")
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
+            yield data
+
+
+def _faults(job: _Job, data: memoryview, progress: Progress) -> list[str]:
+    """Faults of one tar, `key: what`."""
+    faults, intact = [], False
+    if len(data) != job.record.bytes:
+        faults.append(f"{len(data):,} bytes where {job.record.bytes:,} were written")
+    elif hashlib.sha256(data).hexdigest() != job.record.sha256:
+        faults.append("changed since the build (SHA-256)")
+    else:
+        intact = True
+    members, foreign = _scan(data)
+    for row in job.rows:
+        progress.check()
+        found_faults = _verify_row(row, members, job.role_names, data)
+        if not intact:
+            found_faults += _unframed(row, job.role_names, data)
+        if job.decode:
+            found_faults += _undecodable(row, data)
+        faults += [f"{row['key']}: {what}" for what in found_faults]
+        progress.advance(1, len(row["sizes"]))
+    faults += foreign
+    faults += [f"{key}: {_member(number)} is not in the index" for key, number in members]
     return faults
 
 
-def _verify_row(row: dict[str, Any], members: dict[Any, _Member], role_names: Any, file: Any) -> list[str]:
+def _verify_row(row: dict[str, Any], members: dict[Any, _Member], role_names: Any, data: memoryview) -> list[str]:
     """Faults of one tracklet; takes its members out of `members`."""
     faults: list[str] = []
     lost: list[int] = []
@@ -107,8 +139,7 @@ def _verify_row(row: dict[str, Any], members: dict[Any, _Member], role_names: An
     for number, member in expected.items():
         found = members.pop((row["key"], number), None)
         if found is None:
-            file.seek(member.offset)
-            if index.crc32(file.read(member.size)) == member.crc32:
+            if index.crc32(data[member.offset : member.offset + member.size]) == member.crc32:
                 hidden += 1
             else:
                 lost.append(number)
@@ -132,15 +163,32 @@ def _verify_row(row: dict[str, Any], members: dict[Any, _Member], role_names: An
     return faults
 
 
-def _undecodable(row: dict[str, Any], file: BinaryIO) -> Iterator[str]:
+def _unframed(row: dict[str, Any], role_names: Any, data: memoryview) -> Iterator[str]:
+    """Members whose bytes are whole where they should be, and not what lies around them: tar header and padding."""
+    key, sizes = row["key"], row["sizes"]
+    content = index.sample_json(key, row["pid"], row["camid"], len(sizes), row["roles"], role_names)
+    json_offset = row["offsets"][0] - tar.BLOCK - len(content) - -len(content) % tar.BLOCK
+    expected = [(JSON_MEMBER, f"{key}.json", json_offset, len(content), row["json_crc32"])]
+    for number, (offset, size, checksum) in enumerate(zip(row["offsets"], sizes, row["crc32"], strict=True)):
+        extension = "jpg" if data[offset : offset + 2] == pictures.JPEG_START else "png"
+        expected.append((number, f"{key}.{number:05d}.{extension}", offset, size, checksum))
+    for number, name, offset, size, checksum in expected:
+        end = offset + size
+        if index.crc32(data[offset:end]) == checksum:
+            if data[offset - tar.BLOCK : offset] != tar.header(name, size):
+                yield f"{_member(number)}: its tar header has changed"
+            if any(data[end : end + -size % tar.BLOCK]):
+                yield f"{_member(number)}: the zeros behind it have changed"
+
+
+def _undecodable(row: dict[str, Any], data: memoryview) -> Iterator[str]:
     """Frames that are as they were built, and no whole pictures."""
     for number, (offset, size, checksum) in enumerate(zip(row["offsets"], row["sizes"], row["crc32"], strict=True)):
-        file.seek(offset)
-        data = file.read(size)
-        if index.crc32(data) == checksum:
+        picture = bytes(data[offset : offset + size])
+        if index.crc32(picture) == checksum:
             try:
-                pictures.check(data)
-                pictures.check_pixels(data)
+                pictures.check(picture)
+                pictures.check_pixels(picture)
             except ValueError as error:
                 yield f"{_member(number)}: {error}"
 
@@ -149,29 +197,21 @@ def _member(number: int) -> str:
     return "its json" if number == JSON_MEMBER else f"frame {number}"
 
 
-def _scan(path: Path) -> tuple[index.ShardRecord, dict[tuple[str, int], _Member]]:
-    """Walk a tar: its record, and each member by (key, frame number or JSON_MEMBER), in order.
+def _scan(data: memoryview) -> tuple[dict[tuple[str, int], _Member], list[str]]:
+    """Walk a tar: each member by (key, frame number or JSON_MEMBER), in order, and those that are none of ours.
 
-    A tar that breaks off gives the members before the break. Raises DataError on a member that is none of ours.
+    A tar that breaks off gives the members before the break.
     """
     members: dict[tuple[str, int], _Member] = {}
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size == 0:
-            return index.ShardRecord(path.name, 0, hashlib.sha256().hexdigest()), members
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
-            record = index.ShardRecord(path.name, size, hashlib.sha256(data).hexdigest())
-            for name, offset, length in tar.walk(data):
-                checksum = index.crc32(data[offset : offset + length])
-                members[_member_id(path, name)] = _Member(offset, length, checksum)
-    return record, members
-
-
-def _member_id(path: Path, name: str) -> tuple[str, int]:
-    key, _, rest = name.partition(".")
-    number = rest.partition(".")[0]
-    if rest == "json" and "/" not in key:
-        return key, JSON_MEMBER
-    if not number.isdecimal() or "/" in key:
-        raise DataError(f"{path}: member {name!r} is none that the writer makes; build the set again")
-    return key, int(number)
+    foreign: list[str] = []
+    for name, offset, length in tar.walk(data):
+        match = MEMBER.fullmatch(name)
+        if match is None:
+            foreign.append(f"member {name!r} is none that the writer makes; build the set again")
+            continue
+        member = match[1], JSON_MEMBER if match[2] is None else int(match[2])
+        if member in members:
+            foreign.append(f"{match[1]}: member {name!r} is one too many: {_member(member[1])} stands before it")
+        else:
+            members[member] = _Member(offset, length, index.crc32(data[offset : offset + length]))
+    return members, foreign

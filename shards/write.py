@@ -36,6 +36,7 @@ SCRATCH = "scratch"  # in OUT.building: a source's temporary files
 LOCK = "lock"
 KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")  # a dot would end a WebDataset key; a tar header holds 100 characters
 SAMPLED_FRAMES = 64
+MAX_NUMBER = 2**63 - 1  # of an identity or camera; the index holds 64 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +74,14 @@ def building(out: Path, *, part: Part | None = None) -> Iterator[Path]:
             return
         for scratch in folder.glob(f"{SCRATCH}*"):
             shutil.rmtree(scratch, ignore_errors=True)
-        for leftover in folder.glob(f"*{SIDECAR}"):
-            leftover.unlink(missing_ok=True)
-        for path in (*folder.rglob("*"), folder):  # the name that says that all is whole must not outlive a power cut
+        sidecars = set(folder.glob(f"*{SIDECAR}"))
+        for path in (
+            set(folder.rglob("*")) - sidecars
+        ):  # the name that says that all is whole must not outlive a power cut
             _wait_for_disk(path)
+        for sidecar in sidecars:  # only now: the disk may take minutes, and without them nothing could be taken up
+            sidecar.unlink(missing_ok=True)
+        _wait_for_disk(folder)
         folder.rename(out)
         (out / LOCK).unlink()  # only now: whoever waits for the lock finds `out` first
 
@@ -95,7 +100,7 @@ def _wait_for_disk(path: Path) -> None:
 
 
 def _check_free(out: Path) -> None:
-    if out.exists():
+    if os.path.lexists(out):  # a link that leads nowhere could not be made a folder, after all the work
         raise FileExistsError(f"{out} exists; remove it, or give another --out")
 
 
@@ -125,10 +130,7 @@ class Build:
         Raises DataError that lists every bad frame, unless they are dropped: `file: tracklet key: reason`, a line each.
         """
         jobs = self._jobs()
-        expected = {job.path.with_suffix(suffix) for job in jobs for suffix in (".tar", SIDECAR)}
-        for path in self.folder.glob("shard-*"):  # of a build of other data, or that a kill has left
-            if path not in expected:
-                path.unlink()
+        self._remove_all_but(jobs)
         return self._describe(self._run(write_shard, jobs))
 
     def write_part(self, part: Part) -> int:
@@ -139,7 +141,19 @@ class Build:
 
     def join(self) -> index.Description:
         """Write index and description of the shards that the parts have made. Raises DataError where one is missing."""
-        return self._describe(self._run(join_shard, self._jobs()))
+        jobs = self._jobs()
+        results = self._run(join_shard, jobs)
+        self._remove_all_but(
+            jobs
+        )  # not before all are found: they may be whole, and other options asked for by mistake
+        return self._describe(results)
+
+    def _remove_all_but(self, jobs: Sequence[Job]) -> None:
+        """What a build of other data or other options has left, or a kill."""
+        expected = {job.path.with_suffix(suffix) for job in jobs for suffix in (".tar", SIDECAR)}
+        for path in self.folder.glob("shard-*"):
+            if path not in expected:
+                path.unlink()
 
     def _jobs(self) -> list[Job]:
         source = self.source
@@ -197,6 +211,7 @@ class Build:
             encoding=asdict(self.encoding) if self.encoding.size else {},
             shards=tuple(result.record for result in results if result.record),
             index_sha256=index.write_index(self.folder, table),
+            index_files=index.beside_index(self.folder),
         )
         (self.folder / index.DESCRIPTION_FILE).write_text(json.dumps(description.to_json(), indent=1) + "\n")
         return description
@@ -238,6 +253,11 @@ def _check(source: Source) -> None:
             raise DataError(f"{source.name}: key {tracklet.key!r}: only letters, digits, - and _, 80 at most")
         if not 0 < tracklet.num_frames < 100_000:
             raise DataError(f"{source.name}: {tracklet.key}: {tracklet.num_frames} frames; 1 to 99,999 can be stored")
+        if max(abs(tracklet.pid), abs(tracklet.camid)) > MAX_NUMBER:
+            raise DataError(
+                f"{source.name}: {tracklet.key}: identity {tracklet.pid}, camera {tracklet.camid}; {MAX_NUMBER:,} is "
+                "the largest number that can be stored"
+            )
         assert len(tracklet.roles) == num_roles, tracklet.key
         seen.add(tracklet.key)
 

@@ -49,7 +49,7 @@ data: {shards: SHARDS, num_workers: 1}
 batch: {num_identities: 4, num_tracklets: 2}
 clip: {num_frames: 3, crop_padding: 1}
 model: {image_size: [16, 16], patch_size: 8, width: 32, num_heads: 2, depths: [1, 1, 1]}
-optim: {name: adamw, lr: 2.0e-3}
+optim: {name: adamw, lr: 1.0e-2}
 train: {steps: 8, precision: "no", save_every: 4, eval_every: 4, log_every: 1}
 eval: {num_frames: 3, batch_size: 4}
 """

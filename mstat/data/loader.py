@@ -22,8 +22,10 @@ from mstat import signals
 from mstat.config import Config
 from mstat.data.augment import augment
 from mstat.data.clips import evaluation_clips, training_frames
+from mstat.data.degrade import occlude, shrink
 from mstat.data.plan import CLIPS, Plan, slice_bounds
 from mstat.model.noise import draw_noise
+from shards import pictures
 from shards.read import Reader
 
 # Pickled to the workers and back: whole numbers of clips, never single frames.
@@ -60,6 +62,9 @@ class EvaluationBatches(Dataset[Arrays]):
 
     frames_BTHWC uint8 with B = eval.batch_size always (the last clip is repeated to fill up, so that every matrix
     product has one shape), and rows_B int64: the place of each clip's tracklet in `tracklets`, -1 for a filler.
+
+    Args:
+        num_intact: Places from here on get `eval.occlusion` and `eval.resolution`.
     """
 
     def __init__(
@@ -69,8 +74,10 @@ class EvaluationBatches(Dataset[Arrays]):
         batches: list[list[tuple[int, int]]],
         config: Config,
         size: tuple[int, int],
+        num_intact: int,
     ) -> None:
         self.reader, self.tracklets, self.batches, self.config, self.size = reader, tracklets, batches, config, size
+        self.num_intact = num_intact
 
     def __getitem__(self, number: int) -> Arrays:
         clips = self.batches[number]
@@ -78,11 +85,21 @@ class EvaluationBatches(Dataset[Arrays]):
         for row, clip in clips:
             tracklet = int(self.tracklets[row])
             numbers = evaluation_clips(int(self.reader.num_frames[tracklet]), self.config.eval, tracklet)[clip]
-            frames.append(self.reader.frames(tracklet, numbers, size=self.size))
+            frames.append(self._frames(tracklet, numbers, intact=row < self.num_intact))
         filler = self.config.eval.batch_size - len(clips)
         rows = [row for row, _ in clips] + [-1] * filler
         stacked = np.stack(frames + [frames[-1]] * filler)
         return {"frames_BTHWC": torch.from_numpy(stacked), "rows_B": torch.tensor(rows)}
+
+    def _frames(self, tracklet: int, numbers: np.ndarray, intact: bool) -> np.ndarray:
+        config = self.config.eval
+        if intact:
+            return self.reader.frames(tracklet, numbers, size=self.size)
+        if config.resolution is None:
+            frames_THWC = self.reader.frames(tracklet, numbers, size=self.size)
+        else:
+            frames_THWC = pictures.resize(shrink(self.reader.frames(tracklet, numbers), config.resolution), self.size)
+        return occlude(frames_THWC, config.occlusion, config.seed, tracklet)
 
 
 def load(dataset: Dataset[Arrays], indices: Sequence[int], num_workers: int, pin_memory: bool) -> DataLoader[Arrays]:

@@ -1,4 +1,7 @@
-"""`python -m mstat.model`: how large the model of a config is, part by part, without building it in memory."""
+"""`python -m mstat.model`: how large the model of a config is, part by part, without building it in memory.
+
+With `--init FILE`: what that model would take from a checkpoint, key by key.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from mstat.config import Config, ModelConfig
 from mstat.configure import load_config
 from mstat.model.mstat import MSTAT
+from mstat.model.pretrained import load_pretrained
+from mstat.report.start import print_start
 
 PARTS = ("stem", "stage1.blocks", "stage1.aap", "stage2.blocks", "stage2.iap", "stage3.blocks", "stage3.iap")
 OTHER = "norms, class token"
@@ -56,12 +61,15 @@ def count(config: ModelConfig, num_frames: int) -> dict[str, Size]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table; exit status 0, or 2 where the config is bad."""
+    """Print a table; exit status 0, 1 where a checkpoint is refused, or 2 where the config is bad."""
     parser = argparse.ArgumentParser(prog="python -m mstat.model", description=__doc__)
     parser.add_argument("--config", type=Path, help="YAML of a run; without it, the paper's model")
     parser.add_argument("--frames", type=int, help="frames of a clip; without it, the config's clip.num_frames")
+    parser.add_argument("--init", type=Path, metavar="FILE", help="show how a run with --model.init FILE would start")
     options = parser.parse_args(arguments)
     run = load_config(options.config) if options.config else Config()
+    if options.init:
+        return show_init(run.model, options.init)
     config, frames = run.model, options.frames or run.clip.num_frames
     try:
         sizes = count(config, frames)
@@ -82,6 +90,22 @@ def main(arguments: list[str] | None = None) -> int:
     total = Size(*(sum(column) for column in zip(*sizes.values(), strict=True)))
     table.add_row("total", f"{total.parameters:,}", f"{total.flops / 1e9:,.3f}")
     Console().print(table)
+    return 0
+
+
+def show_init(config: ModelConfig, file: Path) -> int:
+    """Print what the model of `config` would start from, or why not; gives the exit status."""
+    try:
+        with torch.device("meta"):
+            model = MSTAT(config)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        print_start(str(file), load_pretrained(model, file))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

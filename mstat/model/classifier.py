@@ -3,7 +3,7 @@
 With time it is a TimeSformer with divided space-time attention, number for number, and is saved under that model's
 names, so that nothing tells its weights from published ones.
 
-Shapes: B clips, T frames, N patches a frame, D width, C classes, P patch side,
+Shapes: B clips, T frames, N patches a frame, D width, C classes, P patch side, K = 3 P^2 numbers in a patch,
 R residual branches with drop path.
 """
 
@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from mstat.config import ModelConfig
-from mstat.model.mstat import MSTAT
-from mstat.model.pretrained import BLOCK_KEYS, KINDS
+from mstat.model.layouts import BLOCK_KEYS, KINDS
+from mstat.model.mstat import MSTAT, check_sizes
 from mstat.model.proxies import anisotropic_
 from mstat.precision import at_least_fp32
 
-PIXEL_MEAN, PIXEL_STD = 0.45, 0.225  # TimeSformer's, which comes with its temporal weights at import
+# What a model that starts from the file subtracts from pixels and divides by, with temporal weights in it and without.
+PIXELS = {"divided": (0.45, 0.225), "none": (0.5, 0.5)}
 
 
 def stack_config(config: ModelConfig) -> ModelConfig:
@@ -54,13 +55,15 @@ class Classifier(MSTAT):
     def __init__(
         self, config: ModelConfig, num_classes: int, num_frames: int, time: Literal["divided", "none"] = "divided"
     ) -> None:
+        check_sizes(config)
         super().__init__(stack_config(config))
+        mean, std = PIXELS[time]
+        self.stem.pixel_mean.fill_(mean)
+        self.stem.pixel_std.fill_(std)
         self.time_position = None
         if time == "divided":
             # From scratch 0, where TimeSformer begins, would leave the order of frames unheard for long.
             self.time_position = nn.Parameter(anisotropic_(torch.empty(num_frames, config.width)))
-            self.stem.pixel_mean.fill_(PIXEL_MEAN)
-            self.stem.pixel_std.fill_(PIXEL_STD)
         for block in self.stage1.blocks:
             # TimeSformer's layout has no place for them: they stay 1.
             block.alpha.requires_grad_(False)
@@ -95,11 +98,12 @@ def to_timesformer(weights: Mapping[str, Tensor], patch_size: int) -> dict[str, 
     Our class token has no position of its own, so that its row of `pos_embed` is 0.
     """
     position_ND = weights["stem.position"]
+    patch_DK, bias_D = _patches(weights, *PIXELS["divided" if "time_position" in weights else "none"])
     official = {
         "cls_token": weights["stem.class_token"][None, None],
         "pos_embed": torch.cat([torch.zeros_like(position_ND[:1]), position_ND])[None],
-        "patch_embed.proj.weight": weights["stem.patch.weight"].unflatten(1, (3, patch_size, patch_size)),
-        "patch_embed.proj.bias": weights["stem.patch.bias"],
+        "patch_embed.proj.weight": patch_DK.unflatten(1, (3, patch_size, patch_size)),
+        "patch_embed.proj.bias": bias_D,
     }
     if "time_position" in weights:
         official["time_embed"] = weights["time_position"][None]
@@ -113,3 +117,17 @@ def to_timesformer(weights: Mapping[str, Tensor], patch_size: int) -> dict[str, 
         official[f"norm.{kind}"] = weights[f"stage1.norm.{kind}"]
         official[f"head.{kind}"] = weights[f"head.{kind}"]
     return {name: value.contiguous() for name, value in official.items()}
+
+
+def _patches(weights: Mapping[str, Tensor], mean: float, std: float) -> tuple[Tensor, Tensor]:
+    """Patch embedding of pixels that are normalised by `mean` and `std`.
+
+    The very weights, unless `model.init` has brought another normalisation (DeiT's).
+    """
+    weight_DK, bias_D = weights["stem.patch.weight"], weights["stem.patch.bias"]
+    own_mean_3, own_std_3 = weights["stem.pixel_mean"], weights["stem.pixel_std"]
+    if bool((own_mean_3 == mean).all() and (own_std_3 == std).all()):
+        return weight_DK, bias_D
+    of_colour_D3P = weight_DK.unflatten(1, (3, -1)) / own_std_3[:, None]
+    offset_D = (of_colour_D3P * (mean - own_mean_3)[:, None]).sum((1, 2))
+    return (of_colour_D3P * std).flatten(1), bias_D + offset_D

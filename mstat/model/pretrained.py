@@ -1,80 +1,49 @@
 """Start from somebody's weights: TimeSformer (official or Hugging Face), a plain ViT, or an MSTAT of our own.
 
-All foreign layouts are first renamed to the official TimeSformer's names, and one table leads from there to ours.
-Every key of a file is accounted for; nothing is loaded before all of it fits. No code in a checkpoint is run.
+All foreign layouts are first renamed to the official TimeSformer's names (`mstat.model.layouts`), and one table leads
+from there to ours. Every key of a file and every tensor of ours is accounted for; nothing is loaded before all of it
+fits. No code in a checkpoint is run (`mstat.model.weights`).
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
+from mstat.model.layouts import BLOCK_KEYS, DROPPED, KINDS, Stored, has_time, refuse_keys, to_official
 from mstat.model.mstat import MSTAT
 from mstat.model.noise import block_counts
 from mstat.model.sta import AttributeSTA
+from mstat.model.weights import named, printable, read_tensors
 
-# Official name -> ours, inside a block.
-BLOCK_MODULES = {
-    "temporal_norm1": "temporal.norm",
-    "temporal_attn.qkv": "temporal.attention.qkv",
-    "temporal_attn.proj": "temporal.attention.proj",
-    "temporal_fc": "temporal.fc",
-    "norm1": "spatial_norm",
-    "attn.qkv": "spatial.qkv",
-    "attn.proj": "spatial.proj",
-    "norm2": "mlp_norm",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
-KINDS = ("weight", "bias")
-BLOCK_KEYS = {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in BLOCK_MODULES.items() for kind in KINDS}
-STEM_KEYS = {"cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias", "norm.weight", "norm.bias"}
-DROPPED_KEYS = {"time_embed", "head.weight", "head.bias"}
 NO_KEY = "-"  # stands in a row for what comes from no key of the file
-
-# Hugging Face's name -> the official one, after the model's own prefix is taken away.
-HUGGING_FACE = [
-    (r"embeddings\.cls_token", "cls_token"),
-    (r"embeddings\.position_embeddings", "pos_embed"),
-    (r"embeddings\.time_embeddings", "time_embed"),
-    (r"embeddings\.patch_embeddings\.projection\.(weight|bias)", r"patch_embed.proj.\1"),
-    (r"encoder\.layer\.(\d+)\.layernorm_before\.(weight|bias)", r"blocks.\1.norm1.\2"),
-    (r"encoder\.layer\.(\d+)\.layernorm_after\.(weight|bias)", r"blocks.\1.norm2.\2"),
-    (r"encoder\.layer\.(\d+)\.temporal_layernorm\.(weight|bias)", r"blocks.\1.temporal_norm1.\2"),
-    (r"encoder\.layer\.(\d+)\.attention\.attention\.qkv\.(weight|bias)", r"blocks.\1.attn.qkv.\2"),
-    (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.(weight|bias)", r"blocks.\1.attn.proj.\2"),
-    (r"encoder\.layer\.(\d+)\.temporal_attention\.attention\.qkv\.(weight|bias)", r"blocks.\1.temporal_attn.qkv.\2"),
-    (r"encoder\.layer\.(\d+)\.temporal_attention\.output\.dense\.(weight|bias)", r"blocks.\1.temporal_attn.proj.\2"),
-    (r"encoder\.layer\.(\d+)\.temporal_dense\.(weight|bias)", r"blocks.\1.temporal_fc.\2"),
-    (r"encoder\.layer\.(\d+)\.intermediate\.dense\.(weight|bias)", r"blocks.\1.mlp.fc1.\2"),
-    (r"encoder\.layer\.(\d+)\.output\.dense\.(weight|bias)", r"blocks.\1.mlp.fc2.\2"),
-    (r"layernorm\.(weight|bias)", r"norm.\1"),
-    (r"classifier\.(weight|bias)", r"head.\1"),
-]
+NOWHERE = "dropped"  # stands in a row for a tensor of ours
+KEPT = "keeps its own start"
 
 
 class Row(NamedTuple):
-    """What became of one key of the file. A key that fills several of ours has several rows."""
+    """What became of one key of the file, or whence one of our tensors comes.
+
+    A key that fills several of ours has several rows; together they hold every key and every tensor.
+
+    Attributes:
+        key: As the file has it, or NO_KEY.
+        ours: Our name, or NOWHERE.
+        action: How it was used (copied, resized from which grid to which), or why not.
+        shape: Of the file's tensor; None where there is none.
+    """
 
     key: str
-    ours: str  # our key, or "dropped"
+    ours: str
     action: str
-
-
-class Stored(NamedTuple):
-    """A tensor under the name that its file gives it."""
-
-    key: str
-    value: Tensor
+    shape: tuple[int, ...] | None = None
 
 
 class Fill(NamedTuple):
@@ -91,17 +60,20 @@ def load_pretrained(model: MSTAT, path: str | Path) -> list[Row]:
 
     Blocks are taken in order: Stage I first, then Stage II; Stage III copies what Stage II takes. The layout is told
     by the keys, the container by the suffix (`.safetensors`, else a torch file, read with `weights_only=True`).
-    TimeSformer's pixel normalisation, 0.45 / 0.225, comes with its weights.
+    Pixel normalisation comes with the weights where they tell it: TimeSformer's 0.45 / 0.225, ImageNet's of a
+    distilled ViT (DeiT); another ViT keeps our 0.5 / 0.5, which is that of most of timm's.
 
     Returns:
-        One row or more for every key of the file.
+        One row or more for every key of the file and every tensor of the model. On the meta device nothing is filled,
+        and the rows are the same.
 
     Raises:
         ValueError: The file is missing or holds more than plain tensors, its layout is unknown, keys are unknown or
-            missing, shapes do not fit. The model is untouched then.
+            missing, shapes do not fit, numbers are not finite. The model is untouched then.
     """
     path = Path(path)
-    tensors, rows = read_tensors(path)
+    tensors, others = read_tensors(path)
+    rows = [Row(printable(name), NOWHERE, "not weights") for name in others]
     state = model.state_dict()
     if "stem.patch.weight" in tensors:
         refuse_keys(path, set(tensors), required=set(state), optional=set())
@@ -112,7 +84,7 @@ def load_pretrained(model: MSTAT, path: str | Path) -> list[Row]:
         used = {fill.key for fill in fills}
         for name, (key, _) in official.items():
             if key not in used:
-                rows.append(Row(key, "dropped", "block not needed" if name.startswith("blocks.") else "not in MSTAT"))
+                rows.append(Row(key, NOWHERE, DROPPED.get(name, "more blocks than model.depths takes")))
 
     wrong = [
         f"{fill.key} {tuple(fill.value.shape)} for {fill.ours} {tuple(state[fill.ours].shape)}"
@@ -120,82 +92,15 @@ def load_pretrained(model: MSTAT, path: str | Path) -> list[Row]:
         if fill.value.shape != state[fill.ours].shape
     ]
     if wrong:
-        raise ValueError(f"{path}: shapes do not fit the model section of the config: {'; '.join(wrong)}")
+        raise ValueError(f"{path}: shapes do not fit the model section of the config: {named(wrong)}")
+    if broken := [fill.key for fill in fills if not fill.value.isfinite().all()]:
+        raise ValueError(f"{path}: holds numbers that are not finite: {named(dict.fromkeys(broken))}")
     for fill in fills:
         state[fill.ours].copy_(fill.value)
         rows.append(Row(fill.key, fill.ours, fill.action))
-    return rows
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], list[Row]]:
-    """The file's state dict, taken out of a wrapping dict where there is one, and rows for what that held besides."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; model.init wants a checkpoint (.safetensors, .bin, .pth, .pyth)")
-    try:
-        if path.suffix == ".safetensors":
-            loaded: Any = load_file(path)
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a damaged or hostile file raises is for it to choose
-        raise ValueError(f"{path}: not a file of plain tensors, and nothing else is loaded: {error}") from error
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{path}: holds a {type(loaded).__name__}, not a dict of tensors")
-    rows: list[Row] = []
-    for wrapper in ("model_state", "state_dict", "model"):
-        if isinstance(loaded.get(wrapper), dict):
-            rows = [Row(str(key), "dropped", "not weights") for key in loaded if key != wrapper]
-            loaded = loaded[wrapper]
-            break
-    strange = [str(key) for key, value in loaded.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
-    if strange:
-        raise ValueError(f"{path}: not tensors: {', '.join(strange)}")
-    return loaded, rows
-
-
-def to_official(path: Path, tensors: dict[str, Tensor]) -> dict[str, Stored]:
-    """Rename a foreign state dict to the official TimeSformer's names, and refuse what is left over or missing."""
-    hugging_face = any("embeddings.patch_embeddings.projection" in key for key in tensors)
-    official: dict[str, Stored] = {}
-    unknown = []
-    for key, value in tensors.items():
-        name = hugging_face_name(key) if hugging_face else key.removeprefix("model.")
-        if name is None or name in official:
-            unknown.append(key)
-        else:
-            official[name] = Stored(key, value)
-    if unknown:
-        raise ValueError(f"{path}: unknown or repeated keys: {', '.join(unknown)}")
-    if "patch_embed.proj.weight" not in official:
-        raise ValueError(f"{path}: not a TimeSformer, ViT or MSTAT; its keys begin with {', '.join(list(tensors)[:5])}")
-
-    suffixes = [suffix for suffix in BLOCK_KEYS if has_time(official) or not suffix.startswith("temporal_")]
-    num_blocks = len({match[1] for name in official if (match := re.match(r"blocks\.(\d+)\.", name))})
-    required = STEM_KEYS | {f"blocks.{i}.{suffix}" for i in range(num_blocks) for suffix in suffixes}
-    refuse_keys(path, set(official), required, DROPPED_KEYS)
-    return official
-
-
-def hugging_face_name(key: str) -> str | None:
-    """The official name of a Hugging Face key, or None."""
-    for pattern, official in HUGGING_FACE:
-        if match := re.fullmatch(pattern, key.removeprefix("timesformer.")):
-            return match.expand(official)
-    return None
-
-
-def has_time(official: dict[str, Stored]) -> bool:
-    """A TimeSformer; else a plain ViT, which has no temporal attention."""
-    return any(".temporal_" in name for name in official)
-
-
-def refuse_keys(path: Path, found: set[str], required: set[str], optional: set[str]) -> None:
-    """Nothing may be left over, nothing may be missing."""
-    unknown, missing = found - required - optional, required - found
-    if unknown or missing:
-        raise ValueError(
-            f"{path}: unknown keys: {', '.join(sorted(unknown)) or 'none'}; "
-            f"missing keys: {', '.join(sorted(missing)) or 'none'}"
-        )
+    filled = {fill.ours for fill in fills}
+    rows += [Row(NO_KEY, ours, KEPT) for ours in state if ours not in filled]
+    return [row._replace(shape=tuple(tensors[row.key].shape)) if row.key in tensors else row for row in rows]
 
 
 def fills_from_official(model: MSTAT, path: Path, official: dict[str, Stored]) -> Iterator[Fill]:
@@ -213,25 +118,43 @@ def fills_from_official(model: MSTAT, path: Path, official: dict[str, Stored]) -
         yield from fills_of_block(official, i, block, silence_time)
 
     key, kernel = official["patch_embed.proj.weight"]
-    yield Fill(key, "stem.patch.weight", kernel.flatten(1), "flattened")
+    yield Fill(key, "stem.patch.weight", kernel.flatten(1) if kernel.dim() > 1 else kernel, "flattened")
     key, bias = official["patch_embed.proj.bias"]
     yield Fill(key, "stem.patch.bias", bias, "copied")
-    cls_key, cls_token = official["cls_token"]
-    key, position = official["pos_embed"]
-    if cls_token.dim() != 3 or position.dim() != 3 or position.shape[1] < 2:
-        found = f"{tuple(cls_token.shape)} and {tuple(position.shape)}"
-        raise ValueError(f"{path}: {cls_key} and {key} are {found}; they should be (1, 1, D) and (1, 1 + N, D)")
-    class_token = (cls_token[:, 0] + position[:, 0])[0]
-    yield Fill(cls_key, "stem.class_token", class_token, "added to the class token's position")
-    yield Fill(key, "stem.class_token", class_token, "the class token's position, added to it")
-    yield Fill(key, "stem.position", resize_position(position[0, 1:], model.stem.grid), "the patches', on our grid")
+    yield from fills_of_tokens(model, path, official)
     stages = [name for name in ("stage1", "stage2", "stage3") if getattr(model, name) is not None]
     for kind, stage in product(KINDS, stages):
         key, value = official[f"norm.{kind}"]
         yield Fill(key, f"{stage}.norm.{kind}", value, "copied")
     if has_time(official):
-        yield Fill(NO_KEY, "stem.pixel_mean", torch.full((3,), 0.45), "TimeSformer's")
-        yield Fill(NO_KEY, "stem.pixel_std", torch.full((3,), 0.225), "TimeSformer's")
+        yield Fill(NO_KEY, "stem.pixel_mean", torch.full((3,), 0.45), "0.45, TimeSformer's")
+        yield Fill(NO_KEY, "stem.pixel_std", torch.full((3,), 0.225), "0.225, TimeSformer's")
+    elif "dist_token" in official:
+        yield Fill(NO_KEY, "stem.pixel_mean", torch.tensor([0.485, 0.456, 0.406]), "ImageNet's, as DeiT has it")
+        yield Fill(NO_KEY, "stem.pixel_std", torch.tensor([0.229, 0.224, 0.225]), "ImageNet's, as DeiT has it")
+
+
+def fills_of_tokens(model: MSTAT, path: Path, official: dict[str, Stored]) -> Iterator[Fill]:
+    """Class token and positions. The class token's own position is added to it; a distillation token's is left out."""
+    cls_key, cls_token = official["cls_token"]
+    key, position = official["pos_embed"]
+    before = 2 if "dist_token" in official else 1  # tokens before the patches
+    width = cls_token.shape[-1:]
+    fits = cls_token.shape == (1, 1, *width) and position.dim() == 3 and position.shape[::2] == (1, *width)
+    if not fits or position.shape[1] <= before:
+        found = f"{tuple(cls_token.shape)} and {tuple(position.shape)}"
+        raise ValueError(f"{path}: {cls_key} and {key} are {found}; they should be (1, 1, D) and (1, {before} + N, D)")
+    class_token = cls_token[0, 0] + position[0, 0]
+    yield Fill(cls_key, "stem.class_token", class_token, "its position added to it")
+    yield Fill(key, "stem.class_token", class_token, "place 0, added to the class token")
+    patches = position[0, before:]
+    side, grid = math.isqrt(len(patches)), model.stem.grid
+    resized = resize_position(patches, grid)
+    if resized is patches:
+        action = f"{len(patches)} places as they are"
+    else:
+        action = f"2-D bicubic, {side} x {side} -> {grid[0]} x {grid[1]} ({len(patches)} -> {len(resized)} places)"
+    yield Fill(key, "stem.position", resized, action)
 
 
 def fills_of_block(official: dict[str, Stored], index: int, block: str, silence_time: bool) -> Iterator[Fill]:

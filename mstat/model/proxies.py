@@ -41,7 +41,8 @@ class AAP(nn.Module):
 
     def forward(self, x_FSD: Tensor) -> Tensor:
         k_FhSd, v_FhSd = self.kv(self.norm(x_FSD)).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        q_hAd = self.proxies.unflatten(1, (self.num_heads, -1)).transpose(0, 1)
+        # A copy: attention on CPUs rounds by where its input lies in memory, and ZeRO packs weights without alignment.
+        q_hAd = self.proxies.unflatten(1, (self.num_heads, -1)).transpose(0, 1).clone()
         out_FhAd = F.scaled_dot_product_attention(q_hAd.expand(len(x_FSD), -1, -1, -1), k_FhSd, v_FhSd)
         return self.proj(out_FhAd.transpose(1, 2).flatten(2))
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 TEXT, GRID = "#7b818c", "#8a909b"
 COLOURS = ("#3b82d6", "#e07b1f", "#22a06b", "#a764d8", "#d64f7f", "#8a8f2a")
 SIZE_INCHES = (4.6, 2.9)
+WIDE_INCHES = (9.0, 2.9)
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "text.color": TEXT,
@@ -126,6 +127,31 @@ def sweep_figure(found: Mapping[str, Any], varied: str) -> bytes:
     return _svg(draw)
 
 
+def panels_figure(panels: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]], lines: Mapping[str, str]) -> bytes:
+    """Scores in percent over several settings: panels side by side, one axis of scores, values evenly spaced.
+
+    Args:
+        panels: Label of a setting -> (its value as a tick, scores as fractions).
+        lines: Score -> its name; one that all points lack (a protocol without mAP) is left out.
+    """
+
+    def draw(*all_axes: Axes) -> None:
+        for number, (axes, (label, points)) in enumerate(zip(all_axes, panels.items(), strict=True)):
+            for index, (key, name) in enumerate(lines.items()):
+                values = np.array([np.nan if scores[key] is None else 100 * scores[key] for _, scores in points])
+                if np.isfinite(values).any():
+                    marker = "os"[index % 2]
+                    axes.plot(range(len(points)), values, label=name, color=COLOURS[index], marker=marker, markersize=4)
+            axes.set_xticks(range(len(points)), [tick for tick, _ in points])
+            axes.set(xlabel=label, ylim=(0, 102))
+            axes.margins(x=0.08)
+            if number == 0:
+                axes.set_ylabel("score (%)")
+                axes.legend(loc="lower right")
+
+    return _svg(draw, len(panels), WIDE_INCHES)
+
+
 def _paper_label(found: Mapping[str, Any]) -> str:
     return f"paper, {found['paper_dataset']}"
 
@@ -181,13 +207,14 @@ def _series(records: Records, key: str) -> tuple[np.ndarray, np.ndarray]:
     return steps, np.where(np.isfinite(values), values, np.nan)
 
 
-def _svg(draw: Callable[[Axes], None]) -> bytes:
+def _svg(draw: Callable[..., None], num_panels: int = 1, size: tuple[float, float] = SIZE_INCHES) -> bytes:
+    """Picture of what `draw` puts on its axes, of which it gets one for each panel."""
     import matplotlib
     from matplotlib.figure import Figure  # not pyplot: no backend to choose, no figure kept alive
 
     with matplotlib.rc_context(STYLE):
-        figure: Figure = Figure(figsize=SIZE_INCHES, layout="constrained")
-        draw(figure.subplots())
+        figure: Figure = Figure(figsize=size, layout="constrained")
+        draw(*figure.subplots(1, num_panels, sharey=True, squeeze=False).flat)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

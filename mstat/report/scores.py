@@ -44,6 +44,12 @@ def title(evaluation: Mapping[str, Any]) -> str:
     return f"Protocol {evaluation['protocol']}, {told}"
 
 
+def short(evaluation: Mapping[str, Any]) -> str:
+    """Scores during a training, on a line; what speaks against comparing them is told whole in the final table."""
+    text = f"mAP {percent(evaluation['mAP'])}, rank-1 {percent(evaluation['rank1'])}"
+    return text + (", not comparable with published scores" if evaluation["warnings"] else "")
+
+
 def caption(evaluation: Mapping[str, Any]) -> str:
     """How many queries and gallery tracklets stand behind the scores, and what speaks against comparing them."""
     text = (

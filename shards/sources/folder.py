@@ -62,6 +62,10 @@ def read(root: Path, *, name: str | None = None) -> Source:
             "gallery; val besides"
         )
     found = {split: _walk(root, split) for split in ("train", "query", "gallery", "test", "val") if split in splits}
+    for wrong in (t for split in ("train", "query") for t in found.get(split, ()) if t.identity in SPECIAL):
+        raise DataError(
+            f"{wrong.folder(root)}: {wrong.identity} neither trains nor asks; move it to the gallery or test"
+        )
     everything = [tracklet for part in found.values() for tracklet in part]
     pids, told_pids = numbered(sorted({t.identity for t in everything} - set(SPECIAL), key=natural), "identities")
     camids, told_camids = numbered(sorted({t.camera for t in everything}, key=natural), "cameras")

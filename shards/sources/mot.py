@@ -12,7 +12,6 @@ identity is seen by both halves (halving the video would leave few on both sides
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial as bind
@@ -25,6 +24,7 @@ from shards.sources.options import positive_int, size_HW
 from shards.sources.video import QUALITY, decode
 
 MIN_SIDE = 4  # pixels; a box that the picture's edge leaves thinner than this shows nobody
+MAX_VALUE = 1e9  # of a number in a row; beyond it is damage
 COLUMNS = (("frame",), ("id",), ("left", "x"), ("top", "y"), ("width", "w"), ("height", "h"), ("confidence", "conf"))
 PROTOCOL = Protocol("cross-camera", description="a query for each identity and camera; all test tracklets are searched")
 
@@ -158,7 +158,7 @@ def parse_tracks(path: Path) -> list[Box]:
             raise DataError(
                 f"{path}:{line}: {text.strip()!r}: {error}; rows are numbers with commas between"
             ) from error
-        if len(values) < 6 or not all(map(math.isfinite, values)):
+        if len(values) < 6 or not all(abs(value) < MAX_VALUE for value in values):  # nor is any of them nan
             raise DataError(f"{path}:{line}: {text.strip()!r}: frame,id,left,top,width,height are needed")
         if len(values) > 6 and values[6] == 0:
             continue

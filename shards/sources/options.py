@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+MAX_SIDE = 8_000  # pixels of a stored frame; what is larger is mistyped, and no reader would take it
+
 
 def positive_int(text: str) -> int:
     """A number from 1."""
@@ -17,7 +19,10 @@ def size_HW(text: str) -> tuple[int, int]:
     height, cross, width = text.lower().partition("x")
     if not cross:
         raise argparse.ArgumentTypeError(f"{text!r} is no size like 256x128 (height first)")
-    return positive_int(height), positive_int(width)
+    size = positive_int(height), positive_int(width)
+    if max(size) > MAX_SIDE:
+        raise argparse.ArgumentTypeError(f"{text!r}: {MAX_SIDE:,} pixels are the most for a side")
+    return size
 
 
 def task_of(text: str) -> tuple[int, int]:

@@ -57,6 +57,8 @@ def test_every_config_of_the_project_is_valid(path: Path) -> None:
         (["--schedule.step_epochs", "0"], "schedule.step_epochs is 0, it must be at least 1"),
         (["--clip.flip", "2"], "clip.flip is 2.0, it must be at least 0 and at most 1"),
         (["--clip.crop_padding", "112"], "clip.crop_padding is 112"),
+        (["--eval.occlusion", "1.5"], "eval.occlusion is 1.5, it must be at least 0 and at most 1"),
+        (["--eval.resolution", "0"], "eval.resolution is 0, it must be at least 1, or null"),
     ],
 )
 def test_bad_settings_are_one_line_and_exit_2(

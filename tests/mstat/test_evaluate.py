@@ -16,10 +16,12 @@ import shards
 from mstat.config import Config
 from mstat.configure import load_config
 from mstat.data.clips import evaluation_clips
+from mstat.data.degrade import occlude, shrink
 from mstat.engine import Engine
-from mstat.evaluate import Trial, evaluate
+from mstat.evaluate import Trial, degradation, evaluate, score
 from mstat.metrics import cmc_map
 from mstat.model import MSTAT
+from shards.pictures import resize
 from shards.records import Role
 from tests.distributed import run_distributed
 
@@ -106,9 +108,9 @@ def scored_in_small_tiles(configs: Sequence[Config]) -> list[dict[str, Any]]:
 
 def test_any_number_of_ranks_gives_the_same_bits(tiny_config: Path) -> None:
     """1, 2, 3, 5 ranks, ragged slices: each tracklet is embedded by one rank; features and scores bitwise equal."""
-    configs = [
-        load_config(tiny_config, ["--eval.mode", mode, "--data.num_workers", "0"]) for mode in ("sample", "clips")
-    ]
+    spoilt = ["--eval.occlusion", "0.3", "--eval.resolution", "12"]
+    ways = (["--eval.mode", "sample"], ["--eval.mode", "clips"], spoilt, [*spoilt, "--eval.degrade", "all"])
+    configs = [load_config(tiny_config, [*way, "--data.num_workers", "0"]) for way in ways]
     alone = scored_in_small_tiles(configs)
     for world_size in (2, 3, 5):
         by_rank = run_distributed(scored_in_small_tiles, world_size, configs)
@@ -120,6 +122,84 @@ def test_any_number_of_ranks_gives_the_same_bits(tiny_config: Path) -> None:
             assert torch.equal(torch.cat([found["features"] for found in ranks]), one["features"])
             assert all(found["told"] == one["told"] for found in ranks)
             assert all(torch.equal(*pair) for found in ranks for pair in zip(found["said"], one["said"], strict=True))
+
+
+@pytest.mark.parametrize("whose", ["queries", "all"])
+def test_degraded_frames_are_of_whom_they_should_be(config: Config, whose: str) -> None:
+    """Features of degraded queries equal a plain loop that spoils each frame; a gallery of good ones is as it was.
+
+    A query that is in the gallery is not compared with itself, and scores count as ever.
+    """
+    reader, engine = shards.open(config.data.shards), Engine(config)
+    torch.manual_seed(0)
+    model = MSTAT(config.model)
+    good = Trial(engine, reader, config)
+    of_good = torch.cat(good.extract(model, config.model.image_size), dim=1)
+    settings = dataclasses.replace(config.eval, occlusion=0.4, resolution=20, degrade=whose)  # type: ignore[arg-type]
+    trial = Trial(engine, reader, dataclasses.replace(config, eval=settings))
+    features = torch.cat(trial.extract(model, config.model.image_size), dim=1)
+    assert trial.num_gallery == good.num_gallery
+    assert sorted(trial.tracklets[trial.queries]) == sorted(good.tracklets[good.queries])
+    for row in [0, 5, *trial.queries[::5].tolist()]:
+        tracklet = int(trial.tracklets[row])
+        clips = evaluation_clips(int(reader.num_frames[tracklet]), settings, tracklet)
+        if whose == "all" or row in trial.queries:
+            small = [resize(shrink(reader.frames(tracklet, numbers), 20), (32, 16)) for numbers in clips]
+            frames = np.stack([occlude(clip, 0.4, settings.seed, tracklet) for clip in small])
+        else:
+            frames = np.stack([reader.frames(tracklet, numbers, size=(32, 16)) for numbers in clips])
+        torch.testing.assert_close(features[row], model.embed(frames).mean(0), rtol=1e-4, atol=1e-5)
+    if whose == "queries":
+        assert torch.equal(features[: trial.num_gallery], of_good[: good.num_gallery])
+
+    def compared(trial: Trial) -> list[tuple[int, int, int]]:
+        scores, _ = trial.rank(features if trial is not good else of_good)
+        found = scores.summary()
+        return [found[key] for key in ("num_query", "num_valid_query", "num_gallery")]
+
+    assert compared(trial) == compared(good)
+    trial_nearest = trial.rank(features)[1](range(len(trial.queries)))[1]
+    for query, found in enumerate(trial_nearest.tolist()):
+        assert trial.tracklets[trial.queries[query]] not in [trial.tracklets[place] for place in found if place >= 0]
+    assert len(set(trial.tracklets[trial.shown()])) == len(trial.shown())
+
+
+def test_a_known_gallery_is_not_embedded_again(config: Config) -> None:
+    """With the features of another trial's gallery, the same bits come out and only queries are embedded."""
+    reader, engine = shards.open(config.data.shards), Engine(config)
+    torch.manual_seed(0)
+    model, num_clips = MSTAT(config.model), 0
+
+    def counting(frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        nonlocal num_clips
+        num_clips += len(frames)
+        return model(frames)
+
+    def trial(occlusion: float) -> Trial:
+        return Trial(
+            engine, reader, dataclasses.replace(config, eval=dataclasses.replace(config.eval, occlusion=occlusion))
+        )
+
+    first = trial(0.2).extract(counting, config.model.image_size)
+    of_all, num_clips = num_clips, 0
+    fresh = trial(0.5).extract(counting, config.model.image_size)
+    assert num_clips == of_all
+    num_clips = 0
+    reused = trial(0.5).extract(counting, config.model.image_size, first)
+    assert num_clips < of_all / 2
+    assert all(torch.equal(*pair) for pair in zip(fresh, reused, strict=True))
+    assert not torch.equal(torch.cat(fresh, 1), torch.cat(first, 1))
+
+
+def test_degraded_scores_say_so(config: Config) -> None:
+    """In evaluation.json and wherever its warnings are shown."""
+    spoilt = dataclasses.replace(config.eval, occlusion=0.3, resolution=16)
+    assert degradation(config.eval) == []
+    assert degradation(spoilt) == ["the frames of queries were degraded (occlusion 0.3, resolution 16)"]
+    config = dataclasses.replace(config, eval=spoilt)
+    torch.manual_seed(0)
+    evaluation = score(Engine(config), MSTAT(config.model), shards.open(config.data.shards), config).evaluation
+    assert evaluation["warnings"][-1] == degradation(spoilt)[0]
 
 
 def test_rankings_are_the_hardest_queries_with_their_nearest(config: Config) -> None:

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from mstat.config import Config
 from mstat.configure import load_config, override, save_config
-from mstat.experiments import EXPERIMENTS, Experiment, Row
-from mstat.reproduce import QUICK, differences, jobs, results, tables, write_results
+from mstat.experiments import EXPERIMENTS, QUICK, Experiment, Row
+from mstat.reproduce import differences, jobs, results, tables, write_results
 from mstat.run import write_state
 from mstat.task import Task
 

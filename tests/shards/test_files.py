@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import pickle
@@ -17,6 +18,7 @@ import pytest
 import shards
 from shards import files
 from shards.files import BLOCK_BYTES, Cache
+from shards.index import _checksum
 from shards.records import DataError
 from shards.summary import summary
 from tests.shards.trees import build_mars, contents, mars_tree
@@ -32,6 +34,7 @@ class Server(ThreadingHTTPServer):
         self.folder = folder
         self.asked: list[tuple[str, str | None]] = []  # path and Range of each GET
         self.refuse = 0  # so many of the next requests lose their connection
+        self.cut = 0  # so many of the next answers end early, and without a sign of it
         self.knows_ranges = True
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -73,7 +76,11 @@ class Handler(SimpleHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{int(start) + len(data) - 1}/{size}")
         else:
             self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
+        if self.server.cut:
+            self.server.cut -= 1
+            data = data[:1000]
+        else:
+            self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
 
@@ -156,6 +163,52 @@ def test_a_lost_connection_is_tried_again(server: Server, tmp_path: Path, out: P
 
 
 @pytest.mark.usefixtures("impatient")
+def test_an_answer_that_ends_early_is_a_lost_connection(server: Server, tmp_path: Path, out: Path) -> None:
+    """Without a length in the answer nothing but the missing bytes tells: it is tried again, and never called damage
+    of the set."""
+    far = shards.open(server.url, cache=tmp_path)
+    server.cut = 2
+    assert far.encoded(0, 0) == shards.open(out).encoded(0, 0)
+    last = len(far) - 1
+    server.cut = 1000
+    with pytest.raises(DataError, match=r"cannot be read \(1,000 bytes came of [\d,]+ or more\), 3 times in a row"):
+        far.encoded(last, 0)
+    server.cut = 0
+    assert far.encoded(last, 0) == shards.open(out).encoded(last, 0)
+
+
+def test_a_shard_that_vanishes_is_named(server: Server, tmp_path: Path, out: Path) -> None:
+    """It was there when the set was opened."""
+    far = shards.open(server.url, cache=tmp_path)
+    server.folder = tmp_path / "nowhere"
+    with pytest.raises(DataError, match=rf"^{server.url}/shard-\d+\.tar: missing; bring it back"):
+        far.encoded(0, 0)
+
+
+def test_names_that_lead_out_of_the_cache_are_refused(out: Path, tmp_path: Path) -> None:
+    """A server may say that its shards are called anything, and its checksum fits: nothing is written elsewhere."""
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    content = json.loads((out / "dataset.json").read_text())
+    content.pop("checksum")
+    for change in ({"shards": [{**content["shards"][0], "file": "../../shard-000000.tar"}]}, {"index_sha256": "../x"}):
+        changed = {**content, **change}
+        for name, data in contents(out).items():
+            memory.pipe_file(f"/a/b/set/{name}", data)
+            memory.pipe_file(f"/a/b/set/../../{name}", data)
+        text = json.dumps({**changed, "checksum": _checksum(changed)})
+        memory.pipe_file("/a/b/set/dataset.json", text.encode())
+        (tmp_path / "set" / "dataset.json").parent.mkdir(exist_ok=True)
+        (tmp_path / "set" / "dataset.json").write_text(text)
+        for place in ("memory://a/b/set", tmp_path / "set"):
+            with pytest.raises(DataError, match=r"dataset.json: (shard )?'\.\./.* is no "):
+                shards.open(place, cache=tmp_path / "in" / "cache").encoded(0, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    memory.rm("/a", recursive=True)
+
+
+@pytest.mark.usefixtures("impatient")
 def test_what_is_wrong_with_a_url_is_said(server: Server, tmp_path: Path, out: Path) -> None:
     """No set there, no server, no such protocol, a shard missing or of another size, a server that gives all of a file
     where a part was asked for: each has its message."""
@@ -212,12 +265,34 @@ def test_another_build_at_the_same_url_is_not_mixed_with_the_first(server: Serve
 
 def test_the_cache_keeps_its_size(tmp_path: Path) -> None:
     """However much goes through it; the newest stay, what a file was renamed from does not."""
-    cache = Cache(tmp_path, limit=1_000_000)
+    cache, version = Cache(tmp_path, limit=1_000_000), 64 * "a"
     for number in range(300):
-        assert cache.put(f"set/{number:03d}", bytes(20_000))
+        assert cache.put(f"{version}/{number:03d}", bytes(20_000))
         assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= 1_000_000
-    assert cache.get("set/299") == bytes(20_000)
-    assert cache.get("set/000") is None
+    assert cache.get(f"{version}/299") == bytes(20_000)
+    assert cache.get(f"{version}/000") is None
+
+
+def test_the_cache_keeps_its_size_with_many_processes(tmp_path: Path) -> None:
+    """Each counts only what it writes itself; what sixteen of them add before one looks is little, too."""
+    caches = [Cache(tmp_path, limit=8_000_000) for _ in range(16)]
+    for number in range(12):
+        for process, cache in enumerate(caches):
+            assert cache.put(f"{64 * 'a'}/{process}-{number}", bytes(100_000))
+        assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= 8_000_000
+
+
+def test_the_cache_leaves_the_files_of_others_alone(tmp_path: Path) -> None:
+    """A folder with something else in it may be given: that is not the cache's to remove, old as it may be."""
+    theirs = tmp_path / "thesis" / "final.tex"
+    theirs.parent.mkdir()
+    theirs.write_bytes(bytes(2_000_000))
+    os.utime(theirs, (1, 1))
+    cache = Cache(tmp_path, limit=1_000_000)
+    for number in range(100):
+        assert cache.put(f"{64 * 'a'}/{number:03d}", bytes(20_000))
+    assert theirs.is_file()
+    assert cache.get(f"{64 * 'a'}/000") is None
 
 
 def test_a_cache_that_cannot_be_written_is_told_once(server: Server, tmp_path: Path, out: Path) -> None:

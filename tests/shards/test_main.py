@@ -62,6 +62,19 @@ def test_build_verify_info(tree: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "official" in shown
 
 
+def test_info_shows_names_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a terminal's mark-up would be in other places is a name here."""
+    for place in ("train/[red]/[x]/t", "test/7/[x]/t"):
+        (tmp_path / "tree" / place).mkdir(parents=True)
+        (tmp_path / "tree" / place / "1.jpg").write_bytes(picture(0))
+    out = tmp_path / "out"
+    assert main(["build", "folder", "--source", str(tmp_path / "tree"), "--name", "[/b] a", "--out", str(out)]) == 0
+    assert main(["info", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "[/b] a: 2 tracklets" in shown
+    assert "identities: 1 7, 2 [red]" in shown
+
+
 def test_show_draws_every_frame(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +149,7 @@ def test_bad_usage_ends_with_2(tree: Path, tmp_path: Path) -> None:
         [],
         ["build", "mars", "--source", "x", "--out", "y", "--workers", "0"],
         ["build", "mars", "--source", "x", "--out", "y", "--size", "256"],
+        ["build", "mars", "--source", "x", "--out", "y", "--size", "99999x99999"],
     ):
         with pytest.raises(SystemExit) as error:
             main(wrong)
@@ -169,7 +183,9 @@ def test_errors_of_our_own_are_not_bad_usage(
     assert capsys.readouterr().err == "error: the disk\n"
     monkeypatch.setattr(mars, "load_mat", fail)
     assert build(tree, tmp_path / "out") == 1
-    assert "the same command goes on" in capsys.readouterr().err
+    told = capsys.readouterr().err  # a write to a full disk names no file
+    assert told.startswith(f"error: {tmp_path / 'out'}: the disk")
+    assert "the same command goes on" in told
 
 
 def test_size_and_shard_size(tree: Path, tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import io
+import zlib
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
 from shards import pictures
@@ -111,6 +113,39 @@ def test_resize_is_pillows(size: tuple[int, int]) -> None:
     assert np.abs(got.astype(int) - wanted.astype(int)).max() <= 1
     alone = [pictures.resize(image[None, ::-1], size)[0] for image in images]
     np.testing.assert_array_equal(pictures.resize(images[:, ::-1], size), alone)
+
+
+def hidden_jpeg(marker: bytes) -> bytes:
+    """65,000 x 65,000 behind a marker of no length: who takes the next bytes for one jumps to a modest header."""
+    frame = JPEG.index(b"\xff\xc0")
+    modest = JPEG[frame : frame + 19]
+    start = JPEG[:frame] + marker + modest[:5] + 2 * (65_000).to_bytes(2, "big") + JPEG[frame + 9 :]
+    return start[: frame + 2 + 0xFFC0].ljust(frame + 2 + 0xFFC0, b"\0") + modest + JPEG[-2:]
+
+
+def hidden_png(side: int) -> bytes:
+    """A modest header, and a second one, which counts for Pillow."""
+    chunk = b"IHDR" + side.to_bytes(4, "big") * 2 + PNG[24:29]
+    return PNG[:33] + PNG[8:12] + chunk + zlib.crc32(chunk).to_bytes(4, "big") + PNG[33:]
+
+
+@pytest.mark.parametrize("marker", [b"\xff\x01", b"\xff\xd0", b"\xff\xd7"])
+def test_a_jpeg_has_the_size_that_the_decoder_sees(marker: bytes) -> None:
+    """A header behind markers that the decoder reads in another way than we do is refused."""
+    data = hidden_jpeg(marker)
+    assert simplejpeg.decode_jpeg_header(data)[:2] == (65_000, 65_000)
+    for refuse in (pictures.check, pictures.decode):
+        with pytest.raises(ValueError, match="damaged JPEG header"):
+            refuse(data)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [9_000, 12_000, 60_000])
+def test_a_png_has_the_size_that_its_header_says(side: int) -> None:
+    """A second header makes it none, of whatever size."""
+    for refuse in (pictures.check_pixels, pictures.decode):
+        with pytest.raises(ValueError, match=r"second header says|decompression bomb"):
+            refuse(hidden_png(side))
 
 
 @pytest.mark.parametrize("data", [huge_png(), huge_jpeg()], ids=["png", "jpeg"])

@@ -66,6 +66,64 @@ def test_a_flipped_byte_in_a_header_loses_nothing(out: Path) -> None:
     assert not any("missing: " in fault for fault in faults)
 
 
+def test_a_flipped_byte_around_a_frame_is_named(out: Path) -> None:
+    """Every byte belongs to a member: that of a header which tar does not look at, or of the zeros behind a frame or a
+    json."""
+    reader = shards.open(out)
+    shard = out / "shard-000000.tar"
+    whole = shard.read_bytes()
+    frame = whole.index(reader.encoded(1, 3))
+    sample = whole.index(b'{"key": "0001C2T0002"')
+    for position, what in (
+        (frame - 512 + 3, "frame 3: its tar header has changed"),
+        (frame - 512 + 155, "frame 3: its tar header has changed"),  # behind the header's own checksum
+        (frame + len(reader.encoded(1, 3)), "frame 3: the zeros behind it have changed"),
+        (sample - 512 + 155, "its json: its tar header has changed"),
+        (sample + 511, "its json: the zeros behind it have changed"),
+    ):
+        flip(shard, position)
+        assert [fault for fault in verify(out) if "changed" in fault] == [
+            f"{shard}: changed since the build (SHA-256)",
+            f"{shard}: 0001C2T0002: {what}",
+        ]
+        shard.write_bytes(whole)
+
+
+def test_a_member_twice_is_one_too_many(out: Path) -> None:
+    """Under its own name, with the other extension, or as a number that is not the writer's; and a link is none."""
+    shard = out / "shard-000000.tar"
+    whole = shard.read_bytes()
+    for name, what in (
+        ("0001C1T0001.00001.jpg", "is one too many: frame 1 stands before it"),
+        ("0001C1T0001.00001.png", "is one too many: frame 1 stands before it"),
+        ("0001C1T0001.1.jpg", "is none that the writer makes; build the set again"),
+        ("0001C1T0001.00001.txt", "is none that the writer makes; build the set again"),
+    ):
+        rewrite(shard, lambda name: True, (name,))
+        (fault,) = [fault for fault in verify(out) if "bytes where" not in fault and "SHA-256" not in fault]
+        assert f"member {name!r} {what}" in fault
+        shard.write_bytes(whole)
+
+
+def test_a_foreign_member_hides_no_other_fault(out: Path) -> None:
+    """What stands beside a name that leads out is looked at all the same."""
+    shard = out / "shard-000000.tar"
+    rewrite(shard, lambda name: name != "0001C1T0001.00001.jpg", ("../evil.00000.jpg",))
+    faults = "\n".join(verify(out))
+    assert "'../evil.00000.jpg' is none that the writer makes" in faults
+    assert "0001C1T0001: frame 1 is missing" in faults
+
+
+@pytest.mark.parametrize("name", ["state.json", "dataset_info.json"])
+def test_what_lies_beside_the_rows_is_verified(out: Path, name: str) -> None:
+    """The other two files of the index, without which `datasets` opens none."""
+    path = out / "index" / name
+    flip(path, path.stat().st_size // 2)
+    assert verify(out) == [f"{path}: changed since the build (SHA-256)"]
+    path.unlink()
+    assert verify(out) == [f"{path}: missing"]
+
+
 def test_a_truncated_shard_names_the_lost_tracklets(out: Path) -> None:
     """A cut shard is named, and each tracklet that lost frames; those before the cut are not."""
     reader = shards.open(out)

@@ -153,6 +153,46 @@ def test_a_part_that_fails_leaves_the_others(tmp_path: Path) -> None:
     assert not Path(f"{out}{BUILDING}").exists()
 
 
+def test_joining_takes_no_remains_along(tmp_path: Path) -> None:
+    """What a killed part has left, and shards of an earlier try with other options, are not in the joined set; joining
+    with options that do not fit removes nothing."""
+    source, out = mars.read(mars_tree(tmp_path / "tree"), partial=True), tmp_path / "out"
+    with building(out, part=Part(1, 1)) as folder:
+        assert Build(source, folder, shard_bytes=20_000).write_part(Part(1, 1)) > 2
+    (folder / "shard-000001.tar.host.123.part").write_bytes(b"half a shard")
+    made = sorted(folder.iterdir())
+    with pytest.raises(DataError, match=r"shard-000000.tar: not made yet as it is asked"), building(out) as folder:
+        Build(source, folder, shard_bytes=100_000).join()
+    assert sorted(folder.iterdir()) == made
+    with building(out, part=Part(1, 1)) as folder:
+        Build(source, folder, shard_bytes=100_000).write_part(Part(1, 1))
+    with building(out) as folder:
+        Build(source, folder, shard_bytes=100_000).join()
+    with building(tmp_path / "one") as folder:
+        write(source, folder, shard_bytes=100_000)
+    assert contents(out) == contents(tmp_path / "one")
+
+
+def test_a_stop_while_the_disk_is_waited_for_costs_no_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last step may take minutes on a large set: stopped there, a build and a joining find all shards made."""
+    source, out = mars.read(mars_tree(tmp_path / "tree"), partial=True), tmp_path / "out"
+    with building(out, part=Part(1, 1)) as folder:
+        Build(source, folder, shard_bytes=20_000).write_part(Part(1, 1))
+    made = {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*.tar")}
+
+    def stop(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    for finish in (Build.join, Build.write):
+        with monkeypatch.context() as patch:
+            patch.setattr("shards.write._wait_for_disk", stop)
+            with pytest.raises(KeyboardInterrupt), building(out) as folder:
+                finish(Build(source, folder, shard_bytes=20_000))
+    with building(out) as folder:
+        Build(source, folder, shard_bytes=20_000).join()
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*.tar")} == made
+
+
 def test_parts_write_side_by_side_and_no_build_between_them(tmp_path: Path) -> None:
     """While a part is being made another one may be, but neither a whole build nor the joining."""
     tree, out = mars_tree(tmp_path / "tree"), tmp_path / "out"
@@ -295,6 +335,10 @@ def test_an_existing_folder_is_refused_and_kept(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="remove it, or give another --out"):
         build_mars(tree, out)
     assert contents(out) == {"mine.txt": b"keep"}
+    out = tmp_path / "link"
+    out.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match="remove it, or give another --out"):
+        build_mars(tree, out)
 
 
 def test_two_builds_into_one_folder_exclude_each_other(tmp_path: Path) -> None:
@@ -326,6 +370,8 @@ def test_reencoding_gives_the_size_asked_for(tmp_path: Path) -> None:
         ({"key": "0001.C1"}, "only letters"),
         ({"key": "0001C2T0002"}, "two tracklets"),
         ({"num_frames": 0}, "0 frames"),
+        ({"pid": 2**63}, "largest number"),
+        ({"camid": 10**30}, "largest number"),
         ({"num_frames": 2}, "3 frames came where the source promised 2"),
     ],
 )

@@ -15,7 +15,7 @@ import torch
 
 import shards
 from mstat.config import Config
-from mstat.configure import load_config
+from mstat.configure import load_config, override
 from mstat.data.loader import EvaluationBatches, TrainingBatches, load
 from mstat.data.plan import CLIPS, IDENTITIES, TRACKLETS
 from mstat.train import training_plan
@@ -106,10 +106,42 @@ def test_a_step_is_the_same_alone(config: Config) -> None:
 def test_evaluation_batches_have_one_shape(config: Config) -> None:
     """The last clip is repeated to fill a batch, and its place is -1."""
     reader = shards.open(config.data.shards)
-    batch = EvaluationBatches(reader, [7, 9, 11], [[(0, 0), (2, 0)]], config, config.model.image_size)[0]
+    batch = EvaluationBatches(reader, [7, 9, 11], [[(0, 0), (2, 0)]], config, config.model.image_size, 12)[0]
     assert batch["frames_BTHWC"].shape == (4, 4, 32, 16, 3)
     assert batch["rows_B"].tolist() == [0, 2, -1, -1]
     assert torch.equal(batch["frames_BTHWC"][1], batch["frames_BTHWC"][3])
+
+
+@pytest.mark.parametrize("spoilt", [{"eval.occlusion": "0.3"}, {"eval.resolution": "12"}])
+def test_degraded_frames_depend_on_nothing_but_their_tracklet(config: Config, spoilt: dict[str, str]) -> None:
+    """The same pixels alone, in any batch, order or place, and from a worker; those that should be intact are."""
+    config = override(config, spoilt)
+    reader = shards.open(config.data.shards)
+    size = config.model.image_size
+
+    def made(
+        tracklets: list[int], batches: list[list[int]], num_intact: int, workers: int = 0
+    ) -> dict[int, np.ndarray]:
+        rows = [[(row, 0) for row in batch] for batch in batches]
+        dataset = EvaluationBatches(reader, tracklets, rows, config, size, num_intact)
+        found = {}
+        for batch in load(dataset, range(len(batches)), workers, pin_memory=False):
+            for row, frames in zip(batch["rows_B"].tolist(), batch["frames_BTHWC"].numpy(), strict=True):
+                if row >= 0:
+                    found[tracklets[row]] = frames
+        return found
+
+    together = made([7, 9, 11, 13], [[0, 1, 2, 3]], 0)
+    for other in (
+        made([13, 11, 9, 7], [[3, 1], [0], [2]], 0),
+        made([7, 9, 11, 13], [[0], [1], [2], [3]], 0, workers=1),
+    ):
+        assert all(np.array_equal(other[tracklet], frames) for tracklet, frames in together.items())
+    intact = made([7, 9, 11, 13], [[0, 1, 2, 3]], 4)
+    halves = made([7, 9, 11, 13], [[0, 1, 2, 3]], 2)
+    for tracklet, frames in together.items():
+        assert not np.array_equal(frames, intact[tracklet])
+        assert np.array_equal(halves[tracklet], intact[tracklet] if tracklet in (7, 9) else frames)
 
 
 def test_workers_end_with_a_killed_trainer(tiny_config: Path) -> None:

@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from mstat.config import ModelConfig
 from mstat.model import Classifier, draw_noise, load_pretrained, num_residuals
 from mstat.model.classifier import stack_config, to_timesformer
-from mstat.model.pretrained import hugging_face_name
+from mstat.model.layouts import hugging_face_name
+from mstat.model.pretrained import NOWHERE
 from tests.mstat.model.small import SMALL, build, clips
 
 T, CLASSES = 3, 5
@@ -91,7 +92,7 @@ def test_an_mstat_starts_from_the_file(time: Literal["divided", "none"], grid: s
     model = build()
     rows = load_pretrained(model, path)
 
-    dropped = {row.key for row in rows if row.ours == "dropped"}
+    dropped = {row.key for row in rows if row.ours == NOWHERE}
     assert {"head.weight", "head.bias"} <= dropped
     assert ("time_embed" in dropped) == (time == "divided")
     assert {key.partition(".norm")[0] for key in dropped if key.endswith(".norm1.weight")} == {"blocks.4"}
@@ -116,7 +117,7 @@ def test_any_model_of_the_section_finds_its_blocks(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file(to_timesformer(classifier().state_dict(), 8), path)
     rows = load_pretrained(build(iap="none"), path)
-    assert not [row for row in rows if row.ours == "dropped" and row.key.startswith("blocks.")]
+    assert not [row for row in rows if row.ours == NOWHERE and row.key.startswith("blocks.")]
 
 
 def test_a_classifier_starts_from_a_classifier(tmp_path: Path) -> None:
@@ -133,6 +134,19 @@ def test_a_classifier_starts_from_a_classifier(tmp_path: Path) -> None:
         if not torch.equal(value, first.state_dict()[key]) and not key.endswith((".alpha", ".beta"))
     }
     assert different == {"head.weight", "head.bias", "time_position"}
+
+
+def test_another_pixel_normalisation_is_folded_in(tmp_path: Path) -> None:
+    """A stack that has begun as a DeiT sees pixels by ImageNet's colours; its file, read with TimeSformer's, sees the
+    same."""
+    first, second = classifier(), classifier()
+    first.stem.pixel_mean.copy_(torch.tensor([0.485, 0.456, 0.406]))
+    first.stem.pixel_std.copy_(torch.tensor([0.229, 0.224, 0.225]))
+    path = tmp_path / "model.safetensors"
+    save_file(to_timesformer(first.state_dict(), 8), path)
+    load_pretrained(second, path)
+    frames = clips(2, T)
+    torch.testing.assert_close(second(frames)[0], first(frames)[0], rtol=1e-4, atol=1e-4)
 
 
 def test_drop_path_is_that_of_the_stack() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mstat.model.pretrained import BLOCK_KEYS, hugging_face_name
+from mstat.model.layouts import BLOCK_KEYS, hugging_face_name
 from mstat.model.sta import STA, AttributeSTA
 from tests.mstat.model.small import SMALL
 

@@ -42,6 +42,19 @@ def test_each_curve_is_drawn() -> None:
     assert len(lines_of(figures.cmc_figure({"MSTAT": [0.5, 0.9], "untrained": [0.1, 0.2]}))) == 2
 
 
+def test_panels_share_one_axis_of_scores() -> None:
+    """A curve for each score in each panel; a score that a protocol lacks is no curve; the same bytes twice."""
+    points = [(str(value), {"mAP": value / 4, "rank1": value / 3}) for value in range(3)]
+    lines = {"mAP": "mAP", "rank1": "rank-1"}
+    svg = figures.panels_figure({"frames": points, "area": points[:2]}, lines)
+    assert svg.count(b'id="axes_') == 2
+    assert len(lines_of(svg)) >= 4
+    without = [(tick, {**scores, "mAP": None}) for tick, scores in points]
+    fewer = figures.panels_figure({"frames": without, "area": without[:2]}, lines)
+    assert len(lines_of(fewer)) == len(lines_of(svg)) / 2
+    assert figures.panels_figure({"frames": points, "area": points[:2]}, lines) == svg
+
+
 def test_same_records_same_bytes() -> None:
     """A figure depends on the records alone, not on the time or on chance."""
     assert figures.loss_figure(RECORDS, "triplet") == figures.loss_figure(RECORDS, "triplet")

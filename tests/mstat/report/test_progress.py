@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from mstat.report.progress import Progress, score_table
+from mstat.report.scores import short
 from tests.mstat.report.conftest import make_evaluation, make_record
 
 
@@ -142,3 +143,10 @@ def test_score_table_without_map() -> None:
     assert [cell.strip() for cell in first.split("│")[1:4]] == ["I", "–", "80.0"]
     assert "Protocol [b]own" in text
     assert "Not comparable with published scores: partial: no cameras." in " ".join(text.split())
+
+
+def test_scores_on_a_line_say_what_speaks_against_them() -> None:
+    """Those during a training of a part of a data set, too."""
+    evaluation = make_evaluation() | {"mAP": 0.5, "rank1": 0.25, "warnings": []}
+    assert short(evaluation) == "mAP 50.0, rank-1 25.0"
+    assert short(evaluation | {"warnings": ["partial: 3 of 5"]}).endswith(", not comparable with published scores")

@@ -112,5 +112,9 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         folder.read(make(tmp_path / "c", "train/1/1/x", "test/1"))
     with pytest.raises(DataError, match="x: no picture in it"):
         folder.read(make(tmp_path / "d", "train/1/1/x", "test/1/1/x", frames=("1.txt",)))
+    with pytest.raises(DataError, match="train/junk/1/x: junk neither trains nor asks"):
+        folder.read(make(tmp_path / "e", "train/junk/1/x", "test/1/1/x"))
+    with pytest.raises(DataError, match="query/distractor/1/x: distractor neither trains nor asks"):
+        folder.read(make(tmp_path / "f", "train/1/1/x", "query/distractor/1/x", "gallery/1/1/x"))
     with pytest.raises(DataError, match="nowhere: missing"):
         folder.read(tmp_path / "nowhere")

@@ -59,6 +59,7 @@ def test_positions_are_of_the_sorted_list(tmp_path: Path, monkeypatch: pytest.Mo
             assert found[Role.TRAIN] == train
     assert {t.camid for t in source.tracklets if t.roles[0] == Role.QUERY} == {1}
     assert {t.camid for t in source.tracklets if t.roles[0] == Role.GALLERY} == {2}
+    assert all(f"/cam{t.camid}/person{t.pid:03d}/" in frame.name for t in source.tracklets for frame in t.frames())
     for protocol in (0, 1):
         counts = official_split(out, protocol, "7")
         assert (counts["query"]["tracklets"], counts["gallery"]["tracklets"], counts["valid_queries"]) == (

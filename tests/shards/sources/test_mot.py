@@ -117,6 +117,8 @@ def test_boxes_are_clipped_and_thin_ones_dropped(video: Path, tmp_path: Path) ->
         ("1.5,1,2,3,4,5", "t.txt:2: frame 1.5"),
         ("2,2,2,3,0,5", "t.txt:2: a box of 0 x 5 pixels"),
         ("2,2,nan,3,4,5", "t.txt:2: "),
+        ("2,2,1e308,3,1e308,5", "t.txt:2: "),
+        ("2,1e25,2,3,4,5", "t.txt:2: "),
         ("1,9,2,3,4,5", r"t.txt:2: id 9 has a box in frame 1 already \(line 1\)"),
         ("21,9,2,3,40,50", "t.txt:2: frame 21, but .*a.mp4 has no such frame .its last is 20"),
     ],

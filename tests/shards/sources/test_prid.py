@@ -56,6 +56,8 @@ def test_the_ten_real_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert {t.pid for t in roles[Role.QUERY]} == {t.pid for t in roles[Role.GALLERY]} == test
         assert {t.camid for t in roles[Role.QUERY]} == {1}
         assert {t.camid for t in roles[Role.GALLERY]} == {2}
+        assert all("/cam_a/" in frame.name for t in roles[Role.QUERY] for frame in t.frames())
+        assert all("/cam_b/" in frame.name for t in roles[Role.GALLERY] for frame in t.frames())
         assert {t.pid for t in roles[Role.TRAIN]} == train
         assert len(roles[Role.TRAIN]) == 178
         counts = official_split(out, split=str(position))

@@ -1,0 +1,129 @@
+"""Names of weights: Hugging Face's TimeSformer and timm's ViT are renamed to the official TimeSformer's.
+
+A ViT of timm has the official names, less those of time: TimeSformer's code grew out of it. Relatives of it that MSTAT
+has no place for (registers, LayerScale, ...) are refused by what they have, not loaded in part.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from mstat.model.weights import named
+
+# Official name -> ours, inside a block.
+BLOCK_MODULES = {
+    "temporal_norm1": "temporal.norm",
+    "temporal_attn.qkv": "temporal.attention.qkv",
+    "temporal_attn.proj": "temporal.attention.proj",
+    "temporal_fc": "temporal.fc",
+    "norm1": "spatial_norm",
+    "attn.qkv": "spatial.qkv",
+    "attn.proj": "spatial.proj",
+    "norm2": "mlp_norm",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+KINDS = ("weight", "bias")
+BLOCK_KEYS = {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in BLOCK_MODULES.items() for kind in KINDS}
+STEM_KEYS = {"cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias", "norm.weight", "norm.bias"}
+# What a file may have and MSTAT has no use for, with the reason.
+DROPPED = {
+    "time_embed": "MSTAT has no temporal position",
+    "dist_token": "MSTAT has no distillation token",
+    **{f"{head}.{kind}": "a classifier of other classes" for head in ("head", "head_dist") for kind in KINDS},
+    **{f"pre_logits.fc.{kind}": "part of a classifier" for kind in KINDS},
+}
+# What tells a relative of timm's ViT that would compute something else without it.
+REFUSED = {
+    r"fc_norm\..*": "its last norm follows an average of the tokens",
+    r"norm_pre\..*": "it has a norm before its first block",
+    r"patch_embed\.norm\..*": "it has a norm in its patch embedding",
+    r"reg_token": "it has register tokens",
+    r"blocks\.\d+\.ls[12]\..*|blocks\.\d+\.gamma_[12]": "it has LayerScale",
+    r"blocks\.\d+\.attn\.[qk]_norm\..*": "it normalises queries and keys",
+    r"blocks\.\d+\.(attn|mlp)\.norm\..*": "it has norms inside attention or MLP",
+    r"blocks\.\d+\.attn\.(relative_position.*|rel_pos.*|[qv]_bias)": "it has relative positions (BEiT)",
+    r"attn_pool\..*": "it ends in attention pooling",
+    r"decoder_.*|mask_token": "it is a masked autoencoder with its decoder; keep the encoder alone",
+}
+
+# Hugging Face's name -> the official one, after the model's own prefix is taken away.
+HUGGING_FACE = [
+    (r"embeddings\.cls_token", "cls_token"),
+    (r"embeddings\.position_embeddings", "pos_embed"),
+    (r"embeddings\.time_embeddings", "time_embed"),
+    (r"embeddings\.patch_embeddings\.projection\.(weight|bias)", r"patch_embed.proj.\1"),
+    (r"encoder\.layer\.(\d+)\.layernorm_before\.(weight|bias)", r"blocks.\1.norm1.\2"),
+    (r"encoder\.layer\.(\d+)\.layernorm_after\.(weight|bias)", r"blocks.\1.norm2.\2"),
+    (r"encoder\.layer\.(\d+)\.temporal_layernorm\.(weight|bias)", r"blocks.\1.temporal_norm1.\2"),
+    (r"encoder\.layer\.(\d+)\.attention\.attention\.qkv\.(weight|bias)", r"blocks.\1.attn.qkv.\2"),
+    (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.(weight|bias)", r"blocks.\1.attn.proj.\2"),
+    (r"encoder\.layer\.(\d+)\.temporal_attention\.attention\.qkv\.(weight|bias)", r"blocks.\1.temporal_attn.qkv.\2"),
+    (r"encoder\.layer\.(\d+)\.temporal_attention\.output\.dense\.(weight|bias)", r"blocks.\1.temporal_attn.proj.\2"),
+    (r"encoder\.layer\.(\d+)\.temporal_dense\.(weight|bias)", r"blocks.\1.temporal_fc.\2"),
+    (r"encoder\.layer\.(\d+)\.intermediate\.dense\.(weight|bias)", r"blocks.\1.mlp.fc1.\2"),
+    (r"encoder\.layer\.(\d+)\.output\.dense\.(weight|bias)", r"blocks.\1.mlp.fc2.\2"),
+    (r"layernorm\.(weight|bias)", r"norm.\1"),
+    (r"classifier\.(weight|bias)", r"head.\1"),
+]
+
+
+class Stored(NamedTuple):
+    """A tensor under the name that its file gives it."""
+
+    key: str
+    value: Tensor
+
+
+def to_official(path: Path, tensors: dict[str, Tensor]) -> dict[str, Stored]:
+    """Rename a foreign state dict to the official TimeSformer's names, and refuse what is left over or missing."""
+    hugging_face = any("embeddings.patch_embeddings.projection" in key for key in tensors)
+    official: dict[str, Stored] = {}
+    unknown = []
+    for key, value in tensors.items():
+        name = hugging_face_name(key) if hugging_face else key.removeprefix("model.")
+        if name is None or name in official:
+            unknown.append(key)
+        else:
+            official[name] = Stored(key, value)
+    if unknown:
+        raise ValueError(f"{path}: unknown or repeated keys: {named(unknown)}")
+    if "patch_embed.proj.weight" not in official:
+        raise ValueError(f"{path}: not a TimeSformer, ViT or MSTAT; its keys begin with {named(tensors)}")
+    for name, (key, _) in official.items():
+        for pattern, why in REFUSED.items():
+            if re.fullmatch(pattern, name):
+                raise ValueError(f"{path}: not a ViT that MSTAT could be started from: {why} ({named([key])})")
+
+    suffixes = [suffix for suffix in BLOCK_KEYS if has_time(official) or not suffix.startswith("temporal_")]
+    num_blocks = len({match[1] for name in official if (match := re.match(r"blocks\.(\d+)\.", name))})
+    required = STEM_KEYS | {f"blocks.{i}.{suffix}" for i in range(num_blocks) for suffix in suffixes}
+    refuse_keys(path, set(official), required, set(DROPPED))
+    return official
+
+
+def hugging_face_name(key: str) -> str | None:
+    """The official name of a Hugging Face key, or None."""
+    for pattern, official in HUGGING_FACE:
+        if match := re.fullmatch(pattern, key.removeprefix("timesformer.")):
+            return match.expand(official)
+    return None
+
+
+def has_time(official: dict[str, Stored]) -> bool:
+    """A TimeSformer; else a plain ViT, which has no temporal attention."""
+    return any(".temporal_" in name for name in official)
+
+
+def refuse_keys(path: Path, found: set[str], required: set[str], optional: set[str]) -> None:
+    """Nothing may be left over, nothing may be missing."""
+    unknown, missing = found - required - optional, required - found
+    if unknown or missing:
+        raise ValueError(
+            f"{path}: unknown keys: {named(sorted(unknown)) or 'none'}; "
+            f"missing keys: {named(sorted(missing)) or 'none'}"
+        )
