@@ -54,7 +54,7 @@ bench-communication: $(VENV)/.train ## bytes and time of the gather and the grad
 bench-evaluation-memory: $(VENV)/.train ## memory and traffic of ranking a gallery of a million
 	$(BIN)/python benchmarks/evaluation_memory.py
 
-bench-pretraining: $(VENV)/.train ## order of frames learned with time, three seeds, and not without (15 minutes on 2 cores)
+bench-pretraining: $(VENV)/.train ## order of frames learned with time, three seeds, and not without
 	$(BIN)/python benchmarks/pretraining.py
 
 clean: ## remove the environment; data and runs stay
