@@ -38,13 +38,18 @@ def main() -> int:
 
 
 def make_synthetic(config: Config, engine: Engine) -> None:
-    """Make the synthetic set, as `python -m shards build synthetic` does, where it is asked for and missing."""
+    """Make the synthetic set where it is asked for and missing."""
+    if config.data.shards == DataConfig.shards:
+        build_missing("synthetic", config.data.shards, engine)
+
+
+def build_missing(source: str, shards: str, engine: Engine) -> None:
+    """Make a set that is drawn, as `python -m shards build SOURCE` does, where it is missing: one rank, others wait."""
     from shards.__main__ import main as shards_main
 
-    shards = Path(config.data.shards)
-    if config.data.shards == DataConfig.shards and engine.from_main(not shards.exists()):
-        if engine.is_main and (status := shards_main(["build", "synthetic", "--out", str(shards)])):
-            raise ValueError(f"building the synthetic set at {shards} failed (exit {status})")
+    if engine.from_main(not Path(shards).exists()):
+        if engine.is_main and (status := shards_main(["build", source, "--out", shards])):
+            raise ValueError(f"building the set {source} at {shards} failed (exit {status})")
         engine.barrier()
 
 

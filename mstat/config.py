@@ -246,6 +246,18 @@ class EvalConfig:
 
 
 @dataclass
+class PretrainConfig:
+    """The STA stack as a classifier of actions. launch/pretrain.py alone reads it.
+
+    Attributes:
+        time: `divided` is TimeSformer's: temporal attention in every block, and a position for each frame of a clip.
+            `none` leaves both out: the control that shows what time is good for.
+    """
+
+    time: Literal["divided", "none"] = "divided"
+
+
+@dataclass
 class Config:
     """A whole run.
 
@@ -267,3 +279,4 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)

@@ -43,44 +43,22 @@ HISTOGRAMS = {"HSV histogram": 1, "HSV histogram, 6 stripes": 6}
 Embed = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 
 
-class Trial:
-    """One protocol and split of a set, dealt out to ranks.
-
-    Where queries alone are degraded (`eval.degrade`), each is embedded apart from what it is in the gallery.
+class Extraction:
+    """Tracklets of a set, dealt out to ranks to be embedded.
 
     Attributes:
-        tracklets: Indices in the set: the gallery, then queries that are not in it, or are not the same there.
+        tracklets: Indices in the set.
+        num_intact: Places from here on get `eval.occlusion` and `eval.resolution`.
         bounds: This rank's slice of them, whole tiles.
-        queries: Places of the queries among `tracklets`.
     """
 
-    def __init__(self, engine: Engine, reader: Reader, config: Config) -> None:
-        self.engine, self.reader, self.config = engine, reader, config
-        roles = reader.roles(config.data.protocol, config.data.split)
-        in_gallery, is_query = (roles & Role.GALLERY) > 0, (roles & Role.QUERY) > 0
-        gallery = np.flatnonzero(in_gallery)
-        if not len(gallery) or not is_query.any():
-            raise ValueError(f"{config.data.shards}: no queries or no gallery in this protocol and split")
-        degraded = config.eval.occlusion > 0 or config.eval.resolution is not None
-        apart = degraded and config.eval.degrade == "queries"
-        others = np.flatnonzero(is_query if apart else is_query & ~in_gallery)
-        self.tracklets = np.concatenate([gallery, others])
-        self.num_gallery = len(gallery)
-        self.num_intact = len(gallery) if apart else 0 if degraded else len(self.tracklets)
-        self.queries = len(gallery) + np.arange(len(others)) if apart else np.flatnonzero(is_query[self.tracklets])
-        self.slices = gallery_slices(len(self.tracklets), engine.world_size, TILE)
+    def __init__(
+        self, engine: Engine, reader: Reader, config: Config, tracklets: np.ndarray, num_intact: int | None = None
+    ) -> None:
+        self.engine, self.reader, self.config, self.tracklets = engine, reader, config, tracklets
+        self.num_intact = len(tracklets) if num_intact is None else num_intact
+        self.slices = gallery_slices(len(tracklets), engine.world_size, TILE)
         self.bounds = self.slices[engine.rank]
-        asked = self.tracklets[self.queries]
-        places = np.minimum(np.searchsorted(gallery, asked), len(gallery) - 1)
-        itself = [(query, place) for query, place in enumerate(places) if gallery[place] == asked[query]]
-        self.pairs: Pairs = make_pairs(
-            reader.pids[asked],
-            reader.camids[asked],
-            reader.pids[gallery],
-            reader.camids[gallery],
-            junk=(roles[gallery] & Role.JUNK) > 0,
-            same=itself,
-        )
 
     def extract(
         self, embed: Embed, size: tuple[int, int], intact: Sequence[torch.Tensor] | None = None
@@ -131,6 +109,56 @@ class Trial:
             num_known = max(min(known, stop) - start, 0)
             features[:num_known] = torch.cat(list(intact), dim=1)[:num_known]
         return features.split(dims, dim=1)
+
+    def _num_clips(self, row: int) -> int:
+        length = int(self.reader.num_frames[self.tracklets[row]])
+        return len(evaluation_clips(length, self.config.eval, int(self.tracklets[row])))
+
+    def _batches(self, tile: int, stop: int, num_clips: list[int], known: int) -> list[list[tuple[int, int]]]:
+        """Batches of (row, clip) of one tile, from row `known` on; none has both intact and degraded frames."""
+        stop = min(tile + TILE, stop)
+        edge = min(max(tile, self.num_intact), stop)
+        size, batches = self.config.eval.batch_size, []
+        for rows in (range(max(tile, known), edge), range(edge, stop)):
+            clips = [(row, clip) for row in rows for clip in range(num_clips[row])]
+            batches += [clips[first : first + size] for first in range(0, len(clips), size)]
+        return batches
+
+
+class Trial(Extraction):
+    """One protocol and split of a set, dealt out to ranks: the gallery, then queries that are not in it, or are not
+    the same there, are the `tracklets`.
+
+    Where queries alone are degraded (`eval.degrade`), each is embedded apart from what it is in the gallery.
+
+    Attributes:
+        queries: Places of the queries among `tracklets`.
+    """
+
+    def __init__(self, engine: Engine, reader: Reader, config: Config) -> None:
+        roles = reader.roles(config.data.protocol, config.data.split)
+        in_gallery, is_query = (roles & Role.GALLERY) > 0, (roles & Role.QUERY) > 0
+        gallery = np.flatnonzero(in_gallery)
+        if not len(gallery) or not is_query.any():
+            raise ValueError(f"{config.data.shards}: no queries or no gallery in this protocol and split")
+        degraded = config.eval.occlusion > 0 or config.eval.resolution is not None
+        apart = degraded and config.eval.degrade == "queries"
+        others = np.flatnonzero(is_query if apart else is_query & ~in_gallery)
+        num_intact = len(gallery) if apart else 0 if degraded else None
+        super().__init__(engine, reader, config, np.concatenate([gallery, others]), num_intact)
+        self.num_gallery = len(gallery)
+        self.queries = len(gallery) + np.arange(len(others)) if apart else np.flatnonzero(is_query[self.tracklets])
+        asked = self.tracklets[self.queries]
+        places = np.minimum(np.searchsorted(gallery, asked), len(gallery) - 1)
+        itself = [(query, place) for query, place in enumerate(places) if gallery[place] == asked[query]]
+        self.pairs: Pairs = make_pairs(
+            reader.pids[asked],
+            reader.camids[asked],
+            reader.pids[gallery],
+            reader.camids[gallery],
+            junk=(roles[gallery] & Role.JUNK) > 0,
+            same=itself,
+        )
 
     def camera_pairs(self, features_SD: torch.Tensor) -> list[dict[str, Any]]:
         """Scores of the queries of each camera where one other camera alone is searched."""
@@ -200,20 +228,6 @@ class Trial:
             return merge_top(self.engine.gather_objects(top), TOP)
 
         return score_ranks(self.pairs, ranks_P), nearest
-
-    def _num_clips(self, row: int) -> int:
-        length = int(self.reader.num_frames[self.tracklets[row]])
-        return len(evaluation_clips(length, self.config.eval, int(self.tracklets[row])))
-
-    def _batches(self, tile: int, stop: int, num_clips: list[int], known: int) -> list[list[tuple[int, int]]]:
-        """Batches of (row, clip) of one tile, from row `known` on; none has both intact and degraded frames."""
-        stop = min(tile + TILE, stop)
-        edge = min(max(tile, self.num_intact), stop)
-        size, batches = self.config.eval.batch_size, []
-        for rows in (range(max(tile, known), edge), range(edge, stop)):
-            clips = [(row, clip) for row in rows for clip in range(num_clips[row])]
-            batches += [clips[first : first + size] for first in range(0, len(clips), size)]
-        return batches
 
 
 class Scored(NamedTuple):

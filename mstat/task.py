@@ -1,4 +1,4 @@
-"""What is trained: the model, the gather, and each stage's head and losses, in one module.
+"""What is trained: the model, the gather, and each stage's head and losses, in one module; and so for pretraining.
 
 A step's batch goes in and a dict of losses comes out, the same on every rank. Legend: B clips of this rank, n clips
 of the global batch, D length of a stage's feature.
@@ -12,7 +12,7 @@ from torch import nn
 from mstat.config import Config
 from mstat.gather import gather
 from mstat.losses import NAMES, cross_entropy, metric_loss
-from mstat.model import MSTAT, feature_dims
+from mstat.model import MSTAT, Classifier, feature_dims
 
 
 class Head(nn.Module):
@@ -69,3 +69,28 @@ class Task(nn.Module):
         weights = [cross_entropy_weight if name.endswith("/cross_entropy") else metric_weight for name in losses]
         total = torch.stack([weight * loss for weight, loss in zip(weights, losses.values(), strict=True)]).sum()
         return {"loss": total, **losses}
+
+
+class ActionTask(nn.Module):
+    """The classifier of actions with its loss, label-smoothed cross-entropy; it takes the batches that `Task` takes."""
+
+    def __init__(self, config: Config, num_classes: int) -> None:
+        super().__init__()
+        self.label_smoothing = config.loss.label_smoothing
+        self.model = Classifier(config.model, num_classes, config.clip.num_frames, config.pretrain.time)
+        if config.model.init and self.model.time_position is not None:
+            nn.init.zeros_(self.model.time_position)  # what knows nothing of time must not be disturbed by it
+
+    def forward(
+        self,
+        frames_BTHWC: torch.Tensor,
+        tps_BTN: torch.Tensor | None,
+        keep_BR: torch.Tensor | None,
+        labels_n: torch.Tensor,
+        metric_weight: float,
+    ) -> dict[str, torch.Tensor]:
+        """`loss` of the global batch and `accuracy`, the share of it that is recognised, fp32 scalars."""
+        (scores_BC,) = self.model(frames_BTHWC, None, keep_BR)
+        scores_nC = gather(scores_BC, len(labels_n))
+        loss = cross_entropy(scores_nC, labels_n, self.label_smoothing)
+        return {"loss": loss, "accuracy": (scores_nC.argmax(1) == labels_n).float().mean()}

@@ -10,6 +10,8 @@ import contextlib
 import dataclasses
 import errno
 import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from mstat.engine import Engine
 from mstat.evaluate import Trial, evaluate_run, score
 from mstat.export import export
 from mstat.files import write_json
+from mstat.model import MSTAT
 from mstat.model.pretrained import KEPT, NO_KEY, Row, load_pretrained
 from mstat.report.html import write_report
 from mstat.report.progress import Progress
@@ -33,12 +36,51 @@ from mstat.report.scores import short
 from mstat.report.start import print_start, start_record
 from mstat.run import Journal, cut_back, locked, write_environment, write_state
 from mstat.schedule import learning_rate, metric_weight
-from mstat.task import Task
+from mstat.task import ActionTask, Task
 from shards.read import Reader
 from shards.records import Role
 
 
-def train(config: Config, engine: Engine) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class Objective:
+    """What a run is to learn: where re-identification and pretraining differ, in the order in which `train` asks.
+
+    Attributes:
+        task: The module to train, for so many classes; its `model` is what is scored.
+        check: Refuses, with a ValueError, what cannot be scored. Every rank calls this and the next two.
+        score: Scores during training: what evaluations.jsonl holds, and the words that are printed.
+        evaluate: Scores at the end: writes evaluation.json, prints a table, returns what it holds.
+        export: Writes model.safetensors and model.json out of the task's weights.
+        report: Writes what a person looks at; returns the last words of the run.
+        facts: What a run must not change when it goes on, besides `run_facts`.
+    """
+
+    task: Callable[[Config, int], Task | ActionTask]
+    check: Callable[[Engine, Reader, Config], Any]
+    score: Callable[[Engine, Any, Reader, Config], tuple[dict[str, Any], str]]
+    evaluate: Callable[[Engine, Any, Reader, Config], dict[str, Any]]
+    export: Callable[[Path, Mapping[str, torch.Tensor], Config], None]
+    report: Callable[[Path, Reader], str]
+    facts: Callable[[Config], dict[str, Any]]
+
+
+def _score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> tuple[dict[str, Any], str]:
+    scores = score(engine, model, reader, config).evaluation
+    return scores, short(scores)
+
+
+REIDENTIFICATION = Objective(
+    task=Task,
+    check=Trial,
+    score=_score,
+    evaluate=evaluate_run,
+    export=export,
+    report=lambda run, reader: f"report: {write_report(run, reader)}",
+    facts=lambda config: {"pretrain": None},
+)
+
+
+def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATION) -> dict[str, Any] | None:
     """Train, evaluate and report a run, from its newest checkpoint if it has one. Every rank calls it.
 
     Returns:
@@ -60,7 +102,7 @@ def train(config: Config, engine: Engine) -> dict[str, Any] | None:
     num_steps = config.train.epochs * plan.steps_per_epoch if config.train.steps is None else config.train.steps
 
     torch.manual_seed(config.seed)
-    task = Task(config, len(plan.pids))
+    task = objective.task(config, len(plan.pids))
     init: list[Row] = []
     if config.model.init:
         init = load_pretrained(task.model, Path(config.model.init))
@@ -68,9 +110,9 @@ def train(config: Config, engine: Engine) -> dict[str, Any] | None:
     engine.prepare(task)
 
     if config.train.eval_every is not None:
-        Trial(engine, reader, config)  # what cannot be scored is refused before the work, not after
+        objective.check(engine, reader, config)  # what cannot be scored is refused before the work, not after
 
-    facts = run_facts(config, engine, reader)
+    facts = {**run_facts(config, engine, reader), **objective.facts(config)}
     if config.resume == "never" and engine.from_main(bool(checkpoint.folders(run))):
         raise ValueError(f"{run}: holds checkpoints and --resume is never: give another --run folder")
     with locked(run) if engine.is_main else contextlib.nullcontext(), signals.listening():
@@ -89,13 +131,13 @@ def train(config: Config, engine: Engine) -> dict[str, Any] | None:
             write_state(run, "running", start)
         engine.barrier()
         try:
-            loop(config, engine, task, reader, plan, start, num_steps, facts)
+            loop(config, engine, objective, task, reader, plan, start, num_steps, facts)
             weights = engine.weights()
             if engine.is_main:
-                export(run, weights, config)
+                objective.export(run, weights, config)
             evaluation = None
             if config.train.eval_every is not None:
-                evaluation = evaluate_run(engine, task.model, reader, config)
+                evaluation = objective.evaluate(engine, task.model, reader, config)
         except signals.StopRequested as stop:
             if engine.is_main:
                 step = checkpoint.folders(run)[-1][0]
@@ -116,14 +158,15 @@ def train(config: Config, engine: Engine) -> dict[str, Any] | None:
             raise explained from None
         if engine.is_main:
             write_state(run, "done", num_steps)
-            print(f"report: {write_report(run, reader)}")
+            print(objective.report(run, reader))
     return evaluation
 
 
 def loop(
     config: Config,
     engine: Engine,
-    task: Task,
+    objective: Objective,
+    task: Task | ActionTask,
     reader: Reader,
     plan: Plan,
     start: int,
@@ -138,16 +181,17 @@ def loop(
     run = Path(config.run)
     journal = Journal(run, start, plan.size, engine.is_main)
     evaluated = engine.from_main(cut_back(run / "evaluations.jsonl", start) if engine.is_main else None)
-    dataset = TrainingBatches(reader, plan, config, engine.rank, engine.world_size)
+    noise_for = dataclasses.replace(config, model=task.model.config)  # pretraining's model is not the config's
+    dataset = TrainingBatches(reader, plan, noise_for, engine.rank, engine.world_size)
     loader = load(dataset, range(start, num_steps), config.data.num_workers, engine.device.type == "cuda")
     done = saved = start
     with Progress(num_steps, start, engine.is_main, every=2) as progress:
         try:
             for step, batch in enumerate(loader, start):
                 if step > evaluated and _due(step, config.train.eval_every):
-                    scores = score(engine, task.model, reader, config).evaluation
+                    scores, told = objective.score(engine, task.model, reader, config)
                     if engine.is_main:
-                        progress.say(f"step {step}: {short(scores)}")
+                        progress.say(f"step {step}: {told}")
                         with (run / "evaluations.jsonl").open("a") as file:
                             file.write(json.dumps({"step": step, **scores}) + "\n")
                 lr = learning_rate(

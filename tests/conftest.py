@@ -43,6 +43,22 @@ eval: {num_frames: 4, batch_size: 4, num_rankings: 3, baselines: true, pictures:
 data: {num_workers: 1}
 """
 
+# The same for pretraining; what it leaves fits the model above.
+TINY_ACTIONS = """
+data: {shards: SHARDS, num_workers: 1}
+batch: {num_identities: 4, num_tracklets: 2}
+clip: {num_frames: 3, crop_padding: 1}
+model: {image_size: [16, 16], patch_size: 8, width: 32, num_heads: 2, depths: [1, 1, 1]}
+optim: {name: adamw, lr: 1.0e-2}
+train: {steps: 8, precision: "no", save_every: 4, eval_every: 4, log_every: 1}
+eval: {num_frames: 3, batch_size: 4}
+"""
+
+
+def tiny_actions_yaml(shards: Path) -> str:
+    """The settings of a short pretraining on these shards."""
+    return TINY_ACTIONS.replace("SHARDS", str(shards))
+
 
 LOSSES = {"loss"} | {f"loss/{stage}/{term}" for stage in ("I", "II", "III") for term in ("cross_entropy", "triplet")}
 
@@ -64,6 +80,18 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_synthetic(folder / "tree", 3, workers=1, num_train=9, num_val=3, num_test=12)
     with building(folder / "shards") as out:
         write(mars.read(folder / "tree", name="synthetic", partial=True), out, workers=1)
+    return folder / "shards"
+
+
+@pytest.fixture(scope="session")
+def tiny_actions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of a few made-up actions: 4 clips of each of 8 classes to train, 3 held out."""
+    from shards.sources import drawn_actions
+    from shards.write import building, write
+
+    folder = tmp_path_factory.mktemp("actions")
+    with building(folder / "shards") as out:
+        write(drawn_actions.read(folder / "tree", 0, num_train=4, num_test=3), out, workers=1)
     return folder / "shards"
 
 

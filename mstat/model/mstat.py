@@ -23,7 +23,7 @@ from mstat.model.sta import STA, AttributeSTA
 from mstat.model.tokens import INIT_STD, Stem, shuffle
 from mstat.precision import at_least_fp32
 
-NO_DECAY = {"bias", "alpha", "beta", "position", "class_token", "proxies", "keys", "values"}
+NO_DECAY = {"bias", "alpha", "beta", "position", "time_position", "class_token", "proxies", "keys", "values"}
 
 
 def feature_dims(config: ModelConfig) -> tuple[int, ...]:
@@ -145,12 +145,7 @@ class MSTAT(nn.Module):
         Raises:
             ValueError: Frames of another type or size.
         """
-        expected = (*self.config.image_size, 3)
-        if frames_BTHWC.dtype != torch.uint8 or frames_BTHWC.dim() != 5 or frames_BTHWC.shape[2:] != expected:
-            raise ValueError(
-                f"the model wants uint8 frames of shape (B, T, {', '.join(map(str, expected))}) and got "
-                f"{frames_BTHWC.dtype} {tuple(frames_BTHWC.shape)}; `embed` resizes, or set model.image_size"
-            )
+        self.check_frames(frames_BTHWC)
         counts = [RESIDUALS_PER_BLOCK * count for count in block_counts(self.config)]
         keep1, keep2, keep3 = (None, None, None) if keep_BR is None else keep_BR.split(counts, dim=1)
         tps_at_stem, tps_later = (tps_BTN, None) if self.config.tps_block == 0 else (None, tps_BTN)
@@ -163,6 +158,15 @@ class MSTAT(nn.Module):
         if self.stage3 is not None:
             features.append(self.stage3(tokens_BNTD, None, keep3))
         return tuple(at_least_fp32(feature) for feature in features)
+
+    def check_frames(self, frames_BTHWC: Tensor) -> None:
+        """Refuse frames of another type or size with a ValueError."""
+        expected = (*self.config.image_size, 3)
+        if frames_BTHWC.dtype != torch.uint8 or frames_BTHWC.dim() != 5 or frames_BTHWC.shape[2:] != expected:
+            raise ValueError(
+                f"the model wants uint8 frames of shape (B, T, {', '.join(map(str, expected))}) and got "
+                f"{frames_BTHWC.dtype} {tuple(frames_BTHWC.shape)}; `embed` resizes, or set model.image_size"
+            )
 
     @torch.no_grad()
     def embed(self, frames: np.ndarray | Tensor) -> Tensor:

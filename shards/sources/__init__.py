@@ -14,7 +14,7 @@ import inspect
 from pathlib import Path
 from types import ModuleType
 
-from shards.sources import duke, folder, generated, ilids, lsvid, mars, mot, prid
+from shards.sources import actions, drawn_actions, duke, folder, generated, ilids, lsvid, mars, mot, prid
 
 SOURCES: dict[str, ModuleType] = {
     "mars": mars,
@@ -24,7 +24,9 @@ SOURCES: dict[str, ModuleType] = {
     "lsvid": lsvid,
     "folder": folder,
     "mot": mot,
+    "actions": actions,
     "synthetic": generated,
+    "synthetic-actions": drawn_actions,
 }
 
 

@@ -92,6 +92,15 @@ def natural(name: str) -> tuple[list[tuple[int, str]], str]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
 
 
+def numbered(names: Sequence[str], what: str) -> tuple[dict[str, int], dict[str, str]]:
+    """A number for each name, and the fact that says which where they are no numbers from 1 already."""
+    numbers = {name: int(name) for name in names if name.isdecimal() and int(name) > 0}
+    if len(set(numbers.values())) == len(names):
+        return numbers, {}
+    numbers = {name: number for number, name in enumerate(names, start=1)}
+    return numbers, {what: ", ".join(f"{number} {name}" for name, number in numbers.items())}
+
+
 def files_of(folder: Path, names: Sequence[str]) -> Iterator[Frame]:
     """The frames that lie in a folder under these names."""
     for name in names:

@@ -18,7 +18,7 @@ from functools import partial as bind
 from pathlib import Path
 
 from shards.records import DISTRACTOR_PID, JUNK_PID, DataError, Protocol, Role, Source, SourceTracklet
-from shards.sources.common import files_of, natural, pictures_of, subfolders
+from shards.sources.common import files_of, natural, numbered, pictures_of, subfolders
 
 SPECIAL = {"distractor": DISTRACTOR_PID, "junk": JUNK_PID}
 LAYOUTS = ({"train", "test"}, {"train", "query", "gallery"}, {"test"}, {"query", "gallery"}, {"train"})
@@ -67,8 +67,8 @@ def read(root: Path, *, name: str | None = None) -> Source:
             f"{wrong.folder(root)}: {wrong.identity} neither trains nor asks; move it to the gallery or test"
         )
     everything = [tracklet for part in found.values() for tracklet in part]
-    pids, told_pids = _numbers(sorted({t.identity for t in everything} - set(SPECIAL), key=natural), "identities")
-    camids, told_camids = _numbers(sorted({t.camera for t in everything}, key=natural), "cameras")
+    pids, told_pids = numbered(sorted({t.identity for t in everything} - set(SPECIAL), key=natural), "identities")
+    camids, told_camids = numbered(sorted({t.camera for t in everything}, key=natural), "cameras")
     both = _both(root, found.get("query", []), found.get("gallery", []))
     protocols = (TEST, VALIDATION) if "val" in splits else (TEST,)
     tracklets = []
@@ -111,15 +111,6 @@ def _walk(root: Path, split: str) -> list[_Found]:
     if not found:
         raise DataError(f"{root / split}: not one tracklet; the layout is <split>/<identity>/<camera>/<tracklet>/*.jpg")
     return found
-
-
-def _numbers(names: Sequence[str], what: str) -> tuple[dict[str, int], dict[str, str]]:
-    """A number for each name, and the fact that says which where they are no numbers from 1 already."""
-    numbers = {name: int(name) for name in names if name.isdecimal() and int(name) > 0}
-    if len(set(numbers.values())) == len(names):
-        return numbers, {}
-    numbers = {name: number for number, name in enumerate(names, start=1)}
-    return numbers, {what: ", ".join(f"{number} {name}" for name, number in numbers.items())}
 
 
 def _both(root: Path, query: Sequence[_Found], gallery: Sequence[_Found]) -> set[tuple[str, str, str]]:

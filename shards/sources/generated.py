@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,21 +31,26 @@ def read(tree: Path, seed: int, workers: int = 2) -> Source:
     """
     from shards.sources import synthetic
 
-    if _is_outdated(tree, seed):
-        shutil.rmtree(tree)
-    if not tree.exists():
-        synthetic.write_synthetic(tree, seed, workers=workers)
+    draw_where_missing(
+        tree, seed, synthetic.provenance(seed), lambda: synthetic.write_synthetic(tree, seed, workers=workers)
+    )
     source = mars.read(tree, name="synthetic", partial=True)
     return replace(source, facts={"seed": str(seed)})
 
 
-def _is_outdated(tree: Path, seed: int) -> bool:
-    from shards.sources.synthetic import SEED_FILE, provenance
+def draw_where_missing(tree: Path, seed: int, provenance: str, draw: Callable[[], None]) -> None:
+    """Draw a tree where it is missing, or was drawn by an older generator: `provenance` is what its seed file says.
 
-    if not tree.exists():
-        return False
-    path = tree / SEED_FILE
-    drawn_from = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if not drawn_from.startswith(f"seed {seed}\n"):
-        raise DataError(f"{tree}: not drawn from seed {seed}; remove it, or give another --tree")
-    return drawn_from != provenance(seed)
+    Raises DataError where the tree was drawn from another seed, or is none of ours.
+    """
+    from shards.sources.synthetic import SEED_FILE
+
+    if tree.exists():
+        path = tree / SEED_FILE
+        drawn_from = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if not drawn_from.startswith(f"seed {seed}\n"):
+            raise DataError(f"{tree}: not drawn from seed {seed}; remove it, or give another --tree")
+        if drawn_from == provenance:
+            return
+        shutil.rmtree(tree)
+    draw()

@@ -17,16 +17,13 @@ from dataclasses import dataclass
 from functools import partial as bind
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
+from typing import BinaryIO
 
 from shards.records import DataError, Frame, Protocol, Role, Source, SourceTracklet, UsageError
-from shards.sources.common import pictures_of
 from shards.sources.options import positive_int, size_HW
+from shards.sources.video import QUALITY, decode
 
 MIN_SIDE = 4  # pixels; a box that the picture's edge leaves thinner than this shows nobody
-QUALITY = 95
 MAX_VALUE = 1e9  # of a number in a row; beyond it is damage
 COLUMNS = (("frame",), ("id",), ("left", "x"), ("top", "y"), ("width", "w"), ("height", "h"), ("confidence", "conf"))
 PROTOCOL = Protocol("cross-camera", description="a query for each identity and camera; all test tracklets are searched")
@@ -219,39 +216,6 @@ def _cut(video: Path, tracks: Path, boxes: Sequence[Box], size: tuple[int, int],
         f"{tracks}:{box.line}: frame {box.frame}, but {video} has no such frame (its last is {number}); do they belong "
         "together?"
     )
-
-
-def decode(video: Path) -> Iterator[tuple[int, np.ndarray[Any, np.dtype[np.uint8]]]]:
-    """The frames of a video or folder with their numbers, uint8 RGB of shape H,W,3, upright as a player shows them."""
-    if video.is_dir():
-        yield from _decode_folder(video)
-        return
-    import av
-
-    try:
-        with av.open(str(video)) as container:
-            if not container.streams.video:
-                raise DataError(f"{video}: no video in it")
-            for number, frame in enumerate(container.decode(video=0), start=1):
-                image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-                yield number, np.rot90(image, frame.rotation // 90) if frame.rotation else image
-    except av.FFmpegError as error:
-        raise DataError(f"{video}: cannot be decoded ({error.strerror}); give --video a whole video file") from error
-
-
-def _decode_folder(folder: Path) -> Iterator[tuple[int, np.ndarray[Any, np.dtype[np.uint8]]]]:
-    from shards import pictures
-
-    names = pictures_of(folder)
-    stems = [Path(name).stem for name in names]
-    numbers = [int(stem) for stem in stems] if all(stem.isdecimal() for stem in stems) else range(1, len(names) + 1)
-    for number, name in zip(numbers, names, strict=True):
-        data = (folder / name).read_bytes()
-        try:
-            pictures.check(data)
-            yield number, pictures.decode(data)
-        except ValueError as error:
-            raise DataError(f"{folder / name}: {error}; replace it") from error
 
 
 def _by_identity(crops: Sequence[Crop]) -> dict[int, list[Crop]]:

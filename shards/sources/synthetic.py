@@ -11,6 +11,8 @@ identities that a model has to learn. A validation part, in the same form, is MA
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -76,19 +78,28 @@ def write_synthetic(
             f"write_synthetic: seed {seed} must be >= 0, workers {workers} >= 1, and identities {sizes} "
             "at least 1 each and at most 9999 together"
         )
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out}: is there already; remove it or name another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f"{out.name}.drawing")
-    shutil.rmtree(draft, ignore_errors=True)  # what a killed one left
-    try:
+    with draft_of(Path(out)) as draft:
         plans = plan(seed, num_train=num_train, num_val=num_val, num_test=num_test)
         _write_info(draft, seed, plans)
         for folder in sorted({(tracklet.part, tracklet.folder) for tracklet in plans}):
             (draft / f"bbox_{folder[0]}" / folder[1]).mkdir(parents=True)
         run_jobs(partial(_write_frames, draft, seed), plans, workers=workers, total=len(plans))
         (draft / SEED_FILE).write_text(provenance(seed))
+
+
+@contextmanager
+def draft_of(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to draw into, renamed to `out` at a good end and removed at any other.
+
+    Raises DataError where `out` is there already.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out}: is there already; remove it or name another folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.with_name(f"{out.name}.drawing")
+    shutil.rmtree(draft, ignore_errors=True)  # what a killed one left
+    try:
+        yield draft
         draft.rename(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

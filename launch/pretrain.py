@@ -1,0 +1,45 @@
+"""Pretrain the STA stack on clips of actions: `accelerate launch launch/pretrain.py [--config configs/Y.yaml]`.
+
+Ends with RUN/model.safetensors, from which launch/train.py --model.init starts. Without a config it learns pairs of
+made-up actions that only the order of frames tells apart, which it makes where they are missing. Of the settings,
+model.stages, .num_attributes, .num_prototypes, .iap, .tps_*, .bnneck and others of the stages' ends, and loss.* but
+label_smoothing, are not used here: the stack has as many blocks as the model of that section will take.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from launch.common import PROJECT, report_errors
+from launch.train import build_missing
+from mstat.configure import parse
+
+ACTIONS_CONFIG = PROJECT / "configs" / "actions.yaml"
+ACTIONS_SHARDS = "data/actions/shards"  # of that config
+
+
+def main() -> int:
+    config = parse(sys.argv[1:], ACTIONS_CONFIG, prog="launch/pretrain.py", description=__doc__)
+
+    def command() -> None:
+        # Heavy imports come after the command line is known to be good.
+        from mstat.engine import Engine
+        from mstat.pretrain import check_settings, pretrain
+        from mstat.signals import StopRequested
+
+        check_settings(config)
+        with Engine(config) as engine:
+            if config.data.shards == ACTIONS_SHARDS:
+                build_missing("synthetic-actions", ACTIONS_SHARDS, engine)
+            with suppress(StopRequested):  # told and written down
+                pretrain(config, engine)
+
+    return report_errors(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
