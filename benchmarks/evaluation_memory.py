@@ -21,9 +21,9 @@ import torch.multiprocessing as mp
 from record import conditions, save
 
 from mstat.data.plan import slice_bounds
-from mstat.evaluate import TILE
 from mstat.pairs import Pairs, make_pairs
 from mstat.ranking import gallery_slices, rank_positives
+from mstat.trial import TILE
 
 CAMERAS, POSITIVES = 6, 11  # of MARS: cameras, and true matches of a query in the mean
 MIB = 2**20

@@ -21,7 +21,6 @@ from rich.table import Table
 import shards
 from mstat.config import Config
 from mstat.engine import Engine
-from mstat.evaluate import Extraction
 from mstat.export import export_classifier
 from mstat.files import write_json
 from mstat.model import Classifier
@@ -29,6 +28,7 @@ from mstat.model.tokens import patch_grid
 from mstat.report.scores import percent
 from mstat.task import ActionTask
 from mstat.train import Objective, train, training_plan
+from mstat.trial import Extraction
 from shards.read import Reader
 from shards.records import Role
 

@@ -23,12 +23,13 @@ import shards
 from mstat.config import ALL_SPLITS, Config, EvalConfig
 from mstat.configure import load_config
 from mstat.engine import Engine
-from mstat.evaluate import Trial, join_stages, refuse_trained, summarise
+from mstat.evaluate import join_stages, refuse_trained, summarise
 from mstat.files import write_json, write_text
 from mstat.model import MSTAT
 from mstat.report.html import write_report
 from mstat.report.robustness import FILE, markdown
 from mstat.report.scores import COLUMNS, percent
+from mstat.trial import Trial
 from shards.read import Reader
 
 FRAMES = [1, 2, 4, 8, 16, 32, 64]
@@ -65,7 +66,7 @@ def study(config: Config, engine: Engine, quick: bool = False) -> dict[str, Any]
     if ALL_SPLITS in (trained.split, config.data.split):
         raise ValueError(f"{run}: a set of splits; give the folder of one of them as --run, as in {run}/split-NAME")
     reader = shards.open(config.data.shards)
-    refuse_trained(reader, trained, config.data)
+    refuse_trained(reader, run, config.data)
     model = mstat.load(run).to(engine.device)
     found = engine.from_main(_begun(run, config, reader) if engine.is_main else None)
     points: list[dict[str, Any]] = found["points"]

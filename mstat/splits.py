@@ -83,7 +83,7 @@ def evaluate_runs(config: Config, engine: Engine) -> None:
         if not (run / "config.yaml").is_file():
             again = f"launch/train.py --data.split {of_split.data.split} --run {run}"
             raise ValueError(f"{run}: no config.yaml in it; {again} makes this run")
-        refuse_trained(reader, load_config(run / "config.yaml").data, of_split.data)
+        refuse_trained(reader, run, of_split.data)
         evaluation = evaluate_run(engine, mstat.load(run).to(engine.device), reader, of_split)
         if engine.is_main:
             print(f"report: {write_report(run, reader)}")

@@ -25,7 +25,7 @@ from mstat.configure import save_config
 from mstat.data.loader import TrainingBatches, load
 from mstat.data.plan import Plan
 from mstat.engine import Engine
-from mstat.evaluate import Trial, evaluate_run, score
+from mstat.evaluate import evaluate_run, score
 from mstat.export import export
 from mstat.files import write_json
 from mstat.model import MSTAT
@@ -37,6 +37,7 @@ from mstat.report.start import print_start, start_record
 from mstat.run import Journal, cut_back, locked, write_environment, write_state
 from mstat.schedule import learning_rate, metric_weight
 from mstat.task import ActionTask, Task
+from mstat.trial import Trial
 from shards.read import Reader
 from shards.records import Role
 

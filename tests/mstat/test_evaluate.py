@@ -18,9 +18,10 @@ from mstat.configure import load_config
 from mstat.data.clips import evaluation_clips
 from mstat.data.degrade import occlude, shrink
 from mstat.engine import Engine
-from mstat.evaluate import Trial, degradation, evaluate, score
+from mstat.evaluate import degradation, evaluate, score
 from mstat.metrics import cmc_map
 from mstat.model import MSTAT
+from mstat.trial import Trial
 from shards.pictures import resize
 from shards.records import Role
 from tests.distributed import run_distributed
@@ -85,7 +86,7 @@ def test_features_and_scores_equal_a_plain_loop(config: Config) -> None:
 def scored_in_small_tiles(configs: Sequence[Config]) -> list[dict[str, Any]]:
     """What a rank holds and what it says of each, with tiles of 5 tracklets: on five ranks each has some."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mstat.evaluate.TILE", 5)
+        patch.setattr("mstat.trial.TILE", 5)
         if dist.is_initialized():  # as the launcher tells it to the engine, which takes fewer threads for more ranks
             rank, world_size = str(dist.get_rank()), str(dist.get_world_size())
             told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}

@@ -38,7 +38,7 @@ def config(tmp_path: Path, tiny_actions: Path) -> Config:
 def scored(config: Config) -> dict[str, Any]:
     """Accuracies of a classifier with random weights, on this rank, with tiles of 5 clips."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mstat.evaluate.TILE", 5)
+        patch.setattr("mstat.trial.TILE", 5)
         if dist.is_initialized():
             rank, world_size = str(dist.get_rank()), str(dist.get_world_size())
             told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 import shards
-from mstat.config import DataConfig
+from mstat.config import Config, DataConfig
+from mstat.configure import save_config
 from mstat.evaluate import refuse_trained
 from mstat.splits import mean_of_splits
 from shards.__main__ import main
@@ -58,7 +60,18 @@ def test_what_has_trained_is_not_scored(tmp_path: Path) -> None:
     assert main(["build", "prid", *arguments, "--out", str(tmp_path / "out")]) == 0
     reader = shards.open(tmp_path / "out")
     first, second = (DataConfig(shards=str(tmp_path / "out"), split=split) for split in "01")
-    with pytest.raises(ValueError, match=r"trained with 4 of the tracklets that split '1'.* give its own, split '0'"):
-        refuse_trained(reader, first, second)
-    refuse_trained(reader, second, second)
-    refuse_trained(reader, DataConfig(shards="another", split="0"), second)
+    by_path, by_checksum, of_another = (tmp_path / name for name in ("by-path", "by-checksum", "of-another"))
+    for run, data, checksum in (
+        (by_path, first, None),
+        (by_checksum, dataclasses.replace(first, shards="moved"), reader.checksum),
+        (of_another, dataclasses.replace(first, shards="another"), "of another"),
+    ):
+        run.mkdir()
+        save_config(Config(data=data), run / "config.yaml")
+        if checksum:
+            (run / "environment.json").write_text(json.dumps({"shards_checksum": checksum}))
+    for run in (by_path, by_checksum):
+        with pytest.raises(ValueError, match=r"with 4 of the tracklets that split '1'.* give its own, split '0'"):
+            refuse_trained(reader, run, second)
+        refuse_trained(reader, run, first)
+    refuse_trained(reader, of_another, second)

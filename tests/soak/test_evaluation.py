@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import shards
-from mstat.evaluate import TILE
 from mstat.ranking import gallery_slices
+from mstat.trial import TILE
 from shards.records import Role
 from tests.conftest import run
 from tests.soak.conftest import Rows
