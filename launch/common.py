@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mstat.config import Config
 
 PROJECT = Path(__file__).resolve().parents[1]
 SYNTHETIC_CONFIG = PROJECT / "configs" / "synthetic.yaml"
+
+
+def run_parser(prog: str, description: str | None, example: str) -> argparse.ArgumentParser:
+    """The command line of what is done with a trained run: --run, and any setting besides, as in `example`."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        allow_abbrev=False,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"Any setting of launch/train.py may follow, as in {example}.",
+    )
+    parser.add_argument("--run", type=Path, required=True, help="run folder that launch/train.py made")
+    return parser
+
+
+def config_of_run(run: Path, overrides: Sequence[str]) -> Config:
+    """The settings of a run folder, changed by flags. Raises ValueError where it is none."""
+    from mstat.configure import load_config
+
+    if not (run / "config.yaml").is_file():
+        raise ValueError(f"{run}: no config.yaml in it: --run must be a folder that launch/train.py made")
+    return load_config(run / "config.yaml", ["--run", str(run), *overrides])
 
 
 def report_errors(command: Callable[[], None]) -> int:

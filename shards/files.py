@@ -7,25 +7,20 @@ place when whole; nothing is locked, and whoever finds one may use it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import re
 import time
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
+from shards.cache import Cache
 from shards.records import DataError
 
 BLOCK_BYTES = 1 << 20
 BLOCKS_IN_MEMORY = 16  # of a process
 DEFAULT_CACHE_GB = 20.0
-TRIM_EVERY = 64 << 20  # bytes that a process writes between two looks at the size of the cache
-TRIM_SHARE = 64  # or this part of a small cache: what many processes write between two looks must fit, too
-OURS = re.compile(r"[0-9a-f]{64}")  # folders of a cache: checksums of sets and indices
 WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each new try
 TIMEOUT_SECONDS = 30.0  # of one request
 R = TypeVar("R")
@@ -121,80 +116,6 @@ class LocalFiles:
 
     def __del__(self) -> None:
         self.close()
-
-
-class Cache:
-    """Files of a folder, by name, of about `limit` bytes in all: the oldest go first.
-
-    A name begins with a checksum, as a folder; all else that lies in the folder is somebody's, and left alone.
-
-    Many processes use it at once. A cache that cannot be written (a full disk) is told once and done without.
-    """
-
-    def __init__(self, folder: Path, limit: int) -> None:
-        self.folder, self.limit = folder, limit
-        self._written = 0
-        self._warned = False
-
-    def path(self, name: str) -> Path:
-        """Where a file of that name lies, or would."""
-        return self.folder / name
-
-    def get(self, name: str) -> bytes | None:
-        """Its content, if it is there."""
-        try:
-            return self.path(name).read_bytes()
-        except OSError:
-            return None
-
-    def put(self, name: str, data: bytes) -> bool:
-        """Keep it; False where that is not possible."""
-        path = self.path(name)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(data)
-            part.replace(path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                part.unlink()
-            if not self._warned:
-                warnings.warn(
-                    f"{self.folder}: nothing can be kept here ({error}); reading goes on without", stacklevel=2
-                )
-            self._warned = True
-            return False
-        self._written += len(data)
-        if self._written >= min(TRIM_EVERY, self.limit // TRIM_SHARE):
-            self._trim()
-        return True
-
-    def drop(self, name: str) -> bool:
-        """Remove it; whether it was there."""
-        try:
-            self.path(name).unlink()
-            return True
-        except OSError:
-            return False
-
-    def _trim(self) -> None:
-        """Remove the oldest files until three quarters of the limit are left: others write meanwhile."""
-        self._written = 0
-        found = []
-        ours = [folder for folder in self.folder.iterdir() if OURS.fullmatch(folder.name)]
-        for path in (path for folder in ours for path in folder.rglob("*")):
-            try:
-                status = path.stat()
-            except OSError:  # another process has removed it
-                continue
-            if path.is_file():
-                found.append((status.st_mtime_ns, status.st_size, path))
-        excess = sum(size for _, size, _ in found) - self.limit * 3 // 4
-        for _, size, path in sorted(found):
-            if excess <= 0:
-                return
-            path.unlink(missing_ok=True)
-            excess -= size
 
 
 class RemoteFiles:

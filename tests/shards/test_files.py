@@ -17,7 +17,8 @@ import pytest
 
 import shards
 from shards import files
-from shards.files import BLOCK_BYTES, Cache
+from shards.cache import Cache
+from shards.files import BLOCK_BYTES
 from shards.index import _checksum
 from shards.records import DataError
 from shards.summary import summary
