@@ -26,6 +26,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 QUERY = ("index", "uuid", "name", "memory.used", "memory.total", "ecc.errors.uncorrected.volatile.total")
 SLOWDOWN = ("clocks_event_reasons.hw_slowdown", "clocks_throttle_reasons.hw_slowdown")  # before driver 535
 BUSY = 0.05  # of a GPU's memory, in use before we begin; the driver itself takes less
+HEADER_BYTES = 300  # about what torch.save adds to each tensor, which only counts for small models
 SECONDS = 20.0  # for nvidia-smi, which hangs where a GPU has fallen off its bus
 NOT_BUILT = "not built yet"
 
@@ -201,4 +202,5 @@ def checkpoint_bytes(config: Config, num_identities: int) -> tuple[int, int]:
     kept = 2 if config.optim.name == "adamw" else int(config.optim.momentum > 0)
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         kept += 1  # ZeRO's own fp32 copy
-    return weights, weights + kept * parameters
+    stored = len(task.state_dict()) + (kept + 1) * len(list(task.parameters()))
+    return weights, weights + kept * parameters + HEADER_BYTES * stored
