@@ -51,6 +51,7 @@ def launch(script: Path, options: argparse.Namespace, launcher: Sequence[str], s
     machine, num_machines, address = _place(launcher)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each connection would warn of an address without a name
     own = [f"--{name.replace('_', '-')}={value}" for name, value in vars(options).items() if value is not None]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through `finally`: the launcher lives in another session
     command = [sys.executable, "-m", "accelerate.commands.launch", *launcher, "--max_restarts", "0"]
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
