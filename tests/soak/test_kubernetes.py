@@ -1,4 +1,4 @@
-"""The script of a JobSet's pods, run on two hosts that are named as its pods would be. Kubernetes itself is not here."""
+"""The script of a JobSet's pods, on two hosts that have the names of its pods. Kubernetes itself is not here."""
 
 from __future__ import annotations
 
