@@ -8,6 +8,7 @@ reads the names.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import signal
@@ -62,7 +63,7 @@ def launch(script: Path, options: argparse.Namespace, launcher: Sequence[str], s
         try:
             if num_machines > 1 and address is not None:
                 _watch_start(process, Path(folder), machine, num_machines, address, options)
-            process.wait()
+            _watch_end(process, Path(folder))
         finally:
             _end(process)
         return Path(folder, "good").exists() and not Path(folder, "bad").exists() and process.returncode == 0
@@ -111,6 +112,15 @@ def _watch_start(
         if time.monotonic() > deadline:
             raise ConnectionError(_who(store, num_machines, address, options, why))
         time.sleep(POLL_SECONDS)
+
+
+def _watch_end(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Until the launcher ends, or has had `ANSWER_SECONDS` after a bad verdict: it waits for the others' launchers for
+    five minutes, and one of them may be what is wrong."""
+    while process.poll() is None and not (folder / "bad").exists():
+        time.sleep(POLL_SECONDS)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(ANSWER_SECONDS)
 
 
 def _who(

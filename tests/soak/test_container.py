@@ -70,7 +70,9 @@ def debian(tmp_path: Path) -> Image:
     if shutil.which("debootstrap") is None:
         pytest.skip("there is no `debootstrap` command: apt-get install debootstrap")
     root = tmp_path / "root"
-    subprocess.run(["debootstrap", "--variant=minbase", SUITE, root], check=True, stdout=subprocess.DEVNULL)
+    # In a mount namespace of its own: it mounts /proc in the root, and would leave it.
+    command = ["unshare", "--mount", "debootstrap", "--variant=minbase", SUITE, root]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     image = Image(root, pip_configuration(root))
     certificates = "/etc/ssl/certs/ca-certificates.crt"
     if Path(certificates).exists():
