@@ -26,8 +26,9 @@ SECTION = "Dockerfile's steps in a clean Debian"
 BINDS = "; ".join(
     [
         "mount -t proc proc $root/proc",
-        "mount --rbind /dev $root/dev",
-        'for folder in $binds; do mkdir -p "$root$folder"; mount --bind "$folder" "$root$folder"; done',
+        "mkdir -p $root/dev/shm; mount -t tmpfs tmpfs $root/dev/shm",  # the other devices are debootstrap's
+        'for folder in $binds; do mkdir -p "$root$folder"; mount --bind "$folder" "$root$folder"',
+        'mount -o remount,bind,ro "$root$folder"; done',  # of this machine: nothing in there may change it
         'exec chroot $options $root "$@"',
     ]
 )
@@ -73,27 +74,31 @@ def debian(tmp_path: Path) -> Image:
     # In a mount namespace of its own: it mounts /proc in the root, and would leave it.
     command = ["unshare", "--mount", "debootstrap", "--variant=minbase", SUITE, root]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    image = Image(root, pip_configuration(root))
-    certificates = "/etc/ssl/certs/ca-certificates.crt"
-    if Path(certificates).exists():
-        (root / certificates[1:]).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(certificates, root / certificates[1:])
     shutil.copy("/etc/resolv.conf", root / "etc")
-    return image
+    return Image(root, pip_configuration(root))
 
 
 def pip_configuration(root: Path) -> list[str]:
-    """Give the root pip's settings on this machine; gives the folders that they name, to be seen there, too."""
+    """Give the root pip's settings on this machine, and copies of the files that they name; gives the folders, which are
+    to be seen there, too."""
     listed = subprocess.run(["python3", "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
-    settings: dict[str, str] = {}
+    folders, lines = [], ["[global]"]
     for line in listed.splitlines():
         name, _, value = line.partition("=")
-        settings[name.split(".", 1)[1]] = value.strip("'")
-    (root / "etc" / "pip.conf").write_text("[global]\n" + "".join(f"{k} = {v}\n" for k, v in settings.items()))
-    words = " ".join(settings.values()).replace("file://", "").split()
-    return [str(folder) for word in words if (folder := Path(word)).is_absolute() and folder.is_dir()] + [
-        str(Path(word).parent) for word in words if Path(word).is_absolute() and Path(word).is_file()
-    ]
+        words = value.strip("'").split()
+        for number, word in enumerate(words):
+            path = Path(word.removeprefix("file://"))
+            if path.is_absolute() and path.is_file():
+                copied = root / "etc" / "pip-files" / f"{len(lines)}-{path.name}"
+                copied.parent.mkdir(exist_ok=True)
+                shutil.copy(path, copied)
+                words[number] = f"/{copied.relative_to(root)}"
+            elif path.is_absolute() and path.is_dir():
+                # An index is a folder `simple`, with links to files beside it.
+                folders.append(str(path.parent if word.startswith("file://") else path))
+        lines.append(f"{name.split('.', 1)[1]} = {' '.join(words)}")
+    (root / "etc" / "pip.conf").write_text("\n".join(dict.fromkeys(lines)) + "\n")
+    return list(dict.fromkeys(folders))
 
 
 def test_the_steps_and_a_training(debian: Image, tiny_shards: Path, rows: Rows) -> None:
@@ -143,10 +148,11 @@ def take(image: Image, word: str, rest: str, options: tuple[list[str], str]) -> 
     """One instruction, as Docker does it; gives what became of it."""
     flags, plain = options
     if word == "ARG":
-        image.arguments.update(assignments(rest))
-        if "TORCH_INDEX" in image.arguments:
-            image.arguments["TORCH_INDEX"] = f"file://{next(iter(image.binds), '/nowhere')}"
-            return "taken; TORCH_INDEX is this machine's own"
+        given = assignments(rest)
+        image.arguments.update(given)
+        if "TORCH_INDEX" in given:
+            image.arguments["TORCH_INDEX"] = "https://pypi.org/simple"
+            return "taken, with PyPI, where pip looks anyway, for TORCH_INDEX"
         return "taken"
     if word == "FROM":
         return f"not run: Debian {SUITE} by debootstrap instead"
