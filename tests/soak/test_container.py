@@ -25,7 +25,7 @@ SECONDS = 3600.0  # of one step; installing takes minutes, on a busy machine man
 SECTION = "Dockerfile's steps in a clean Debian"
 BINDS = "; ".join(
     [
-        "mount -t proc proc $root/proc",
+        "set -e; mount -t proc proc $root/proc",
         "mkdir -p $root/dev/shm; mount -t tmpfs tmpfs $root/dev/shm",  # the other devices are debootstrap's
         'for folder in $binds; do mkdir -p "$root$folder"; mount --bind "$folder" "$root$folder"',
         'mount -o remount,bind,ro "$root$folder"; done',  # of this machine: nothing in there may change it
@@ -79,25 +79,25 @@ def debian(tmp_path: Path) -> Image:
 
 
 def pip_configuration(root: Path) -> list[str]:
-    """Give the root pip's settings on this machine, and copies of the files that they name; gives the folders, which are
-    to be seen there, too."""
+    """Give the root pip's settings on this machine, and copies of the files that they name. Gives the folders that they
+    name, to be seen there, too."""
     listed = subprocess.run(["python3", "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
-    folders, lines = [], ["[global]"]
+    folders, settings = list[str](), dict[str, str]()
     for line in listed.splitlines():
         name, _, value = line.partition("=")
         words = value.strip("'").split()
         for number, word in enumerate(words):
             path = Path(word.removeprefix("file://"))
             if path.is_absolute() and path.is_file():
-                copied = root / "etc" / "pip-files" / f"{len(lines)}-{path.name}"
+                copied = root / "etc" / "pip-files" / f"{len(settings)}-{path.name}"
                 copied.parent.mkdir(exist_ok=True)
                 shutil.copy(path, copied)
                 words[number] = f"/{copied.relative_to(root)}"
             elif path.is_absolute() and path.is_dir():
                 # An index is a folder `simple`, with links to files beside it.
                 folders.append(str(path.parent if word.startswith("file://") else path))
-        lines.append(f"{name.split('.', 1)[1]} = {' '.join(words)}")
-    (root / "etc" / "pip.conf").write_text("\n".join(dict.fromkeys(lines)) + "\n")
+        settings[name.split(".", 1)[1]] = " ".join(words)
+    (root / "etc" / "pip.conf").write_text("[global]\n" + "".join(f"{k} = {v}\n" for k, v in settings.items()))
     return list(dict.fromkeys(folders))
 
 
