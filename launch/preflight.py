@@ -11,6 +11,7 @@ launch/train.py>`. Exit status: 0 all good, 1 something is wrong, 2 bad usage.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +45,13 @@ def main() -> int:
         asked = Asked(options.expect_processes, hosts, options.max_skew, options.min_bandwidth, clips)
         good = tell(check(config, asked, options.timeout))
 
-    return report_errors(command) or int(not good)
+    status = report_errors(command) or int(not good)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # A collective that hangs in its thread would abort an orderly exit, or wait in it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str] | None, list[str]]:
