@@ -154,7 +154,8 @@ def script(job: Job) -> str:
     lines = [
         f"launcher=({told})",
         f"training=({shlex.join(['launch/train.py', *job.flags, '--run', job.run])})",
-        """trap 'kill -TERM "$child"' TERM  # bash is process 1, to which nothing happens by itself""",
+        "# To the ranks: they save, and all launchers end. One that is told itself leaves the others waiting for it.",
+        """trap 'kill -TERM $(cat /proc/$child/task/$child/children) 2>/dev/null || kill -TERM "$child"' TERM""",
         "watch() {",
         '  "$@" & child=$!',
         '  while :; do wait "$child"; status=$?; kill -0 "$child" 2>/dev/null || return "$status"; done',

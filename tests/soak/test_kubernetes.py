@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from mstat.cluster.kubernetes import GIVE_UP, GO_ON, Job, host, script
@@ -50,6 +51,10 @@ def test_a_pod_that_is_taken_away(hosts: Hosts, tiny_config: Path, tmp_path: Pat
     flags = ["--config", str(tiny_config)]
     job = Job("m", "i", str(folder), flags, nodes=2, gpus_per_node=0, volumes={str(tmp_path): "c"})
     pods = start_pods(hosts, job)
+    deadline = time.monotonic() + 240
+    while not (folder / "preflight.json").exists():  # checks, then the training, which a busy machine starts slowly
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     wait_for_step(folder, 3, pods[0])
     bash = Path(f"/proc/{pods[1].pid}/task/{pods[1].pid}/children").read_text().split()[0]
     os.kill(int(bash), signal.SIGTERM)
