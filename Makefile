@@ -10,8 +10,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-gpu soak soak-long lint bench bench-shards bench-accuracy bench-mining bench-communication \
-	bench-evaluation-memory bench-pretraining clean
+.PHONY: help train test test-gpu soak soak-long soak-container soak-cluster lint bench bench-shards bench-accuracy bench-mining \
+	bench-communication bench-evaluation-memory bench-pretraining clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,10 +26,14 @@ test-gpu: $(VENV)/.dev ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
 soak: $(VENV)/.dev ## every kind of parallelism, failure and host, 25 kills each; records in benchmarks/ (an hour)
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m soak --kills 25 --record soak
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m soak --kills 25 --record soak \
+		--ignore tests/soak/test_container.py
 
 soak-long: $(VENV)/.dev ## 100 kills under DDP, 100 under ZeRO-2; records in benchmarks/ (hours)
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m soak tests/soak/test_kills.py --kills 100 --record soak-long
+
+soak-container: $(VENV)/.dev ## Dockerfile's steps for CPUs in a clean Debian, and a training in it (root; 10 minutes)
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m soak tests/soak/test_container.py --record soak-container
 
 lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check .

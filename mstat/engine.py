@@ -66,9 +66,12 @@ class Engine:
 
     A context manager: an error that leaves it is told to the other ranks, and where a collective failed because of
     another rank, a LostRankError that names it takes the error's place.
+
+    Args:
+        start_up: How long ranks wait for each other at the start, where `train.timeout_minutes` is less.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, start_up: timedelta = START_UP) -> None:
         on_cpu = not torch.cuda.is_available()
         deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
         plugin, stage = None, 0
@@ -86,14 +89,14 @@ class Engine:
         self.timeout = timedelta(minutes=config.train.timeout_minutes)
         attempt = None
         if backend is not None and not dist.is_initialized():
-            attempt = join(backend, max(self.timeout, START_UP))
+            attempt = join(backend, max(self.timeout, start_up))
         self.accelerator = Accelerator(
             cpu=on_cpu and not deepspeed,  # DeepSpeed on CPUs goes by DS_ACCELERATOR; `cpu` would make it DDP
             # With DeepSpeed, the torch_autocast section does it.
             mixed_precision="no" if deepspeed else config.train.precision,
             deepspeed_plugin=plugin,
             kwargs_handlers=[
-                InitProcessGroupKwargs(backend=backend, timeout=max(self.timeout, START_UP)),
+                InitProcessGroupKwargs(backend=backend, timeout=max(self.timeout, start_up)),
                 # Buffers are equal on all ranks by construction: BNNeck sees the gathered batch.
                 DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             ],

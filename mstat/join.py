@@ -23,7 +23,9 @@ def join(backend: str, timeout: timedelta) -> str:
     address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     is_master = rank == 0 and not launcher_keeps_store()
-    store = dist.PrefixStore("mstat", dist.TCPStore(*address, world_size, is_master=is_master, timeout=timeout))
+    # multi_tenant: where rank 0 keeps the store, its launch checks have made it already (mstat/cluster/meeting.py).
+    keys = dist.TCPStore(*address, world_size, is_master=is_master, timeout=timeout, multi_tenant=True)
+    store = dist.PrefixStore("mstat", keys)
     attempt = agree_on_attempt(store, rank, world_size, timeout)
     own = dist.PrefixStore(attempt, store)
     dist.init_process_group(backend, store=own, rank=rank, world_size=world_size, timeout=timeout)

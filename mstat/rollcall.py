@@ -47,11 +47,11 @@ class RollCall:
 
     def leave_error(self, message: str) -> None:
         """Tell the others why this rank ends; the first error that is left counts."""
-        _within(ANSWER_SECONDS, lambda: self._connect().compare_set(self._key("error"), "", f"{self.name}: {message}"))
+        within(ANSWER_SECONDS, lambda: self._connect().compare_set(self._key("error"), "", f"{self.name}: {message}"))
 
     def find(self) -> str:
         """Who is the cause of a failed collective, as a sentence; takes `ANSWER_SECONDS` and up to three times that."""
-        found = _within(3 * ANSWER_SECONDS, self._find)
+        found = within(3 * ANSWER_SECONDS, self._find)
         host = self.address[0]
         return found or f"rank 0's host ({host}) does not answer: its launcher has ended, or host or network are down"
 
@@ -105,7 +105,7 @@ def failed_collective(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
-def _within(seconds: float, call: Callable[[], T]) -> T | None:
+def within(seconds: float, call: Callable[[], T]) -> T | None:
     """What a call gives, or None if it fails or takes longer: a store behind a cut link blocks for ever."""
     found: list[T] = []
 

@@ -84,19 +84,13 @@ def shards_checksum(run: Path) -> str | None:
 
 def write_environment(run: Path, world_size: int, shards_checksum: str) -> None:
     """What it takes to tell this run from another one: command, versions, commit, hardware."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
     write_json(
         run / "environment.json",
         {
             "command": shlex.join(sys.argv),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": versions,
-            "commit": _commit(),
+            "versions": versions(),
+            "commit": commit(),
             "hardware": _hardware(),
             "world_size": world_size,
             "shards_checksum": shards_checksum,
@@ -104,7 +98,19 @@ def write_environment(run: Path, world_size: int, shards_checksum: str) -> None:
     )
 
 
-def _commit() -> str | None:
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide about numbers, by name."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def commit() -> str | None:
+    """What git says of this tree, with `-dirty` behind it where files differ; None without git."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

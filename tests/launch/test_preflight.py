@@ -1,0 +1,117 @@
+"""launch/preflight.py as a user starts it: all that is wrong is said in one table, with exit status 1."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from tests.conftest import PROJECT
+from tests.hosts import ADDRESSES, CABLE, END_SECONDS, PORT, Hosts
+from tests.launch.test_hosts import hosts
+
+__all__ = ["hosts"]
+
+
+def preflight(
+    hosts: Hosts,
+    settings: Sequence[object],
+    *options: object,
+    trees: Sequence[Path] = (PROJECT, PROJECT),
+    environments: Sequence[Mapping[str, str]] = (MappingProxyType({}), MappingProxyType({})),
+    machines: Sequence[int] = (0, 1),
+    processes: int = 2,
+) -> list[tuple[int, str]]:
+    """Exit status and output of the checks on each of two hosts, for a training by configs/accelerate/multinode.yaml.
+
+    Args:
+        settings: Flags of launch/train.py.
+        options: Of launch/preflight.py.
+        trees: Of each host, a copy of the project.
+        environments: Of each host, variables besides those of this process.
+        machines: Those where it is started.
+    """
+    started = []
+    for machine in machines:
+        launcher = ["--config_file", PROJECT / "configs" / "accelerate" / "multinode.yaml", "--machine_rank", machine]
+        launcher += ["--main_process_ip", ADDRESSES[0], "--main_process_port", PORT, "--num_processes", processes]
+        script = trees[machine] / "launch" / "preflight.py"
+        command = [*options, *launcher, trees[machine] / "launch" / "train.py", *settings]
+        process = subprocess.Popen(
+            [*hosts.on(machine), sys.executable, str(script), *map(str, command)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": CABLE, **environments[machine]},
+            start_new_session=True,
+        )
+        started.append(process)
+    hosts.launches += started
+    outputs = [process.communicate(timeout=END_SECONDS)[0] for process in started]
+    return [(process.returncode, output) for process, output in zip(started, outputs, strict=True)]
+
+
+def other_tree(folder: Path) -> Path:
+    """A copy of the project with a commit of its own, and a file that is not the same."""
+    for room in ("launch", "mstat", "shards", "configs"):
+        shutil.copytree(PROJECT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+    with (folder / "mstat" / "task.py").open("a") as file:
+        file.write("# another one\n")
+    git = ["git", "-C", str(folder), "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "another"]):
+        subprocess.run([*git, *command], check=True)
+    return folder
+
+
+def other_package(folder: Path) -> Mapping[str, str]:
+    """An environment in which Python finds another version of simplejpeg."""
+    metadata = folder / "simplejpeg-1.0.0.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("Metadata-Version: 2.1\nName: simplejpeg\nVersion: 1.0.0\n")
+    return {"PYTHONPATH": str(folder)}
+
+
+def other_shards(hosts: Hosts, folder: Path, shards: Path) -> None:
+    """On the second host, another set under the same path."""
+    from shards.sources import mars
+    from shards.sources.synthetic import write_synthetic
+    from shards.write import building, write
+
+    write_synthetic(folder / "tree", 4, workers=1, num_train=9, num_val=3, num_test=4)
+    with building(folder / "shards") as out:
+        write(mars.read(folder / "tree", name="synthetic", partial=True), out, workers=1)
+    subprocess.run([*hosts.on(1), "mount", "--bind", folder / "shards", shards], check=True)
+
+
+def test_all_that_is_wrong_is_said_at_once(hosts: Hosts, tiny_config: Path, tiny_shards: Path, tmp_path: Path) -> None:
+    """Two hosts with other commits, package versions and shards, and fewer processes than asked for: four lines below
+    one table, and in RUN/preflight.json; exit status 1 on both."""
+    other_shards(hosts, tmp_path / "other", tiny_shards)
+    settings = ["--config", tiny_config, "--run", tmp_path / "run"]
+    (first, printed), (second, _) = preflight(
+        hosts,
+        settings,
+        "--expect-processes",
+        4,
+        trees=(PROJECT, other_tree(tmp_path / "tree")),
+        environments=({}, other_package(tmp_path / "packages")),
+    )
+    assert (first, second) == (1, 1), printed
+    found = json.loads((tmp_path / "run" / "preflight.json").read_text())
+    told = [f"{fault['where']}: {fault['what']}" for fault in found["faults"]]
+    assert told[0] == "launch: 2 processes were launched, 4 are asked for"
+    assert told[1].startswith("mstat-1: its code is commit ")
+    assert told[2].startswith("mstat-1: simplejpeg is 1.0.0, the others have ")
+    assert told[3].startswith("mstat-1: its shards are ")
+    assert len(told) == 4
+    assert not found["good"]
+    for line in told:
+        assert line in printed
+    for part in ("mstat-0", "mstat-1", "all-reduce of 32 MB over gloo:", "launch checks: 4 wrong, nothing is started"):
+        assert part in printed
+    assert "Traceback" not in printed
