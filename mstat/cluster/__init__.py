@@ -1,0 +1,1 @@
+"""Clusters: what is started where, what becomes of it, and what is done about it."""

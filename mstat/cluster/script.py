@@ -1,0 +1,187 @@
+"""The batch script of a job: text that a person can read, change and submit by hand."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from mstat.cluster.attempts import DONE, REQUEUE, RESTART
+from mstat.cluster.job import Job
+from mstat.cluster.sites import PROJECT, Site
+
+WIDTH = 110
+WHAT = {
+    "train": "Training of",
+    "pretrain": "Pretraining of",
+    "evaluate": "Evaluation of",
+    "reproduce": "An experiment of the paper, in",
+    "shards": "Building shards, job folder",
+    "collect": "The mean over the runs in",
+}
+
+
+def batch_script(job: Job, site: Site) -> str:
+    """The text of a Slurm batch script."""
+    each = f"{job.gpus_per_node} GPUs" if job.gpus_per_node else f"{job.processes_per_node} processes on CPUs"
+    parts = [
+        ["#!/bin/bash", f"# {WHAT[job.kind]} {job.folder}, {job.nodes} x {each}; written by launch/submit.py."],
+        [f"#SBATCH {option}" for option in directives(job, site)],
+        ["", "# --- the site", *site.setup, *site.exports()],
+        ["", "# --- the job", *_variables(job, site)],
+        *([["", *_function("preflight", site, _preflight(job, site))]] if _has_preflight(job) else []),
+        ["", *_function("work", site, _work(job, site))],
+        ["", LOOP.replace("@CHECKS@", "preflight" if _has_preflight(job) else '""')],
+    ]
+    return "\n".join(line for part in parts for line in part)
+
+
+def directives(job: Job, site: Site) -> list[str]:
+    """What stands after #SBATCH."""
+    options = {
+        "job-name": job.name,
+        "nodes": job.nodes,
+        "ntasks-per-node": 1,
+        "gpus-per-node": job.gpus_per_node or None,
+        "cpus-per-task": job.cpus_per_process * job.processes_per_node,
+        "time": job.time,
+        "partition": job.partition or site.partition,
+        "account": job.account or site.account,
+        "qos": job.qos or site.qos,
+        "array": _array(job),
+        "chdir": job.directory,
+        "output": job.folder / "slurm" / ("%x-%j.log" if job.array is None else "%x-%A_%a.log"),
+        "open-mode": "append",
+        "signal": f"B:USR1@{job.stop_before}",
+    }
+    given = [f"--{name}={shlex.quote(str(value))}" for name, value in options.items() if value is not None]
+    return [*given, "--requeue", *site.sbatch, *job.sbatch]
+
+
+def _array(job: Job) -> str | None:
+    if job.array is None:
+        return None
+    first, last = job.array
+    return f"{first}-{last}" + (f"%{job.array_limit}" if job.array_limit else "")
+
+
+def _variables(job: Job, site: Site) -> list[str]:
+    number = "$SLURM_JOB_ID" if job.array is None else "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+    limits = f"--requeue-limit {job.requeue_limit} --idle-limit {job.idle_limit}"
+    flags = ["--kill-on-bad-exit=1", "--ntasks-per-node=1", "--label", *site.srun]
+    flags.append(f"--cpus-per-task={job.cpus_per_process * job.processes_per_node}")
+    program = f"{shlex.quote(str(PROJECT))}/mstat/cluster/attempts.py"
+    return [
+        f"export RUN={job.account_of}",
+        f'log={shlex.quote(str(job.folder / "slurm"))}/"$SLURM_JOB_NAME-{number}.log"',
+        "attempt() {  # begin | end: is there another one?",
+        f'  local what=$1; shift; {site.accountant} {program} "$what" "$RUN" \\',
+        f'    --kind {job.kind} --job "$SLURM_JOB_ID" --log "$log" {limits} "$@"',
+        "}",
+        f"step=(srun {' '.join(flags)})",
+        'export MAIN=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+        f"export PYTHONUNBUFFERED=1 PYTHONPATH={shlex.quote(site.root)}${{PYTHONPATH:+:$PYTHONPATH}}",
+    ]
+
+
+def _function(name: str, site: Site, command: Sequence[str]) -> list[str]:
+    """A function that every node runs once, after a look at what all else would fail by in many words."""
+    python = _interpreter(site)
+    guards = [
+        f'{python} -c "" 2>/dev/null || {{ echo "error: $(hostname): no Python that runs: {python}" >&2; exit 1; }}',
+        'test -w "$RUN" || { echo "error: $(hostname): $RUN is not there, or cannot be written" >&2; exit 1; }',
+    ]
+    return [f"{name}() {{  # on every node", *(f"  {line}" for line in [*guards, *command]), "}"]
+
+
+def _interpreter(site: Site) -> str:
+    return " ".join(filter(None, [site.container, site.interpreter]))
+
+
+def _work(job: Job, site: Site) -> list[str]:
+    python = _interpreter(site)
+    part = "" if job.array is None else f' --array-task "$SLURM_ARRAY_TASK_ID/{job.array[1]}"'
+    if job.kind == "collect":
+        return wrapped(f"exec {python} -m mstat.cluster.collect", job.arguments)
+    if job.kind == "shards":
+        return wrapped(f"exec {python} -m shards", job.arguments, part)
+    if job.array is not None and job.kind != "reproduce":
+        part = ' --run "$RUN" --seed "$SLURM_ARRAY_TASK_ID"'
+    return [
+        'trap "" USR1  # it would kill the launcher; the ranks handle it',
+        f"exec {python} -m accelerate.commands.launch \\",
+        *(f"  {line} \\" for line in accelerate_flags(job, site)),
+        *wrapped(f"  {shlex.quote(site.root)}/launch/{job.kind}.py", job.arguments, part),
+    ]
+
+
+def accelerate_flags(job: Job, site: Site) -> list[str]:
+    """Of `accelerate launch`, a few a line; MAIN, PORT and the node's number are set where they are run."""
+    yaml = "single.yaml" if job.num_processes == 1 and job.zero is None else "multinode.yaml"
+    flags = [f"--config_file {shlex.quote(site.accelerate or str(Path(site.root) / 'configs' / 'accelerate' / yaml))}"]
+    if yaml != "single.yaml":
+        flags.append(f'--num_machines {job.nodes} --num_processes {job.num_processes} --machine_rank "$SLURM_NODEID"')
+        flags.append('--main_process_ip "$MAIN" --main_process_port "$PORT"')
+    if job.zero is not None:
+        flags.append(f"--use_deepspeed --zero_stage {job.zero}")
+    return flags
+
+
+def _has_preflight(job: Job) -> bool:
+    return job.preflight and job.kind in ("train", "pretrain") and (PROJECT / "launch" / "preflight.py").is_file()
+
+
+def _preflight(job: Job, site: Site) -> list[str]:
+    flags = f'--run "$RUN" --nodes {job.nodes} --processes-per-node {job.processes_per_node} --'
+    return wrapped(f"exec {_interpreter(site)} {shlex.quote(site.root)}/launch/preflight.py {flags}", job.arguments)
+
+
+def wrapped(start: str, words: Sequence[str], end: str = "") -> list[str]:
+    """A command over as many lines as it takes, each word quoted."""
+    lines, line = [], start
+    for word in words:
+        quoted = shlex.quote(word)
+        if len(line) + len(quoted) > WIDTH:
+            lines.append(f"{line} \\")
+            line = "   "
+        line += f" {quoted}"
+    return [*lines, line + end]
+
+
+LOOP = f"""\
+# --- the same in every script
+stop=0; trap stop=1 USR1  # Slurm sends it before the time limit
+
+run() {{  # FUNCTION on every node; the signal is handed on until the end, for a rank that starts does not listen yet
+  local id status pause=1
+  export -f "$1"
+  "${{step[@]}}" bash -c "$1" & id=$!
+  while :; do
+    if [ $stop = 0 ]; then
+      wait $id; status=$?
+    else
+      scancel --quiet --signal=USR1 "$SLURM_JOB_ID"
+      sleep $pause; pause=$((pause < 16 ? 2 * pause : 16))
+    fi
+    kill -0 $id 2>/dev/null || break
+  done
+  wait $id 2>/dev/null; id=$?
+  return $((id == 127 ? status : id))
+}}
+
+reachable() {{ timeout 30 srun --overlap --ntasks-per-node=1 true >/dev/null 2>&1 && echo 1 || echo 0; }}
+
+checks=@CHECKS@
+for ((n = 0; ; n++)); do
+  export PORT=$((20000 + (SLURM_JOB_ID * 7 + n) % 10000))
+  attempt begin || exit 1
+  for what in $checks work; do run $what; status=$?; [ $status = 0 ] || break; done
+  attempt end --phase $what --status $status --stopped $stop --reachable "$([ $status = 0 ] && echo 1 || reachable)"
+  case $? in
+    {DONE}) exit 0 ;;
+    {RESTART}) checks= ;;  # at once, where we are: all nodes answer
+    {REQUEUE}) scontrol requeue "$SLURM_JOB_ID" && sleep 60; exit 1 ;;
+    *) exit 1 ;;
+  esac
+done
+"""
