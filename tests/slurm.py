@@ -75,6 +75,7 @@ class Cluster:
         self.machines: dict[str, subprocess.Popen[str]] = {}
         self.daemons: list[subprocess.Popen[bytes]] = []
         self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)  # every start would compile torch anew
 
     def call(self, *command: object, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command where users submit their jobs."""
@@ -118,7 +119,9 @@ class Cluster:
         hosts.call(*network, "ip", "link", "add", *pair)
         hosts.call(*ctl, "ip", "link", "set", node, "master", "bridge", "up")
         _plug_in(inside, CABLE, ADDRESSES[node])
-        self._daemon(inside, "slurmd", "-D", "-N", node)
+        # CPUs of its own, and so one thread a process: two nodes that fight for cores spend their time in waiting.
+        cpus = sorted(os.sched_getaffinity(0))[NODES.index(node) :: len(NODES)] or [0]
+        self._daemon([*inside, "taskset", "--cpu-list", ",".join(map(str, cpus))], "slurmd", "-D", "-N", node)
 
     def cut(self, node: str) -> None:
         """Pull a node's cable."""

@@ -1,13 +1,14 @@
 """What becomes of a job after each attempt: done, again, or failed. The batch script asks, and `--scheduler local`.
 
     python attempts.py begin FOLDER ...     exit 0: go on; 1: no, the reason is told and written down
-    python attempts.py end FOLDER ...       exit 0: done; 75: requeue; 76: start again on the same nodes; 1: failed
+    python attempts.py end FOLDER ...       exit 0: done; 75: requeue; 76: start again on the same
+                                            nodes; 77: cancelled; 1: failed
 
 The standard library alone, for Python 3.9: the batch host's own Python runs this file, outside of any container.
 
-FOLDER/slurm/attempts.jsonl   {"event": "submit" | "begin" | "end", ...}, one a line
-FOLDER/slurm/job.json         the job that the folder belongs to
-FOLDER/slurm/cancel           is there: end at the next checkpoint, and do not come back
+FOLDER/job/attempts.jsonl   {"event": "submit" | "begin" | "end", ...}, one a line
+FOLDER/job/job.json         the job that the folder belongs to
+FOLDER/job/cancel           is there: end at the next checkpoint, and do not come back
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +29,9 @@ if __name__ == "__main__":  # as a file, with no package around it
 
 from mstat.cluster.logs import BEGIN, last_failure, tail
 
-FOLDER = "slurm"
-DONE, FAILED, REQUEUE, RESTART = 0, 1, 75, 76
-OUTCOMES = {DONE: "done", FAILED: "failed", REQUEUE: "requeue", RESTART: "restart"}
+FOLDER = "job"
+DONE, FAILED, REQUEUE, RESTART, CANCELLED = 0, 1, 75, 76, 77
+OUTCOMES = {DONE: "done", FAILED: "failed", REQUEUE: "requeue", RESTART: "restart", CANCELLED: "cancelled"}
 
 # What mstat/rollcall.py says of a rank that is gone. One that raised an error is named as "rank 1 (host ...".
 LOST = re.compile(
@@ -38,58 +41,84 @@ KILLED = re.compile(r"exitcode\s*: -(9|15|7)\b")
 TRAINED = ("train", "pretrain")  # jobs whose run folder says how they stand
 
 
-def begin(folder: Path, *, kind: str, job: str, log: str, requeue_limit: int, idle_limit: int) -> str | None:
-    """Write down that an attempt begins; gives the reason if it must not.
+@dataclass(frozen=True)
+class Account:
+    """Of one job's attempts.
 
-    An attempt without an end was cut off with its batch host, and Slurm has started the job again by itself.
-    """
-    events = read(folder)
-    number = 1 + sum(event["event"] == "begin" for event in events)
-    reason = limit_reached(folder, kind, requeue_limit, idle_limit)
-    write_json(folder / FOLDER / "job.json", {**read_json(folder / FOLDER / "job.json"), "id": job, "log": log})
-    if reason:
-        fail(folder, reason)
-        return reason
-    print(f"{BEGIN} {number} of job {job}, from step {step(folder)}, {now()}", flush=True)
-    append(folder, {"event": "begin", "job": job, "step": step(folder), "stamp": stamp(folder)})
-    return None
-
-
-def end(
-    folder: Path,
-    *,
-    kind: str,
-    log: Path,
-    phase: str,
-    status: int,
-    stopped: bool,
-    reachable: bool,
-    requeue_limit: int,
-    idle_limit: int,
-) -> int:
-    """Write down how an attempt ended, and give what to do: DONE, REQUEUE, RESTART or FAILED.
-
-    Args:
+    Attributes:
+        folder: The run folder; of an array's element that shares its results with others, one of its own.
         kind: Of the job; see `verdict`.
-        phase: `work`, or `preflight` where the checks before it found something.
-        status: Exit status of the attempt.
-        stopped: Whether the batch script was asked to stop.
-        reachable: Whether every node of the job still answers.
+        job: The scheduler's name of it.
+        log: What it writes.
+        requeue_limit: How often it may be started again.
+        idle_limit: Attempts in a row without a new checkpoint, after which it is given up.
+        say: Where to write what a reader of the log should see.
     """
-    begun = [event for event in read(folder) if event["event"] == "begin"]
-    fresh = bool(begun) and stamp(folder) != begun[-1]["stamp"]
-    state = read_json(folder / "state.json") if fresh and kind in TRAINED else {}
-    cancelled = (folder / FOLDER / "cancel").exists()
-    outcome, reason = verdict(kind, state, status, stopped=stopped, reachable=reachable, cancelled=cancelled, log=log)
-    if phase != "work" and outcome in (RESTART, FAILED):
-        outcome, reason = FAILED, f"the checks before the start: {reason}"
-    append(folder, {"event": "end", "outcome": OUTCOMES[outcome], "reason": reason, "step": step(folder)})
-    if outcome in (REQUEUE, RESTART) and (limit := limit_reached(folder, kind, requeue_limit, idle_limit)):
-        outcome, reason = FAILED, f"{limit}; the last time: {reason}"
-    if outcome == FAILED and not cancelled and kind in TRAINED and state.get("state") != "failed":
-        fail(folder, reason)
-    print(f"=== mstat: {OUTCOMES[outcome]} at step {step(folder)}: {reason}", flush=True)
-    return outcome
+
+    folder: Path
+    kind: str
+    job: str
+    log: Path
+    requeue_limit: int
+    idle_limit: int
+    say: Callable[[str], object] = print
+
+    def begin(self) -> str | None:
+        """Write down that an attempt begins; gives the reason if it must not.
+
+        An attempt without an end was cut off with its batch host, and Slurm has started the job again by itself.
+        """
+        number = 1 + sum(event["event"] == "begin" for event in read(self.folder))
+        path = self.folder / FOLDER / "job.json"
+        write_json(path, {**read_json(path), "id": self.job, "log": str(self.log)})
+        if reason := self.limit_reached():
+            fail(self.folder, reason)
+            return reason
+        self.say(f"{BEGIN} {number} of job {self.job}, from step {step(self.folder)}, {now()}")
+        append(
+            self.folder,
+            {"event": "begin", "job": self.job, "step": step(self.folder), "stamp": stamp(self.folder)},
+        )
+        return None
+
+    def end(self, *, phase: str, status: int, stopped: bool, reachable: bool) -> int:
+        """Write down how an attempt ended, and give what to do: a number of OUTCOMES.
+
+        Args:
+            phase: `work`, or `preflight` where the checks before it found something.
+            status: Exit status of the attempt.
+            stopped: Whether the batch script was asked to stop.
+            reachable: Whether every node of the job still answers.
+        """
+        folder = self.folder
+        begun = [event for event in read(folder) if event["event"] == "begin"]
+        fresh = bool(begun) and stamp(folder) != begun[-1]["stamp"]
+        state = read_json(folder / "state.json") if fresh and self.kind in TRAINED else {}
+        facts = {"stopped": stopped, "reachable": reachable, "cancelled": (folder / FOLDER / "cancel").exists()}
+        outcome, reason = verdict(self.kind, state, status, log=self.log, **facts)
+        if phase != "work" and outcome in (RESTART, FAILED):
+            outcome, reason = FAILED, f"the checks before the start: {reason}"
+        if outcome in (REQUEUE, RESTART) and (limit := self.limit_reached()):
+            outcome, reason = FAILED, f"{limit}; the last time: {reason}"
+        append(folder, {"event": "end", "outcome": OUTCOMES[outcome], "reason": reason, "step": step(folder)})
+        if outcome == FAILED and self.kind in TRAINED and state.get("state") != "failed":
+            fail(folder, reason)
+        self.say(f"=== mstat: {OUTCOMES[outcome]} at step {step(folder)}: {reason}")
+        return outcome
+
+    def limit_reached(self) -> str | None:
+        """Which of the two bounds forbids another attempt, if one does; counted from the last submission."""
+        begins = begun_since_submission(self.folder)
+        if len(begins) > self.requeue_limit:
+            return f"started again {self.requeue_limit} times, which is the limit"
+        idle = 0
+        if self.kind not in TRAINED:  # no checkpoints
+            return None
+        for event in reversed(begins):
+            if step(self.folder) > event["step"]:
+                break
+            idle += 1
+        return f"{idle} attempts in a row made no checkpoint" if idle >= self.idle_limit else None
 
 
 def verdict(
@@ -104,7 +133,7 @@ def verdict(
     if told == "done":
         return DONE, "finished"
     if cancelled:
-        return FAILED, f"cancelled; {reason or 'before training began'}"
+        return CANCELLED, reason or "before training began"
     if told == "failed" and not LOST.search(reason):
         return FAILED, reason
     if told is None and status == 0 and not (stopped and kind == "reproduce"):
@@ -124,26 +153,15 @@ def verdict(
     text = "\n".join(tail(log))
     if LOST.search(failure) or (not failure and (status > 128 or KILLED.search(text))):
         return RESTART, failure or f"its processes were killed (exit status {status})"
-    return FAILED, failure.splitlines()[-1] if failure else f"exit status {status}, and no word in the log why"
+    last = failure.splitlines()[-1].removeprefix("error: ") if failure else ""
+    return FAILED, last or f"exit status {status}, and no word in the log why"
 
 
-def limit_reached(folder: Path, kind: str, requeue_limit: int, idle_limit: int) -> str | None:
-    """Which of the two bounds forbids another attempt, if one does; counted from the last submission."""
+def begun_since_submission(folder: Path) -> list[dict[str, Any]]:
+    """The beginnings of attempts since the last `submit` or `continue`."""
     events = read(folder)
     since = [number for number, event in enumerate(events) if event["event"] == "submit"]
-    begins = [event for event in events[since[-1] if since else 0 :] if event["event"] == "begin"]
-    if len(begins) > requeue_limit:
-        return f"started again {requeue_limit} times, which is the limit"
-    idle = 0
-    if kind not in TRAINED:  # no checkpoints
-        return None
-    for event in reversed(begins):
-        if step(folder) > event["step"]:
-            break
-        idle += 1
-    if idle >= idle_limit:
-        return f"{idle} attempts in a row made no checkpoint"
-    return None
+    return [event for event in events[since[-1] if since else 0 :] if event["event"] == "begin"]
 
 
 def step(folder: Path) -> int:
@@ -224,15 +242,13 @@ def main() -> int:
     parser.add_argument("--stopped", type=int, default=0)
     parser.add_argument("--reachable", type=int, default=1)
     a = parser.parse_args()
-    bounds = {"requeue_limit": a.requeue_limit, "idle_limit": a.idle_limit}
+    account = Account(a.folder, a.kind, a.job, a.log, a.requeue_limit, a.idle_limit)
     try:
         if a.what == "begin":
-            reason = begin(a.folder, kind=a.kind, job=a.job, log=str(a.log), **bounds)
-            if reason:
+            if reason := account.begin():
                 print(f"error: {reason}", file=sys.stderr)
             return FAILED if reason else DONE
-        outcome = {"phase": a.phase, "status": a.status, "stopped": bool(a.stopped), "reachable": bool(a.reachable)}
-        return end(a.folder, kind=a.kind, log=a.log, **outcome, **bounds)
+        return account.end(phase=a.phase, status=a.status, stopped=bool(a.stopped), reachable=bool(a.reachable))
     except OSError as error:
         print(f"error: the run folder cannot be written: {error}", file=sys.stderr)
         return FAILED

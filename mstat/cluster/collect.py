@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import rich
 
@@ -17,7 +18,7 @@ from mstat.report.progress import score_table
 from mstat.splits import mean_of
 
 
-def collect(folder: Path) -> dict[str, object]:
+def collect(folder: Path) -> dict[str, Any]:
     """The mean of the evaluations in `folder`/seed-*, which is also written.
 
     Raises:
@@ -42,7 +43,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     rich.print(score_table(mean))
-    print(f"means over {', '.join(mean['seeds'])}: {sys.argv[1]}/evaluation.json")  # type: ignore[call-overload]
+    print(f"means over {', '.join(mean['seeds'])}: {sys.argv[1]}/evaluation.json")
     return 0
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from mstat.cluster.attempts import FOLDER
+
 Kind = Literal["train", "evaluate", "pretrain", "reproduce", "shards", "collect"]
 LAUNCHED = ("train", "evaluate", "pretrain", "reproduce")  # by `accelerate launch`, on every node
 
@@ -67,16 +69,16 @@ class Job:
     def account_of(self) -> str:
         """The folder of an element's attempts, in the words of the shell."""
         if self.file == "collect.sh":
-            return f"{shlex.quote(str(self.folder))}/slurm/collect"
+            return f"{shlex.quote(str(self.folder))}/job/collect"
         if self.array is None:
             return shlex.quote(str(self.folder))
-        element = "seed-" if self.kind == "train" else "slurm/task-"
+        element = "seed-" if self.kind == "train" else "job/task-"
         return f'{shlex.quote(str(self.folder))}/{element}"$SLURM_ARRAY_TASK_ID"'
 
     @property
     def script(self) -> Path:
         """Where the batch script lies."""
-        return self.folder / "slurm" / self.file
+        return self.folder / FOLDER / self.file
 
 
 def collector(job: Job) -> Job | None:

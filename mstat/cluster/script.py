@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from mstat.cluster.attempts import DONE, REQUEUE, RESTART
+from mstat.cluster.attempts import CANCELLED, DONE, FOLDER, REQUEUE, RESTART
 from mstat.cluster.job import Job
 from mstat.cluster.sites import PROJECT, Site
 
@@ -29,11 +29,18 @@ def batch_script(job: Job, site: Site) -> str:
         [f"#SBATCH {option}" for option in directives(job, site)],
         ["", "# --- the site", *site.setup, *site.exports()],
         ["", "# --- the job", *_variables(job, site)],
-        *([["", *_function("preflight", site, _preflight(job, site))]] if _has_preflight(job) else []),
-        ["", *_function("work", site, _work(job, site))],
-        ["", LOOP.replace("@CHECKS@", "preflight" if _has_preflight(job) else '""')],
+        *(["", *lines] for lines in functions(job, site).values()),
+        ["", LOOP.replace("@FUNCTIONS@", " ".join(functions(job, site)))],
     ]
     return "\n".join(line for part in parts for line in part)
+
+
+def functions(job: Job, site: Site) -> dict[str, list[str]]:
+    """The functions that every node runs once, one after the other: name -> lines."""
+    found = {"work": _function("work", site, _work(job, site))}
+    if job.preflight and job.kind in ("train", "pretrain") and (PROJECT / "launch" / "preflight.py").is_file():
+        found = {"preflight": _function("preflight", site, _preflight(job, site)), **found}
+    return found
 
 
 def directives(job: Job, site: Site) -> list[str]:
@@ -50,7 +57,7 @@ def directives(job: Job, site: Site) -> list[str]:
         "qos": job.qos or site.qos,
         "array": _array(job),
         "chdir": job.directory,
-        "output": job.folder / "slurm" / ("%x-%j.log" if job.array is None else "%x-%A_%a.log"),
+        "output": job.folder / FOLDER / ("%x-%j.log" if job.array is None else "%x-%A_%a.log"),
         "open-mode": "append",
         "signal": f"B:USR1@{job.stop_before}",
     }
@@ -73,7 +80,7 @@ def _variables(job: Job, site: Site) -> list[str]:
     program = f"{shlex.quote(str(PROJECT))}/mstat/cluster/attempts.py"
     return [
         f"export RUN={job.account_of}",
-        f'log={shlex.quote(str(job.folder / "slurm"))}/"$SLURM_JOB_NAME-{number}.log"',
+        f'log={shlex.quote(str(job.folder / FOLDER))}/"$SLURM_JOB_NAME-{number}.log"',
         "attempt() {  # begin | end: is there another one?",
         f'  local what=$1; shift; {site.accountant} {program} "$what" "$RUN" \\',
         f'    --kind {job.kind} --job "$SLURM_JOB_ID" --log "$log" {limits} "$@"',
@@ -127,10 +134,6 @@ def accelerate_flags(job: Job, site: Site) -> list[str]:
     return flags
 
 
-def _has_preflight(job: Job) -> bool:
-    return job.preflight and job.kind in ("train", "pretrain") and (PROJECT / "launch" / "preflight.py").is_file()
-
-
 def _preflight(job: Job, site: Site) -> list[str]:
     flags = f'--run "$RUN" --nodes {job.nodes} --processes-per-node {job.processes_per_node} --'
     return wrapped(f"exec {_interpreter(site)} {shlex.quote(site.root)}/launch/preflight.py {flags}", job.arguments)
@@ -171,16 +174,17 @@ run() {{  # FUNCTION on every node; the signal is handed on until the end, for a
 
 reachable() {{ timeout 30 srun --overlap --ntasks-per-node=1 true >/dev/null 2>&1 && echo 1 || echo 0; }}
 
-checks=@CHECKS@
+todo="@FUNCTIONS@"
 for ((n = 0; ; n++)); do
   export PORT=$((20000 + (SLURM_JOB_ID * 7 + n) % 10000))
   attempt begin || exit 1
-  for what in $checks work; do run $what; status=$?; [ $status = 0 ] || break; done
+  for what in $todo; do run $what; status=$?; [ $status = 0 ] || break; done
   attempt end --phase $what --status $status --stopped $stop --reachable "$([ $status = 0 ] && echo 1 || reachable)"
   case $? in
     {DONE}) exit 0 ;;
-    {RESTART}) checks= ;;  # at once, where we are: all nodes answer
+    {RESTART}) todo=work ;;  # at once, where we are: all nodes answer
     {REQUEUE}) scontrol requeue "$SLURM_JOB_ID" && sleep 60; exit 1 ;;
+    {CANCELLED}) scancel "$SLURM_JOB_ID"; sleep 60; exit 1 ;;
     *) exit 1 ;;
   esac
 done

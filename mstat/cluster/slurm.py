@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mstat.cluster import attempts
+from mstat.cluster.attempts import FOLDER
 from mstat.cluster.job import Job, collector
 from mstat.cluster.script import batch_script
 from mstat.cluster.sites import Site
@@ -57,29 +58,29 @@ def submit(job: Job, site: Site) -> list[str]:
         check(one.script)
     ids = [start(job.folder, job.script)]
     about = {"id": ids[0], "scheduler": "slurm", "script": str(job.script), "array": job.array is not None}
-    log = job.folder / "slurm" / (f"{job.name}-{ids[0]}" + ("_*" if job.array else "") + ".log")
+    log = job.folder / FOLDER / (f"{job.name}-{ids[0]}" + ("_*" if job.array else "") + ".log")
     about["log"] = str(log)
     if len(jobs) > 1:
         when = "afterok" if job.kind == "shards" else "afterany"  # a failed element must not hide the others' results
         ids.append(_sbatch(jobs[1].script, [f"--dependency={when}:{ids[0]}", "--kill-on-invalid-dep=yes"]))
         about["collector"] = ids[1]
-    attempts.write_json(job.folder / attempts.FOLDER / "job.json", about)
+    attempts.write_json(job.folder / FOLDER / "job.json", about)
     return ids
 
 
 def refuse_second(folder: Path) -> None:
     """Raises ValueError if a job of this folder is in the queue."""
-    about = attempts.read_json(folder / attempts.FOLDER / "job.json")
+    about = attempts.read_json(folder / FOLDER / "job.json")
     if about.get("scheduler") == "slurm" and (state := ask(about["id"])) and state.active:
         raise ValueError(f"{folder}: job {about['id']} is {state.state}: follow, cancel or wait for it")
 
 
 def start(folder: Path, script: Path, flags: Sequence[str] = ()) -> str:
     """Submit a script; bounds on restarts begin anew, and a cancellation is forgotten. Gives the job's id."""
-    (folder / attempts.FOLDER / "cancel").unlink(missing_ok=True)
-    for of_element in (folder, *folder.glob("seed-*"), *folder.glob("slurm/task-*"), folder / "slurm" / "collect"):
-        if of_element == folder or (of_element / attempts.FOLDER).exists():
-            (of_element / attempts.FOLDER / "cancel").unlink(missing_ok=True)
+    (folder / FOLDER / "cancel").unlink(missing_ok=True)
+    for of_element in (folder, *folder.glob("seed-*"), *folder.glob("job/task-*"), folder / FOLDER / "collect"):
+        if of_element == folder or (of_element / FOLDER).exists():
+            (of_element / FOLDER / "cancel").unlink(missing_ok=True)
             attempts.append(of_element, {"event": "submit"})
     return _sbatch(script, flags)
 

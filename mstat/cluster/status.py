@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mstat.cluster import attempts, slurm
+from mstat.cluster.attempts import FOLDER
 from mstat.cluster.logs import last_failure
 
 ABSENT = "–"
@@ -48,12 +49,12 @@ def expand(run: Path) -> Iterator[Path]:
     Raises:
         ValueError: If nothing was ever started there.
     """
-    if not (run / "state.json").is_file() and not (run / attempts.FOLDER).is_dir():
+    if not (run / "state.json").is_file() and not (run / FOLDER).is_dir():
         raise ValueError(f"{run}: no run, and no job was submitted for it")
-    elements = sorted([*run.glob("seed-*"), *run.glob("slurm/task-*")], key=_by_number)
+    elements = sorted([*run.glob("seed-*"), *run.glob("job/task-*")], key=_by_number)
     yield from elements or [run]
-    if (run / "slurm" / "collect").is_dir():
-        yield run / "slurm" / "collect"
+    if (run / FOLDER / "collect").is_dir():
+        yield run / FOLDER / "collect"
 
 
 def _by_number(path: Path) -> int:
@@ -63,7 +64,7 @@ def _by_number(path: Path) -> int:
 
 def describe(run: Path) -> tuple[list[str], str]:
     """A row of the table, and the words of the failure if there is one."""
-    about = attempts.read_json(run / attempts.FOLDER / "job.json")
+    about = attempts.read_json(run / FOLDER / "job.json")
     state = attempts.read_json(run / "state.json")
     job, queue = _job(about)
     events = attempts.read(run)
@@ -72,8 +73,7 @@ def describe(run: Path) -> tuple[list[str], str]:
         told = "cut off"  # nobody lived to write how it ended
     last = _tail(run / "metrics.jsonl")
     newest = last[-1] if last else {}
-    since = [number for number, event in enumerate(events) if event["event"] == "submit"]
-    begins = [event for event in events[since[-1] if since else 0 :] if event["event"] == "begin"]
+    begins = attempts.begun_since_submission(run)
     total = num_steps(run)
     steps = newest.get("step", state.get("step", 0))
     row = [
@@ -195,7 +195,7 @@ def logs(runs: Sequence[Path], lines: int, *, follow: bool) -> None:
     """The end of each run's newest log."""
     paths = []
     for run in (found for given in runs for found in expand(given)):
-        log = attempts.read_json(run / attempts.FOLDER / "job.json").get("log")
+        log = attempts.read_json(run / FOLDER / "job.json").get("log")
         if log is None or not Path(log).is_file():
             raise ValueError(f"{run}: no log yet; its job has not begun")
         paths.append(log)
@@ -211,7 +211,7 @@ def cancel(run: Path, *, now: bool) -> str:
     Raises:
         ValueError: If there is no job to cancel.
     """
-    about = attempts.read_json(run / attempts.FOLDER / "job.json")
+    about = attempts.read_json(run / FOLDER / "job.json")
     if about.get("scheduler") == "local":
         if not local_is_alive(about):
             raise ValueError(f"{run}: its job has ended, or runs on host {about['host']}")
@@ -220,9 +220,9 @@ def cancel(run: Path, *, now: bool) -> str:
     state = slurm.ask(about["id"]) if "id" in about else None
     if state is None or not state.active:
         raise ValueError(f"{run}: no job of it is in the queue" + (f" ({state.state})" if state else ""))
-    for folder in (run, *run.glob("seed-*"), *run.glob("slurm/task-*")):
-        if (folder / attempts.FOLDER).is_dir():
-            (folder / attempts.FOLDER / "cancel").touch()
+    for folder in (run, *run.glob("seed-*"), *run.glob("job/task-*")):
+        if (folder / FOLDER).is_dir():
+            (folder / FOLDER / "cancel").touch()
     if "collector" in about:
         slurm.cancel(about["collector"])
     if now or state.state != "RUNNING" or about.get("array"):
@@ -238,15 +238,15 @@ def go_on(run: Path, flags: Sequence[str] = ()) -> str:
     Raises:
         ValueError: If there is none, or its job is still in the queue.
     """
-    about = attempts.read_json(run / attempts.FOLDER / "job.json")
+    about = attempts.read_json(run / FOLDER / "job.json")
     if about.get("scheduler") == "local":
         raise ValueError(f"{run}: a local job goes on with the same command: {about['command']}")
-    script = Path(about.get("script", run / attempts.FOLDER / "job.sh"))
+    script = Path(about.get("script", run / FOLDER / "job.sh"))
     if not script.is_file():
         raise ValueError(f"{run}: no batch script in it: submit it with launch/submit.py")
     slurm.refuse_second(run)
     slurm.check(script)
     job = slurm.start(run, script, flags)
     log = str(about.get("log", "")).replace(str(about.get("id")), job)
-    attempts.write_json(run / attempts.FOLDER / "job.json", {**about, "id": job, "log": log})
+    attempts.write_json(run / FOLDER / "job.json", {**about, "id": job, "log": log})
     return f"{run}: job {job} goes on from step {attempts.step(run)}"
