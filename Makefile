@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-gpu soak soak-long lint bench bench-shards bench-accuracy bench-mining bench-communication \
+.PHONY: help train test test-gpu soak soak-long soak-cluster lint bench bench-shards bench-accuracy bench-mining bench-communication \
 	bench-evaluation-memory clean
 
 help: ## list the targets
@@ -30,6 +30,9 @@ soak: $(VENV)/.dev ## every kind of parallelism, failure and host, 25 kills each
 
 soak-long: $(VENV)/.dev ## 100 kills under DDP, 100 under ZeRO-2; records in benchmarks/ (hours)
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m soak tests/soak/test_kills.py --kills 100 --record soak-long
+
+soak-cluster: $(VENV)/.dev ## a Slurm of two nodes and 25 faults of it; records in benchmarks/ (half an hour; root)
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m soak tests/soak/test_cluster.py --faults 25 --record soak-cluster
 
 lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check .

@@ -27,16 +27,19 @@ from typing import Any
 if __name__ == "__main__":  # as a file, with no package around it
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from mstat.cluster.logs import BEGIN, last_failure, tail
+from mstat.cluster.logs import BEGIN, last_failure, last_word, tail
 
 FOLDER = "job"
 DONE, FAILED, REQUEUE, RESTART, CANCELLED = 0, 1, 75, 76, 77
 OUTCOMES = {DONE: "done", FAILED: "failed", REQUEUE: "requeue", RESTART: "restart", CANCELLED: "cancelled"}
 
 # What mstat/rollcall.py says of a rank that is gone. One that raised an error is named as "rank 1 (host ...".
+# The rest are words of gloo, NCCL and torch, heard where a rank was lost before there could be a roll call.
 LOST = re.compile(
-    r"no answer from rank|does not answer|every rank answers|ranks have not started|Node failure|NODE FAIL"
+    r"no answer from rank|does not answer|every rank answers|ranks have not started|gloo/|Connection closed by peer"
+    r"|Connection reset by peer|Timed out waiting|Broken pipe|Dist(Network|Store)Error|nccl(Remote|System)Error"
 )
+FULL = re.compile(r"No space left on device|Disk quota exceeded")
 KILLED = re.compile(r"exitcode\s*: -(9|15|7)\b")
 TRAINED = ("train", "pretrain")  # jobs whose run folder says how they stand
 
@@ -147,14 +150,16 @@ def verdict(
         return (RESTART if status and "SIGTERM" in reason else REQUEUE), reason
     if told == "failed":
         return RESTART, reason
+    failure = last_failure(log).strip()
+    last = failure.splitlines()[-1].removeprefix("error: ") if failure else ""
+    if told == "running" and FULL.search(last):  # so full that state.json could not say so
+        return FAILED, last
     if told == "running":
         return RESTART, f"its processes were killed (exit status {status})"
-    failure = last_failure(log).strip()
     text = "\n".join(tail(log))
     if LOST.search(failure) or (not failure and (status > 128 or KILLED.search(text))):
         return RESTART, failure or f"its processes were killed (exit status {status})"
-    last = failure.splitlines()[-1].removeprefix("error: ") if failure else ""
-    return FAILED, last or f"exit status {status}, and no word in the log why"
+    return FAILED, last or last_word(log) or f"exit status {status}, and no word in the log why"
 
 
 def begun_since_submission(folder: Path) -> list[dict[str, Any]]:

@@ -15,10 +15,9 @@ TRACEBACK = "Traceback (most recent call last):"
 TAIL_BYTES = 1 << 20
 
 _LABEL = re.compile(r"^ *(\d+): ?(.*)$", re.S)  # of `srun --label`
-_TOLD = re.compile(r"^(\[rank \d+\] )?(error|srun: error|bash|[\w/.]+\.py): ")
+_TOLD = re.compile(r"^(\[rank \d+\] )?(error|bash|[\w/.]+\.py): ")
 # The launcher's own last words after a rank has ended, which say nothing about why.
 _LAUNCHERS = ("ChildFailedError", "CalledProcessError", "SignalException", "torch.distributed.elastic")
-_SRUN_ENDS = re.compile(r"srun: error: .*(Exited with exit code|Killed|Terminated|task \d+)")
 
 
 def last_failure(log: Path) -> str:
@@ -31,8 +30,12 @@ def last_failure(log: Path) -> str:
         told += [(number, line.strip()) for number, line in of_node if _TOLD.match(line)]
     if tracebacks:
         return max(tracebacks)[1]
-    ours = [(number, line) for number, line in told if not _SRUN_ENDS.search(line)]
-    return max(ours or told)[1] if told else ""
+    return max(told)[1] if told else ""
+
+
+def last_word(log: Path) -> str:
+    """What Slurm itself says at a log's end, where nobody else says why; empty if nothing."""
+    return next((line for line in reversed(tail(log)) if re.match(r"(srun|slurmstepd|slurmd)\b.*: error: ", line)), "")
 
 
 def tail(log: Path) -> list[str]:

@@ -183,7 +183,9 @@ for ((n = 0; ; n++)); do
   case $? in
     {DONE}) exit 0 ;;
     {RESTART}) todo=work ;;  # at once, where we are: all nodes answer
-    {REQUEUE}) scontrol requeue "$SLURM_JOB_ID" && sleep 60; exit 1 ;;
+    {REQUEUE}) # the controller may be out of reach for a while
+      for try in {{1..20}}; do scontrol requeue "$SLURM_JOB_ID" && sleep 60 && break; sleep 15; done
+      exit 1 ;;
     {CANCELLED}) scancel "$SLURM_JOB_ID"; sleep 60; exit 1 ;;
     *) exit 1 ;;
   esac

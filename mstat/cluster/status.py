@@ -18,7 +18,7 @@ from rich.table import Table
 
 from mstat.cluster import attempts, slurm
 from mstat.cluster.attempts import FOLDER
-from mstat.cluster.logs import last_failure
+from mstat.cluster.logs import last_failure, last_word
 
 ABSENT = "–"
 RECENT = 20  # records of metrics.jsonl that a speed is the mean of
@@ -89,9 +89,12 @@ def describe(run: Path) -> tuple[list[str], str]:
     ]
     failure = ""
     if told in ("failed", "cut off"):
-        words = [last_failure(Path(about["log"])) if "log" in about else "", state.get("reason") or ""]
-        # The reason of a run that failed is often the last line of the traceback, and stands above it then.
-        failure = "\n".join(word for word in reversed(words) if word) or "no word of why in its log"
+        log = Path(about.get("log", run / "no log"))
+        words = last_failure(log) or last_word(log)
+        reason = state.get("reason") or ""
+        # Of a run that failed by itself the reason is the last line of the traceback, and need not be told twice.
+        told_twice = reason.split(": ", 1)[-1].split(";")[0] in words
+        failure = "\n".join(filter(None, [None if told_twice else reason, words])) or "no word of why in its log"
     return row, failure
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mstat.cluster.logs import BEGIN, last_failure
+from mstat.cluster.logs import BEGIN, last_failure, last_word
 
 RANKS = """\
 0: step 1/20  epoch 0  loss 13.00
@@ -46,6 +46,8 @@ def test_of_the_last_attempt_alone(tmp_path: Path) -> None:
 
 def test_without_a_word(tmp_path: Path) -> None:
     """What srun says of exit codes is better than nothing, and nothing is an empty text."""
-    told = "0: step 1\nsrun: error: n2: task 1: Exited with exit code 1\n"
-    assert last_failure(write(tmp_path / "log", told)) == "srun: error: n2: task 1: Exited with exit code 1"
+    told = "0: step 1\nsrun: error: n2: task 1: Exited with exit code 1\n=== mstat: failed\n"
+    assert last_failure(write(tmp_path / "log", told)) == ""
+    assert last_word(tmp_path / "log") == "srun: error: n2: task 1: Exited with exit code 1"
     assert last_failure(tmp_path / "there is none") == ""
+    assert last_word(tmp_path / "there is none") == ""
