@@ -110,12 +110,13 @@ def describe(options: argparse.Namespace, rest: Sequence[str]) -> Job:
     limit = seconds(options.time)
     if limit is not None and options.stop_before >= limit:
         raise ValueError(f"--stop-before {options.stop_before}: less than --time {options.time} ({limit} s), please")
+    name = f"{folder.parents[1].name}-evaluate" if options.job == "evaluate" else folder.name
     return Job(
         kind=options.job,
         folder=folder,
         arguments=tuple(rest),
         directory=Path.cwd(),
-        name=options.name or f"mstat-{folder.name}",
+        name=options.name or f"mstat-{name}",
         nodes=options.nodes,
         gpus_per_node=gpus,
         processes_per_node=processes,

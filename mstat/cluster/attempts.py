@@ -30,6 +30,7 @@ if __name__ == "__main__":  # as a file, with no package around it
 from mstat.cluster.logs import BEGIN, last_failure, last_word, tail
 
 FOLDER = "job"
+CHECKS = "the checks before the start failed"
 DONE, FAILED, REQUEUE, RESTART, CANCELLED = 0, 1, 75, 76, 77
 OUTCOMES = {DONE: "done", FAILED: "failed", REQUEUE: "requeue", RESTART: "restart", CANCELLED: "cancelled"}
 
@@ -100,7 +101,7 @@ class Account:
         facts = {"stopped": stopped, "reachable": reachable, "cancelled": (folder / FOLDER / "cancel").exists()}
         outcome, reason = verdict(self.kind, state, status, log=self.log, **facts)
         if phase != "work" and outcome in (RESTART, FAILED):
-            outcome, reason = FAILED, f"the checks before the start: {reason}"
+            outcome, reason = FAILED, f"{CHECKS}: {last_failure(self.log) or 'see the table in the log'}"
         if outcome in (REQUEUE, RESTART) and (limit := self.limit_reached()):
             outcome, reason = FAILED, f"{limit}; the last time: {reason}"
         append(folder, {"event": "end", "outcome": OUTCOMES[outcome], "reason": reason, "step": step(folder)})

@@ -38,7 +38,7 @@ def batch_script(job: Job, site: Site) -> str:
 def functions(job: Job, site: Site) -> dict[str, list[str]]:
     """The functions that every node runs once, one after the other: name -> lines."""
     found = {"work": _function("work", site, _work(job, site))}
-    if job.preflight and job.kind in ("train", "pretrain") and (PROJECT / "launch" / "preflight.py").is_file():
+    if job.preflight and job.kind == "train" and (PROJECT / "launch" / "preflight.py").is_file():
         found = {"preflight": _function("preflight", site, _preflight(job, site)), **found}
     return found
 
@@ -112,11 +112,21 @@ def _work(job: Job, site: Site) -> list[str]:
         return wrapped(f"exec {python} -m mstat.cluster.collect", job.arguments)
     if job.kind == "shards":
         return wrapped(f"exec {python} -m shards", job.arguments, part)
+    return _launched(f"{python} -m accelerate.commands.launch", job, site, part)
+
+
+def _preflight(job: Job, site: Site) -> list[str]:
+    """It takes the command line of the launcher, and asks whether all that is named there is as it should be."""
+    checks = f"{_interpreter(site)} {shlex.quote(site.root)}/launch/preflight.py --expect-processes {job.num_processes}"
+    return [line.replace('"$PORT"', '"$((PORT + 1))"') for line in _launched(checks, job, site, "")]
+
+
+def _launched(launcher: str, job: Job, site: Site, part: str) -> list[str]:
     if job.array is not None and job.kind != "reproduce":
         part = ' --run "$RUN" --seed "$SLURM_ARRAY_TASK_ID"'
     return [
         'trap "" USR1  # it would kill the launcher; the ranks handle it',
-        f"exec {python} -m accelerate.commands.launch \\",
+        f"exec {launcher} \\",
         *(f"  {line} \\" for line in accelerate_flags(job, site)),
         *wrapped(f"  {shlex.quote(site.root)}/launch/{job.kind}.py", job.arguments, part),
     ]
@@ -124,19 +134,15 @@ def _work(job: Job, site: Site) -> list[str]:
 
 def accelerate_flags(job: Job, site: Site) -> list[str]:
     """Of `accelerate launch`, a few a line; MAIN, PORT and the node's number are set where they are run."""
-    yaml = "single.yaml" if job.num_processes == 1 and job.zero is None else "multinode.yaml"
-    flags = [f"--config_file {shlex.quote(site.accelerate or str(Path(site.root) / 'configs' / 'accelerate' / yaml))}"]
-    if yaml != "single.yaml":
+    alone = job.num_processes == 1 and job.zero is None and site.accelerate is None
+    yaml = Path(site.root) / "configs" / "accelerate" / ("single.yaml" if alone else "multinode.yaml")
+    flags = [f"--config_file {shlex.quote(site.accelerate or str(yaml))}"]
+    if not alone:
         flags.append(f'--num_machines {job.nodes} --num_processes {job.num_processes} --machine_rank "$SLURM_NODEID"')
         flags.append('--main_process_ip "$MAIN" --main_process_port "$PORT"')
     if job.zero is not None:
         flags.append(f"--use_deepspeed --zero_stage {job.zero}")
     return flags
-
-
-def _preflight(job: Job, site: Site) -> list[str]:
-    flags = f'--run "$RUN" --nodes {job.nodes} --processes-per-node {job.processes_per_node} --'
-    return wrapped(f"exec {_interpreter(site)} {shlex.quote(site.root)}/launch/preflight.py {flags}", job.arguments)
 
 
 def wrapped(start: str, words: Sequence[str], end: str = "") -> list[str]:
@@ -178,7 +184,7 @@ todo="@FUNCTIONS@"
 for ((n = 0; ; n++)); do
   export PORT=$((20000 + (SLURM_JOB_ID * 7 + n) % 10000))
   attempt begin || exit 1
-  for what in $todo; do run $what; status=$?; [ $status = 0 ] || break; done
+  for what in $todo; do [ $stop = 0 ] && run $what; status=$?; [ $status = 0 ] || break; done
   attempt end --phase $what --status $status --stopped $stop --reachable "$([ $status = 0 ] && echo 1 || reachable)"
   case $? in
     {DONE}) exit 0 ;;

@@ -18,9 +18,10 @@ from rich.table import Table
 
 from mstat.cluster import attempts, slurm
 from mstat.cluster.attempts import FOLDER
-from mstat.cluster.logs import last_failure, last_word
+from mstat.cluster.logs import last_failure, last_word, tail
 
 ABSENT = "–"
+TABLE_LINES = 40  # of a log that ends with the checks of the nodes
 RECENT = 20  # records of metrics.jsonl that a speed is the mean of
 TAIL_BYTES = 1 << 16
 
@@ -53,8 +54,7 @@ def expand(run: Path) -> Iterator[Path]:
         raise ValueError(f"{run}: no run, and no job was submitted for it")
     elements = sorted([*run.glob("seed-*"), *run.glob("job/task-*")], key=_by_number)
     yield from elements or [run]
-    if (run / FOLDER / "collect").is_dir():
-        yield run / FOLDER / "collect"
+    yield from (path for path in (run / FOLDER / "collect", run / FOLDER / "evaluate") if path.is_dir())
 
 
 def _by_number(path: Path) -> int:
@@ -93,6 +93,8 @@ def describe(run: Path) -> tuple[list[str], str]:
         words = last_failure(log) or last_word(log)
         reason = state.get("reason") or ""
         # Of a run that failed by itself the reason is the last line of the traceback, and need not be told twice.
+        if reason.startswith(attempts.CHECKS):
+            words = "\n".join(tail(log)[-TABLE_LINES:])
         told_twice = reason.split(": ", 1)[-1].split(";")[0] in words
         failure = "\n".join(filter(None, [None if told_twice else reason, words])) or "no word of why in its log"
     return row, failure

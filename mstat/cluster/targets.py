@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from mstat.cluster.attempts import FOLDER
 from mstat.cluster.sites import PROJECT
 from mstat.configure import parse
 
@@ -38,7 +39,7 @@ def target(kind: str, arguments: Sequence[str]) -> tuple[Path, int]:
         run = _option(arguments, "--run")
         if not (run / "config.yaml").is_file():
             raise ValueError(f"{run}: no config.yaml in it: --run must be a folder that launch/train.py made")
-        return run, 0
+        return run / FOLDER / "evaluate", 0  # the run folder's own account is of its training
     if kind == "shards":
         if list(arguments[:1]) != ["build"]:
             raise ValueError("--job shards is for `build`: -- build SOURCE ... --out DIR")

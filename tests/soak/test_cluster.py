@@ -156,7 +156,9 @@ def _role(command: str) -> str:
     return "loader" if "forkserver" in command else "rank"
 
 
-def test_chaos(request: pytest.FixtureRequest, cluster: Cluster, tiny_config: Path, tmp_path: Path, rows: Rows) -> None:
+def test_chaos(
+    request: pytest.FixtureRequest, cluster: Cluster, slow: Path, tiny_config: Path, tmp_path: Path, rows: Rows
+) -> None:
     """One submission, and a fault every few seconds of training, until `--faults` have struck: the run ends by itself
     with the losses, weights and scores of a run that was left alone, bitwise."""
     faults: int = request.config.getoption("--faults")
@@ -164,13 +166,12 @@ def test_chaos(request: pytest.FixtureRequest, cluster: Cluster, tiny_config: Pa
     arguments = ["--config", tiny_config, "--train.steps", steps, "--train.timeout_minutes", 0.3]
     alone, folder = tmp_path / "alone", tmp_path / "run"
     quick = write_project(tmp_path / "quick", SLOW.format(project=str(PROJECT)).replace("0.5", "0"))
-    slower = write_project(tmp_path / "slower", SLOW.format(project=str(PROJECT)).replace("0.5", "0.25"))
     job = job_of(cluster.submit(*on_two_nodes(quick), "--", *arguments, "--run", alone))
     assert cluster.wait_for_end(job, 60 + 5 * steps)["JobState"] == "COMPLETED", log_of(alone)
 
     bounds = ["--requeue-limit", 20 * faults, "--idle-limit", 50]
     began = time.monotonic()
-    job = job_of(cluster.submit(*on_two_nodes(slower), *bounds, "--", *arguments, "--run", folder))
+    job = job_of(cluster.submit(*on_two_nodes(slow), *bounds, "--", *arguments, "--run", folder))
     chaos = Chaos(cluster, job, seed=11)
     table = rows.setdefault("Faults of a cluster of two nodes, one run from its submission to its end", [])
     wait_for_step(cluster, folder, 1)
