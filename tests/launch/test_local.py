@@ -11,10 +11,11 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.conftest import LAUNCH, PROJECT, assert_same_losses, launches, members, state, wait_for_step
+from tests.conftest import LAUNCH, PROJECT, assert_same_losses, launches, members, metrics, state
 from tests.hosts import CABLE, NAMES, Hosts
 from tests.launch.test_hosts import hosts
 from tests.launch.test_submit import SLOW, write_project
+from tests.slurm import wait_until
 
 __all__ = ["hosts"]
 
@@ -40,6 +41,10 @@ def start(arguments: Sequence[object]) -> subprocess.Popen[str]:
     return process
 
 
+def wait_for_step(folder: Path, step: int) -> None:
+    wait_until(lambda: (folder / "metrics.jsonl").exists() and len(metrics(folder)) >= step, 300)
+
+
 def is_rank(pid: int) -> bool:
     """The shells and launchers around it have its command line in theirs."""
     return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1:2] == [b"-u"]
@@ -56,9 +61,9 @@ def test_two_hosts_without_a_scheduler(hosts: Hosts, reference: Path, tiny_confi
     options += ["--hosts", ",".join(NAMES), "--remote-shell", shell]
     arguments = [*options, "--", "--config", tiny_config, "--run", folder, "--train.save_every", 1]
     first = start(arguments)
-    wait_for_step(folder, 2, first)
+    wait_for_step(folder, 2)
     os.kill(next(pid for pid in members(first.pid) if is_rank(pid)), signal.SIGKILL)
-    wait_for_step(folder, 6, first)
+    wait_for_step(folder, 6)
     told = subprocess.run(
         [sys.executable, PROJECT / "launch" / "submit.py", "status", folder], capture_output=True, text=True
     )
