@@ -60,9 +60,10 @@ class Local:
     def command(self, node: int, function: str, port: int) -> list[str]:
         """What starts a function of the script on a node."""
         job, site = self.job, self.site
-        main = self.hosts[0] if self.hosts else "127.0.0.1"
+        names = self.hosts or ["127.0.0.1"] * job.nodes
         lines = [f"cd {shlex.quote(str(job.directory))} || exit 1", *site.setup, *site.exports()]
-        lines += [f"export RUN={job.account_of} MAIN={main} PORT={port} SLURM_NODEID={node} PYTHONUNBUFFERED=1"]
+        lines += [f"export RUN={job.account_of} NODES={','.join(names)} MAIN={names[0]} PORT={port}"]
+        lines += [f"export SLURM_NODEID={node} PYTHONUNBUFFERED=1"]
         lines += [f"export PYTHONPATH={shlex.quote(site.root)}${{PYTHONPATH:+:$PYTHONPATH}}"]
         lines += functions(job, site)[function]
         text = "\n".join(lines) + "\n" + STOP_AT_END_OF_INPUT.format(function=function)

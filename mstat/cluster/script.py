@@ -86,7 +86,8 @@ def _variables(job: Job, site: Site) -> list[str]:
         f'    --kind {job.kind} --job "$SLURM_JOB_ID" --log "$log" {limits} "$@"',
         "}",
         f"step=(srun {' '.join(flags)})",
-        'export MAIN=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+        'NODES=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste --serial --delimiters=,)',
+        "export NODES MAIN=${NODES%%,*}",
         f"export PYTHONUNBUFFERED=1 PYTHONPATH={shlex.quote(site.root)}${{PYTHONPATH:+:$PYTHONPATH}}",
     ]
 
@@ -117,7 +118,8 @@ def _work(job: Job, site: Site) -> list[str]:
 
 def _preflight(job: Job, site: Site) -> list[str]:
     """It takes the command line of the launcher, and asks whether all that is named there is as it should be."""
-    checks = f"{_interpreter(site)} {shlex.quote(site.root)}/launch/preflight.py --expect-processes {job.num_processes}"
+    checks = f"{_interpreter(site)} {shlex.quote(site.root)}/launch/preflight.py"
+    checks += f' --expect-processes {job.num_processes} --hosts "$NODES"'
     return [line.replace('"$PORT"', '"$((PORT + 1))"') for line in _launched(checks, job, site, "")]
 
 

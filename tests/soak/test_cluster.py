@@ -96,8 +96,11 @@ def test_shards(cluster: Cluster, site: Path, tiny_shards: Path, tmp_path: Path)
     cluster.submit(*options, "--", *build, "--out", tmp_path / "set")
     found = json.loads((tmp_path / "set-job" / "job" / "job.json").read_text())
     assert cluster.wait_for_end(found["collector"])["JobState"] == "COMPLETED", log_of(tmp_path / "set-job")
-    for path in (tmp_path / "alone").iterdir():
-        assert (tmp_path / "set" / path.name).read_bytes() == path.read_bytes(), path.name
+    made, expected = (
+        {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "set", tmp_path / "alone")
+    )
+    assert made == expected
 
 
 class Chaos:
