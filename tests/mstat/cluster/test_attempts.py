@@ -41,6 +41,7 @@ def save(folder: Path, step: int) -> None:
         ("failed", "LostRankError: rank 0's host (n1) does not answer: its launcher has ended", {"status": 1}, RESTART),
         ("failed", "LostRankError: rank 1 (host n2, pid 7): KeyError: 'no'; no checkpoint yet", {"status": 1}, FAILED),
         ("failed", "RuntimeError: DataLoader worker (pid(s) 5) exited unexpectedly", {"status": 1}, RESTART),
+        ("failed", "EOFError: unexpected EOF; the last good checkpoint is ...", {"status": 1}, RESTART),
         ("failed", "RuntimeError: a bug of mine", {"status": 1}, FAILED),
         ("failed", "RuntimeError: a bug of mine", {"status": 1, "reachable": False, "stopped": True}, FAILED),
         ("running", None, {"status": 137}, RESTART),
