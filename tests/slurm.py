@@ -137,6 +137,14 @@ class Cluster:
         inside = hosts.within(self.machines[node])
         return subprocess.run([*inside, *command], env=self.environment).returncode == 0  # sees that node alone
 
+    def resume(self) -> list[str]:
+        """What an administrator does with nodes that Slurm has drained; gives them."""
+        lines = self.call("sinfo", "-h", "-N", "-o", "%N %t", check=False).stdout.splitlines()
+        drained = [line.split()[0] for line in lines if line.split()[1].startswith(("drain", "drng"))]
+        for node in drained:
+            self.call("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+        return drained
+
     def wait_for_nodes(self) -> None:
         """Until both take jobs."""
         idle = lambda: self.call("sinfo", "-h", "-N", "-o", "%t", check=False).stdout.split()  # noqa: E731

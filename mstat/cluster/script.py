@@ -192,7 +192,13 @@ for ((n = 0; ; n++)); do
     {DONE}) exit 0 ;;
     {RESTART}) todo=work ;;  # at once, where we are: all nodes answer
     {REQUEUE}) # the controller may be out of reach for a while
-      for try in {{1..20}}; do scontrol requeue "$SLURM_JOB_ID" && sleep 60 && break; sleep 15; done
+      for try in {{1..20}}; do
+        told=$(scontrol requeue "$SLURM_JOB_ID" 2>&1) && sleep 60 && break
+        echo "$told"
+        # Slurm has done it: a script that lingers when the job comes back would have its node drained.
+        [[ $told == *pending* ]] && break
+        sleep 15
+      done
       exit 1 ;;
     {CANCELLED}) scancel "$SLURM_JOB_ID"; sleep 60; exit 1 ;;
     *) exit 1 ;;

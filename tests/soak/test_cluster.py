@@ -71,9 +71,7 @@ def test_seeds(cluster: Cluster, site: Path, tiny_config: Path, tmp_path: Path) 
     """An array of two seeds, and the job that follows: runs of their own, and the mean of their scores."""
     folder = tmp_path / "sweep"
     options = ["--site", site, "--gpus-per-node", 0, "--time", 60, "--skip-preflight", "--array", 2]
-    output = cluster.submit(*options, "--", "--config", tiny_config, "--run", folder, "--seed", 5)
-    job = job_of(output)
-    wait_until(lambda: cluster.job(str(int(job) + 2)), 60)  # the collector
+    cluster.submit(*options, "--", "--config", tiny_config, "--run", folder, "--seed", 5)
     found = json.loads((folder / "job" / "job.json").read_text())
     assert cluster.wait_for_end(found["collector"], 400)["JobState"] == "COMPLETED", log_of(folder)
     runs = [folder / "seed-5", folder / "seed-6"]
@@ -118,6 +116,7 @@ class Chaos:
             "USR1": lambda node: bool(self.cluster.call("scancel", "--batch", "--signal=USR1", self.job)),
         }
         self.bag: list[str] = []
+        self.resumed: list[str] = []  # nodes that were drained
 
     def strike(self) -> str | None:
         """What was done, and to whom; None if there was nobody to do it to."""
@@ -186,7 +185,7 @@ def test_chaos(
         hit = time.monotonic()
         if (what := chaos.strike()) is None:
             continue
-        wait_until(partial(alive, folder, hit), GO_ON_SECONDS, lambda: log_of(folder)[-5000:])
+        wait_until(partial(alive, folder, hit, chaos), GO_ON_SECONDS, lambda: log_of(folder)[-5000:])
         ends = events(folder, "end")[-1:]
         same = len(events(folder, "begin")) == attempts_before
         table.append(
@@ -213,6 +212,7 @@ def test_chaos(
             "of them": ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())),
             "starts": len(events(folder, "begin")),
             "requeues by Slurm's count": about["Restarts"],
+            "drained nodes that an administrator resumed": len(chaos.resumed),
             "steps": steps,
             "minutes": f"{(time.monotonic() - began) / 60:.0f}",
             "outcome": "done by itself; losses, weights and scores bitwise those of a run left alone",
@@ -225,8 +225,9 @@ def step(folder: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def alive(folder: Path, since: float) -> bool:
-    """Whether a step was written a while after a fault had struck, so that it cannot be one from before."""
+def alive(folder: Path, since: float, chaos: Chaos) -> bool:
+    """Whether it trains a while after a fault had struck, so that it is not from before; a drained node is resumed."""
+    chaos.resumed += chaos.cluster.resume()
     if state(folder)["state"] == "done":
         return True
     path = folder / "metrics.jsonl"
