@@ -27,13 +27,16 @@ test-gpu: $(VENV)/.dev ## run the tests that need a CUDA device
 
 soak: $(VENV)/.dev ## every kind of parallelism, failure and host, 25 kills each; records in benchmarks/ (an hour)
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m soak --kills 25 --record soak \
-		--ignore tests/soak/test_container.py
+		--ignore tests/soak/test_container.py --ignore tests/soak/test_cluster.py
 
 soak-long: $(VENV)/.dev ## 100 kills under DDP, 100 under ZeRO-2; records in benchmarks/ (hours)
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m soak tests/soak/test_kills.py --kills 100 --record soak-long
 
 soak-container: $(VENV)/.dev ## Dockerfile's steps for CPUs in a clean Debian, and a training in it (root; 10 minutes)
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m soak tests/soak/test_container.py --record soak-container
+
+soak-cluster: $(VENV)/.dev ## a Slurm of two nodes and 25 faults of it; records in benchmarks/ (half an hour; root)
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m soak tests/soak/test_cluster.py --faults 25 --record soak-cluster
 
 lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check .

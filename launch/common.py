@@ -56,7 +56,7 @@ def report_errors(command: Callable[[], None]) -> int:
             # In one piece: print writes the end of the line apart, and another rank's message would come between.
             sys.stderr.write(f"{'' if rank == '0' else f'[rank {rank}] '}error: {told}\n")
         else:
-            traceback.print_exc()
+            sys.stderr.write(traceback.format_exc())  # in one piece, too
         if os.environ.get("WORLD_SIZE", "1") != "1":
             # The threads of a broken collective would abort an orderly exit, or wait in it.
             sys.stdout.flush()

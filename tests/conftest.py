@@ -66,6 +66,7 @@ LOSSES = {"loss"} | {f"loss/{stage}/{term}" for stage in ("I", "II", "III") for 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """For `make soak`."""
     parser.addoption("--kills", type=int, default=3, help="of tests/soak/test_kills.py, under each kind")
+    parser.addoption("--faults", type=int, default=4, help="of tests/soak/test_cluster.py")
     parser.addoption("--record", help="write what tests/soak saw to benchmarks/<RECORD>_<hardware>_<date>.md")
 
 

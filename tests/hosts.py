@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,15 +64,15 @@ class Hosts:
 
     def cut(self) -> None:
         """Pull the cable: nothing crosses any more, and nobody is told."""
-        _call(*self.on(0), "ip", "link", "set", CABLE, "down")
+        call(*self.on(0), "ip", "link", "set", CABLE, "down")
 
     def heal(self) -> None:
         """Plug it in again."""
-        _call(*self.on(0), "ip", "link", "set", CABLE, "up")
+        call(*self.on(0), "ip", "link", "set", CABLE, "up")
 
     def on(self, host: int) -> list[str]:
         """What to put before a command, so that it runs there."""
-        return _within(self.holders[host])
+        return within(self.holders[host])
 
 
 @contextmanager
@@ -86,13 +86,13 @@ def two_hosts() -> Iterator[Hosts]:
     hosts = Hosts(holders)
     try:
         for name in NAMES:
-            holders.append(_hold(name))
+            holders.append(hold(name, dict(zip(NAMES, ADDRESSES, strict=True))))
         first, second = (str(holder.pid) for holder in holders)
-        _call("ip", "link", "add", CABLE, "netns", first, "type", "veth", "peer", "name", CABLE, "netns", second)
+        call("ip", "link", "add", CABLE, "netns", first, "type", "veth", "peer", "name", CABLE, "netns", second)
         for rank, address in enumerate(ADDRESSES):
-            _call(*hosts.on(rank), "ip", "addr", "add", f"{address}/24", "dev", CABLE)
+            call(*hosts.on(rank), "ip", "addr", "add", f"{address}/24", "dev", CABLE)
             for interface in (CABLE, "lo"):
-                _call(*hosts.on(rank), "ip", "link", "set", interface, "up")
+                call(*hosts.on(rank), "ip", "link", "set", interface, "up")
         yield hosts
     finally:
         for process in [*holders, *hosts.launches]:
@@ -114,12 +114,12 @@ def why_not() -> str | None:
         return f"namespaces cannot be made here: {error}"
 
 
-def _hold(name: str) -> subprocess.Popen[str]:
+def hold(name: str, hosts: Mapping[str, str]) -> subprocess.Popen[str]:
     """A process in namespaces of its own, at whose end the kernel ends all others in them.
 
-    It has an /etc/hosts of its own: c10d looks machines up by name.
+    It has an /etc/hosts of its own, which knows `hosts` by name: c10d and Slurm look machines up.
     """
-    names = "".join(f"{address} {other}\\n" for address, other in zip(ADDRESSES, NAMES, strict=True))
+    names = "".join(f"{address} {other}\\n" for other, address in hosts.items())
     known = f"mount -t tmpfs tmpfs /mnt && printf '127.0.0.1 localhost\\n{names}' > /mnt/hosts"
     known += " && mount --bind /mnt/hosts /etc/hosts && umount /mnt"
     unshare = ["unshare", "--net", "--uts", "--pid", "--mount-proc", "--fork", "--kill-child"]
@@ -136,13 +136,14 @@ def _hold(name: str) -> subprocess.Popen[str]:
     return holder
 
 
-def _within(holder: subprocess.Popen[str]) -> list[str]:
+def within(holder: subprocess.Popen[str]) -> list[str]:
+    """What to put before a command, so that it runs in the namespaces of a holder."""
     namespaces = f"/proc/{holder.pid}/ns"
     flags = [f"--{flag}={namespaces}/{kind}" for flag, kind in (("net", "net"), ("uts", "uts"), ("mount", "mnt"))]
     return ["nsenter", *flags, f"--pid={namespaces}/pid_for_children", "--wd=.", "--"]
 
 
-def _call(*command: str) -> None:
+def call(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")

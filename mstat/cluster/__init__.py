@@ -1,1 +1,1 @@
-"""Submitting to clusters."""
+"""Clusters: what is started where, what becomes of it, and what is done about it."""

@@ -1,0 +1,51 @@
+"""The mean over the runs of an array: `python -m mstat.cluster.collect FOLDER`.
+
+FOLDER/seed-*/evaluation.json are read, FOLDER/evaluation.json is written: the same keys, each score their mean, its
+standard deviation under `sd`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import rich
+
+from mstat.files import write_json
+from mstat.report.progress import score_table
+from mstat.splits import mean_of
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """The mean of the evaluations in `folder`/seed-*, which is also written.
+
+    Raises:
+        ValueError: If one of them is missing.
+    """
+    runs = sorted((path for path in folder.glob("seed-*") if path.is_dir()), key=lambda path: int(path.name[5:]))
+    missing = [path.name for path in runs if not (path / "evaluation.json").is_file()]
+    if missing or not runs:
+        raise ValueError(f"{folder}: not scored: {', '.join(missing) or 'no seed-* in it'}; after a repair, continue")
+    evaluations = {path.name: json.loads((path / "evaluation.json").read_text()) for path in runs}
+    mean = mean_of(evaluations)
+    mean["split"] = next(iter(evaluations.values()))["split"]
+    mean["seeds"] = mean.pop("splits")
+    write_json(folder / "evaluation.json", mean)
+    return mean
+
+
+def main() -> int:
+    try:
+        mean = collect(Path(sys.argv[1]))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    rich.print(score_table(mean))
+    print(f"means over {', '.join(mean['seeds'])}: {sys.argv[1]}/evaluation.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""What is to be run, on how much: the description from which a script is written."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from mstat.cluster.attempts import FOLDER
+
+Kind = Literal["train", "evaluate", "pretrain", "reproduce", "shards", "collect"]
+LAUNCHED = ("train", "evaluate", "pretrain", "reproduce")  # by `accelerate launch`, on every node
+
+
+@dataclass(frozen=True)
+class Job:
+    """One submission.
+
+    Attributes:
+        kind: launch/<kind>.py; `shards` is `python -m shards`, `collect` the mean over the runs of an array.
+        folder: The run folder (of an array, the folder of its runs): scripts and logs lie in its slurm/. Absolute.
+        arguments: What the command gets, untouched.
+        directory: Where the command is started: relative paths in the arguments are meant from there.
+        gpus_per_node: 0 is for nodes without GPUs.
+        processes_per_node: One for each GPU, where there are any.
+        cpus_per_process: CPU cores of each.
+        time: Limit, as sbatch takes it.
+        sbatch: More flags of sbatch.
+        array: (first, last) index of a job array, both included.
+        array_limit: Elements that may run at once.
+        stop_before: Seconds before the time limit at which the run is told to save and end.
+        requeue_limit: How often a job may be started again.
+        idle_limit: Attempts in a row without a new checkpoint, after which it is given up.
+        preflight: Check all nodes before a training.
+        zero: DeepSpeed's stage; null is DDP.
+        file: Name of the batch script.
+    """
+
+    kind: Kind
+    folder: Path
+    arguments: tuple[str, ...]
+    directory: Path
+    name: str = "mstat"
+    nodes: int = 1
+    gpus_per_node: int = 8
+    processes_per_node: int = 8
+    cpus_per_process: int = 8
+    time: str = "24:00:00"
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    sbatch: tuple[str, ...] = field(default=())
+    array: tuple[int, int] | None = None
+    array_limit: int | None = None
+    stop_before: int = 300
+    requeue_limit: int = 20
+    idle_limit: int = 3
+    preflight: bool = True
+    zero: int | None = None
+    file: str = "job.sh"
+
+    @property
+    def num_processes(self) -> int:
+        """Of all nodes together."""
+        return self.nodes * self.processes_per_node
+
+    @property
+    def account_of(self) -> str:
+        """The folder of an element's attempts, in the words of the shell."""
+        if self.file == "collect.sh":
+            return f"{shlex.quote(str(self.folder))}/job/collect"
+        if self.array is None:
+            return shlex.quote(str(self.folder))
+        element = "seed-" if self.kind == "train" else "job/task-"
+        return f'{shlex.quote(str(self.folder))}/{element}"$SLURM_ARRAY_TASK_ID"'
+
+    @property
+    def script(self) -> Path:
+        """Where the batch script lies."""
+        return self.folder / FOLDER / self.file
+
+
+def collector(job: Job) -> Job | None:
+    """The job that puts together what the elements of an array have made; None where there is no array."""
+    if job.array is None:
+        return None
+    alone = replace(job, array=None, name=f"{job.name}-collect", file="collect.sh")
+    small = replace(alone, nodes=1, gpus_per_node=0, processes_per_node=1, preflight=False, zero=None)
+    if job.kind == "shards":
+        return replace(small, arguments=(*job.arguments, "--join"))
+    if job.kind == "reproduce":
+        return alone  # what is missing it trains, so it is as large as the others
+    return replace(small, kind="collect", arguments=(str(job.folder),), cpus_per_process=1)

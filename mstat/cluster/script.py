@@ -1,0 +1,207 @@
+"""The batch script of a job: text that a person can read, change and submit by hand."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from mstat.cluster.attempts import CANCELLED, DONE, FOLDER, REQUEUE, RESTART
+from mstat.cluster.job import Job
+from mstat.cluster.sites import PROJECT, Site
+
+WIDTH = 110
+WHAT = {
+    "train": "Training of",
+    "pretrain": "Pretraining of",
+    "evaluate": "Evaluation of",
+    "reproduce": "An experiment of the paper, in",
+    "shards": "Building shards, job folder",
+    "collect": "The mean over the runs in",
+}
+
+
+def batch_script(job: Job, site: Site) -> str:
+    """The text of a Slurm batch script."""
+    each = f"{job.gpus_per_node} GPUs" if job.gpus_per_node else f"{job.processes_per_node} processes on CPUs"
+    parts = [
+        ["#!/bin/bash", f"# {WHAT[job.kind]} {job.folder}, {job.nodes} x {each}; written by launch/submit.py."],
+        [f"#SBATCH {option}" for option in directives(job, site)],
+        ["", "# --- the site", *site.setup, *site.exports()],
+        ["", "# --- the job", *_variables(job, site)],
+        *(["", *lines] for lines in functions(job, site).values()),
+        ["", LOOP.replace("@FUNCTIONS@", " ".join(functions(job, site)))],
+    ]
+    return "\n".join(line for part in parts for line in part)
+
+
+def functions(job: Job, site: Site) -> dict[str, list[str]]:
+    """The functions that every node runs once, one after the other: name -> lines."""
+    found = {"work": _function("work", site, _work(job, site))}
+    if job.preflight and job.kind == "train" and (PROJECT / "launch" / "preflight.py").is_file():
+        found = {"preflight": _function("preflight", site, _preflight(job, site)), **found}
+    return found
+
+
+def directives(job: Job, site: Site) -> list[str]:
+    """What stands after #SBATCH."""
+    options = {
+        "job-name": job.name,
+        "nodes": job.nodes,
+        "ntasks-per-node": 1,
+        "gpus-per-node": job.gpus_per_node or None,
+        "cpus-per-task": job.cpus_per_process * job.processes_per_node,
+        "time": job.time,
+        "partition": job.partition or site.partition,
+        "account": job.account or site.account,
+        "qos": job.qos or site.qos,
+        "array": _array(job),
+        "chdir": job.directory,
+        "output": job.folder / FOLDER / ("%x-%j.log" if job.array is None else "%x-%A_%a.log"),
+        "open-mode": "append",
+        "signal": f"B:USR1@{job.stop_before}",
+    }
+    given = [f"--{name}={shlex.quote(str(value))}" for name, value in options.items() if value is not None]
+    return [*given, "--requeue", *site.sbatch, *job.sbatch]
+
+
+def _array(job: Job) -> str | None:
+    if job.array is None:
+        return None
+    first, last = job.array
+    return f"{first}-{last}" + (f"%{job.array_limit}" if job.array_limit else "")
+
+
+def _variables(job: Job, site: Site) -> list[str]:
+    number = "$SLURM_JOB_ID" if job.array is None else "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+    limits = f"--requeue-limit {job.requeue_limit} --idle-limit {job.idle_limit}"
+    flags = ["--kill-on-bad-exit=1", "--ntasks-per-node=1", "--label", *site.srun]
+    flags.append(f"--cpus-per-task={job.cpus_per_process * job.processes_per_node}")
+    program = f"{shlex.quote(str(PROJECT))}/mstat/cluster/attempts.py"
+    return [
+        f"export RUN={job.account_of}",
+        f'log={shlex.quote(str(job.folder / FOLDER))}/"$SLURM_JOB_NAME-{number}.log"',
+        "attempt() {  # begin | end: is there another one?",
+        f'  local what=$1; shift; {site.accountant} {program} "$what" "$RUN" \\',
+        f'    --kind {job.kind} --job "$SLURM_JOB_ID" --log "$log" {limits} "$@"',
+        "}",
+        f"step=(srun {' '.join(flags)})",
+        'NODES=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste --serial --delimiters=,)',
+        "export NODES MAIN=${NODES%%,*}",
+        f"export PYTHONUNBUFFERED=1 PYTHONPATH={shlex.quote(site.root)}${{PYTHONPATH:+:$PYTHONPATH}}",
+    ]
+
+
+def _function(name: str, site: Site, command: Sequence[str]) -> list[str]:
+    """A function that every node runs once, after a look at what all else would fail by in many words."""
+    python = _interpreter(site)
+    guards = [
+        f'{python} -c "" 2>/dev/null || {{ echo "error: $(hostname): no Python that runs: {python}" >&2; exit 1; }}',
+        'test -w "$RUN" || { echo "error: $(hostname): $RUN is not there, or cannot be written" >&2; exit 1; }',
+    ]
+    return [f"{name}() {{  # on every node", *(f"  {line}" for line in [*guards, *command]), "}"]
+
+
+def _interpreter(site: Site) -> str:
+    return " ".join(filter(None, [site.container, site.interpreter]))
+
+
+def _work(job: Job, site: Site) -> list[str]:
+    python = _interpreter(site)
+    part = "" if job.array is None else f' --array-task "$SLURM_ARRAY_TASK_ID/{job.array[1]}"'
+    if job.kind == "collect":
+        return wrapped(f"exec {python} -m mstat.cluster.collect", job.arguments)
+    if job.kind == "shards":
+        return wrapped(f"exec {python} -m shards", job.arguments, part)
+    return _launched(f"{python} -m accelerate.commands.launch", job, site, part)
+
+
+def _preflight(job: Job, site: Site) -> list[str]:
+    """It takes the command line of the launcher, and asks whether all that is named there is as it should be."""
+    checks = f"{_interpreter(site)} {shlex.quote(site.root)}/launch/preflight.py"
+    checks += f' --expect-processes {job.num_processes} --hosts "$NODES"'
+    return [line.replace('"$PORT"', '"$((PORT + 1))"') for line in _launched(checks, job, site, "")]
+
+
+def _launched(launcher: str, job: Job, site: Site, part: str) -> list[str]:
+    if job.array is not None and job.kind != "reproduce":
+        part = ' --run "$RUN" --seed "$SLURM_ARRAY_TASK_ID"'
+    return [
+        'trap "" USR1  # it would kill the launcher; the ranks handle it',
+        f"exec {launcher} \\",
+        *(f"  {line} \\" for line in accelerate_flags(job, site)),
+        *wrapped(f"  {shlex.quote(site.root)}/launch/{job.kind}.py", job.arguments, part),
+    ]
+
+
+def accelerate_flags(job: Job, site: Site) -> list[str]:
+    """Of `accelerate launch`, a few a line; MAIN, PORT and the node's number are set where they are run."""
+    alone = job.num_processes == 1 and job.zero is None and site.accelerate is None
+    yaml = Path(site.root) / "configs" / "accelerate" / ("single.yaml" if alone else "multinode.yaml")
+    flags = [f"--config_file {shlex.quote(site.accelerate or str(yaml))}"]
+    if not alone:
+        flags.append(f'--num_machines {job.nodes} --num_processes {job.num_processes} --machine_rank "$SLURM_NODEID"')
+        flags.append('--main_process_ip "$MAIN" --main_process_port "$PORT"')
+    if job.zero is not None:
+        flags.append(f"--use_deepspeed --zero_stage {job.zero}")
+    return flags
+
+
+def wrapped(start: str, words: Sequence[str], end: str = "") -> list[str]:
+    """A command over as many lines as it takes, each word quoted."""
+    lines, line = [], start
+    for word in words:
+        quoted = shlex.quote(word)
+        if len(line) + len(quoted) > WIDTH:
+            lines.append(f"{line} \\")
+            line = "   "
+        line += f" {quoted}"
+    return [*lines, line + end]
+
+
+LOOP = f"""\
+# --- the same in every script
+stop=0; trap stop=1 USR1  # Slurm sends it before the time limit
+
+run() {{  # FUNCTION on every node; the signal is handed on until the end, for a rank that starts does not listen yet
+  local id status pause=1
+  export -f "$1"
+  "${{step[@]}}" bash -c "$1" & id=$!
+  while :; do
+    if [ $stop = 0 ]; then
+      wait $id; status=$?
+    else
+      scancel --quiet --signal=USR1 "$SLURM_JOB_ID"
+      sleep $pause; pause=$((pause < 16 ? 2 * pause : 16))
+    fi
+    kill -0 $id 2>/dev/null || break
+  done
+  wait $id 2>/dev/null; id=$?
+  return $((id == 127 ? status : id))
+}}
+
+reachable() {{ timeout 30 srun --overlap --ntasks-per-node=1 true >/dev/null 2>&1 && echo 1 || echo 0; }}
+
+todo="@FUNCTIONS@"
+for ((n = 0; ; n++)); do
+  export PORT=$((20000 + (SLURM_JOB_ID * 7 + n) % 10000))
+  attempt begin || exit 1
+  for what in $todo; do [ $stop = 0 ] && run $what; status=$?; [ $status = 0 ] || break; done
+  attempt end --phase $what --status $status --stopped $stop --reachable "$([ $status = 0 ] && echo 1 || reachable)"
+  case $? in
+    {DONE}) exit 0 ;;
+    {RESTART}) todo=work ;;  # at once, where we are: all nodes answer
+    {REQUEUE}) # the controller may be out of reach for a while
+      for try in {{1..20}}; do
+        told=$(scontrol requeue "$SLURM_JOB_ID" 2>&1) && sleep 60 && break
+        echo "$told"
+        # Slurm has done it: a script that lingers when the job comes back would have its node drained.
+        [[ $told == *pending* ]] && break
+        sleep 15
+      done
+      exit 1 ;;
+    {CANCELLED}) scancel "$SLURM_JOB_ID"; sleep 60; exit 1 ;;
+    *) exit 1 ;;
+  esac
+done
+"""

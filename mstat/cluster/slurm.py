@@ -1,0 +1,155 @@
+"""Slurm's own commands: submit, ask, signal, cancel. Nothing is cached; what Slurm says is what is told."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mstat.cluster import attempts
+from mstat.cluster.attempts import FOLDER
+from mstat.cluster.job import Job, collector
+from mstat.cluster.script import batch_script
+from mstat.cluster.sites import Site
+
+IN_QUEUE = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "PREEMPTED")
+CLIENT_SECONDS = 60
+
+
+class SlurmError(ValueError):
+    """What a command of Slurm complained about."""
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What Slurm says of a job: its state and reason, how often it was restarted, its time so far and limit."""
+
+    state: str
+    reason: str = ""
+    restarts: int = 0
+    run_time: str = ""
+    time_limit: str = ""
+
+    @property
+    def active(self) -> bool:
+        """Whether it runs or may still."""
+        return self.state in IN_QUEUE
+
+
+def submit(job: Job, site: Site) -> list[str]:
+    """Write the scripts of a job, and of the one that collects from its array; have them checked; submit them.
+
+    Returns:
+        The jobs' ids.
+
+    Raises:
+        SlurmError: If Slurm refuses; nothing is then in the queue.
+        ValueError: If a job of this folder is in the queue.
+    """
+    refuse_second(job.folder)
+    jobs = [job, *filter(None, [collector(job)])]
+    for one in jobs:
+        one.script.parent.mkdir(parents=True, exist_ok=True)
+        one.script.write_text(batch_script(one, site))
+        check(one.script)
+    ids = [start(job.folder, job.script)]
+    about = {"id": ids[0], "scheduler": "slurm", "script": str(job.script), "array": job.array is not None}
+    log = job.folder / FOLDER / (f"{job.name}-{ids[0]}" + ("_*" if job.array else "") + ".log")
+    about["log"] = str(log)
+    if len(jobs) > 1:
+        when = "afterok" if job.kind == "shards" else "afterany"  # a failed element must not hide the others' results
+        ids.append(_sbatch(jobs[1].script, [f"--dependency={when}:{ids[0]}", "--kill-on-invalid-dep=yes"]))
+        about["collector"] = ids[1]
+    attempts.write_json(job.folder / FOLDER / "job.json", about)
+    return ids
+
+
+def refuse_second(folder: Path) -> None:
+    """Raises ValueError if a job of this folder is in the queue."""
+    about = attempts.read_json(folder / FOLDER / "job.json")
+    if about.get("scheduler") == "slurm" and (state := ask(about["id"])) and state.active:
+        raise ValueError(f"{folder}: job {about['id']} is {state.state}: follow, cancel or wait for it")
+
+
+def start(folder: Path, script: Path, flags: Sequence[str] = ()) -> str:
+    """Submit a script; bounds on restarts begin anew, and a cancellation is forgotten. Gives the job's id."""
+    (folder / FOLDER / "cancel").unlink(missing_ok=True)
+    for of_element in (folder, *folder.glob("seed-*"), *folder.glob("job/task-*"), folder / FOLDER / "collect"):
+        if of_element == folder or (of_element / FOLDER).exists():
+            (of_element / FOLDER / "cancel").unlink(missing_ok=True)
+            attempts.append(of_element, {"event": "submit"})
+    return _sbatch(script, flags)
+
+
+def check(script: Path) -> None:
+    """`sbatch --test-only`: raises SlurmError if Slurm would refuse the script."""
+    _call("sbatch", "--test-only", str(script))
+
+
+def _sbatch(script: Path, flags: Sequence[str]) -> str:
+    return _call("sbatch", "--parsable", *flags, str(script)).strip().split(";")[0]
+
+
+def ask(job: str) -> JobState | None:
+    """The state of a job; None if Slurm does not know it any more."""
+    try:
+        lines = _call("scontrol", "--oneliner", "show", "job", job).splitlines()
+    except SlurmError as error:
+        if "Invalid job id" not in str(error):
+            raise
+        return _from_accounting(job)
+    found = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in lines if line.startswith("JobId=")]
+    if not found:
+        return None
+    # Of an array the least finished element counts.
+    found.sort(key=lambda one: IN_QUEUE.index(one["JobState"]) if one["JobState"] in IN_QUEUE else len(IN_QUEUE))
+    one = found[0]
+    return JobState(
+        one["JobState"],
+        one.get("Reason", ""),
+        int(one.get("Restarts", 0)),
+        one.get("RunTime", ""),
+        one.get("TimeLimit", ""),
+    )
+
+
+def _from_accounting(job: str) -> JobState | None:
+    if shutil.which("sacct") is None:
+        return None
+    try:
+        lines = _call("sacct", "--noheader", "--allocations", "--parsable2", "--format=State,Elapsed", f"--jobs={job}")
+    except SlurmError:  # no accounting there
+        return None
+    words = lines.split("\n")[0].split("|")
+    return JobState(words[0].split()[0], run_time=words[-1]) if words[0] else None
+
+
+def signal(job: str) -> None:
+    """USR1 to the batch script, which hands it on to the ranks: they save and end."""
+    _call("scancel", "--batch", "--signal=USR1", job)
+
+
+def cancel(job: str) -> None:
+    """End a job now."""
+    _call("scancel", job)
+
+
+def _call(*command: str) -> str:
+    if shutil.which(command[0]) is None:
+        raise SlurmError(f"there is no `{command[0]}` here: run it where jobs are submitted (or --scheduler local)")
+    # What a job's own environment says would count more than the script.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("SBATCH_", "SLURM_")) or k == "SLURM_CONF"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=CLIENT_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{command[0]}: no answer within {CLIENT_SECONDS} s") from None
+    if done.returncode:
+        told = "; ".join(
+            line.removeprefix(f"{command[0]}: ").removeprefix("error: ") for line in done.stderr.splitlines()
+        )
+        raise SlurmError(f"{command[0]}: {told or f'exit status {done.returncode}'}")
+    return done.stdout

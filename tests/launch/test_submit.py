@@ -1,0 +1,219 @@
+"""Jobs on a real Slurm with two nodes: to their end whatever happens to them, and to no second start where it is of no
+use. tests/soak/test_cluster.py cuts power and cables."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from mstat.cluster import attempts
+from tests import hosts
+from tests.conftest import PROJECT, assert_same_losses, state
+from tests.slurm import CABLE, Cluster, skip, two_nodes, wait_until, why_not
+
+SLOW = """
+import sys, time
+sys.path.insert(0, {project!r})
+from launch import train
+from mstat.engine import Engine
+real = Engine.update
+def update(self, loss, lr):
+    time.sleep(0.5)
+    return real(self, loss, lr)
+Engine.update = update
+if __name__ == "__main__":  # loader workers import it, too
+    sys.exit(train.main())
+"""
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if reason := why_not():
+        skip(reason)
+    folder = tmp_path_factory.mktemp("slurm")
+    # The nodes take over what is mounted when they are made; room for one checkpoint, and not for two.
+    (folder / "small").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder / "small"], check=True)
+    try:
+        with two_nodes(folder / "slurm") as cluster:
+            yield cluster
+    finally:
+        subprocess.run(["umount", "--lazy", folder / "small"], check=True)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_site(tmp_path_factory.mktemp("site") / "site.yaml")
+
+
+def write_site(path: Path, more: str = "") -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"interface: {CABLE}\nenvironment: {{OMP_NUM_THREADS: '1'}}\n{more}")
+    return path
+
+
+def write_project(folder: Path, train: str) -> Path:
+    """A site whose launch/train.py is another one."""
+    (folder / "launch").mkdir(parents=True)
+    (folder / "launch" / "train.py").write_text(train)
+    accelerate = PROJECT / "configs" / "accelerate" / "multinode.yaml"
+    return write_site(folder / "site.yaml", f"project: {folder}\naccelerate: {accelerate}\n")
+
+
+@pytest.fixture(scope="session")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site on which a step takes half a second."""
+    return write_project(tmp_path_factory.mktemp("slow") / "project", SLOW.format(project=str(PROJECT)))
+
+
+def on_two_nodes(site: Path) -> list[object]:
+    return ["--site", site, "--nodes", 2, "--gpus-per-node", 0, "--time", 60, "--skip-preflight"]
+
+
+def job_of(output: str) -> str:
+    """The number in what submit.py says."""
+    match = re.search(r"\bjob (\d+)", output)
+    assert match, output
+    return match[1]
+
+
+def events(folder: Path, event: str) -> list[dict[str, object]]:
+    return [found for found in attempts.read(folder) if found["event"] == event]
+
+
+def log_of(folder: Path) -> str:
+    return "\n".join(path.read_text() for path in (folder / "job").glob("*.log"))
+
+
+def wait_for_step(cluster: Cluster, folder: Path, step: int) -> None:
+    metrics = folder / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= step, 240, lambda: log_of(folder))
+
+
+def assert_same_weights(folder: Path, other: Path) -> None:
+    ours, theirs = (load_file(path / "model.safetensors") for path in (folder, other))
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster: Cluster, site: Path, tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on two nodes that nothing happens to."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "the run"
+    output = cluster.submit(*on_two_nodes(site), "--", "--config", tiny_config, "--run", folder)
+    assert cluster.wait_for_end(job_of(output))["JobState"] == "COMPLETED", log_of(folder)
+    return folder
+
+
+def test_a_run_on_two_nodes(cluster: Cluster, undisturbed: Path, reference: Path) -> None:
+    """Submitted with one command, it ends with the losses of one process to 1e-5; status says so."""
+    assert_same_losses(undisturbed, reference, rel=1e-5)
+    assert state(undisturbed)["state"] == "done"
+    assert [event["outcome"] for event in events(undisturbed, "end")] == ["done"]
+    told = cluster.submit("status", undisturbed)
+    assert re.search(r"COMPLETED +│ done +│ 20 / 20 │ +\d+\.\d{4} │ I \d", told), told
+    assert "report: " in cluster.submit("logs", undisturbed)
+
+
+def test_the_time_limit(cluster: Cluster, slow: Path, undisturbed: Path, tiny_config: Path, tmp_path: Path) -> None:
+    """The signal that Slurm sends before the limit: a checkpoint, a requeue, and in the end the weights of the
+    undisturbed run, bitwise. Meanwhile a second submission is refused."""
+    folder = tmp_path / "run"
+    arguments = [*on_two_nodes(slow), "--", "--config", tiny_config, "--run", folder]
+    job = job_of(cluster.submit(*arguments))
+    wait_for_step(cluster, folder, 2)
+    assert f"job {job} is RUNNING: follow, cancel or wait for it" in cluster.submit(*arguments, check=False)
+    cluster.call("scancel", "--batch", "--signal=USR1", job)
+    assert cluster.wait_for_end(job)["JobState"] == "COMPLETED", log_of(folder)
+    first, second = events(folder, "end")
+    assert (first["outcome"], first["reason"]) == ("requeue", "stopped by SIGUSR1")
+    assert [event["step"] for event in events(folder, "begin")] == [0, first["step"]]
+    assert 2 <= first["step"] < 20  # type: ignore[operator]
+    assert second["outcome"] == "done"
+    assert cluster.job(job)["Restarts"] == "1"
+    assert_same_losses(folder, undisturbed, rel=0)
+    assert_same_weights(folder, undisturbed)
+
+
+def test_cancel_and_continue(
+    cluster: Cluster, slow: Path, undisturbed: Path, tiny_config: Path, tmp_path: Path
+) -> None:
+    """`cancel` saves first and nothing comes back; `continue` brings the same run to the same end."""
+    folder = tmp_path / "run"
+    job = job_of(cluster.submit(*on_two_nodes(slow), "--", "--config", tiny_config, "--run", folder))
+    wait_for_step(cluster, folder, 2)
+    assert f"job {job} saves and ends" in cluster.submit("cancel", folder)
+    assert cluster.wait_for_end(job)["JobState"] == "CANCELLED"
+    assert state(folder)["state"] == "requeue"
+    assert cluster.job(job)["Restarts"] == "0"
+    assert re.search(rf"{job} CANCELLED +│ requeue +│ +{state(folder)['step']} / 20", cluster.submit("status", folder))
+
+    again = job_of(cluster.submit("continue", folder))
+    assert again != job
+    assert cluster.wait_for_end(again)["JobState"] == "COMPLETED", log_of(folder)
+    assert_same_losses(folder, undisturbed, rel=0)
+    assert_same_weights(folder, undisturbed)
+
+
+def test_an_error_of_the_user(cluster: Cluster, tiny_config: Path, tmp_path: Path) -> None:
+    """An exception at start on all nodes: no second start, and its traceback is the last that status shows."""
+    site = write_project(tmp_path / "project", "def build():\n    raise RuntimeError('a bug of mine')\n\nbuild()\n")
+    folder = tmp_path / "run"
+    job = job_of(cluster.submit(*on_two_nodes(site), "--", "--config", tiny_config, "--run", folder))
+    about = cluster.wait_for_end(job)
+    assert (about["JobState"], about["Restarts"]) == ("FAILED", "0")
+    assert len(events(folder, "begin")) == 1
+    assert state(folder) == {"state": "failed", "step": 0, "reason": "RuntimeError: a bug of mine"}
+    told = cluster.submit("status", folder).rstrip()
+    assert told.endswith("raise RuntimeError('a bug of mine')\nRuntimeError: a bug of mine"), told
+    assert "Traceback (most recent call last):" in told
+
+
+def test_a_missing_interpreter(cluster: Cluster, tiny_config: Path, tmp_path: Path) -> None:
+    """It is there on one node, not on the other: one line that names node and interpreter."""
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    python = binaries / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    hosts.call(*hosts.within(cluster.machines["n2"]), "mount", "-t", "tmpfs", "tmpfs", str(binaries))
+    site = write_site(tmp_path / "site.yaml", f"python: {python}\n")
+    folder = tmp_path / "run"
+    job = job_of(cluster.submit(*on_two_nodes(site), "--", "--config", tiny_config, "--run", folder))
+    about = cluster.wait_for_end(job)
+    assert (about["JobState"], about["Restarts"]) == ("FAILED", "0")
+    reason = f"n2: no Python that runs: {python}"
+    assert state(folder)["reason"] == reason
+    assert cluster.submit("status", folder).rstrip().endswith(f"error: {reason}")
+
+
+def test_a_bad_checkpoint(cluster: Cluster, site: Path, undisturbed: Path, tiny_config: Path, tmp_path: Path) -> None:
+    """A file of the newest checkpoint is cut off: no second start, and status ends with the file and the way out."""
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    shutil.rmtree(folder / "job")
+    damaged = sorted((folder / "checkpoints").iterdir())[-1]
+    with (damaged / "optimizer.pt").open("r+b") as file:
+        file.truncate(1000)
+    arguments = [*on_two_nodes(site)[:-1], "--nodes", 1, "--skip-preflight"]
+    job = job_of(cluster.submit(*arguments, "--", "--config", tiny_config, "--run", folder, "--train.steps", 30))
+    about = cluster.wait_for_end(job)
+    assert (about["JobState"], about["Restarts"]) == ("FAILED", "0")
+    told = f"{damaged}: optimizer.pt changed after the checkpoint was made: copy it anew, or remove the folder"
+    assert told in cluster.submit("status", folder).rstrip().splitlines()[-1]
+
+
+def test_a_full_disk(cluster: Cluster, site: Path, tiny_config: Path) -> None:
+    """The second checkpoint does not fit: no second start, and status says which file."""
+    folder = cluster.folder.parent / "small" / "run"
+    arguments = [*on_two_nodes(site)[:-1], "--nodes", 1, "--skip-preflight"]
+    job = job_of(cluster.submit(*arguments, "--", "--config", tiny_config, "--run", folder))
+    about = cluster.wait_for_end(job)
+    assert (about["JobState"], about["Restarts"]) == ("FAILED", "0"), log_of(folder)
+    assert "No space left on device" in cluster.submit("status", folder).rstrip().splitlines()[-1]

@@ -1,0 +1,93 @@
+"""The batch script, as text that bash and a person can read."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mstat.cluster.sites import load_site
+from tests.conftest import PROJECT
+
+SUBMIT = [sys.executable, str(PROJECT / "launch" / "submit.py")]
+SITES = sorted((PROJECT / "configs" / "sites").glob("*.yaml"))
+
+
+def dry(*arguments: object) -> str:
+    done = subprocess.run([*SUBMIT, "--dry-run", *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # What would be run: a syntax error would show.
+    assert subprocess.run(["bash", "-n"], input=done.stdout, text=True).returncode == 0
+    return done.stdout
+
+
+def test_what_is_asked_for_stands_there(tmp_path: Path) -> None:
+    """Every resource, the command's own arguments quoted, and nothing is written."""
+    options = ["--nodes", 2, "--gpus-per-node", 8, "--time", "12:00:00", "--partition", "gpu", "--account", "reid"]
+    run = tmp_path / "it's mine"
+    text = dry(*options, "--requeue-limit", 5, "--zero", 2, "--", "--config", "configs/mars.yaml", "--run", run)
+    for line in (
+        "#SBATCH --nodes=2",
+        "#SBATCH --ntasks-per-node=1",
+        "#SBATCH --gpus-per-node=8",
+        "#SBATCH --cpus-per-task=64",
+        "#SBATCH --time=12:00:00",
+        "#SBATCH --partition=gpu",
+        "#SBATCH --account=reid",
+        "#SBATCH --signal=B:USR1@300",
+        "#SBATCH --requeue",
+        '    --num_machines 2 --num_processes 16 --machine_rank "$SLURM_NODEID" \\',
+        "    --use_deepspeed --zero_stage 2 \\",
+    ):
+        assert f"\n{line}\n" in text, line
+    assert "--requeue-limit 5" in text
+    text = re.sub(r" \\\n +", " ", text)  # on one line
+    assert f"""launch/train.py --config configs/mars.yaml --run '{tmp_path}/it'"'"'s mine'\n""" in text
+    assert not run.exists()
+
+
+def test_arrays_and_their_collectors(tmp_path: Path) -> None:
+    """Seeds become runs of their own; tasks share shards; each has a job that follows."""
+    text = dry("--gpus-per-node", 1, "--array", 3, "--", "--run", tmp_path / "sweep", "--seed", 4)
+    text = re.sub(r" \\\n +", " ", text)
+    assert "#SBATCH --array=4-6\n" in text
+    assert f"""export RUN={tmp_path}/sweep/seed-"$SLURM_ARRAY_TASK_ID"\n""" in text
+    assert '--seed 4 --run "$RUN" --seed "$SLURM_ARRAY_TASK_ID"\n' in text
+    assert f"-m mstat.cluster.collect {tmp_path}/sweep\n" in text
+
+    text = dry(
+        "--job", "shards", "--array", 8, "--array-limit", 2, "--", "build", "mars", "--source", "M", "--out", "O"
+    )
+    assert "#SBATCH --array=1-8%2\n" in text
+    assert '-m shards build mars --source M --out O --array-task "$SLURM_ARRAY_TASK_ID/8"\n' in text
+    assert "-m shards build mars --source M --out O --join\n" in text
+    assert "gpus" not in text
+
+
+@pytest.mark.parametrize("path", SITES, ids=lambda path: path.stem)
+def test_the_sites_that_come_along(path: Path, tmp_path: Path) -> None:
+    """Each is read, makes a script, and its lines stand there."""
+    site = load_site(path)
+    text = dry("--site", path, "--nodes", 2, "--gpus-per-node", 8, "--", "--run", tmp_path)
+    for line in site.setup:
+        assert f"\n{line}\n" in text
+    assert len(SITES) >= 3
+
+
+def test_a_site_with_a_wrong_key(tmp_path: Path) -> None:
+    """It is named, and nothing is submitted."""
+    path = tmp_path / "site.yaml"
+    path.write_text("modules: [cuda]\n")
+    with pytest.raises(ValueError, match=r"site\.yaml: .*modules"):
+        load_site(path)
+
+
+def test_a_signal_before_there_is_time(tmp_path: Path) -> None:
+    """A limit shorter than the time for saving would start and stop for ever."""
+    command = [*SUBMIT, "--dry-run", "--time", "5", "--", "--run", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "error: --stop-before 300: less than --time 5 (300 s)" in done.stderr
