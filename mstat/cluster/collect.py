@@ -14,8 +14,8 @@ from typing import Any
 import rich
 
 from mstat.files import write_json
+from mstat.means import mean_of, numbers
 from mstat.report.progress import score_table
-from mstat.splits import mean_of
 
 
 def collect(folder: Path) -> dict[str, Any]:
@@ -29,9 +29,8 @@ def collect(folder: Path) -> dict[str, Any]:
     if missing or not runs:
         raise ValueError(f"{folder}: not scored: {', '.join(missing) or 'no seed-* in it'}; after a repair, continue")
     evaluations = {path.name: json.loads((path / "evaluation.json").read_text()) for path in runs}
-    mean = mean_of(evaluations)
-    mean["split"] = next(iter(evaluations.values()))["split"]
-    mean["seeds"] = mean.pop("splits")
+    seeds = {name: numbers(evaluation) for name, evaluation in evaluations.items()}
+    mean = {**mean_of(list(evaluations.values())), "seeds": seeds}
     write_json(folder / "evaluation.json", mean)
     return mean
 
