@@ -171,9 +171,9 @@ def two_nodes(folder: Path) -> Iterator[Cluster]:
     # Not used, but slurmd loads a plugin: "autodetect" dies where /sys/fs/cgroup is not mounted.
     (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
     try:
-        cluster.daemons.append(_munge(folder))  # its socket crosses network namespaces
         cluster.machines["ctl"] = hosts.hold("ctl", ADDRESSES)
         inside = hosts.within(cluster.machines["ctl"])
+        _munge(cluster, inside)
         hosts.call(*inside, "ip", "link", "add", "bridge", "type", "bridge")
         _plug_in(inside, "bridge", ADDRESSES["ctl"])
         cluster._daemon(inside, "slurmctld", "-D")
@@ -196,17 +196,16 @@ def _plug_in(inside: Sequence[str], interface: str, address: str) -> None:
         hosts.call(*inside, "ip", "link", "set", each, "up")
 
 
-def _munge(folder: Path) -> subprocess.Popen[bytes]:
-    key = folder / "munge.key"
+def _munge(cluster: Cluster, inside: Sequence[str]) -> None:
+    """One for all: its socket crosses network namespaces."""
+    key, socket = cluster.folder / "munge.key", cluster.folder / "munge.socket"
     key.touch(mode=0o600)
     key.write_bytes(os.urandom(1024))
-    socket = folder / "munge.socket"
-    options = {"key-file": key, "socket": socket, "pid-file": folder / "munge.pid", "seed-file": folder / "munge.seed"}
-    flags = [f"--{name}={value}" for name, value in {**options, "log-file": folder / "munge.log"}.items()]
-    with (folder / "munge.out").open("wb") as log:
-        munge = subprocess.Popen(["munged", "--foreground", "--force", *flags], stdout=log, stderr=log)
-    wait_until(socket.exists, START_SECONDS, (folder / "munge.out").read_text)
-    return munge
+    files = {"key-file": key, "socket": socket}
+    files |= {f"{name}-file": cluster.folder / f"munge.{name}" for name in ("pid", "log", "seed")}
+    flags = [f"--{name}={value}" for name, value in files.items()]
+    cluster._daemon(inside, "munged", "--foreground", "--force", *flags)
+    wait_until(socket.exists, START_SECONDS, (cluster.folder / "munged.out").read_text)
 
 
 def wait_until(true: Callable[[], Any], seconds: float, about: Callable[[], Any] = str) -> Any:

@@ -30,11 +30,12 @@ END_SECONDS = 90  # after one host has ended badly: its peers find out and say s
 WAIT_SECONDS = 15
 
 STOP_AT_END_OF_INPUT = """\
-{function} & id=$!
 exec 3<&0
-{{ read -r -u 3; kill -TERM $id 2>/dev/null; }} & watch=$!
+set -m  # in a group of its own, with the launcher
+{function} & id=$!
+{{ read -r -u 3; kill -TERM -- -$id 2>/dev/null; }} & watch=$!
 wait $id; status=$?
-kill $watch 2>/dev/null
+kill -- -$watch 2>/dev/null
 exit $status
 """
 

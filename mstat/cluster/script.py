@@ -11,6 +11,7 @@ from mstat.cluster.job import Job
 from mstat.cluster.sites import PROJECT, Site
 
 WIDTH = 110
+LATE_SECONDS = 90  # for the other nodes to end after one has: a rank has 30 s to save, and Slurm its KillWait
 WHAT = {
     "train": "Training of",
     "pretrain": "Pretraining of",
@@ -75,7 +76,7 @@ def _array(job: Job) -> str | None:
 def _variables(job: Job, site: Site) -> list[str]:
     number = "$SLURM_JOB_ID" if job.array is None else "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
     limits = f"--requeue-limit {job.requeue_limit} --idle-limit {job.idle_limit}"
-    flags = ["--kill-on-bad-exit=1", "--ntasks-per-node=1", "--label", *site.srun]
+    flags = ["--kill-on-bad-exit=1", "--overlap", "--ntasks-per-node=1", "--label", *site.srun]
     flags.append(f"--cpus-per-task={job.cpus_per_process * job.processes_per_node}")
     program = f"{shlex.quote(str(PROJECT))}/mstat/cluster/attempts.py"
     return [
@@ -128,9 +129,11 @@ def _launched(launcher: str, job: Job, site: Site, part: str) -> list[str]:
         part = ' --run "$RUN" --seed "$SLURM_ARRAY_TASK_ID"'
     return [
         'trap "" USR1  # it would kill the launcher; the ranks handle it',
-        f"exec {launcher} \\",
+        "trap : TERM  # it is for the launcher, whose end we wait for",
+        f"{launcher} \\",
         *(f"  {line} \\" for line in accelerate_flags(job, site)),
-        *wrapped(f"  {shlex.quote(site.root)}/launch/{job.kind}.py", job.arguments, part),
+        *wrapped(f"  {shlex.quote(site.root)}/launch/{job.kind}.py", job.arguments, f"{part} \\"),
+        f'    || {{ status=$?; touch "$RUN/{FOLDER}/ended"; exit $status; }}',
     ]
 
 
@@ -163,21 +166,21 @@ LOOP = f"""\
 # --- the same in every script
 stop=0; trap stop=1 USR1  # Slurm sends it before the time limit
 
-run() {{  # FUNCTION on every node; the signal is handed on until the end, for a rank that starts does not listen yet
-  local id status pause=1
+run() {{  # FUNCTION on every node
+  local id asked=0 late=0
+  rm -f "$RUN/{FOLDER}/ended"
   export -f "$1"
   "${{step[@]}}" bash -c "$1" & id=$!
-  while :; do
-    if [ $stop = 0 ]; then
-      wait $id; status=$?
-    else
-      scancel --quiet --signal=USR1 "$SLURM_JOB_ID"
-      sleep $pause; pause=$((pause < 16 ? 2 * pause : 16))
+  while kill -0 $id 2>/dev/null; do
+    sleep 1
+    # Again and again: a rank that starts does not listen yet.
+    [ $stop = 1 ] && [ $((asked++ % 5)) = 0 ] && scancel --quiet --signal=USR1 "$SLURM_JOB_ID"
+    # A node that went down and came back quickly has forgotten the step, and srun would wait for it for ever.
+    if [ -e "$RUN/{FOLDER}/ended" ] && [ $((late++)) -ge {LATE_SECONDS} ]; then
+      scancel --quiet --signal=KILL "$SLURM_JOB_ID"; kill -KILL $id
     fi
-    kill -0 $id 2>/dev/null || break
   done
-  wait $id 2>/dev/null; id=$?
-  return $((id == 127 ? status : id))
+  wait $id
 }}
 
 reachable() {{ timeout 30 srun --overlap --ntasks-per-node=1 true >/dev/null 2>&1 && echo 1 || echo 0; }}

@@ -45,7 +45,7 @@ def test_what_is_asked_for_stands_there(tmp_path: Path) -> None:
         assert f"\n{line}\n" in text, line
     assert "--requeue-limit 5" in text
     text = re.sub(r" \\\n +", " ", text)  # on one line
-    assert f"""launch/train.py --config configs/mars.yaml --run '{tmp_path}/it'"'"'s mine'\n""" in text
+    assert f"""launch/train.py --config configs/mars.yaml --run '{tmp_path}/it'"'"'s mine' || {{""" in text
     assert not run.exists()
 
 
@@ -55,7 +55,7 @@ def test_arrays_and_their_collectors(tmp_path: Path) -> None:
     text = re.sub(r" \\\n +", " ", text)
     assert "#SBATCH --array=4-6\n" in text
     assert f"""export RUN={tmp_path}/sweep/seed-"$SLURM_ARRAY_TASK_ID"\n""" in text
-    assert '--seed 4 --run "$RUN" --seed "$SLURM_ARRAY_TASK_ID"\n' in text
+    assert '--seed 4 --run "$RUN" --seed "$SLURM_ARRAY_TASK_ID" || {' in text
     assert f"-m mstat.cluster.collect {tmp_path}/sweep\n" in text
 
     text = dry(
