@@ -62,6 +62,9 @@ tr.whole > * { color: var(--text); font-weight: 700; }
   section { grid-column: span 2; min-width: 0; } section.half { grid-column: span 1; } }
 figure { margin: 0; max-width: 34rem; break-inside: avoid; }
 figure img { width: 100%; }
+.wide figure { max-width: none; }
+.wide img { min-width: 44rem; }
+@media print { .wide img { min-width: 0; } }
 .swatch { width: .8em; height: .8em; vertical-align: -.05em; border: 1px solid var(--line); }
 article { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .75rem;
   margin: 1rem 0; }

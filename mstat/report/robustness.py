@@ -33,7 +33,8 @@ def robustness(folder: Folder) -> str:
         for sweep, points in found["sweeps"].items()
         if points
     ]
-    return page.figure(svg, page.SVG, f"Scores under worse frames: {'; '.join(ends)}", caption(found))
+    figure = page.figure(svg, page.SVG, f"Scores under worse frames: {'; '.join(ends)}", caption(found))
+    return f'<div class="scroll wide" tabindex="0">{figure}</div>'  # three panels: on a phone they scroll aside
 
 
 def table(found: Mapping[str, Any]) -> Table:

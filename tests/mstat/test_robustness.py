@@ -72,6 +72,7 @@ def test_points_are_scores_of_their_settings(config: Config) -> None:
     told = (run / "robustness.md").read_text()
     assert all(f"| {heading} |" in told for heading in ("test frames", "occluded area", "height in pixels"))
     assert (run / "figures" / "robustness.svg").read_bytes().count(b'id="axes_') == 3
+    assert (run / "report.html").read_text().count("Scores under worse frames: mAP") == 1
     assert table(found).row_count == 3 + 3 + 3 + 3
     assert "2 frames of each tracklet" in caption(found)
 
