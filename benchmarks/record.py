@@ -1,6 +1,6 @@
 """What every record in this folder says of itself: command, machine, date, commit and versions.
 
-A benchmark also keeps its main figures in benchmarks/.figures/, from which table.py makes the one table of `make bench`.
+A benchmark also keeps its figures in benchmarks/.figures/, from which table.py makes the one table of `make bench`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one table of `make bench`: the figures that the benchmarks have left in benchmarks/.figures/, by name of benchmark.
+"""The one table of `make bench`: the figures that the benchmarks have left in benchmarks/.figures/.
 
 `python benchmarks/table.py NAME...` prints those of the named benchmarks and writes them to
 benchmarks/bench_<hardware>_<date>.md.
