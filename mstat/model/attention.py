@@ -9,11 +9,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mstat.config import ModelConfig
+from mstat.model.linear import Linear
+
+SHORT = 256  # keys, up to which a CPU is faster with the whole map of scores than with PyTorch's fused kernel
 
 
 def layer_norm(config: ModelConfig) -> nn.LayerNorm:
     """The LayerNorm used everywhere; eps is that of ViT and TimeSformer, whose weights it may receive."""
     return nn.LayerNorm(config.width, eps=1e-6)
+
+
+def attend(q_FhQd: Tensor, k_FhSd: Tensor, v_FhSd: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, (F, h, Q, d), by the kernel that suits device and length."""
+    if q_FhQd.device.type != "cpu" or k_FhSd.shape[2] > SHORT:
+        return F.scaled_dot_product_attention(q_FhQd, k_FhSd, v_FhSd)
+    scores_FhQS = q_FhQd @ k_FhSd.mT * q_FhQd.shape[-1] ** -0.5
+    return scores_FhQS.softmax(-1) @ v_FhSd
 
 
 class Attention(nn.Module):
@@ -22,14 +33,15 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.qkv = nn.Linear(config.width, 3 * config.width)
-        self.proj = nn.Linear(config.width, config.width)
+        self.qkv = Linear(config.width, 3 * config.width)
+        self.proj = Linear(config.width, config.width)
 
-    def forward(self, x_FSD: Tensor) -> Tensor:
+    def forward(self, x_FSD: Tensor, scale: Tensor | None = None) -> Tensor:
+        """`scale` (1,) multiplies the result."""
         qkv = self.qkv(x_FSD).unflatten(-1, (3, self.num_heads, -1))
         q_FhSd, k_FhSd, v_FhSd = qkv.permute(2, 0, 3, 1, 4)
-        out_FhSd = F.scaled_dot_product_attention(q_FhSd, k_FhSd, v_FhSd)
-        return self.proj(out_FhSd.transpose(1, 2).flatten(2))
+        out_FhSd = attend(q_FhSd, k_FhSd, v_FhSd)
+        return self.proj(out_FhSd.transpose(1, 2).flatten(2), scale)
 
 
 class MLP(nn.Module):
@@ -38,8 +50,8 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         hidden = round(config.mlp_ratio * config.width)
-        self.fc1 = nn.Linear(config.width, hidden)
-        self.fc2 = nn.Linear(hidden, config.width)
+        self.fc1 = Linear(config.width, hidden)
+        self.fc2 = Linear(hidden, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))

@@ -39,7 +39,7 @@ def stack_config(config: ModelConfig) -> ModelConfig:
 class NoTime(nn.Module):
     """Stands for a block's temporal branch and adds nothing: frames meet in the class token alone."""
 
-    def forward(self, tokens_BNTD: Tensor) -> Tensor:
+    def forward(self, tokens_BNTD: Tensor, alpha: Tensor) -> Tensor:
         return torch.zeros_like(tokens_BNTD)
 
 

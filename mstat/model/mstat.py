@@ -93,7 +93,7 @@ class IdentityStage(nn.Module):
     def forward(self, tokens_BNTD: Tensor, class_BD: Tensor | None, keep_BR: Tensor | None) -> Tensor:
         """-> feature (B, D)."""
         if self.class_token is not None:
-            class_BD = self.class_token.expand(len(tokens_BNTD), -1)
+            class_BD = self.class_token.repeat(len(tokens_BNTD), 1)
         assert class_BD is not None
         tokens_BNTD, class_BD = run_blocks(self.blocks, tokens_BNTD, class_BD, keep_BR)
         return self.norm(class_BD if self.iap is None else self.iap(join(class_BD, tokens_BNTD)))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mstat.config import ModelConfig
 from mstat.model.attention import MLP, Attention, layer_norm
+from mstat.model.linear import Linear
 from mstat.model.proxies import AAP
 from mstat.model.tokens import patch_grid
 
@@ -25,11 +26,11 @@ class TemporalBranch(nn.Module):
         super().__init__()
         self.norm = layer_norm(config)
         self.attention = Attention(config)
-        self.fc = nn.Linear(config.width, config.width)
+        self.fc = Linear(config.width, config.width)
 
-    def forward(self, tokens_BNTD: Tensor) -> Tensor:
+    def forward(self, tokens_BNTD: Tensor, alpha: Tensor) -> Tensor:
         mixed = self.attention(self.norm(tokens_BNTD).flatten(0, 1))
-        return self.fc(mixed).view_as(tokens_BNTD)
+        return self.fc(mixed, alpha).view_as(tokens_BNTD)
 
 
 class AttributeTemporalBranch(nn.Module):
@@ -45,15 +46,15 @@ class AttributeTemporalBranch(nn.Module):
         self.norm = layer_norm(config)
         self.attention = Attention(config)
         self.expand = AAP(config, rows * columns)
-        self.fc = nn.Linear(config.width, config.width)
+        self.fc = Linear(config.width, config.width)
 
-    def forward(self, tokens_BNTD: Tensor) -> Tensor:
+    def forward(self, tokens_BNTD: Tensor, alpha: Tensor) -> Tensor:
         batch, _, frames, _ = tokens_BNTD.shape
         attributes_FAD = self.condense(tokens_BNTD.transpose(1, 2).flatten(0, 1))
         attributes_BATD = attributes_FAD.unflatten(0, (batch, frames)).transpose(1, 2)
         mixed = self.attention(self.norm(attributes_BATD).flatten(0, 1))
         mixed_BTAD = mixed.view(attributes_BATD.shape).transpose(1, 2)
-        expanded_FND = self.fc(self.expand(mixed_BTAD.flatten(0, 1)))
+        expanded_FND = self.fc(self.expand(mixed_BTAD.flatten(0, 1)), alpha)
         return expanded_FND.unflatten(0, (batch, frames)).transpose(1, 2)
 
 
@@ -74,7 +75,7 @@ class STA(nn.Module):
         self.mlp = MLP(config)
 
     def temporal_branch(self, config: ModelConfig) -> nn.Module:
-        """What mixes over time: (B, N, T, D) -> residual of that shape."""
+        """What mixes over time: (B, N, T, D) and alpha -> residual of that shape, times alpha."""
         return TemporalBranch(config)
 
     def forward(self, tokens_BNTD: Tensor, class_BD: Tensor, keep_B3: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -86,17 +87,20 @@ class STA(nn.Module):
         keep_t, keep_s, keep_m = (None, None, None) if keep_B3 is None else keep_B3.unbind(1)
         _, positions, frames, _ = tokens_BNTD.shape
 
-        tokens_BNTD = tokens_BNTD + self.alpha * drop(self.temporal(tokens_BNTD), keep_t)
+        tokens_BNTD = add(tokens_BNTD, self.temporal(tokens_BNTD, self.alpha), keep_t)
 
         copies_BT1D = class_BD[:, None, None].expand(-1, frames, -1, -1)
         joined_BTMD = torch.cat([copies_BT1D, tokens_BNTD.transpose(1, 2)], dim=2)
-        mixed = self.spatial(self.spatial_norm(joined_BTMD).flatten(0, 1)).view_as(joined_BTMD)
-        to_copies_BT1D, to_tokens_BTND = (self.beta * drop(mixed, keep_s)).split([1, positions], dim=2)
-        tokens_BNTD = tokens_BNTD + to_tokens_BTND.transpose(1, 2)
-        class_BD = class_BD + to_copies_BT1D.mean((1, 2))
+        mixed = self.spatial(self.spatial_norm(joined_BTMD).flatten(0, 1), self.beta).view_as(joined_BTMD)
+        to_copies_BT1D, to_tokens_BTND = mixed.split([1, positions], dim=2)
+        tokens_BNTD = add(tokens_BNTD, to_tokens_BTND.transpose(1, 2), keep_s)
+        class_BD = add(class_BD, to_copies_BT1D.mean((1, 2), dtype=class_BD.dtype), keep_s)
 
-        tokens_BNTD = tokens_BNTD + drop(self.mlp(self.mlp_norm(tokens_BNTD)), keep_m)
-        class_BD = class_BD + drop(self.mlp(self.mlp_norm(class_BD)), keep_m)
+        # Together: with the class tokens apart, all the MLP's weights would be read, and have gradients, twice.
+        joined_BSD = torch.cat([self.mlp_norm(class_BD)[:, None], self.mlp_norm(tokens_BNTD).flatten(1, 2)], dim=1)
+        mixed_BSD = self.mlp(joined_BSD)
+        tokens_BNTD = add(tokens_BNTD, mixed_BSD[:, 1:].view_as(tokens_BNTD), keep_m)
+        class_BD = add(class_BD, mixed_BSD[:, 0], keep_m)
         return tokens_BNTD, class_BD
 
 
@@ -115,8 +119,18 @@ class AttributeSTA(STA):
         return AttributeTemporalBranch(config)
 
 
-def drop(residual: Tensor, keep_B: Tensor | None) -> Tensor:
-    """Multiply each clip's residual by its number; None is ones."""
+def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
+    """Have every block compiled when it is first called, in place; names of weights stay.
+
+    Blocks of one kind share what comes of it, where compiling the whole model would do the same work for each.
+    """
+    for module in model.modules():
+        if isinstance(module, STA):
+            module.compile(backend=backend, dynamic=False, fullgraph=True)
+
+
+def add(tokens: Tensor, residual: Tensor, keep_B: Tensor | None) -> Tensor:
+    """Add each clip's residual, (B, ...), times its number; None is ones."""
     if keep_B is None:
-        return residual
-    return residual * keep_B.view(-1, *[1] * (residual.dim() - 1))
+        return tokens + residual
+    return torch.addcmul(tokens, residual, keep_B.view(-1, *[1] * (residual.dim() - 1)))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mstat.config import ModelConfig
+from mstat.model.linear import Linear
 
 INIT_STD = 0.02
 
@@ -57,7 +58,7 @@ class Stem(nn.Module):
         super().__init__()
         self.grid = patch_grid(config)
         self.patch_size = config.patch_size
-        self.patch = nn.Linear(3 * config.patch_size**2, config.width)
+        self.patch = Linear(3 * config.patch_size**2, config.width)
         self.position = nn.Parameter(sinusoid(self.grid, config.width))
         self.class_token = nn.Parameter(torch.empty(config.width))
         nn.init.trunc_normal_(self.class_token, std=INIT_STD)
@@ -77,4 +78,4 @@ class Stem(nn.Module):
             patches_BNTCP = shuffle(patches_BNTCP, tps_BTN)
         pixels_BNTCP = (patches_BNTCP - 255 * self.pixel_mean[:, None]) / (255 * self.pixel_std[:, None])
         tokens_BNTD = self.patch(pixels_BNTCP.flatten(3)) + self.position[:, None]
-        return tokens_BNTD, self.class_token.expand(batch, -1)
+        return tokens_BNTD, self.class_token.repeat(batch, 1)  # no view: blocks are compiled for one layout

@@ -108,7 +108,7 @@ def test_temporal_attention_joins_frames_of_one_position_only() -> None:
     patches, _ = tokens()
     changed = patches.clone()
     changed[0, 3, 5] *= -1
-    moved = (branch(changed) - branch(patches)).abs().amax(-1) > 1e-6
+    moved = (branch(changed, torch.ones(1)) - branch(patches, torch.ones(1))).abs().amax(-1) > 1e-6
     expected = torch.zeros(B, N, T, dtype=torch.bool)
     expected[0, 3] = True
     assert torch.equal(moved, expected)
@@ -120,6 +120,6 @@ def test_attribute_exchange_joins_all_positions_of_a_clip() -> None:
     patches, _ = tokens()
     changed = patches.clone()
     changed[0, 3, 5] *= -1
-    moved = (branch(changed) - branch(patches)).abs().amax(-1)
+    moved = (branch(changed, torch.ones(1)) - branch(patches, torch.ones(1))).abs().amax(-1)
     assert (moved[0] > 1e-6).all()
     assert (moved[1] < 1e-6).all()

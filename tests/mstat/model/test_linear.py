@@ -1,0 +1,85 @@
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mstat.model.linear import FEWEST_ROWS, Linear
+
+
+class Seen(TorchDispatchMode):
+    """Names of the operators that were called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def layers(bias: bool) -> tuple[Linear, nn.Linear]:
+    torch.manual_seed(0)
+    ours = Linear(24, 40, bias=bias)
+    plain = nn.Linear(24, 40, bias=bias)
+    plain.load_state_dict(ours.state_dict())
+    return ours, plain
+
+
+def gradients(layer: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
+    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
+    return list(torch.autograd.grad((y * weights).sum(), [x, *layer.parameters()]))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(7,), (FEWEST_ROWS - 1,), (FEWEST_ROWS,), (3, 5, 50)])
+def test_it_is_a_linear_layer(shape: tuple[int, ...], bias: bool) -> None:
+    """Output and gradients are nn.Linear's, for few rows and many."""
+    ours, plain = layers(bias)
+    x = torch.randn(*shape, 24, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    torch.testing.assert_close(ours(x), plain(x))
+    for own, expected in zip(gradients(ours, x, ours(x)), gradients(plain, x, plain(x)), strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [7, FEWEST_ROWS])
+def test_scale_multiplies_the_output(rows: int) -> None:
+    """Output and all gradients, that of the scale too, are those of the layer's output times it; at 0 as well."""
+    ours, plain = layers(bias=True)
+    x = torch.randn(rows, 24, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    for value in (0.0, 0.7):
+        scale = torch.tensor([value], requires_grad=True)
+        y, expected = ours(x, scale), scale * plain(x)
+        torch.testing.assert_close(y, expected)
+        (own,) = torch.autograd.grad(y.sum() + y.square().sum(), scale, retain_graph=True)
+        (theirs,) = torch.autograd.grad(expected.sum() + expected.square().sum(), scale, retain_graph=True)
+        torch.testing.assert_close(own, theirs, rtol=1e-3, atol=1e-3)
+        for one, other in zip(gradients(ours, x, y), gradients(plain, x, expected), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_who_multiplies() -> None:
+    """oneDNN, by a convolution, where rows are many and fp32; autocast and fp64 are PyTorch's as ever."""
+    ours, _ = layers(bias=True)
+    x = torch.randn(FEWEST_ROWS, 24)
+    with Seen() as seen:
+        ours(x)
+    assert "convolution" in seen.names
+    with Seen() as seen, torch.autocast("cpu", torch.bfloat16):
+        assert ours(x).dtype == torch.bfloat16
+    assert "convolution" not in seen.names
+    with Seen() as seen:
+        assert ours.double()(x.double()).dtype == torch.float64
+    assert "convolution" not in seen.names
+
+
+def test_two_runs_give_the_same_bits() -> None:
+    """Forward and backward of the convolution do not depend on chance, nor on where its input lies in memory."""
+    ours, _ = layers(bias=True)
+    room = torch.randn(FEWEST_ROWS * 24 + 1, generator=torch.Generator().manual_seed(1))
+    aligned = room[:-1].view(FEWEST_ROWS, 24).clone().requires_grad_()
+    moved = torch.empty_like(room)[1:].view(FEWEST_ROWS, 24).copy_(aligned.detach()).requires_grad_()
+    first = [ours(aligned), *gradients(ours, aligned, ours(aligned))]
+    for x in (aligned, moved):
+        for one, other in zip(first, [ours(x), *gradients(ours, x, ours(x))], strict=True):
+            assert torch.equal(one, other)
