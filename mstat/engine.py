@@ -24,7 +24,7 @@ from torch import nn
 from mstat import signals
 from mstat.config import Config, OptimConfig
 from mstat.join import join, launcher_keeps_store
-from mstat.model import no_weight_decay
+from mstat.model import compile_blocks, no_weight_decay
 from mstat.rollcall import LostRankError, RollCall, failed_collective
 from shards.parallel import available_cpus
 
@@ -134,9 +134,18 @@ class Engine:
             raise explained from None
 
     def prepare(self, task: nn.Module) -> None:
-        """Take over a module for training: weights to the device, gradients across ranks, an optimiser."""
+        """Take over a module for training: weights to the device, gradients across ranks, an optimiser.
+
+        Raises:
+            ValueError: If `train.compile` is asked for under ZeRO-3.
+        """
         self.accelerator.free_memory()  # of a run before this one
         self.task = task
+        if self.config.train.compile:
+            if self.kind == "zero3":
+                # It fetches the weights of each layer by hooks inside the blocks, which no compiler can look into.
+                raise ValueError("train.compile does not go with ZeRO-3: leave it out, or launch with zero2.yaml")
+            compile_blocks(task)
         optimizer = _optimizer(task, self.config.optim)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # Accelerate's name for it
@@ -187,15 +196,23 @@ class Engine:
             return torch.as_tensor(self.wrapped.get_global_grad_norm()) if norm is None else norm
         loss.backward()  # accelerator.backward would divide by an accumulation set in the environment
         limit = self.config.optim.clip_grad_norm
-        norm = self.accelerator.clip_grad_norm_(self.task.parameters(), float("inf") if limit is None else limit)
+        if limit is None:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.task.parameters() if p.grad is not None])
+        else:
+            norm = torch.nn.utils.clip_grad_norm_(self.task.parameters(), limit)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        assert norm is not None
-        return norm.detach()
+        return norm
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The run's precision for a forward pass outside training."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
+        """The run's precision for a forward pass outside training, where nothing is compiled: scores must not tell how
+        a model was trained."""
+        stack = contextlib.ExitStack()
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
+        )
+        return stack
 
     # --- what a checkpoint holds, besides the step -------------------------------------------------------------
 
@@ -278,6 +295,7 @@ def _optimizer(task: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
         {"params": [p for n, p in parameters if not no_weight_decay(n, p)], "weight_decay": config.weight_decay},
         {"params": [p for n, p in parameters if no_weight_decay(n, p)], "weight_decay": 0.0},
     ]
+    # Fused: weights, gradients and momentum pass through the processor once.
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
-    return torch.optim.AdamW(groups, lr=config.lr)
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True)

@@ -131,6 +131,15 @@ def test_more_processes_than_clips_are_refused(tiny_config: Path, tmp_path: Path
     assert "2 processes for 1 clips" in output
 
 
+def test_zero3_is_not_compiled(tiny_config: Path, tmp_path: Path) -> None:
+    """DeepSpeed fetches weights inside the blocks; the message says what to leave out, and what to launch instead."""
+    flags = ["--config", tiny_config, "--run", tmp_path / "run", "--train.compile", "true"]
+    status, output = run("train", flags, accelerate="zero3", processes=2)
+    assert status != 0
+    assert "train.compile does not go with ZeRO-3" in output
+    assert "zero2.yaml" in output
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_config: Path, tmp_path: Path) -> None:
     """The step and the term are named, state.json says failed, and no checkpoint holds what came of it."""
     folder = tmp_path / "run"

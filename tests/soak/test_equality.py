@@ -98,6 +98,19 @@ def test_many_are_one(
     assert points <= 0.1
 
 
+@pytest.mark.parametrize(("kind", "processes"), [("single", None), ("ddp", 2), ("zero2", 2)])
+def test_compiled_blocks(
+    kind: str, processes: int | None, one_process: dict[str, Path], tiny_config: Path, tmp_path: Path, rows: Rows
+) -> None:
+    """`train.compile` leaves every loss of 20 fp32 steps where it is, to 1e-5."""
+    folder = launch(tmp_path / "run", tiny_config, ["--train.compile", "true"], kind, processes)
+    pairs = list(zip(metrics(folder), metrics(one_process["as it is"]), strict=True))
+    apart = max(abs(ours[name] / one[name] - 1) for ours, one in pairs for name in LOSSES)
+    table = rows.setdefault("Compiled blocks against one process that is not, 20 steps, fp32", [])
+    table.append({"kind": kind, "processes": processes or 1, "losses, largest relative difference": f"{apart:.1e}"})
+    assert apart <= 1e-5
+
+
 def test_bf16(tiny_config: Path, tmp_path: Path, rows: Rows) -> None:
     """DDP and ZeRO-0 digit for digit over 20 steps; the first gradient of ZeRO-1 to 3 within a cosine of 0.9999."""
     flags: list[object] = ["--train.precision", "bf16"]
