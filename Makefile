@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-gpu soak soak-long soak-container soak-cluster lint bench bench-shards bench-accuracy bench-mining \
+.PHONY: help train test test-gpu soak soak-long soak-container soak-cluster lint bench bench-gpu bench-shards bench-step bench-accuracy bench-mining \
 	bench-communication bench-evaluation-memory bench-pretraining clean
 
 help: ## list the targets
@@ -48,6 +48,15 @@ bench: bench-shards ## all that is measured against a rival
 bench-shards: ## build, random access and opening of shards against tar and torchreid (40 GB of disk)
 	@$(MAKE) --no-print-directory VENV=$(RIVALS) $(RIVALS)/.bench
 	$(RIVALS)/bin/python benchmarks/shard_speed.py
+
+bench-step: $(VENV)/.train ## the training step of the paper's model against the field's (15 minutes; a C++ compiler)
+	$(BIN)/python benchmarks/training_step.py
+
+bench-gpu: $(VENV)/.train ## the same on a GPU, at the paper's batch and at one that fills it; kernels, waits, memory
+	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/training_step.py --clips 96 --name training-step-96
+	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python benchmarks/table.py training-step training-step-96 gpu
 
 bench-accuracy: $(VENV)/.train ## train on three fresh synthetic sets and record the scores in benchmarks/
 	$(BIN)/python benchmarks/accuracy.py

@@ -1,0 +1,176 @@
+"""What only a GPU can tell of the training step: `make bench-gpu`, after training_step.py has timed it.
+
+Which kernels a step spends its time in, that nothing in the steady loop waits for the device, what memory it peaks at,
+and which attention kernel suits the two lengths of sequence. Writes benchmarks/gpu_<hardware>_<date>.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from record import Figure, conditions, save
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
+from training_step import DEVICE, ON_GPU, Ours, paper, timed
+
+CLIPS = 24  # of the paper's batch
+STEADY = 5  # steps that must not wait
+LARGE = 0.05  # share of a step from which a kernel is named
+BACKENDS = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION)
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Kernel(NamedTuple):
+    """A kernel's name, share of the step's time on the device, and calls."""
+
+    name: str
+    share: float
+    calls: int
+
+
+def kernels(step: Callable[[], None]) -> list[Kernel]:
+    """Of one step, the longest first."""
+    activity = ProfilerActivity.CUDA if ON_GPU else ProfilerActivity.CPU
+    with profile(activities=[activity]) as seen:
+        timed(step)
+    events = seen.key_averages()
+    # On CPUs operators take the place of kernels.
+    spent = {event.key: event.self_device_time_total if ON_GPU else event.self_cpu_time_total for event in events}
+    total = sum(spent.values())
+    found = [Kernel(event.key, spent[event.key] / total, event.count) for event in events if spent[event.key]]
+    return sorted(found, key=lambda kernel: -kernel.share)
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Any call in which the CPU waits for the device is an error."""
+    if ON_GPU:
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        if ON_GPU:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def by_matmul(q_FhSd: torch.Tensor, k_FhSd: torch.Tensor, v_FhSd: torch.Tensor) -> torch.Tensor:
+    return (q_FhSd @ k_FhSd.mT * q_FhSd.shape[-1] ** -0.5).softmax(-1) @ v_FhSd
+
+
+def by_sums(q_FhSd: torch.Tensor, k_FhSd: torch.Tensor, v_FhSd: torch.Tensor) -> torch.Tensor:
+    """Without matrix products, so that a compiler makes one kernel of it: 8 tokens leave its units empty."""
+    scores_FhSS = (q_FhSd[:, :, :, None] * k_FhSd[:, :, None]).sum(-1) * q_FhSd.shape[-1] ** -0.5
+    return (scores_FhSS.softmax(-1)[..., None] * v_FhSd[:, :, None]).sum(-2)
+
+
+def attention_calls() -> dict[str, Attend]:
+    calls: dict[str, Attend] = {"as PyTorch chooses": F.scaled_dot_product_attention}
+    for backend in BACKENDS if ON_GPU else ():
+
+        def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, backend: SDPBackend = backend) -> torch.Tensor:
+            with sdpa_kernel(backend):
+                return F.scaled_dot_product_attention(q, k, v)
+
+        calls[backend.name.lower()] = call
+    calls["matrix products"] = by_matmul
+    if ON_GPU:
+        calls["matrix products, compiled"] = torch.compile(by_matmul)
+        calls["sums, compiled"] = torch.compile(by_sums)
+    return calls
+
+
+def attention_table(clips: int, num_frames: int, num_tokens: int, num_heads: int, width: int) -> list[str]:
+    """A row for each way of computing temporal and spatial attention, forward and backward, as the blocks call it."""
+    rows = []
+    lengths = {"temporal": (clips * (num_tokens - 1), num_frames), "spatial": (clips * num_frames, num_tokens)}
+    for (what, (sequences, length)), (name, attend) in itertools.product(lengths.items(), attention_calls().items()):
+        shape = (sequences, length, 3, num_heads, width // num_heads)
+        qkv = torch.randn(shape, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
+
+        def call(qkv: torch.Tensor = qkv, attend: Attend = attend) -> None:
+            qkv.grad = None
+            attend(*qkv.permute(2, 0, 3, 1, 4)).transpose(1, 2).flatten(2).sum().backward()
+
+        try:
+            call()
+        except RuntimeError as error:
+            rows.append(f"| {what} | {name} | not here: {str(error).splitlines()[0]} | |")
+            continue
+        seconds = min(timed(call) for _ in range(10))
+        # q, k, v and their gradients, the result and its gradient, each once.
+        rows.append(f"| {what} | {name} | {seconds * 1e3:.3f} | {qkv.nbytes * 8 / 3 / seconds / 1e9:,.0f} |")
+    return rows
+
+
+def peaks(clips: int) -> list[str]:
+    """A row for each kind of work: bytes that torch's allocator held at most."""
+    rows = []
+    for name, compiled in (("a step", False), ("a step, compiled blocks", True)):
+        torch.cuda.reset_peak_memory_stats()
+        ours = Ours(clips, "bf16")
+        with torch.compiler.set_stance("default" if compiled else "force_eager"):
+            ours.step()
+            ours.step()
+        rows.append(f"| {name} | {torch.cuda.max_memory_allocated() / 2**30:.1f} |")
+        del ours
+    return rows
+
+
+def main() -> int:
+    if not ON_GPU:
+        print("make bench-gpu needs a CUDA device: there is none", file=sys.stderr)
+        return 2
+    config = paper()
+    ours = Ours(CLIPS, "bf16")
+    for _ in range(3):
+        ours.step()
+    with no_waiting():
+        for _ in range(STEADY):
+            ours.step()
+    found = kernels(ours.step)
+    del ours
+    height, width = config.model.image_size
+    num_tokens = height * width // config.model.patch_size**2 + 1
+    lines = [
+        "# Kernels, waits, memory and attention on a GPU\n",
+        conditions("bench-gpu") + "\n",
+        f"The paper's model, {CLIPS} clips of {config.clip.num_frames} frames, bf16, compiled blocks, "
+        f"{torch.cuda.get_device_name()}.\n",
+        "## Kernels of one step\n",
+        f"Those above {LARGE:.0%} in bold: each is to be explained.\n",
+        "| kernel | share | calls |",
+        "|---|---|---|",
+        *(row(kernel) for kernel in found[:25]),
+        "",
+        "## Waits\n",
+        f"{STEADY} steps under `torch.cuda.set_sync_debug_mode('error')`: none waited for the device.\n",
+        "## Memory\n",
+        "| | peak, GiB |",
+        "|---|---|",
+        *peaks(CLIPS),
+        "",
+        "## Attention, forward and backward\n",
+        "| sequence | kernel | ms | GB/s of what must be moved |",
+        "|---|---|---|---|",
+        *attention_table(CLIPS, config.clip.num_frames, num_tokens, config.model.num_heads, config.model.width),
+        "",
+    ]
+    largest = found[0]
+    figures = [Figure("largest kernel of a step", largest.name[:40], wanted="≤ 5 % or explained", share=largest.share)]
+    save("gpu", "\n".join(lines), figures)
+    return 0
+
+
+def row(kernel: Kernel) -> str:
+    mark = "**" if kernel.share > LARGE else ""
+    return f"| `{kernel.name[:90]}` | {mark}{kernel.share:.1%}{mark} | {kernel.calls} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""The rival of the training step computes what MSTAT computes, or the comparison would be of two things."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from tests.conftest import PROJECT
+from tests.mstat.model.small import build, clips
+
+sys.path.insert(0, str(PROJECT / "benchmarks"))
+import gpu
+import training_step
+from rival import EagerMSTAT
+
+
+def test_the_rival_is_mstat() -> None:
+    """Features and the gradient of the patch kernel, through every block and proxy, to 1e-5; alpha of A-STA not 0."""
+    model, frames = build(), clips(2, 4)
+    rival = EagerMSTAT(model, 4)
+    ours, theirs = model(frames), rival(frames)
+    assert [f.shape for f in ours] == [f.shape for f in theirs]
+    for own, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-5)
+    generator = torch.Generator().manual_seed(5)
+    weights = torch.randn(2, sum(f.shape[1] for f in ours), generator=generator)
+    (torch.cat(ours, 1) * weights).sum().backward()
+    (torch.cat(theirs, 1) * weights).sum().backward()
+    kernel = rival.embed.projection.weight.grad
+    torch.testing.assert_close(model.stem.patch.weight.grad, kernel.flatten(1), rtol=1e-4, atol=1e-4)
+    assert kernel.abs().max() > 1e-3
+
+
+def test_as_much_work() -> None:
+    """At the paper's size the FLOPs of a step are equal to 1 %."""
+    ours = training_step.step_flops(training_step.our_task())
+    theirs = training_step.step_flops(training_step.rival_task())
+    assert abs(ours / theirs - 1) < 0.01
+    assert abs(ours / (3 * 231.6e9) - 1) < 0.01  # notes/model.md: a forward pass, three times
+
+
+def test_ways_of_attention_are_one() -> None:
+    """Those that `make bench-gpu` compares give PyTorch's own result."""
+    q, k, v = torch.randn(3, 2, 4, 8, 16, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(gpu.by_matmul(q, k, v), expected)
+    torch.testing.assert_close(gpu.by_sums(q, k, v), expected)
+    rows = gpu.attention_table(clips=1, num_frames=2, num_tokens=5, num_heads=2, width=8)
+    assert len(rows) == 2 * len(gpu.attention_calls())
+    assert not any("not here" in row for row in rows)
