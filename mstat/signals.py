@@ -39,7 +39,13 @@ def listening() -> Iterator[None]:
     global _asked
     _asked = 0
     before = {number: signal.signal(number, _remember) for number in STOP_SIGNALS}
-    yield
+    try:
+        yield
+    except StopRequested:
+        # Schedulers ask more than once, and Python's own end brings the default back, which kills.
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        raise
     for number, handler in before.items():
         signal.signal(number, handler)
 
