@@ -122,7 +122,7 @@ def ask(job: str) -> JobState | None:
     try:
         lines = _call("scontrol", "--oneliner", "show", "job", job).splitlines()
     except SlurmError as error:
-        if "Invalid job id" not in str(error):
+        if "Invalid job id" not in str(error) and "not found" not in str(error):  # a job, an element of one
             raise
         return _from_accounting(job)
     found = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in lines if line.startswith("JobId=")]
@@ -132,6 +132,14 @@ def ask(job: str) -> JobState | None:
     found.sort(key=lambda one: IN_QUEUE.index(one["JobState"]) if one["JobState"] in IN_QUEUE else len(IN_QUEUE))
     one = found[0]
     return JobState(one["JobState"], one.get("Reason", ""), one.get("RunTime", ""), one.get("TimeLimit", ""))
+
+
+def knows(job: str) -> bool:
+    """Whether Slurm can be asked, and knows the job."""
+    try:
+        return ask(job) is not None
+    except SlurmError:
+        return False
 
 
 def _from_accounting(job: str) -> JobState | None:
@@ -166,7 +174,8 @@ def _call(*command: str) -> str:
         raise SlurmError(f"{command[0]}: no answer within {CLIENT_SECONDS} s") from None
     if done.returncode:
         told = "; ".join(
-            line.removeprefix(f"{command[0]}: ").removeprefix("error: ") for line in done.stderr.splitlines()
+            line.removeprefix(f"{command[0]}: ").removeprefix("error: ")
+            for line in (done.stderr or done.stdout).splitlines()
         )
         raise SlurmError(f"{command[0]}: {told or f'exit status {done.returncode}'}")
     return done.stdout

@@ -83,7 +83,9 @@ def _part(folder: Path, job: str, about: dict[str, Any]) -> dict[str, Any]:
     """What a part of an array has written down of its job; before it begins, what is known of it already."""
     own = _about(folder)
     log = Path(about["script"]).with_name(f"{about['name']}-{job}.log")
-    return own if own.get("id") == job else {"scheduler": "slurm", "id": job, "log": str(log)}
+    # Of another job, if this one was not to do it again (`continue RUN -- --array=6`).
+    is_own = own.get("id") == job or ("id" in own and not slurm.knows(job))
+    return own if is_own else {"scheduler": "slurm", "id": job, "log": str(log)}
 
 
 def _about(run: Path) -> dict[str, Any]:
@@ -140,7 +142,10 @@ def _failure(run: Path, about: dict[str, Any], state: dict[str, Any]) -> str:
 def _job(about: dict[str, Any]) -> tuple[str, slurm.JobState | None]:
     """What the scheduler says, in words, and as it is."""
     if about.get("scheduler") == "local":
-        return f"local {about['id']}" + (", runs" if local_is_alive(about) else ", ended"), None
+        if about.get("host") != socket.gethostname():
+            return f"local {about['id']}, on {about['host']}", None
+        alive = local_is_alive(about)
+        return f"local {about['id']}, {'runs' if alive else 'ended'}", None if alive else slurm.GONE
     if "id" not in about:
         return ABSENT, None
     try:
@@ -283,5 +288,6 @@ def go_on(run: Path, flags: Sequence[str] = ()) -> str:
     slurm.refuse_second(run)
     slurm.check(Path(about["script"]))
     ids = slurm.start(run, about, flags)
-    collects = f", and {ids[1]}, which collects" if len(ids) > 1 else ""
-    return f"{run}: job {ids[0]}{collects} goes on from step {attempts.step(run)}"
+    collects = f", and {ids[1]}, which collects," if len(ids) > 1 else ""
+    where = "" if about.get("array") else f" from step {attempts.step(run)}"
+    return f"{run}: job {ids[0]}{collects} goes on{where}"

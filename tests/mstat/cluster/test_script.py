@@ -91,3 +91,24 @@ def test_a_signal_before_there_is_time(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert "error: --stop-before 300: less than --time 5 (300 s)" in done.stderr
+
+
+def test_flags_that_cannot_be() -> None:
+    """Flags of the other command before `--` are refused, with the way out; so are counts that cannot be."""
+    for flags, message in (
+        (
+            ["--config", "a b.yaml"],
+            "unrecognized arguments: --config 'a b.yaml'; what the command takes stands behind --",
+        ),
+        (["--gpus-per-node", "-1"], "'-1' is not a whole number from 0 on"),
+    ):
+        done = subprocess.run([*SUBMIT, "--dry-run", *flags], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert message in done.stderr
+
+
+def test_logs_of_odd_names(tmp_path: Path) -> None:
+    """A percent sign in a folder is Slurm's own in names of logs; a slash in a job's name is no folder."""
+    text = dry("--name", "a/50%", "--", "--run", tmp_path / "50%j")
+    assert f"#SBATCH --output={tmp_path}/50%%j/job/a-50--%j.log\n" in text
+    assert f'log={tmp_path}/50%j/job/a-50--"$job.log"\n' in text
