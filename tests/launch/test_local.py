@@ -77,4 +77,5 @@ def test_two_hosts_without_a_scheduler(hosts: Hosts, reference: Path, tiny_confi
     second = start(arguments)
     output, _ = second.communicate(timeout=240)
     assert second.returncode == 0, output
+    assert "Done" not in output  # of bash, which tells of the ends of its jobs
     assert_same_losses(folder, reference, rel=1e-5)
