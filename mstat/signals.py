@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -38,6 +39,8 @@ def listening() -> Iterator[None]:
     """
     global _asked
     _asked = 0
+    with blocked():
+        resource_tracker.ensure_running()  # of multiprocessing: started later, a signal would kill it
     before = {number: signal.signal(number, _remember) for number in STOP_SIGNALS}
     try:
         yield

@@ -82,7 +82,7 @@ def _variables(job: Job, site: Site) -> list[str]:
     program = f"{shlex.quote(str(PROJECT))}/mstat/cluster/attempts.py"
     return [
         f"export RUN={job.account_of}",
-        f"job={number}",
+        f"job={number}  # of an array's last element SLURM_JOB_ID is that of the whole array",
         _guard(site.accountant),
         f'log={shlex.quote(str(job.folder / FOLDER / job.log))}-"$job.log"',
         "attempt() {  # begin | end: is there another one?",
@@ -180,10 +180,10 @@ run() {{  # FUNCTION on every node
   while kill -0 $id 2>/dev/null; do
     sleep 1
     # Again and again: a rank that starts does not listen yet.
-    [ $stop = 1 ] && [ $((asked++ % 5)) = 0 ] && scancel --quiet --signal=USR1 "$SLURM_JOB_ID"
+    [ $stop = 1 ] && [ $((asked++ % 5)) = 0 ] && scancel --quiet --signal=USR1 "$job"
     # A node that went down and came back quickly has forgotten the step, and srun would wait for it for ever.
     if [ -e "$RUN/{FOLDER}/ended" ] && [ $((late++)) -ge {LATE_SECONDS} ]; then
-      scancel --quiet --signal=KILL "$SLURM_JOB_ID"; kill -KILL $id
+      scancel --quiet --signal=KILL "$job"; kill -KILL $id
     fi
   done
   wait $id
@@ -202,14 +202,14 @@ for ((n = 0; ; n++)); do
     {RESTART}) todo=work ;;  # at once, where we are: all nodes answer
     {REQUEUE}) # the controller may be out of reach for a while
       for try in {{1..20}}; do
-        told=$(scontrol requeue "$SLURM_JOB_ID" 2>&1) && sleep 60 && break
+        told=$(scontrol requeue "$job" 2>&1) && sleep 60 && break
         echo "$told"
         # Slurm has done it: a script that lingers when the job comes back would have its node drained.
         [[ $told == *pending* ]] && break
         sleep 15
       done
       exit 1 ;;
-    {CANCELLED}) scancel "$SLURM_JOB_ID"; sleep 60; exit 1 ;;
+    {CANCELLED}) scancel "$job"; sleep 60; exit 1 ;;
     *) exit 1 ;;
   esac
 done
