@@ -75,6 +75,7 @@ def _array(job: Job) -> str | None:
 
 
 def _variables(job: Job, site: Site) -> list[str]:
+    # Of an array's last element SLURM_JOB_ID is that of the whole array, and all would be requeued.
     number = "$SLURM_JOB_ID" if job.array is None else "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
     limits = f"--requeue-limit {job.requeue_limit} --idle-limit {job.idle_limit}"
     flags = ["--kill-on-bad-exit=1", "--overlap", "--ntasks-per-node=1", "--label", *site.srun]
@@ -82,7 +83,7 @@ def _variables(job: Job, site: Site) -> list[str]:
     program = f"{shlex.quote(str(PROJECT))}/mstat/cluster/attempts.py"
     return [
         f"export RUN={job.account_of}",
-        f"job={number}  # of an array's last element SLURM_JOB_ID is that of the whole array",
+        f"job={number}",
         _guard(site.accountant),
         f'log={shlex.quote(str(job.folder / FOLDER / job.log))}-"$job.log"',
         "attempt() {  # begin | end: is there another one?",

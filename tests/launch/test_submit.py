@@ -209,7 +209,7 @@ def test_seeds(cluster: Cluster, slow: Path, tiny_config: Path, tmp_path: Path) 
     )
     job = json.loads((folder / "job" / "job.json").read_text())
     assert f"job {job['id']} saves and ends" in cluster.submit("cancel", folder)
-    wait_until(lambda: cluster.submit("status", folder).count(" CANCELLED ") == 4, 90, lambda: log_of(folder))
+    wait_until(lambda: cluster.submit("status", folder).count(" CANCELLED ") == 4, 240, lambda: log_of(folder))
     assert [state(folder / f"seed-{seed}")["state"] for seed in (5, 6)] == ["requeue", "requeue"]
     assert not (folder / "seed-7").exists()
 

@@ -54,6 +54,9 @@ def test_arrays_and_their_collectors(tmp_path: Path) -> None:
     text = dry("--gpus-per-node", 1, "--array", 3, "--", "--run", tmp_path / "sweep", "--seed", 4)
     text = re.sub(r" \\\n +", " ", text)
     assert "#SBATCH --array=4-6\n" in text
+    # SLURM_JOB_ID of the last element is that of all: it must not requeue, signal or cancel the others.
+    assert "\njob=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" in text
+    assert not re.search(r"(scontrol|scancel)[^\n]*SLURM_JOB_ID", text)
     assert f"""export RUN={tmp_path}/sweep/seed-"$SLURM_ARRAY_TASK_ID"\n""" in text
     assert '--seed 4 --run "$RUN" --seed "$SLURM_ARRAY_TASK_ID" || {' in text
     assert f"-m mstat.cluster.collect {tmp_path}/sweep\n" in text
