@@ -3,9 +3,10 @@
     accelerate launch          --config_file FILE --machine_rank 1 ... launch/train.py --config configs/mars.yaml
     python launch/preflight.py --config_file FILE --machine_rank 1 ... launch/train.py --config configs/mars.yaml
 
-Started like this it also tells which machines have not come, for whom the launcher itself would wait for 15 minutes.
-It is what the launcher starts on each process, too: `accelerate launch ... launch/preflight.py [options] -- <flags of
-launch/train.py>`. Exit status: 0 all good, 1 something is wrong, 2 bad usage.
+Also for launch/pretrain.py, evaluate.py and reproduce.py. Started like this it tells which machines have not come, too,
+for whom the launcher itself would wait for 15 minutes. It is what the launcher starts on each process: `accelerate
+launch ... launch/preflight.py [options] -- <flags of launch/train.py>`. Exit status: 0 all good, 1 something is wrong,
+2 bad usage.
 """
 
 from __future__ import annotations
@@ -15,16 +16,22 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from launch.common import SYNTHETIC_CONFIG, report_errors
+from launch.common import SYNTHETIC_CONFIG, config_of_run, report_errors, run_parser
 from mstat.configure import parse
+
+if TYPE_CHECKING:
+    from mstat.config import Config
+
+SCRIPTS = ("train", "pretrain", "evaluate", "reproduce")
 
 
 def main() -> int:
     options, launcher, settings = arguments(sys.argv[1:])
-    config = parse(settings, SYNTHETIC_CONFIG, prog="launch/preflight.py")
+    config = settings_of(options.script, settings)
     good = False
 
     def command() -> None:
@@ -40,10 +47,10 @@ def main() -> int:
         from mstat.cluster.preflight import check
         from mstat.cluster.verdict import Asked
 
-        clips = config.batch.num_identities * config.batch.num_tracklets
+        clips = config.batch.num_identities * config.batch.num_tracklets if options.script != "evaluate" else None
         hosts = tuple(filter(None, options.hosts.split(",")))
         asked = Asked(options.expect_processes, hosts, options.max_skew, options.min_bandwidth, clips)
-        good = tell(check(config, asked, options.timeout))
+        good = tell(check(config, options.script, asked, options.timeout))
 
     status = report_errors(command) or int(not good)
     if os.environ.get("WORLD_SIZE", "1") != "1":
@@ -52,6 +59,23 @@ def main() -> int:
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def settings_of(script: str, words: Sequence[str]) -> Config:
+    """What the script would take from its command line."""
+    if script == "evaluate":
+        options, overrides = run_parser("launch/evaluate.py", None, "").parse_known_args(words)
+        return config_of_run(options.run, overrides)
+    if script == "reproduce":
+        from launch import reproduce
+
+        experiment, rest = reproduce.arguments(words)
+        config = reproduce.settings_of(experiment, rest)
+        config.run = str(reproduce.folder_of(experiment, config))
+        return config
+    from launch.pretrain import ACTIONS_CONFIG
+
+    return parse(words, ACTIONS_CONFIG if script == "pretrain" else SYNTHETIC_CONFIG, prog=f"launch/{script}.py")
 
 
 def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str] | None, list[str]]:
@@ -68,6 +92,7 @@ def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str] | None
     add("--hosts", default="", metavar="A,B", help="names of the nodes by machine rank, for those who do not come")
     add("--max-skew", type=float, default=1.0, metavar="S", help="largest difference of clocks, in seconds (1)")
     add("--min-bandwidth", type=float, default=0.0, metavar="MB/S", help="least bandwidth of the all-reduce (any)")
+    add("--script", choices=SCRIPTS, default="train", help="whose flags follow; by itself where a script is named")
     words = list(argv)
     if "--" in words:
         at = words.index("--")
@@ -77,8 +102,9 @@ def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str] | None
         options, settings = parser.parse_known_args(words)
         return options, None, settings
     options, launcher = parser.parse_known_args(words[:script])
-    if Path(words[script]).name != "train.py":
-        parser.error(f"{words[script]}: only launch/train.py can be checked for")
+    options.script = Path(words[script]).stem
+    if options.script not in SCRIPTS:
+        parser.error(f"{words[script]}: checks are for launch/" + ", launch/".join(f"{name}.py" for name in SCRIPTS))
     return options, launcher, words[script + 1 :]
 
 

@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import PROJECT, report_errors
 from launch.train import build_missing
+from mstat.config import ACTIONS_SHARDS
 from mstat.configure import parse
 
 ACTIONS_CONFIG = PROJECT / "configs" / "actions.yaml"
-ACTIONS_SHARDS = "data/actions/shards"  # of that config
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -19,26 +20,26 @@ from mstat.configure import parse
 from mstat.experiments import EXPERIMENTS, QUICK
 from shards.__main__ import task_of
 
+if TYPE_CHECKING:
+    from mstat.config import Config
+
 
 def main() -> int:
     options, rest = arguments(sys.argv[1:])
-    quick = [f"--{key}={value}" for key, value in QUICK.items()] if options.quick else []
-    settings = parse([*quick, *rest], SYNTHETIC_CONFIG, prog=f"reproduce.py {options.experiment}")
+    settings = settings_of(options, rest)
     experiment = EXPERIMENTS[options.experiment]
 
     def command() -> None:
-        import rich
-
         from launch.train import make_synthetic
         from mstat.engine import Engine
+        from mstat.report.console import console
         from mstat.reproduce import jobs, results, tables, write_results
         from mstat.signals import StopRequested
         from mstat.splits import train_runs
 
         if settings.train.eval_every is None:
             raise ValueError("train.eval_every is null, but a table needs scores")
-        name = "quick" if options.quick else "full"
-        out = options.out or Path("runs") / "reproduce" / Path(settings.data.shards).parent.name / name
+        out = folder_of(options, settings)
         of_jobs = jobs(experiment, settings, out, 1 if options.quick else options.seeds)
         runs = list({job.config.run: job for job in of_jobs}.values())  # rows of equal settings share theirs
         if options.array_task:
@@ -59,11 +60,24 @@ def main() -> int:
                 return
             found = results(options.experiment, experiment, of_jobs)
             for table in tables(found):
-                rich.print(table)
+                console().print(table)
             for path in write_results(out, experiment, found):
                 print(path)
 
     return report_errors(command)
+
+
+def settings_of(options: argparse.Namespace, rest: Sequence[str]) -> Config:
+    """What all runs of the experiment begin with."""
+    quick = [f"--{key}={value}" for key, value in QUICK.items()] if options.quick else []
+    return parse([*quick, *rest], SYNTHETIC_CONFIG, prog=f"reproduce.py {options.experiment}")
+
+
+def folder_of(options: argparse.Namespace, settings: Config) -> Path:
+    """The folder of all runs and tables."""
+    name = "quick" if options.quick else "full"
+    found: Path = options.out or Path("runs") / "reproduce" / Path(settings.data.shards).parent.name / name
+    return found
 
 
 def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -11,6 +11,7 @@ a node or a preemption the job goes on by itself from its newest checkpoint. Aft
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,15 @@ def main() -> int:
     def command() -> None:
         site = load_site(options.site)
         job = describe(options, rest)
-        if options.scheduler == "local":
+        if options.scheduler == "kubernetes":
+            if not options.dry_run:
+                raise ValueError(
+                    "nothing is sent to Kubernetes from here: --dry-run prints it, for `kubectl apply -f -`"
+                )
+            from mstat.cluster.kubernetes import render
+
+            print(render(job, site), end="")
+        elif options.scheduler == "local":
             from mstat.cluster.local import run_local
 
             run_local(job, site, hosts=options.hosts, remote_shell=options.remote_shell, dry=options.dry_run)
@@ -59,13 +68,13 @@ def submit(job: Job, site: Site) -> None:
     from mstat.cluster import slurm
 
     ids = slurm.submit(job, site)
-    this = f"python {sys.argv[0]}"
+    this, folder = f"python {shlex.quote(sys.argv[0])}", shlex.quote(str(job.folder))
     print(f"job {ids[0]}" + (f", and {ids[1]}, which collects" if len(ids) > 1 else "") + f": {job.script}")
     print(f"run folder  {job.folder}")
-    print(f"follow      {this} logs {job.folder} --follow")
-    print(f"            {this} status {job.folder}")
-    print(f"stop        {this} cancel {job.folder}")
-    print(f"continue    {this} continue {job.folder}")
+    print(f"follow      {this} logs {folder} --follow")
+    print(f"            {this} status {folder}")
+    print(f"stop        {this} cancel {folder}")
+    print(f"continue    {this} continue {folder}")
 
 
 def manage(argv: Sequence[str]) -> None:
@@ -102,7 +111,8 @@ def describe(options: argparse.Namespace, rest: Sequence[str]) -> Job:
     Raises:
         ValueError: If options do not fit each other or the command.
     """
-    folder, first = target(options.job, rest)
+    directory = Path("/mstat") if options.scheduler == "kubernetes" else Path.cwd()  # that of the image
+    folder, first = target(options.job, rest, directory)
     gpus = 0 if options.job == "shards" else options.gpus_per_node
     processes = options.processes_per_node or max(1, gpus)
     if options.array is not None and options.job in ("evaluate", "pretrain"):
@@ -115,7 +125,7 @@ def describe(options: argparse.Namespace, rest: Sequence[str]) -> Job:
         kind=options.job,
         folder=folder,
         arguments=tuple(rest),
-        directory=Path.cwd(),
+        directory=directory,
         name=options.name or f"mstat-{name}",
         nodes=options.nodes,
         gpus_per_node=gpus,
@@ -154,12 +164,13 @@ def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add = parser.add_argument
     add("--job", choices=KINDS, default="train", help="; ".join(f"{kind}: {what}" for kind, what in KINDS.items()))
-    add("--scheduler", choices=("slurm", "local"), default="slurm", help="local: start it now, here or on --hosts")
+    what = "local: start it now, here or on --hosts; kubernetes: with --dry-run, a JobSet"
+    add("--scheduler", choices=("slurm", "local", "kubernetes"), default="slurm", help=what)
     add("--site", type=Path, metavar="YAML", help="what is particular to this cluster, as in configs/sites/")
     add("--dry-run", action="store_true", help="print what would be submitted, and do nothing")
     add("--name", help="of the job (default: the run folder's)")
     add("--nodes", type=_positive, default=1)
-    add("--gpus-per-node", type=int, default=1, help="0: nodes without GPUs (default 1)")
+    add("--gpus-per-node", type=_natural, default=1, help="0: nodes without GPUs (default 1)")
     add("--processes-per-node", type=_positive, help="default: one for each GPU")
     add("--cpus-per-process", type=_positive, help="CPU cores (default 8 beside a GPU or for shards, else 1)")
     add("--time", default="24:00:00", help="limit, as sbatch takes it (default 24:00:00); a run goes on after it")
@@ -173,20 +184,27 @@ def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add(
         "--stop-before", type=_positive, default=300, metavar="S", help="seconds before the limit to save (default 300)"
     )
-    add("--requeue-limit", type=int, default=20, metavar="N", help="times to start again (default 20)")
+    add("--requeue-limit", type=_natural, default=20, metavar="N", help="times to start again (default 20)")
     add("--idle-limit", type=_positive, default=3, metavar="N", help="... in a row without a checkpoint (default 3)")
     add("--skip-preflight", action="store_true", help="do not check the nodes before a training")
     add("--hosts", type=lambda text: text.split(","), help="for local: names, by ssh; this host has none but localhost")
     add("--remote-shell", default="ssh -o BatchMode=yes", help="for local: what runs a command on a host")
     ours, rest = _cut(argv)
-    return parser.parse_args(ours), rest
+    options, unknown = parser.parse_known_args(ours)
+    if unknown:
+        there = "" if "--" in argv else "; what the command takes stands behind --"
+        parser.error(f"unrecognized arguments: {shlex.join(unknown)}{there}")
+    return options, rest
+
+
+def _natural(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+    return int(text)
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+    return _natural(text, 1)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 ALL_SPLITS = "all"
+ACTIONS_SHARDS = "data/actions/shards"  # of configs/actions.yaml: launch/pretrain.py makes them where they are missing
 
 
 @dataclass

@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -38,8 +39,16 @@ def listening() -> Iterator[None]:
     """
     global _asked
     _asked = 0
+    with blocked():
+        resource_tracker.ensure_running()  # of multiprocessing: started later, a signal would kill it
     before = {number: signal.signal(number, _remember) for number in STOP_SIGNALS}
-    yield
+    try:
+        yield
+    except StopRequested:
+        # Schedulers ask more than once, and Python's own end brings the default back, which kills.
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        raise
     for number, handler in before.items():
         signal.signal(number, handler)
 

@@ -24,6 +24,7 @@ from mstat.engine import Engine
 from mstat.evaluate import evaluate_run, refuse_trained
 from mstat.files import write_json
 from mstat.means import mean_of, numbers
+from mstat.report.console import console
 from mstat.report.html import write_report
 from mstat.report.progress import score_table
 from mstat.run import State, read_state, write_state
@@ -116,7 +117,7 @@ def _each_split(
 def _leave_mean(run: Path, evaluations: Mapping[str, Mapping[str, Any]]) -> None:
     mean = mean_of_splits(evaluations)
     write_json(run / "evaluation.json", mean)
-    rich.print(score_table(mean))
+    console().print(score_table(mean))
     print(f"report: {write_report(run)}")
 
 

@@ -61,9 +61,13 @@ KillWait=10
 SlurmctldTimeout=30
 SlurmdTimeout=15
 MinJobAge=3600
-NodeName=n1 NodeAddr={n1} CPUs=2 RealMemory=2000 State=UNKNOWN
-NodeName=n2 NodeAddr={n2} CPUs=2 RealMemory=2000 State=UNKNOWN
+GresTypes=gpu
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName=n1 NodeAddr={n1} CPUs=2 RealMemory=2000 Gres=gpu:1 State=UNKNOWN
+NodeName=n2 NodeAddr={n2} CPUs=2 RealMemory=2000 Gres=gpu:1 State=UNKNOWN
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=urgent Nodes=ALL PriorityTier=9 MaxTime=INFINITE State=UP
 """
 
 
@@ -93,13 +97,13 @@ class Cluster:
         """What `scontrol show job` says of one job."""
         return dict(re.findall(r"(\w+)=(\S*)", self.call("scontrol", "--oneliner", "show", "job", number).stdout))
 
-    def wait(self, number: str, states: Sequence[str], seconds: float = 180) -> dict[str, str]:
+    def wait(self, number: str, states: Sequence[str], seconds: float = 400) -> dict[str, str]:
         """Until a job is in one of the states; gives what Slurm then says of it."""
         return wait_until(
             lambda: (about := self.job(number))["JobState"] in states and about, seconds, lambda: self.job(number)
         )
 
-    def wait_for_end(self, number: str, seconds: float = 180) -> dict[str, str]:
+    def wait_for_end(self, number: str, seconds: float = 400) -> dict[str, str]:
         """Until a job is over."""
         return self.wait(number, ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"), seconds)
 
@@ -139,7 +143,7 @@ class Cluster:
 
     def resume(self) -> list[str]:
         """What an administrator does with nodes that Slurm has drained; gives them."""
-        lines = self.call("sinfo", "-h", "-N", "-o", "%N %t", check=False).stdout.splitlines()
+        lines = self.call("sinfo", "-h", "-N", "-p", "debug", "-o", "%N %t", check=False).stdout.splitlines()
         drained = [line.split()[0] for line in lines if line.split()[1].startswith(("drain", "drng"))]
         for node in drained:
             self.call("scontrol", "update", f"nodename={node}", "state=resume", check=False)
@@ -147,7 +151,7 @@ class Cluster:
 
     def wait_for_nodes(self) -> None:
         """Until both take jobs."""
-        idle = lambda: self.call("sinfo", "-h", "-N", "-o", "%t", check=False).stdout.split()  # noqa: E731
+        idle = lambda: self.call("sinfo", "-h", "-N", "-p", "debug", "-o", "%t", check=False).stdout.split()  # noqa: E731
         wait_until(lambda: len(found := idle()) == 2 and set(found) <= {"idle", "alloc", "mix"}, START_SECONDS, idle)
 
     def _daemon(self, inside: Sequence[str], *command: str) -> None:
@@ -168,6 +172,9 @@ def two_nodes(folder: Path) -> Iterator[Cluster]:
     for node in NODES:
         (folder / f"spool-{node}").mkdir()
     (folder / "slurm.conf").write_text(CONF.format(folder=folder, **ADDRESSES))
+    # What Slurm hands out as a GPU. No torch will take it for one, so that a process a GPU is a process on CPUs.
+    (folder / "gpu").touch()
+    (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu\n")
     # Not used, but slurmd loads a plugin: "autodetect" dies where /sys/fs/cgroup is not mounted.
     (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
     try:

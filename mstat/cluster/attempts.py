@@ -80,7 +80,7 @@ class Account:
         if reason := self.limit_reached():
             fail(self.folder, reason)
             return reason
-        self.say(f"{BEGIN} {number} of job {self.job}, from step {step(self.folder)}, {now()}")
+        self.say(f"{BEGIN} {number} of job {self.job}{self._step(', from')}, {now()}")
         append(
             self.folder,
             {"event": "begin", "job": self.job, "step": step(self.folder), "stamp": stamp(self.folder)},
@@ -109,8 +109,11 @@ class Account:
         append(folder, {"event": "end", "outcome": OUTCOMES[outcome], "reason": reason, "step": step(folder)})
         if outcome == FAILED and self.kind in TRAINED and state.get("state") != "failed":
             fail(folder, reason)
-        self.say(f"=== mstat: {OUTCOMES[outcome]} at step {step(folder)}: {reason}")
+        self.say(f"=== mstat: {OUTCOMES[outcome]}{self._step(' at')}: {reason}")
         return outcome
+
+    def _step(self, word: str) -> str:
+        return f"{word} step {step(self.folder)}" if self.kind in TRAINED else ""
 
     def limit_reached(self) -> str | None:
         """Which of the two bounds forbids another attempt, if one does; counted from the last submission."""

@@ -11,10 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import rich
-
 from mstat.files import write_json
 from mstat.means import mean_of, numbers
+from mstat.report.console import console
 from mstat.report.progress import score_table
 
 
@@ -41,7 +40,7 @@ def main() -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    rich.print(score_table(mean))
+    console().print(score_table(mean))
     print(f"means over {', '.join(mean['seeds'])}: {sys.argv[1]}/evaluation.json")
     return 0
 

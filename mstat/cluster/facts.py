@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ import torch
 
 import shards
 from mstat.cluster.verdict import human
-from mstat.config import ALL_SPLITS, Config, DataConfig
+from mstat.config import ACTIONS_SHARDS, ALL_SPLITS, Config, DataConfig
 from mstat.run import commit, versions
-from mstat.task import Task
+from mstat.task import ActionTask, Task
 from mstat.train import training_plan
 from shards.read import Reader
 from shards.records import DataError
@@ -29,6 +30,9 @@ BUSY = 0.05  # of a GPU's memory, in use before we begin; the driver itself take
 HEADER_BYTES = 300  # about what torch.save adds to each tensor, which only counts for small models
 SECONDS = 20.0  # for nvidia-smi, which hangs where a GPU has fallen off its bus
 NOT_BUILT = "not built yet"
+DRAWN = (DataConfig.shards, ACTIONS_SHARDS)
+MakeTask = Callable[[Config, int], Task | ActionTask]
+TASKS: dict[str, MakeTask] = {"train": Task, "pretrain": ActionTask}
 
 
 @dataclass
@@ -56,15 +60,15 @@ class Facts:
     faults: list[tuple[str, str]] = field(default_factory=list)
 
 
-def gather_facts(config: Config, processes: int) -> dict[str, Any]:
-    """The facts of this node, on which `processes` ranks of the run live."""
+def gather_facts(config: Config, processes: int, script: str = "train") -> dict[str, Any]:
+    """The facts of this node, on which `processes` ranks of launch/<script>.py live."""
     facts = Facts(source=source_digest(PROJECT))
     facts.versions["CUDA of torch"] = torch.version.cuda or "none"
     _look_at_gpus(facts, processes)
     reader = _look_at_shards(facts, config.data)
-    if config.model.init and not Path(config.model.init).exists():
+    if script != "evaluate" and config.model.init and not Path(config.model.init).exists():
         facts.faults.append((f"model.init: {config.model.init} is not there", "copy it to this node, too"))
-    _look_at_run(facts, config, reader)
+    _look_at_run(facts, config, script, reader)
     return asdict(facts)
 
 
@@ -78,7 +82,7 @@ def source_digest(project: Path) -> str:
 
 
 def _look_at_shards(facts: Facts, data: DataConfig) -> Reader | None:
-    if data.shards == DataConfig.shards and not Path(data.shards).exists():
+    if data.shards in DRAWN and not Path(data.shards).exists():
         facts.shards = NOT_BUILT
         return None
     try:
@@ -164,18 +168,20 @@ def _is_visible(number: str, uuid: str, visible: str) -> bool:
 # --- the run folder --------------------------------------------------------------------------------------------
 
 
-def _look_at_run(facts: Facts, config: Config, reader: Reader | None) -> None:
+def _look_at_run(facts: Facts, config: Config, script: str, reader: Reader | None) -> None:
     run = Path(config.run)
     there = next(folder for folder in (run, *run.absolute().parents) if folder.is_dir())
     if not os.access(there, os.W_OK):
         facts.faults.append((f"run folder: {there} cannot be written to", "another --run, or the rights to this one"))
     facts.free = shutil.disk_usage(there).free
-    if reader is None:
+    if reader is None or script not in TASKS:  # an evaluation writes little, an experiment many runs
         return
     splits = len(reader.protocol(config.data.protocol).splits) if config.data.split == ALL_SPLITS else 1
     held = [path for path in run.glob("**/checkpoints/step-*/**/*") if path.is_file()] if run.is_dir() else []
     try:
-        facts.needed = max(0, splits * room_needed(config, reader) - sum(path.stat().st_size for path in held))
+        facts.needed = max(
+            0, splits * room_needed(config, reader, TASKS[script]) - sum(path.stat().st_size for path in held)
+        )
     except ValueError as error:  # training would refuse these settings by the same words
         facts.faults.append((str(error), "other settings"))
         return
@@ -184,19 +190,19 @@ def _look_at_run(facts: Facts, config: Config, reader: Reader | None) -> None:
         facts.faults.append((what, "make room, keep fewer (--train.keep 1), or take another --run"))
 
 
-def room_needed(config: Config, reader: Reader) -> int:
+def room_needed(config: Config, reader: Reader, make: MakeTask = Task) -> int:
     """Bytes of all that a run has on the disk at once: `train.keep` checkpoints, one in the making, the weights."""
     if config.data.split == ALL_SPLITS:
         first = reader.protocol(config.data.protocol).splits[0]
         config = Config(**{**vars(config), "data": DataConfig(**{**vars(config.data), "split": first})})
-    weights, each = checkpoint_bytes(config, len(training_plan(reader, config).pids))
+    weights, each = checkpoint_bytes(config, len(training_plan(reader, config).pids), make)
     return (config.train.keep + 1) * each + weights
 
 
-def checkpoint_bytes(config: Config, num_identities: int) -> tuple[int, int]:
+def checkpoint_bytes(config: Config, num_classes: int, make: MakeTask = Task) -> tuple[int, int]:
     """Bytes of the task's weights, and of a checkpoint: fp32 weights and what the optimiser keeps of each."""
     with torch.device("meta"):
-        task = Task(config, num_identities)
+        task = make(config, num_classes)
     parameters = sum(4 * parameter.numel() for parameter in task.parameters())
     weights = parameters + sum(buffer.nbytes for buffer in task.buffers())
     kept = 2 if config.optim.name == "adamw" else int(config.optim.momentum > 0)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mstat.cluster.attempts import FOLDER
 
 Kind = Literal["train", "evaluate", "pretrain", "reproduce", "shards", "collect"]
+COLLECT = "collect"
 LAUNCHED = ("train", "evaluate", "pretrain", "reproduce")  # by `accelerate launch`, on every node
 
 
@@ -19,7 +21,7 @@ class Job:
 
     Attributes:
         kind: launch/<kind>.py; `shards` is `python -m shards`, `collect` the mean over the runs of an array.
-        folder: The run folder (of an array, the folder of its runs): scripts and logs lie in its slurm/. Absolute.
+        folder: The run folder (of an array, the folder of its runs): scripts and logs lie in its job/. Absolute.
         arguments: What the command gets, untouched.
         directory: Where the command is started: relative paths in the arguments are meant from there.
         gpus_per_node: 0 is for nodes without GPUs.
@@ -68,24 +70,38 @@ class Job:
     @property
     def account_of(self) -> str:
         """The folder of an element's attempts, in the words of the shell."""
-        if self.file == "collect.sh":
-            return f"{shlex.quote(str(self.folder))}/job/collect"
+        if self.file == f"{COLLECT}.sh":
+            return f"{shlex.quote(str(self.folder))}/{FOLDER}/{COLLECT}"
         if self.array is None:
             return shlex.quote(str(self.folder))
-        element = "seed-" if self.kind == "train" else "job/task-"
-        return f'{shlex.quote(str(self.folder))}/{element}"$SLURM_ARRAY_TASK_ID"'
+        return f'{shlex.quote(str(self.folder))}/{_element(self.kind)}"$SLURM_ARRAY_TASK_ID"'
 
     @property
     def script(self) -> Path:
         """Where the batch script lies."""
         return self.folder / FOLDER / self.file
 
+    @property
+    def log(self) -> str:
+        """How the name of a log begins, which lies beside the script; the job's number follows."""
+        return self.name.replace("/", "-").replace("%", "-")
+
+
+def _element(kind: str) -> str:
+    return "seed-" if kind == "train" else f"{FOLDER}/task-"
+
+
+def elements(folder: Path, about: Mapping[str, Any]) -> dict[Path, int]:
+    """Of an array, the folder and index of each element; `about` is what job.json says."""
+    first, last = about.get("array") or (0, -1)
+    return {folder / f"{_element(about['kind'])}{number}": number for number in range(first, last + 1)}
+
 
 def collector(job: Job) -> Job | None:
     """The job that puts together what the elements of an array have made; None where there is no array."""
     if job.array is None:
         return None
-    alone = replace(job, array=None, name=f"{job.name}-collect", file="collect.sh")
+    alone = replace(job, array=None, name=f"{job.name}-collect", file=f"{COLLECT}.sh")
     small = replace(alone, nodes=1, gpus_per_node=0, processes_per_node=1, preflight=False, zero=None)
     if job.kind == "shards":
         return replace(small, arguments=(*job.arguments, "--join"))

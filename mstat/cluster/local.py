@@ -34,6 +34,7 @@ exec 3<&0
 set -m  # in a group of its own, with the launcher
 {function} & id=$!
 {{ read -r -u 3; kill -TERM -- -$id 2>/dev/null; }} & watch=$!
+set +m  # it would report their ends
 wait $id; status=$?
 kill -- -$watch 2>/dev/null
 exit $status

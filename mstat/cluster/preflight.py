@@ -33,8 +33,11 @@ SEEN_SECONDS = 5.0  # for all to read the verdict, before rank 0 ends and its la
 REPORT = "preflight.json"  # in the run folder
 
 
-def check(config: Config, asked: Asked, timeout: float) -> bool:
+def check(config: Config, script: str, asked: Asked, timeout: float) -> bool:
     """Make all checks; every rank calls it. Rank 0 prints the table and leaves it in RUN/preflight.json.
+
+    Args:
+        script: What is to be started: launch/<script>.py.
 
     Returns:
         Whether all is well, on every rank.
@@ -44,13 +47,15 @@ def check(config: Config, asked: Asked, timeout: float) -> bool:
     """
     meeting = meet(timeout)
     with _giving_up(4 * timeout + 4 * GRACE, os.environ.get("MASTER_ADDR", "")):
-        return _lead(meeting, config, asked, timeout) if meeting.rank == 0 else _follow(meeting, config, timeout)
+        if meeting.rank == 0:
+            return _lead(meeting, config, script, asked, timeout)
+        return _follow(meeting, config, script, timeout)
 
 
-def _lead(meeting: Meeting, config: Config, asked: Asked, timeout: float) -> bool:
+def _lead(meeting: Meeting, config: Config, script: str, asked: Asked, timeout: float) -> bool:
     token = _leave_token(config)
     meeting.leave("begin", token)
-    meeting.leave("note", _note(config, token))
+    meeting.leave("note", _note(config, script, token))
     notes = meeting.collect("note", range(meeting.world_size), timeout)
     found = Found(meeting.world_size, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), notes)
     first_ranks = [rank for rank, note in notes.items() if note["facts"] is not None and rank > 0]
@@ -77,10 +82,10 @@ def _lead(meeting: Meeting, config: Config, asked: Asked, timeout: float) -> boo
     return not faults
 
 
-def _follow(meeting: Meeting, config: Config, timeout: float) -> bool:
+def _follow(meeting: Meeting, config: Config, script: str, timeout: float) -> bool:
     try:
         token = meeting.wait("begin", 0, timeout)
-        note = _note(config, token)
+        note = _note(config, script, token)
         meeting.leave("note", note)
         if meeting.rank in meeting.wait("clocks", 0, 2 * timeout):
             meeting.answer_clock(2 * timeout)
@@ -97,12 +102,12 @@ def _follow(meeting: Meeting, config: Config, timeout: float) -> bool:
     return good
 
 
-def _note(config: Config, token: str | None) -> dict[str, Any]:
+def _note(config: Config, script: str, token: str | None) -> dict[str, Any]:
     """What a rank says of itself; the first of a node, of the node as well."""
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"
     facts = None
     if is_first:
-        facts = gather_facts(config, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        facts = gather_facts(config, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), script)
         if token is not None and not Path(token).exists():
             fault = f"run folder: {config.run} is not the folder that rank 0 sees under this name"
             facts["faults"].append((fault, "--run must lie on a file system that all nodes share"))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mstat.cluster.attempts import CANCELLED, DONE, FOLDER, REQUEUE, RESTART
-from mstat.cluster.job import Job
+from mstat.cluster.job import LAUNCHED, Job
 from mstat.cluster.sites import PROJECT, Site
 
 WIDTH = 110
@@ -39,13 +39,14 @@ def batch_script(job: Job, site: Site) -> str:
 def functions(job: Job, site: Site) -> dict[str, list[str]]:
     """The functions that every node runs once, one after the other: name -> lines."""
     found = {"work": _function("work", site, _work(job, site))}
-    if job.preflight and job.kind == "train" and (PROJECT / "launch" / "preflight.py").is_file():
+    if job.preflight and job.kind in LAUNCHED:
         found = {"preflight": _function("preflight", site, _preflight(job, site)), **found}
     return found
 
 
 def directives(job: Job, site: Site) -> list[str]:
     """What stands after #SBATCH."""
+    folder = str(job.folder / FOLDER).replace("%", "%%")  # which is special in names of logs
     options = {
         "job-name": job.name,
         "nodes": job.nodes,
@@ -58,7 +59,7 @@ def directives(job: Job, site: Site) -> list[str]:
         "qos": job.qos or site.qos,
         "array": _array(job),
         "chdir": job.directory,
-        "output": job.folder / FOLDER / ("%x-%j.log" if job.array is None else "%x-%A_%a.log"),
+        "output": f"{folder}/{job.log}-{'%j' if job.array is None else '%A_%a'}.log",
         "open-mode": "append",
         "signal": f"B:USR1@{job.stop_before}",
     }
@@ -74,6 +75,7 @@ def _array(job: Job) -> str | None:
 
 
 def _variables(job: Job, site: Site) -> list[str]:
+    # Of an array's last element SLURM_JOB_ID is that of the whole array, and all would be requeued.
     number = "$SLURM_JOB_ID" if job.array is None else "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
     limits = f"--requeue-limit {job.requeue_limit} --idle-limit {job.idle_limit}"
     flags = ["--kill-on-bad-exit=1", "--overlap", "--ntasks-per-node=1", "--label", *site.srun]
@@ -81,10 +83,12 @@ def _variables(job: Job, site: Site) -> list[str]:
     program = f"{shlex.quote(str(PROJECT))}/mstat/cluster/attempts.py"
     return [
         f"export RUN={job.account_of}",
-        f'log={shlex.quote(str(job.folder / FOLDER))}/"$SLURM_JOB_NAME-{number}.log"',
+        f"job={number}",
+        _guard(site.accountant),
+        f'log={shlex.quote(str(job.folder / FOLDER / job.log))}-"$job.log"',
         "attempt() {  # begin | end: is there another one?",
         f'  local what=$1; shift; {site.accountant} {program} "$what" "$RUN" \\',
-        f'    --kind {job.kind} --job "$SLURM_JOB_ID" --log "$log" {limits} "$@"',
+        f'    --kind {job.kind} --job "$job" --log "$log" {limits} "$@"',
         "}",
         f"step=(srun {' '.join(flags)})",
         'NODES=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste --serial --delimiters=,)',
@@ -95,12 +99,15 @@ def _variables(job: Job, site: Site) -> list[str]:
 
 def _function(name: str, site: Site, command: Sequence[str]) -> list[str]:
     """A function that every node runs once, after a look at what all else would fail by in many words."""
-    python = _interpreter(site)
     guards = [
-        f'{python} -c "" 2>/dev/null || {{ echo "error: $(hostname): no Python that runs: {python}" >&2; exit 1; }}',
+        _guard(_interpreter(site)),
         'test -w "$RUN" || { echo "error: $(hostname): $RUN is not there, or cannot be written" >&2; exit 1; }',
     ]
     return [f"{name}() {{  # on every node", *(f"  {line}" for line in [*guards, *command]), "}"]
+
+
+def _guard(python: str) -> str:
+    return f'{python} -c "" 2>/dev/null || {{ echo "error: $(hostname): no Python that runs: {python}" >&2; exit 1; }}'
 
 
 def _interpreter(site: Site) -> str:
@@ -121,30 +128,30 @@ def _preflight(job: Job, site: Site) -> list[str]:
     """It takes the command line of the launcher, and asks whether all that is named there is as it should be."""
     checks = f"{_interpreter(site)} {shlex.quote(site.root)}/launch/preflight.py"
     checks += f' --expect-processes {job.num_processes} --hosts "$NODES"'
-    return [line.replace('"$PORT"', '"$((PORT + 1))"') for line in _launched(checks, job, site, "")]
+    return _launched(checks, job, site, "", port="$((PORT + 1))")
 
 
-def _launched(launcher: str, job: Job, site: Site, part: str) -> list[str]:
+def _launched(launcher: str, job: Job, site: Site, part: str, port: str = "$PORT") -> list[str]:
     if job.array is not None and job.kind != "reproduce":
         part = ' --run "$RUN" --seed "$SLURM_ARRAY_TASK_ID"'
     return [
         'trap "" USR1  # it would kill the launcher; the ranks handle it',
         "trap : TERM  # it is for the launcher, whose end we wait for",
         f"{launcher} \\",
-        *(f"  {line} \\" for line in accelerate_flags(job, site)),
+        *(f"  {line} \\" for line in accelerate_flags(job, site, port=port)),
         *wrapped(f"  {shlex.quote(site.root)}/launch/{job.kind}.py", job.arguments, f"{part} \\"),
         f'    || {{ status=$?; touch "$RUN/{FOLDER}/ended"; exit $status; }}',
     ]
 
 
-def accelerate_flags(job: Job, site: Site) -> list[str]:
-    """Of `accelerate launch`, a few a line; MAIN, PORT and the node's number are set where they are run."""
+def accelerate_flags(job: Job, site: Site, *, rank: str = "$SLURM_NODEID", port: str = "$PORT") -> list[str]:
+    """Of `accelerate launch`, a few a line; MAIN, PORT and the node's `rank` are set where they are run."""
     alone = job.num_processes == 1 and job.zero is None and site.accelerate is None
     yaml = Path(site.root) / "configs" / "accelerate" / ("single.yaml" if alone else "multinode.yaml")
     flags = [f"--config_file {shlex.quote(site.accelerate or str(yaml))}"]
     if not alone:
-        flags.append(f'--num_machines {job.nodes} --num_processes {job.num_processes} --machine_rank "$SLURM_NODEID"')
-        flags.append('--main_process_ip "$MAIN" --main_process_port "$PORT"')
+        flags.append(f'--num_machines {job.nodes} --num_processes {job.num_processes} --machine_rank "{rank}"')
+        flags.append(f'--main_process_ip "$MAIN" --main_process_port "{port}"')
     if job.zero is not None:
         flags.append(f"--use_deepspeed --zero_stage {job.zero}")
     return flags
@@ -174,10 +181,10 @@ run() {{  # FUNCTION on every node
   while kill -0 $id 2>/dev/null; do
     sleep 1
     # Again and again: a rank that starts does not listen yet.
-    [ $stop = 1 ] && [ $((asked++ % 5)) = 0 ] && scancel --quiet --signal=USR1 "$SLURM_JOB_ID"
+    [ $stop = 1 ] && [ $((asked++ % 5)) = 0 ] && scancel --quiet --signal=USR1 "$job"
     # A node that went down and came back quickly has forgotten the step, and srun would wait for it for ever.
     if [ -e "$RUN/{FOLDER}/ended" ] && [ $((late++)) -ge {LATE_SECONDS} ]; then
-      scancel --quiet --signal=KILL "$SLURM_JOB_ID"; kill -KILL $id
+      scancel --quiet --signal=KILL "$job"; kill -KILL $id
     fi
   done
   wait $id
@@ -196,14 +203,14 @@ for ((n = 0; ; n++)); do
     {RESTART}) todo=work ;;  # at once, where we are: all nodes answer
     {REQUEUE}) # the controller may be out of reach for a while
       for try in {{1..20}}; do
-        told=$(scontrol requeue "$SLURM_JOB_ID" 2>&1) && sleep 60 && break
+        told=$(scontrol requeue "$job" 2>&1) && sleep 60 && break
         echo "$told"
         # Slurm has done it: a script that lingers when the job comes back would have its node drained.
         [[ $told == *pending* ]] && break
         sleep 15
       done
       exit 1 ;;
-    {CANCELLED}) scancel "$SLURM_JOB_ID"; sleep 60; exit 1 ;;
+    {CANCELLED}) scancel "$job"; sleep 60; exit 1 ;;
     *) exit 1 ;;
   esac
 done

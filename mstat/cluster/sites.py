@@ -1,6 +1,6 @@
 """What is particular to one cluster, in one YAML: how its environment is made, its network, its container.
 
-configs/sites/ has three to copy; docs/cluster.md explains them.
+configs/sites/ has some to copy; docs/cluster.md explains them.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ class Site:
         partition: Default of --partition.
         account: Default of --account.
         qos: Default of --qos.
+        image: Of the pods, for `--scheduler kubernetes`: what Dockerfile made, where the cluster can pull it from.
+        volumes: Likewise: path in the pods -> persistent volume claim. With several nodes, those of run folder and
+            shards must be claims that many can mount (ReadWriteMany).
+        memory: Likewise: what a pod asks for, as in `500Gi`; null leaves it to the cluster.
         host_python: A Python, 3.9 or newer, of the nodes themselves: it keeps account of the attempts outside of any
             container. null takes `python` where there is no container, else python3.
     """
@@ -51,12 +55,15 @@ class Site:
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
+    image: str | None = None
+    volumes: dict[str, str] = field(default_factory=dict)
+    memory: str | None = None
     host_python: str | None = None
 
     @property
     def interpreter(self) -> str:
         """The interpreter on the nodes."""
-        return self.python or sys.executable
+        return self.python or shlex.quote(sys.executable)
 
     @property
     def accountant(self) -> str:
@@ -69,12 +76,16 @@ class Site:
         """The repository on the nodes."""
         return self.project or str(PROJECT)
 
+    def variables(self) -> dict[str, str]:
+        """The environment of every process."""
+        if not self.interface:
+            return self.environment
+        interfaces = {"GLOO_SOCKET_IFNAME": self.interface, "NCCL_SOCKET_IFNAME": f"={self.interface}"}
+        return {**interfaces, **self.environment}
+
     def exports(self) -> list[str]:
-        """Lines of shell that set the environment."""
-        variables = dict(self.environment)
-        if self.interface:
-            variables = {"GLOO_SOCKET_IFNAME": self.interface, "NCCL_SOCKET_IFNAME": f"={self.interface}", **variables}
-        return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+        """Lines of shell that set it."""
+        return [f"export {name}={shlex.quote(value)}" for name, value in self.variables().items()]
 
 
 def load_site(path: Path | None) -> Site:

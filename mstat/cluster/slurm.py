@@ -9,14 +9,15 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mstat.cluster import attempts
 from mstat.cluster.attempts import FOLDER
-from mstat.cluster.job import Job, collector
+from mstat.cluster.job import COLLECT, Job, collector, elements
 from mstat.cluster.script import batch_script
 from mstat.cluster.sites import Site
 
-IN_QUEUE = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "PREEMPTED")
+IN_QUEUE = ("RUNNING", "PENDING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "PREEMPTED")
 CLIENT_SECONDS = 60
 
 
@@ -26,11 +27,10 @@ class SlurmError(ValueError):
 
 @dataclass(frozen=True)
 class JobState:
-    """What Slurm says of a job: its state and reason, how often it was restarted, its time so far and limit."""
+    """What Slurm says of a job: its state and reason, its time so far and limit."""
 
     state: str
     reason: str = ""
-    restarts: int = 0
     run_time: str = ""
     time_limit: str = ""
 
@@ -38,6 +38,14 @@ class JobState:
     def active(self) -> bool:
         """Whether it runs or may still."""
         return self.state in IN_QUEUE
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended, and neither well nor by a person's wish."""
+        return not self.active and self.state not in ("COMPLETED", "CANCELLED", "GONE")
+
+
+GONE = JobState("GONE")  # so long ago that Slurm has forgotten it
 
 
 def submit(job: Job, site: Site) -> list[str]:
@@ -51,21 +59,12 @@ def submit(job: Job, site: Site) -> list[str]:
         ValueError: If a job of this folder is in the queue.
     """
     refuse_second(job.folder)
-    jobs = [job, *filter(None, [collector(job)])]
-    for one in jobs:
+    for one in filter(None, [job, collector(job)]):
         one.script.parent.mkdir(parents=True, exist_ok=True)
         one.script.write_text(batch_script(one, site))
         check(one.script)
-    ids = [start(job.folder, job.script)]
-    about = {"id": ids[0], "scheduler": "slurm", "script": str(job.script), "array": job.array is not None}
-    log = job.folder / FOLDER / (f"{job.name}-{ids[0]}" + ("_*" if job.array else "") + ".log")
-    about["log"] = str(log)
-    if len(jobs) > 1:
-        when = "afterok" if job.kind == "shards" else "afterany"  # a failed element must not hide the others' results
-        ids.append(_sbatch(jobs[1].script, [f"--dependency={when}:{ids[0]}", "--kill-on-invalid-dep=yes"]))
-        about["collector"] = ids[1]
-    attempts.write_json(job.folder / FOLDER / "job.json", about)
-    return ids
+    about = {"scheduler": "slurm", "kind": job.kind, "array": job.array, "script": str(job.script), "name": job.log}
+    return start(job.folder, about)
 
 
 def refuse_second(folder: Path) -> None:
@@ -75,19 +74,43 @@ def refuse_second(folder: Path) -> None:
         raise ValueError(f"{folder}: job {about['id']} is {state.state}: follow, cancel or wait for it")
 
 
-def start(folder: Path, script: Path, flags: Sequence[str] = ()) -> str:
-    """Submit a script; bounds on restarts begin anew, and a cancellation is forgotten. Gives the job's id."""
-    (folder / FOLDER / "cancel").unlink(missing_ok=True)
-    for of_element in (folder, *folder.glob("seed-*"), *folder.glob("job/task-*"), folder / FOLDER / "collect"):
-        if of_element == folder or (of_element / FOLDER).exists():
-            (of_element / FOLDER / "cancel").unlink(missing_ok=True)
-            attempts.append(of_element, {"event": "submit"})
-    return _sbatch(script, flags)
+def start(folder: Path, about: dict[str, Any], flags: Sequence[str] = ()) -> list[str]:
+    """Submit the scripts in a folder; bounds on restarts begin anew, and a cancellation is forgotten.
+
+    Args:
+        about: What job.json is to say, but for the ids.
+        flags: More of sbatch, for the first script.
+
+    Returns:
+        The jobs' ids: its own, and that of the job that collects from an array.
+    """
+    for one in [folder, *elements(folder, about), folder / FOLDER / COLLECT]:
+        (one / FOLDER / "cancel").unlink(missing_ok=True)
+        if one == folder or (one / FOLDER).is_dir():
+            attempts.append(one, {"event": "submit"})
+    script = Path(about["script"])
+    ids = [_sbatch(script, flags)]
+    log = script.with_name(f"{about['name']}-{ids[0]}.log")
+    about = {**about, "id": ids[0], "log": str(log)}
+    if about["array"]:
+        when = "afterok" if about["kind"] == "shards" else "afterany"  # one that failed must not hide what others made
+        after = [f"--dependency={when}:{ids[0]}", "--kill-on-invalid-dep=yes"]
+        try:
+            ids.append(_sbatch(script.with_name(f"{COLLECT}.sh"), after))
+        except SlurmError:
+            cancel(ids[0])
+            raise
+        about["collector"] = ids[1]
+    attempts.write_json(folder / FOLDER / "job.json", about)
+    return ids
 
 
 def check(script: Path) -> None:
     """`sbatch --test-only`: raises SlurmError if Slurm would refuse the script."""
-    _call("sbatch", "--test-only", str(script))
+    try:
+        _call("sbatch", "--test-only", str(script))
+    except SlurmError as error:
+        raise SlurmError(f"{script}: {error}") from None
 
 
 def _sbatch(script: Path, flags: Sequence[str]) -> str:
@@ -99,22 +122,24 @@ def ask(job: str) -> JobState | None:
     try:
         lines = _call("scontrol", "--oneliner", "show", "job", job).splitlines()
     except SlurmError as error:
-        if "Invalid job id" not in str(error):
+        if "Invalid job id" not in str(error) and "not found" not in str(error):  # a job, an element of one
             raise
         return _from_accounting(job)
     found = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in lines if line.startswith("JobId=")]
     if not found:
         return None
-    # Of an array the least finished element counts.
+    # Of an array an element that runs counts, else one that is still to run.
     found.sort(key=lambda one: IN_QUEUE.index(one["JobState"]) if one["JobState"] in IN_QUEUE else len(IN_QUEUE))
     one = found[0]
-    return JobState(
-        one["JobState"],
-        one.get("Reason", ""),
-        int(one.get("Restarts", 0)),
-        one.get("RunTime", ""),
-        one.get("TimeLimit", ""),
-    )
+    return JobState(one["JobState"], one.get("Reason", ""), one.get("RunTime", ""), one.get("TimeLimit", ""))
+
+
+def knows(job: str) -> bool:
+    """Whether Slurm can be asked, and knows the job."""
+    try:
+        return ask(job) is not None
+    except SlurmError:
+        return False
 
 
 def _from_accounting(job: str) -> JobState | None:
@@ -133,9 +158,9 @@ def signal(job: str) -> None:
     _call("scancel", "--batch", "--signal=USR1", job)
 
 
-def cancel(job: str) -> None:
-    """End a job now."""
-    _call("scancel", job)
+def cancel(job: str, *, pending: bool = False) -> None:
+    """End a job now; of an array, all its elements, or those that have not begun."""
+    _call("scancel", *(["--state=PENDING"] if pending else []), job)
 
 
 def _call(*command: str) -> str:
@@ -149,7 +174,8 @@ def _call(*command: str) -> str:
         raise SlurmError(f"{command[0]}: no answer within {CLIENT_SECONDS} s") from None
     if done.returncode:
         told = "; ".join(
-            line.removeprefix(f"{command[0]}: ").removeprefix("error: ") for line in done.stderr.splitlines()
+            line.removeprefix(f"{command[0]}: ").removeprefix("error: ")
+            for line in (done.stderr or done.stdout).splitlines()
         )
         raise SlurmError(f"{command[0]}: {told or f'exit status {done.returncode}'}")
     return done.stdout

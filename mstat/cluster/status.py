@@ -11,99 +11,141 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import rich
-from rich.console import Console
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from mstat.cluster import attempts, slurm
 from mstat.cluster.attempts import FOLDER
+from mstat.cluster.job import COLLECT, elements
 from mstat.cluster.logs import last_failure, last_word, tail
+from mstat.report.console import console
+from mstat.report.progress import by_stage, clock
 
 ABSENT = "–"
 TABLE_LINES = 40  # of a log that ends with the checks of the nodes
+NARROW = 100  # columns
+# The longest word of each, so that it is not cut.
+WIDTHS = {"job": 10, "state": 9, "step": 8, "loss": 6, "by stage": 9, "clips/s": 7, "left": 5, "restarts": 8, "run": 8}
 RECENT = 20  # records of metrics.jsonl that a speed is the mean of
 TAIL_BYTES = 1 << 16
 
 
 def show(runs: Sequence[Path]) -> None:
-    """A table of runs; below it why each failed one failed."""
-    table = Table()
+    """A table of runs; below it why each failed one failed.
+
+    Raises:
+        ValueError: If nothing was ever started in one of them; the others are shown first.
+    """
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in ("run", "job", "state", "step", "loss", "by stage", "clips/s", "left", "restarts"):
-        table.add_column(column, justify="left" if column in ("run", "job", "state", "by stage") else "right")
+        is_number = column not in ("run", "job", "state", "by stage")
+        # On 80 columns words are wrapped, but none is cut off; names of folders are, where there is no other way.
+        table.add_column(column, justify="right" if is_number else "left", min_width=WIDTHS[column], overflow="fold")
     failed = []
-    for run in (found for given in runs for found in expand(given)):
-        row, failure = describe(run)
+    for run, about in (found for given in runs if is_run(given) for found in expand(given)):
+        row, failure = describe(run, about)
         table.add_row(*(escape(cell) for cell in row))
         if failure:
             failed.append((run, failure))
-    # A table that is cut to 80 columns in a pipe would hide what is asked for.
-    (Console() if Console().is_terminal else Console(width=160)).print(table)
+    out = console()
+    table.padding = (0, 1) if out.width > NARROW else 0
+    if table.rows:
+        out.print(table)
     for run, failure in failed:
-        rich.print(f"[bold red]{escape(str(run))}[/]")
+        out.print(f"[bold red]{escape(str(run))}[/]", soft_wrap=True, highlight=False)
         print(failure)
+    if missing := [str(run) for run in runs if not is_run(run)]:
+        raise ValueError(f"{', '.join(missing)}: no run, and no job was submitted for it")
 
 
-def expand(run: Path) -> Iterator[Path]:
-    """A folder, or where an array has made several: those, and the job that collects.
-
-    Raises:
-        ValueError: If nothing was ever started there.
-    """
-    if not (run / "state.json").is_file() and not (run / FOLDER).is_dir():
-        raise ValueError(f"{run}: no run, and no job was submitted for it")
-    elements = sorted([*run.glob("seed-*"), *run.glob("job/task-*")], key=_by_number)
-    yield from elements or [run]
-    yield from (path for path in (run / FOLDER / "collect", run / FOLDER / "evaluate") if path.is_dir())
+def is_run(folder: Path) -> bool:
+    """Whether something was ever started there."""
+    return (folder / "state.json").is_file() or (folder / FOLDER).is_dir()
 
 
-def _by_number(path: Path) -> int:
-    number = path.name.partition("-")[2]
-    return int(number) if number.isdigit() else -1
+def expand(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A folder, or of an array those of its elements and of the job that collects; with what is known of each's job."""
+    about = _about(run)
+    for element, number in elements(run, about).items():
+        yield element, _part(element, f"{about['id']}_{number}", about)
+    if "collector" in about:
+        name = {**about, "name": f"{about['name']}-{COLLECT}"}
+        yield run / FOLDER / COLLECT, _part(run / FOLDER / COLLECT, about["collector"], name)
+    if not about.get("array"):
+        yield run, about
+    evaluation = run / FOLDER / "evaluate"
+    if evaluation.is_dir():
+        yield evaluation, _about(evaluation)
 
 
-def describe(run: Path) -> tuple[list[str], str]:
+def _part(folder: Path, job: str, about: dict[str, Any]) -> dict[str, Any]:
+    """What a part of an array has written down of its job; before it begins, what is known of it already."""
+    own = _about(folder)
+    log = Path(about["script"]).with_name(f"{about['name']}-{job}.log")
+    # Of another job, if this one was not to do it again (`continue RUN -- --array=6`).
+    is_own = own.get("id") == job or ("id" in own and not slurm.knows(job))
+    return own if is_own else {"scheduler": "slurm", "id": job, "log": str(log)}
+
+
+def _about(run: Path) -> dict[str, Any]:
+    return attempts.read_json(run / FOLDER / "job.json")
+
+
+def describe(run: Path, about: dict[str, Any]) -> tuple[list[str], str]:
     """A row of the table, and the words of the failure if there is one."""
-    about = attempts.read_json(run / FOLDER / "job.json")
     state = attempts.read_json(run / "state.json")
     job, queue = _job(about)
-    events = attempts.read(run)
-    told = state.get("state") or (f"{events[-1].get('outcome', 'began')}" if events else "not begun")
-    if told == "running" and queue is not None and not queue.active:
-        told = "cut off"  # nobody lived to write how it ended
+    begins = attempts.begun_since_submission(run)
+    told = state.get("state") or _told(attempts.read(run))
+    if queue is not None and not queue.active and told != "failed":
+        if queue.failed or (told == "running" and queue.state != "CANCELLED"):
+            told = "cut off"  # nobody lived to write how it ended, or had a Python to write with
+        elif queue.state == "CANCELLED" and told in ("running", "not begun"):
+            told = "cancelled"
     last = _tail(run / "metrics.jsonl")
     newest = last[-1] if last else {}
-    begins = attempts.begun_since_submission(run)
     total = num_steps(run)
-    steps = newest.get("step", state.get("step", 0))
+    steps = newest.get("step", state.get("step"))
     row = [
         _short(run),
         job,
         told,
-        f"{steps:,}" + (f" / {total:,}" if total else ""),
-        f"{newest['loss']:.4f}" if "loss" in newest else ABSENT,
-        ", ".join(f"{stage} {value:.3f}" for stage, value in _by_stage(newest).items()) or ABSENT,
+        ABSENT if steps is None else f"{steps:,}" + (f" / {total:,}" if total else ""),
+        f"{newest['loss']:.3f}" if "loss" in newest else ABSENT,
+        ", ".join(f"{stage} {value:.3f}" for stage, value in by_stage(newest).items()) or ABSENT,
         f"{speed(last):.1f}" if last else ABSENT,
         _left(last, total, run) if told in ("running", "requeue") else ABSENT,
         str(max(0, len(begins) - 1)),
     ]
-    failure = ""
-    if told in ("failed", "cut off"):
-        log = Path(about.get("log", run / "no log"))
-        words = last_failure(log) or last_word(log)
-        reason = state.get("reason") or ""
-        # Of a run that failed by itself the reason is the last line of the traceback, and need not be told twice.
-        if reason.startswith(attempts.CHECKS):
-            words = "\n".join(tail(log)[-TABLE_LINES:])
-        told_twice = reason.split(": ", 1)[-1].split(";")[0] in words
-        failure = "\n".join(filter(None, [None if told_twice else reason, words])) or "no word of why in its log"
-    return row, failure
+    return row, _failure(run, about, state) if told in ("failed", "cut off") else ""
+
+
+def _told(events: Sequence[dict[str, Any]]) -> str:
+    """How a job stands whose command writes no state.json."""
+    kinds = [event for event in events if event["event"] != "submit"]
+    return str(kinds[-1].get("outcome", "running")) if kinds else "not begun"
+
+
+def _failure(run: Path, about: dict[str, Any], state: dict[str, Any]) -> str:
+    log = Path(about.get("log", run / "no log"))
+    words = last_failure(log) or last_word(log)
+    ends = [event for event in attempts.read(run) if event["event"] == "end"]
+    reason = state.get("reason") or (ends[-1]["reason"] if ends else "")
+    # Of a run that failed by itself the reason is the last line of the traceback, and need not be told twice.
+    if reason.startswith(attempts.CHECKS):
+        words = "\n".join(tail(log)[-TABLE_LINES:])
+    told_twice = reason.split(": ", 1)[-1].split(";")[0] in words
+    return "\n".join(filter(None, [None if told_twice else reason, words])) or "no word of why in its log"
 
 
 def _job(about: dict[str, Any]) -> tuple[str, slurm.JobState | None]:
     """What the scheduler says, in words, and as it is."""
     if about.get("scheduler") == "local":
-        return f"local {about['id']}" + (", runs" if local_is_alive(about) else ", ended"), None
+        if about.get("host") != socket.gethostname():
+            return f"local {about['id']}, on {about['host']}", None
+        alive = local_is_alive(about)
+        return f"local {about['id']}, {'runs' if alive else 'ended'}", None if alive else slurm.GONE
     if "id" not in about:
         return ABSENT, None
     try:
@@ -111,7 +153,7 @@ def _job(about: dict[str, Any]) -> tuple[str, slurm.JobState | None]:
     except slurm.SlurmError as error:
         return f"{about['id']} ({error})", None
     if queue is None:
-        return f"{about['id']}, gone from Slurm", slurm.JobState("GONE")
+        return f"{about['id']}, gone from Slurm", slurm.GONE
     words = f"{about['id']} {queue.state}"
     if queue.state == "PENDING" and queue.reason:
         return f"{words} ({queue.reason})", queue
@@ -158,18 +200,7 @@ def _left(records: Sequence[dict[str, Any]], total: int | None, run: Path) -> st
     if not records or not total or not (clips := speed(records)):
         return ABSENT
     batch = load_config(run / "config.yaml").batch
-    seconds = int((total - records[-1]["step"]) * batch.num_identities * batch.num_tracklets / clips)
-    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
-    return f"{days} d {hours} h" if days else f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s"
-
-
-def _by_stage(record: dict[str, Any]) -> dict[str, float]:
-    stages: dict[str, float] = {}
-    for name, value in record.items():
-        if name.startswith("loss/"):
-            stage = name.split("/")[1]
-            stages[stage] = stages.get(stage, 0.0) + value
-    return stages
+    return clock((total - records[-1]["step"]) * batch.num_identities * batch.num_tracklets / clips)
 
 
 def _tail(path: Path) -> list[dict[str, Any]]:
@@ -197,14 +228,16 @@ def _short(run: Path) -> str:
 
 
 def logs(runs: Sequence[Path], lines: int, *, follow: bool) -> None:
-    """The end of each run's newest log."""
-    paths = []
-    for run in (found for given in runs for found in expand(given)):
-        log = attempts.read_json(run / FOLDER / "job.json").get("log")
-        if log is None or not Path(log).is_file():
-            raise ValueError(f"{run}: no log yet; its job has not begun")
-        paths.append(log)
-    command = ["tail", f"--lines={lines}", *(["--follow=name", "--retry"] if follow else []), *paths]
+    """The end of each run's newest log; to follow one, it need not be there yet.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = {run: about.get("log") for given in runs for run, about in expand(given)}
+    there = [log for log in found.values() if log is not None and (follow or Path(log).is_file())]
+    if not there:
+        raise ValueError(f"{', '.join(map(str, runs))}: no log yet; no job of it has begun")
+    command = ["tail", f"--lines={lines}", *(["--follow=name", "--retry"] if follow else []), *there]
     if follow:
         os.execvp("tail", command)
     subprocess.run(command, check=True)
@@ -216,7 +249,7 @@ def cancel(run: Path, *, now: bool) -> str:
     Raises:
         ValueError: If there is no job to cancel.
     """
-    about = attempts.read_json(run / FOLDER / "job.json")
+    about = _about(run)
     if about.get("scheduler") == "local":
         if not local_is_alive(about):
             raise ValueError(f"{run}: its job has ended, or runs on host {about['host']}")
@@ -225,14 +258,15 @@ def cancel(run: Path, *, now: bool) -> str:
     state = slurm.ask(about["id"]) if "id" in about else None
     if state is None or not state.active:
         raise ValueError(f"{run}: no job of it is in the queue" + (f" ({state.state})" if state else ""))
-    for folder in (run, *run.glob("seed-*"), *run.glob("job/task-*")):
-        if (folder / FOLDER).is_dir():
+    for folder in (run, *elements(run, about)):
+        if folder == run or (folder / FOLDER).is_dir():
             (folder / FOLDER / "cancel").touch()
     if "collector" in about:
         slurm.cancel(about["collector"])
-    if now or state.state != "RUNNING" or about.get("array"):
+    if now or state.state != "RUNNING":
         slurm.cancel(about["id"])
         return f"{run}: job {about['id']} is cancelled"
+    slurm.cancel(about["id"], pending=True)  # elements of an array
     slurm.signal(about["id"])
     return f"{run}: job {about['id']} saves and ends; --now would not wait for it"
 
@@ -243,15 +277,17 @@ def go_on(run: Path, flags: Sequence[str] = ()) -> str:
     Raises:
         ValueError: If there is none, or its job is still in the queue.
     """
-    about = attempts.read_json(run / FOLDER / "job.json")
+    about = _about(run)
     if about.get("scheduler") == "local":
         raise ValueError(f"{run}: a local job goes on with the same command: {about['command']}")
-    script = Path(about.get("script", run / FOLDER / "job.sh"))
-    if not script.is_file():
-        raise ValueError(f"{run}: no batch script in it: submit it with launch/submit.py")
+    if "script" not in about:
+        parent = next((folder for folder in run.parents if run in elements(folder, _about(folder))), None)
+        number = run.name.rpartition("-")[2]
+        way_out = f"continue {parent} -- --array={number}" if parent else "submit it with launch/submit.py"
+        raise ValueError(f"{run}: no batch script in it: {way_out}")
     slurm.refuse_second(run)
-    slurm.check(script)
-    job = slurm.start(run, script, flags)
-    log = str(about.get("log", "")).replace(str(about.get("id")), job)
-    attempts.write_json(run / FOLDER / "job.json", {**about, "id": job, "log": log})
-    return f"{run}: job {job} goes on from step {attempts.step(run)}"
+    slurm.check(Path(about["script"]))
+    ids = slurm.start(run, about, flags)
+    collects = f", and {ids[1]}, which collects," if len(ids) > 1 else ""
+    where = "" if about.get("array") else f" from step {attempts.step(run)}"
+    return f"{run}: job {ids[0]}{collects} goes on{where}"

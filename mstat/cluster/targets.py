@@ -22,8 +22,11 @@ CONFIGS = {"train": "synthetic.yaml", "pretrain": "actions.yaml"}  # without a -
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?")
 
 
-def target(kind: str, arguments: Sequence[str]) -> tuple[Path, int]:
+def target(kind: str, arguments: Sequence[str], directory: Path | None = None) -> tuple[Path, int]:
     """The absolute folder of a command's results, and the first index of its job array.
+
+    Args:
+        directory: Where the command is started: here, if it is None.
 
     Raises:
         ValueError: If the command does not exist or lacks what it needs.
@@ -34,7 +37,7 @@ def target(kind: str, arguments: Sequence[str]) -> tuple[Path, int]:
         raise ValueError(f"there is no {script}")
     if kind in CONFIGS:
         config = parse(arguments, PROJECT / "configs" / CONFIGS[kind], prog=KINDS[kind])
-        return Path(config.run).absolute(), config.seed
+        return (directory or Path.cwd()) / config.run, config.seed
     if kind == "evaluate":
         run = _option(arguments, "--run")
         if not (run / "config.yaml").is_file():

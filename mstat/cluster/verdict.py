@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mstat.report.console import console
+
 MEGABYTES = 32  # of the all-reduce, about a bucket of gradients
 NOT_DONE = "not done within"  # of an error that only says that others did not come
-WIDTH = 150  # of a log file, where a terminal would say its own
 
 
 @dataclass(frozen=True)
@@ -183,12 +183,10 @@ def _reduction(found: Found, asked: Asked) -> list[Fault]:
 
 def show(found: Found, faults: Sequence[Fault]) -> None:
     """One table, a row a node; below it, what is wrong."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)
+    out = console()
     table = Table(title="launch checks", title_justify="left")
     for column in ("node", "ranks", "commit", "packages", "shards", "GPUs", "clock", "room in the run folder"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     nodes = found.nodes()
     bad = {fault.where for fault in faults}
     reference = next(iter(nodes.values()))["versions"]
@@ -207,21 +205,21 @@ def show(found: Found, faults: Sequence[Fault]) -> None:
             _room(facts),
             style="red" if facts["host"] in bad else None,
         )
-    console.print(table)
+    out.print(table)
     bandwidth = found.bandwidth()
     if found.world_size == 1:
-        console.print("one process: nothing to reduce")
+        out.print("one process: nothing to reduce")
     elif bandwidth is not None:
         backend = next(iter(found.outcomes.values()))["backend"]
         text = (
             f"{found.world_size} processes; all-reduce of {MEGABYTES} MB over {backend}: {bandwidth:,.0f} MB/s a link"
         )
-        console.print(text, highlight=False)
+        out.print(text, highlight=False)
     for fault in faults:
         text = f"[red]{escape(fault.where)}: {escape(fault.what)}[/]; {escape(fault.way_out)}"
-        console.print(text, highlight=False, soft_wrap=True)
+        out.print(text, highlight=False, soft_wrap=True)
     verdict = f"[red]launch checks: {len(faults)} wrong, nothing is started[/]" if faults else "launch checks: all good"
-    console.print(verdict, highlight=False)
+    out.print(verdict, highlight=False)
 
 
 def short(facts: dict[str, Any]) -> str:

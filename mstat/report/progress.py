@@ -73,7 +73,7 @@ class Progress:
             return
         self._updates += 1
         last = step >= self.total_steps
-        parts = [f"{step}/{self.total_steps}", *_summary(record), f"{_clock(self._seconds_left(step))} left"]
+        parts = [f"{step}/{self.total_steps}", *_summary(record), f"{clock(self._seconds_left(step))} left"]
         if self._live:
             self._bar.update(self._task, completed=step, description="  ".join(parts))
             now = time.monotonic()
@@ -116,23 +116,29 @@ def _summary(record: Mapping[str, Any]) -> list[str]:
         parts.append(f"epoch {record['epoch']}")
     if record.get("loss") is not None:
         parts.append(f"loss {record['loss']:.2f}")
-    stages: dict[str, float] = {}
-    for key, value in record.items():
-        if key.startswith("loss/") and value is not None:
-            stage = key.split("/")[1]
-            stages[stage] = stages.get(stage, 0.0) + value
-    if stages:
+    if stages := by_stage(record):
         parts.append(" ".join(f"{stage} {value:.2f}" for stage, value in stages.items()))
     if record.get("clips_per_s") is not None:
         parts.append(f"{record['clips_per_s']:.0f} clips/s")
     return parts
 
 
+def by_stage(record: Mapping[str, Any]) -> dict[str, float]:
+    """The loss of each stage: the sum of its terms in a record of metrics.jsonl."""
+    stages: dict[str, float] = {}
+    for key, value in record.items():
+        if key.startswith("loss/") and value is not None:
+            stage = key.split("/")[1]
+            stages[stage] = stages.get(stage, 0.0) + value
+    return stages
+
+
 def _detail(record: Mapping[str, Any]) -> list[str]:
     return [f"{key} {record[key]:.3g}" for key in ("lr", "grad_norm") if record.get(key) is not None]
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -10,18 +10,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from mstat.model.pretrained import KEPT, NO_KEY, NOWHERE, Row
+from mstat.report.console import console
 
 # Parts of a name (group 1) in which the rows of one line may differ, in the order in which lines are joined.
 BLOCK, KIND, STAGE, SCALARS = r"\.(\d+)\.", r"\.(weight|bias)$", r"stage(\d)", r"\.(alpha|beta)$"
 WHOLE_BLOCK = r"(?:blocks|layer)\.\d+\.(.*)"
 WHOLE_MODULE = r"(?:\.(?:aap|iap|condense|expand)|^heads|^metrics)\.(.*)"
 HOLE = "\0"
-LOG_WIDTH = 200  # where no terminal tells how wide it is
 
 
 class Line(NamedTuple):
@@ -74,10 +73,7 @@ def start_table(file: str, rows: Sequence[Row]) -> Table:
 
 def print_start(file: str, rows: Sequence[Row]) -> None:
     """The table, as wide as a terminal, or as it needs to be in a log."""
-    console = Console()
-    if not console.file.isatty():
-        console = Console(width=LOG_WIDTH)
-    console.print(start_table(file, rows))
+    console().print(start_table(file, rows))
 
 
 def start_record(file: str, rows: Sequence[Row]) -> dict[str, Any]:

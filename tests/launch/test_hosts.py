@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import assert_same_losses, state, wait_for_step
 from tests.hosts import ADDRESSES, NAMES, Hosts, two_hosts, why_not
+from tests.slurm import skip
 
 TIMEOUT_SECONDS = 6
 
@@ -17,7 +18,7 @@ TIMEOUT_SECONDS = 6
 @pytest.fixture
 def hosts() -> Iterator[Hosts]:
     if reason := why_not():
-        pytest.skip(reason)
+        skip(reason)
     with two_hosts() as made:
         yield made
 

@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+import pytest
+
+from launch.preflight import arguments, settings_of
 from tests.conftest import PROJECT
 from tests.hosts import ADDRESSES, CABLE, END_SECONDS, PORT, Hosts
 from tests.launch.test_hosts import hosts
@@ -115,3 +118,30 @@ def test_all_that_is_wrong_is_said_at_once(hosts: Hosts, tiny_config: Path, tiny
     for part in ("mstat-0", "mstat-1", "all-reduce of 32 MB over gloo:", "launch checks: 4 wrong, nothing is started"):
         assert part in printed
     assert "Traceback" not in printed
+
+
+def test_for_whom(tiny_config: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of the command in whose place it stands, whose flags it understands; of others none."""
+    monkeypatch.chdir(tmp_path)
+    flags = ["--config_file", "single.yaml"]
+    for script, words, run in (
+        ("train", ["--config", tiny_config, "--run", "a"], "a"),
+        ("pretrain", [], "runs/actions"),
+        ("evaluate", ["--run", reference, "--eval.num_frames", "2"], str(reference)),
+        ("reproduce", ["table3", "--quick", "--out", "b", "--config", tiny_config], "b"),
+    ):
+        command = [*flags, f"launch/{script}.py", *map(str, words)]
+        options, launcher, settings = arguments(["--timeout", "5", *command])
+        assert (options.timeout, options.script, launcher) == (5, script, flags)
+        assert settings_of(options.script, settings).run == run
+        assert arguments([f"--script={script}", "--", *settings])[0].script == script
+    with pytest.raises(SystemExit):
+        arguments([*flags, "launch/report.py", "runs/a"])
+
+
+def test_before_an_evaluation(reference: Path) -> None:
+    """One process: a table, and exit status 0."""
+    script, single = PROJECT / "launch" / "preflight.py", PROJECT / "configs" / "accelerate" / "single.yaml"
+    command = [script, "--config_file", single, PROJECT / "launch" / "evaluate.py", "--run", reference]
+    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
+    assert (done.returncode, "launch checks: all good" in done.stdout) == (0, True), done.stdout + done.stderr

@@ -3,6 +3,7 @@ use. tests/soak/test_cluster.py cuts power and cables."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -18,14 +19,19 @@ from tests import hosts
 from tests.conftest import PROJECT, assert_same_losses, state
 from tests.slurm import CABLE, Cluster, skip, two_nodes, wait_until, why_not
 
+# A launch/train.py whose steps take `seconds` more: of the attempt, and of the step in it, both counted from 1.
 SLOW = """
-import sys, time
+import os, sys, time
+from itertools import count
+from pathlib import Path
 sys.path.insert(0, {project!r})
 from launch import train
 from mstat.engine import Engine
-real = Engine.update
+attempt = Path(os.environ["RUN"], "job", "attempts.jsonl").read_text().count('"event": "begin"')
+real, numbers = Engine.update, count(1)
 def update(self, loss, lr):
-    time.sleep(0.5)
+    step = next(numbers)
+    time.sleep({seconds})
     return real(self, loss, lr)
 Engine.update = update
 if __name__ == "__main__":  # loader workers import it, too
@@ -59,6 +65,11 @@ def write_site(path: Path, more: str = "") -> Path:
     return path
 
 
+def write_slow(folder: Path, seconds: str) -> Path:
+    """A site on which a step takes that long: Python, of `attempt` and `step`."""
+    return write_project(folder, SLOW.format(project=str(PROJECT), seconds=seconds))
+
+
 def write_project(folder: Path, train: str) -> Path:
     """A site whose launch/train.py is another one."""
     (folder / "launch").mkdir(parents=True)
@@ -69,8 +80,8 @@ def write_project(folder: Path, train: str) -> Path:
 
 @pytest.fixture(scope="session")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A site on which a step takes half a second."""
-    return write_project(tmp_path_factory.mktemp("slow") / "project", SLOW.format(project=str(PROJECT)))
+    """A site on which a first attempt, after two steps, takes a minute: time enough for something to happen to it."""
+    return write_slow(tmp_path_factory.mktemp("slow") / "project", "3 if attempt == 1 and step > 2 else 0")
 
 
 def on_two_nodes(site: Path) -> list[object]:
@@ -104,20 +115,26 @@ def assert_same_weights(folder: Path, other: Path) -> None:
 
 @pytest.fixture(scope="session")
 def undisturbed(cluster: Cluster, site: Path, tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on two nodes that nothing happens to."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "the run"
-    output = cluster.submit(*on_two_nodes(site), "--", "--config", tiny_config, "--run", folder)
+    """A run on two nodes that nothing happens to, with a GPU each as Slurm sees it, after launch checks."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "the user's run"
+    options = ["--site", site, "--nodes", 2, "--gpus-per-node", 1, "--cpus-per-process", 1, "--time", "1:00:00"]
+    options += ["--partition", "debug", "--account", "reid", "--requeue-limit", 20]
+    output = cluster.submit(*options, "--", "--config", tiny_config, "--run", folder)
     assert cluster.wait_for_end(job_of(output))["JobState"] == "COMPLETED", log_of(folder)
     return folder
 
 
 def test_a_run_on_two_nodes(cluster: Cluster, undisturbed: Path, reference: Path) -> None:
-    """Submitted with one command, it ends with the losses of one process to 1e-5; status says so."""
+    """Submitted with one command, it ends with the losses of one process to 1e-5; status says so. Before it began,
+    both nodes have been looked at."""
     assert_same_losses(undisturbed, reference, rel=1e-5)
     assert state(undisturbed)["state"] == "done"
     assert [event["outcome"] for event in events(undisturbed, "end")] == ["done"]
+    checks = json.loads((undisturbed / "preflight.json").read_text())
+    assert checks["good"]
+    assert [note["host"] for note in checks["notes"].values()] == ["n1", "n2"]
     told = cluster.submit("status", undisturbed)
-    assert re.search(r"COMPLETED +│ done +│ 20 / 20 │ +\d+\.\d{4} │ I \d", told), told
+    assert re.search(r"COMPLETED +done +20 / 20 +\d+\.\d{3} +I \d", told), told
     assert "report: " in cluster.submit("logs", undisturbed)
 
 
@@ -152,13 +169,63 @@ def test_cancel_and_continue(
     assert cluster.wait_for_end(job)["JobState"] == "CANCELLED"
     assert state(folder)["state"] == "requeue"
     assert cluster.job(job)["Restarts"] == "0"
-    assert re.search(rf"{job} CANCELLED +│ requeue +│ +{state(folder)['step']} / 20", cluster.submit("status", folder))
+    assert re.search(rf"{job} CANCELLED +requeue +{state(folder)['step']} / 20", cluster.submit("status", folder))
 
     again = job_of(cluster.submit("continue", folder))
     assert again != job
     assert cluster.wait_for_end(again)["JobState"] == "COMPLETED", log_of(folder)
     assert_same_losses(folder, undisturbed, rel=0)
     assert_same_weights(folder, undisturbed)
+
+
+def test_a_preemption(cluster: Cluster, slow: Path, undisturbed: Path, tiny_config: Path, tmp_path: Path) -> None:
+    """By a job of a partition that goes first: saved within KillWait, requeued by Slurm, and in the end the weights of
+    the undisturbed run, bitwise."""
+    folder = tmp_path / "run"
+    arguments = ["--config", tiny_config, "--run", folder, "--train.save_every", 20]
+    job = job_of(cluster.submit(*on_two_nodes(slow), "--", *arguments))
+    wait_for_step(cluster, folder, 2)
+    urgent = ["--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true"]
+    cluster.call("sbatch", *urgent)
+    assert cluster.wait_for_end(job)["JobState"] == "COMPLETED", log_of(folder)
+    assert cluster.job(job)["Restarts"] == "1"
+    first, second = events(folder, "begin")
+    assert (first["step"], 2 <= second["step"] < 20) == (0, True)  # type: ignore[operator]
+    assert_same_losses(folder, undisturbed, rel=0)
+    assert_same_weights(folder, undisturbed)
+
+
+def test_seeds(cluster: Cluster, slow: Path, tiny_config: Path, tmp_path: Path) -> None:
+    """An array of three, of which two run at once: status shows all from the beginning; `cancel` saves what runs;
+    `continue` brings all of them to their end, and the job that follows to the mean of their scores."""
+    folder = tmp_path / "sweep"
+    options = ["--site", slow, "--gpus-per-node", 0, "--time", 60, "--skip-preflight", "--array", 3]
+    cluster.submit(*options, "--array-limit", 2, "--", "--config", tiny_config, "--run", folder, "--seed", 5)
+    for seed in (5, 6):
+        wait_for_step(cluster, folder / f"seed-{seed}", 2)
+    told = cluster.submit("status", folder)
+    assert re.search(
+        r"seed-6 .* RUNNING .* running .*\n.*seed-7 .* PENDING .* not begun .*\n.*collect .* PENDING", told
+    )
+    job = json.loads((folder / "job" / "job.json").read_text())
+    assert f"job {job['id']} saves and ends" in cluster.submit("cancel", folder)
+    wait_until(lambda: cluster.submit("status", folder).count(" CANCELLED ") == 4, 240, lambda: log_of(folder))
+    assert [state(folder / f"seed-{seed}")["state"] for seed in (5, 6)] == ["requeue", "requeue"]
+    assert not (folder / "seed-7").exists()
+
+    assert "which collects" in cluster.submit("continue", folder)
+    job = json.loads((folder / "job" / "job.json").read_text())
+    assert cluster.wait_for_end(job["collector"])["JobState"] == "COMPLETED", log_of(folder)
+    runs = [folder / f"seed-{seed}" for seed in (5, 6, 7)]
+    assert [state(run)["state"] for run in runs] == ["done"] * 3
+    assert events(runs[0], "begin")[1]["step"] > 0  # type: ignore[operator]
+    scores = [json.loads((run / "evaluation.json").read_text())["mAP"] for run in runs]
+    mean = json.loads((folder / "evaluation.json").read_text())
+    assert mean["mAP"] == pytest.approx(sum(scores) / 3)
+    assert list(mean["seeds"]) == [run.name for run in runs]
+    assert len(re.findall(r" COMPLETED +done ", cluster.submit("status", folder))) == 4
+    assert "continue " in (told := cluster.submit("continue", runs[1], check=False))
+    assert f"{folder} -- --array=6" in told
 
 
 def test_an_error_of_the_user(cluster: Cluster, tiny_config: Path, tmp_path: Path) -> None:
@@ -176,7 +243,8 @@ def test_an_error_of_the_user(cluster: Cluster, tiny_config: Path, tmp_path: Pat
 
 
 def test_a_missing_interpreter(cluster: Cluster, tiny_config: Path, tmp_path: Path) -> None:
-    """It is there on one node, not on the other: one line that names node and interpreter."""
+    """It is there on one node, not on the other: one line that names node and interpreter. Nor has the other one, where
+    the script itself runs, a Python to keep account with: the same line."""
     binaries = tmp_path / "bin"
     binaries.mkdir()
     python = binaries / "python"
@@ -191,6 +259,13 @@ def test_a_missing_interpreter(cluster: Cluster, tiny_config: Path, tmp_path: Pa
     reason = f"n2: no Python that runs: {python}"
     assert state(folder)["reason"] == reason
     assert cluster.submit("status", folder).rstrip().endswith(f"error: {reason}")
+
+    folder, python = tmp_path / "other", tmp_path / "none" / "python"
+    site = write_site(tmp_path / "other.yaml", f"python: {python}\n")
+    job = job_of(cluster.submit(*on_two_nodes(site), "--", "--config", tiny_config, "--run", folder))
+    assert cluster.wait_for_end(job)["JobState"] == "FAILED"
+    told = cluster.submit("status", folder)
+    assert re.search(rf"{job} FAILED +cut off .*error: n1: no Python that runs: {python}$", told.rstrip(), re.S), told
 
 
 def test_a_bad_checkpoint(cluster: Cluster, site: Path, undisturbed: Path, tiny_config: Path, tmp_path: Path) -> None:

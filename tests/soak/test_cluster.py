@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from tests import hosts
 from tests.conftest import LOSSES, PROJECT, assert_same_losses, metrics, state
 from tests.launch.test_submit import (
-    SLOW,
     assert_same_weights,
     cluster,
     events,
@@ -29,7 +28,7 @@ from tests.launch.test_submit import (
     slow,
     undisturbed,
     wait_for_step,
-    write_project,
+    write_slow,
 )
 from tests.slurm import NODES, Cluster, wait_until
 from tests.soak.conftest import Rows
@@ -65,23 +64,6 @@ def test_a_power_cut(
             "outcome": "done, weights bitwise as undisturbed",
         }
     )
-
-
-def test_seeds(cluster: Cluster, site: Path, tiny_config: Path, tmp_path: Path) -> None:
-    """An array of two seeds, and the job that follows: runs of their own, and the mean of their scores."""
-    folder = tmp_path / "sweep"
-    options = ["--site", site, "--gpus-per-node", 0, "--time", 60, "--skip-preflight", "--array", 2]
-    cluster.submit(*options, "--", "--config", tiny_config, "--run", folder, "--seed", 5)
-    found = json.loads((folder / "job" / "job.json").read_text())
-    assert cluster.wait_for_end(found["collector"], 400)["JobState"] == "COMPLETED", log_of(folder)
-    runs = [folder / "seed-5", folder / "seed-6"]
-    assert [state(run)["state"] for run in runs] == ["done", "done"]
-    scores = [json.loads((run / "evaluation.json").read_text())["mAP"] for run in runs]
-    mean = json.loads((folder / "evaluation.json").read_text())
-    assert mean["mAP"] == pytest.approx(sum(scores) / 2)
-    assert list(mean["seeds"]) == ["seed-5", "seed-6"]
-    told = cluster.submit("status", folder)
-    assert told.count("│ done") == 3, told
 
 
 def test_shards(cluster: Cluster, site: Path, tiny_shards: Path, tmp_path: Path) -> None:
@@ -158,16 +140,14 @@ def _role(command: str) -> str:
     return "loader" if "forkserver" in command else "rank"
 
 
-def test_chaos(
-    request: pytest.FixtureRequest, cluster: Cluster, slow: Path, tiny_config: Path, tmp_path: Path, rows: Rows
-) -> None:
+def test_chaos(request: pytest.FixtureRequest, cluster: Cluster, tiny_config: Path, tmp_path: Path, rows: Rows) -> None:
     """One submission, and a fault every few seconds of training, until `--faults` have struck: the run ends by itself
     with the losses, weights and scores of a run that was left alone, bitwise."""
     faults: int = request.config.getoption("--faults")
     steps = STEPS_A_FAULT * faults
     arguments = ["--config", tiny_config, "--train.steps", steps, "--train.timeout_minutes", 0.3]
     alone, folder = tmp_path / "alone", tmp_path / "run"
-    quick = write_project(tmp_path / "quick", SLOW.format(project=str(PROJECT)).replace("0.5", "0"))
+    quick, slow = (write_slow(tmp_path / seconds, seconds) for seconds in ("0", "0.5"))
     job = job_of(cluster.submit(*on_two_nodes(quick), "--", *arguments, "--run", alone))
     assert cluster.wait_for_end(job, 60 + 5 * steps)["JobState"] == "COMPLETED", log_of(alone)
 

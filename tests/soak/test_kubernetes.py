@@ -9,12 +9,21 @@ import sys
 import time
 from pathlib import Path
 
-from mstat.cluster.kubernetes import GIVE_UP, GO_ON, Job, host, script
+from mstat.cluster.job import Job
+from mstat.cluster.kubernetes import GIVE_UP, GO_ON, host, script
+from mstat.cluster.sites import Site
 from tests.conftest import PROJECT, state, wait_for_step
 from tests.hosts import ADDRESSES, CABLE, Hosts
 from tests.launch.test_hosts import hosts
 
 __all__ = ["hosts"]
+HERE = Site(project=str(PROJECT))
+
+
+def job_of(folder: Path, *flags: str, preflight: bool = True) -> Job:
+    """Two pods with a process each."""
+    arguments = (*flags, "--run", str(folder))
+    return Job("train", folder, arguments, PROJECT, "m", 2, 0, processes_per_node=1, preflight=preflight)
 
 
 def start_pods(hosts: Hosts, job: Job) -> list[subprocess.Popen[str]]:
@@ -27,7 +36,7 @@ def start_pods(hosts: Hosts, job: Job) -> list[subprocess.Popen[str]]:
         variables = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": CABLE, "JOB_COMPLETION_INDEX": str(node)}
         pods.append(
             subprocess.Popen(
-                [*hosts.on(node), "bash", "-c", script(job)],
+                [*hosts.on(node), "bash", "-c", script(job, HERE)],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -48,8 +57,7 @@ def test_a_pod_that_is_taken_away(hosts: Hosts, tiny_config: Path, tmp_path: Pat
     """Checks, then training; SIGTERM to one pod, as an eviction sends it: all end with a checkpoint and the status that
     makes the JobSet start them again; started again they go on, and end with 0."""
     folder = tmp_path / "run"
-    flags = ["--config", str(tiny_config)]
-    job = Job("m", "i", str(folder), flags, nodes=2, gpus_per_node=0, volumes={str(tmp_path): "c"})
+    job = job_of(folder, "--config", str(tiny_config))
     pods = start_pods(hosts, job)
     deadline = time.monotonic() + 400  # two starts of Python and torch on each host; a busy machine takes minutes
     while not (folder / "metrics.jsonl").exists():
@@ -71,6 +79,6 @@ def test_a_pod_that_is_taken_away(hosts: Hosts, tiny_config: Path, tmp_path: Pat
 def test_a_bug_at_the_start_is_not_tried_again(hosts: Hosts, tiny_config: Path, tmp_path: Path) -> None:
     """A setting that training refuses: no step is ever saved, and the pods say so."""
     flags = ["--config", str(tiny_config), "--data.protocol", "none"]
-    job = Job("m", "i", str(tmp_path / "run"), flags, 2, 0, {str(tmp_path): "c"}, checks=False)
+    job = job_of(tmp_path / "run", *flags, preflight=False)
     for status, output in ends(start_pods(hosts, job)):
         assert status == GIVE_UP, output

@@ -18,8 +18,11 @@ from mstat.cluster.facts import (
 )
 from mstat.config import Config
 from mstat.configure import load_config
+from mstat.engine import Engine
+from mstat.pretrain import pretrain
 from mstat.train import training_plan
 from shards.read import Reader
+from tests.conftest import tiny_actions_yaml
 
 # As nvidia-smi prints the query of mstat/cluster/facts.py; written after its manual, no GPU was at hand.
 GPUS = """\
@@ -61,6 +64,24 @@ def test_faults_of_a_node_are_told_together(tmp_path: Path) -> None:
     assert len(told) == 2
     assert told[0].startswith("shards: ")
     assert told[1] == f"model.init: {config.model.init} is not there"
+
+
+def test_what_other_commands_need(tiny_actions: Path, reference: Path, tmp_path: Path) -> None:
+    """Pretraining has checkpoints of its own kind; scores ask for no room, nor for the weights that training began
+    with."""
+    yaml = tmp_path / "actions.yaml"
+    yaml.write_text(tiny_actions_yaml(tiny_actions))
+    config = load_config(yaml, ["--run", str(tmp_path / "run"), "--data.num_workers", "0"])
+    needed = gather_facts(config, 1, "pretrain")["needed"]
+    with Engine(config) as engine:
+        pretrain(config, engine)
+    kept = sum(path.stat().st_size for path in (tmp_path / "run" / "checkpoints").rglob("*"))  # two: train.keep
+    weights = (tmp_path / "run" / "model.safetensors").stat().st_size
+    assert needed == pytest.approx(1.5 * kept + weights, rel=0.05)
+
+    config = load_config(reference / "config.yaml", ["--model.init", "gone.safetensors"])
+    facts = gather_facts(config, 1, "evaluate")
+    assert (facts["needed"], facts["faults"]) == (None, [])
 
 
 def test_the_synthetic_set_need_not_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,9 @@ v1alpha2 and the Kubernetes objects in it. Rules that only an API server checks 
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,34 +16,43 @@ import yaml
 from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
 from pydantic import ValidationError
 
-from mstat.cluster.kubernetes import GIVE_UP, GO_ON, Job, after, manifest, render, script
+from mstat.cluster.job import Job
+from mstat.cluster.kubernetes import GIVE_UP, GO_ON, after, manifest, render, script
+from mstat.cluster.sites import Site, load_site
 from mstat.run import write_state
 from tests.conftest import PROJECT
 
-TWO = Job(
-    name="mars-1",
+SITE = Site(
     image="registry.example/mstat:1",
-    run="/data/runs/mars it's",
-    flags=["--config", "configs/mars.yaml", "--optim.lr", "1e-3"],
-    nodes=2,
     volumes={"/data": "shared"},
+    interface="eth0",
     environment={"NCCL_DEBUG": "INFO"},
-    cpus="64",
     memory="500Gi",
 )
+RUN = "/data/runs/mars it's"
+TWO = Job(
+    kind="train",
+    folder=Path(RUN),
+    arguments=("--config", "configs/mars.yaml", "--optim.lr", "1e-3", "--run", RUN),
+    directory=Path("/mstat"),
+    name="mars-1",
+    nodes=2,
+)
+SMALL = replace(TWO, nodes=1, gpus_per_node=0, processes_per_node=1, preflight=False)
+SUBMIT = [sys.executable, str(PROJECT / "launch" / "submit.py"), "--scheduler", "kubernetes"]
 
 
-@pytest.mark.parametrize("job", [TWO, Job(name="a", image="i", run="r", gpus_per_node=0, checks=False)])
-def test_the_published_schema_knows_every_key(job: Job) -> None:
+@pytest.mark.parametrize(("job", "site"), [(TWO, SITE), (SMALL, Site(image="i", volumes={"/data": "c"}))])
+def test_the_published_schema_knows_every_key(job: Job, site: Site) -> None:
     """Read by its models, of which no field is lost: they drop what they do not know, and refuse wrong types."""
-    written = yaml.safe_load(render(job))
-    assert written == manifest(job)
+    written = yaml.safe_load(render(job, site))
+    assert written == manifest(job, site)
     assert JobsetV1alpha2JobSet.from_dict(written).to_dict() == written
 
 
 def test_the_schema_finds_faults() -> None:
     """A key that does not exist is lost on the way, a wrong type refused: the test above can fail."""
-    written = manifest(TWO)
+    written = manifest(TWO, SITE)
     pod = written["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     pod["restartPolice"] = "Never"
     assert JobsetV1alpha2JobSet.from_dict(written).to_dict() != written
@@ -54,30 +62,36 @@ def test_the_schema_finds_faults() -> None:
 
 
 def test_the_script() -> None:
-    """bash takes it; quotes hold; checks come first unless they are skipped."""
-    text = script(TWO)
+    """bash takes it; quotes hold; checks come first unless they are skipped, on another port."""
+    text = script(TWO, SITE)
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
-    assert "--num_machines 2 --num_processes 16" in text
-    assert "--main_process_ip mars-1-node-0-0.mars-1" in text
+    assert text.count('--num_machines 2 --num_processes 16 --machine_rank "$JOB_COMPLETION_INDEX"') == 2
+    assert "MAIN=mars-1-node-0-0.mars-1\n" in text
     assert "--hosts mars-1-node-0-0.mars-1,mars-1-node-0-1.mars-1" in text
+    assert text.index('--main_process_port "29499"') < text.index('--main_process_port "29500"')
+    array = text[text.index("training=(") : text.index("# To the ranks")]
     echoed = subprocess.run(
-        ["bash", "-c", f'{text.splitlines()[1]}; printf "%s\\n" "${{training[@]}}"'], capture_output=True, text=True
+        ["bash", "-c", f'{array}\nprintf "%s\\n" "${{training[@]}}"'], capture_output=True, text=True
     )
-    assert echoed.stdout.splitlines() == ["launch/train.py", *TWO.flags, "--run", TWO.run]
+    assert echoed.stdout.splitlines() == ["launch/train.py", *TWO.arguments]
     assert text.index("launch/preflight.py") < text.index("accelerate launch")
-    assert "preflight" not in script(dataclasses.replace(TWO, checks=False))
+    assert "preflight" not in script(SMALL, SITE)
+    assert "--use_deepspeed --zero_stage 2" in script(replace(TWO, zero=2), SITE)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"name": "Mars_1"}, "--name Mars_1: lower-case letters"),
-    ({"name": "m" * 60}, "at most 52"),
-    ({"nodes": 0}, "--nodes must be at least 1"),
-    ({"run": "runs/mars"}, "2 nodes must share its volume"),
+@pytest.mark.parametrize(("change", "site", "message"), [
+    ({"name": "Mars_1"}, SITE, "--name Mars_1: lower-case letters"),
+    ({"name": "m" * 60}, SITE, "at most 52"),
+    ({"folder": Path("/mstat/runs/mars")}, SITE, "must lie in one of the site's `volumes`"),
+    ({"kind": "evaluate"}, SITE, "for one training"),
+    ({"qos": "high"}, SITE, "--qos is Slurm's"),
+    ({}, Site(), "must name the `image`"),
+    ({}, replace(SITE, container="apptainer exec image.sif"), "no `container`"),
 ])  # fmt: skip
-def test_what_cannot_run_is_refused(change: dict[str, object], message: str) -> None:
+def test_what_cannot_run_is_refused(change: dict[str, object], site: Site, message: str) -> None:
     """Before anything is sent to a cluster."""
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(TWO, **change)  # type: ignore[arg-type]
+        render(replace(TWO, **change), site)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("state", "step", "status"), [
@@ -90,15 +104,17 @@ def test_a_pod_ends_as_its_run_did(state: str, step: int, status: int, tmp_path:
     assert after(tmp_path / "none") == GIVE_UP
 
 
-def test_the_command() -> None:
-    """As a user types it: the manifest on stdout, exit status 2 for what cannot be."""
-    command = [sys.executable, "-m", "mstat.cluster.kubernetes", "--name", "m", "--image", "i", "--run", "/data/r"]
-    command += ["--nodes", "2", "--volume", "/data=c", "--env", "A=b=c", "--", "--optim.lr", "1e-3"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT)
-    job = Job(name="m", image="i", run="/data/r", flags=["--optim.lr", "1e-3"], nodes=2, volumes={"/data": "c"})
-    assert yaml.safe_load(done.stdout) == json.loads(
-        json.dumps(manifest(dataclasses.replace(job, environment={"A": "b=c"})))
-    )
-    bad = subprocess.run([*command[:8], "x/r", *command[9:]], capture_output=True, text=True, cwd=PROJECT)
-    assert bad.returncode == 2
-    assert "2 nodes must share its volume" in bad.stderr
+def test_the_command(tmp_path: Path) -> None:
+    """As a user types it: the manifest on stdout, by the site that comes along; what follows `--` untouched; a run
+    folder as the pods see it; nothing is sent."""
+    path = PROJECT / "configs" / "sites" / "kubernetes.yaml"
+    options = ["--site", str(path), "--nodes", "2", "--gpus-per-node", "8", "--name", "mars-1"]
+    done = subprocess.run([*SUBMIT, "--dry-run", *options, "--", *TWO.arguments], capture_output=True, text=True)
+    assert yaml.safe_load(done.stdout) == manifest(TWO, load_site(path)), done.stderr
+    for flags, message in (
+        ([*options, "--"], "nothing is sent to Kubernetes from here"),
+        (["--dry-run", *options, "--", "--run", "runs/a"], "--run /mstat/runs/a: must lie in"),
+    ):
+        bad = subprocess.run([*SUBMIT, *flags], capture_output=True, text=True, cwd=tmp_path)
+        assert bad.returncode == 1
+        assert message in bad.stderr

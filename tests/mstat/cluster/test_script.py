@@ -54,6 +54,9 @@ def test_arrays_and_their_collectors(tmp_path: Path) -> None:
     text = dry("--gpus-per-node", 1, "--array", 3, "--", "--run", tmp_path / "sweep", "--seed", 4)
     text = re.sub(r" \\\n +", " ", text)
     assert "#SBATCH --array=4-6\n" in text
+    # SLURM_JOB_ID of the last element is that of all: it must not requeue, signal or cancel the others.
+    assert "\njob=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" in text
+    assert not re.search(r"(scontrol|scancel)[^\n]*SLURM_JOB_ID", text)
     assert f"""export RUN={tmp_path}/sweep/seed-"$SLURM_ARRAY_TASK_ID"\n""" in text
     assert '--seed 4 --run "$RUN" --seed "$SLURM_ARRAY_TASK_ID" || {' in text
     assert f"-m mstat.cluster.collect {tmp_path}/sweep\n" in text
@@ -91,3 +94,24 @@ def test_a_signal_before_there_is_time(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert "error: --stop-before 300: less than --time 5 (300 s)" in done.stderr
+
+
+def test_flags_that_cannot_be() -> None:
+    """Flags of the other command before `--` are refused, with the way out; so are counts that cannot be."""
+    for flags, message in (
+        (
+            ["--config", "a b.yaml"],
+            "unrecognized arguments: --config 'a b.yaml'; what the command takes stands behind --",
+        ),
+        (["--gpus-per-node", "-1"], "'-1' is not a whole number from 0 on"),
+    ):
+        done = subprocess.run([*SUBMIT, "--dry-run", *flags], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert message in done.stderr
+
+
+def test_logs_of_odd_names(tmp_path: Path) -> None:
+    """A percent sign in a folder is Slurm's own in names of logs; a slash in a job's name is no folder."""
+    text = dry("--name", "a/50%", "--", "--run", tmp_path / "50%j")
+    assert f"#SBATCH --output={tmp_path}/50%%j/job/a-50--%j.log\n" in text
+    assert f'log={tmp_path}/50%j/job/a-50--"$job.log"\n' in text

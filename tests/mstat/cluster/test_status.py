@@ -1,0 +1,73 @@
+"""What `submit.py status` and `logs` say; tests/launch/test_submit.py has them with a Slurm."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from mstat.cluster import attempts
+from mstat.run import write_state
+from tests.conftest import PROJECT
+
+COMMAND = [sys.executable, str(PROJECT / "launch" / "submit.py")]
+
+
+def on_a_terminal(columns: int, *words: object) -> list[str]:
+    """The lines that a person sees in a terminal so wide."""
+    ours, theirs = os.openpty()
+    command = [*COMMAND, *map(str, words)]
+    variables = {**os.environ, "COLUMNS": str(columns), "TERM": "dumb", "PATH": "/nowhere"}
+    with subprocess.Popen(command, stdout=theirs, env=variables):
+        os.close(theirs)
+        text = b""
+        while True:
+            try:
+                text += os.read(ours, 1 << 16)
+            except OSError:  # its end
+                break
+    os.close(ours)
+    return text.decode().splitlines()
+
+
+def test_a_narrow_terminal(tmp_path: Path) -> None:
+    """On 80 columns as on 120 no word of the table is cut off."""
+    run = tmp_path / "a-run-with-a-long-name"
+    run.mkdir()
+    write_state(run, "running", 18000)
+    attempts.append(run, {"event": "begin", "step": 0})
+    losses = {f"loss/{stage}/triplet": 12.3456 for stage in ("I", "II", "III")}
+    write = {"step": 18000, "loss": 37.0368, **losses, "clips_per_s": 1234.5}
+    (run / "metrics.jsonl").write_text(json.dumps(write) + "\n")
+    for columns in (80, 120):
+        lines = on_a_terminal(columns, "status", run)
+        assert max(map(len, lines)) <= columns
+        words = " ".join(lines).split()
+        for word in ("job", "running", "18,000", "37.037", "12.346", "1234.5", "clips/s", "restarts", "III"):
+            assert word in words or f"{word}," in words, (word, lines)
+        assert "…" not in " ".join(lines)
+
+
+def test_one_that_is_not_there_hides_no_other(tmp_path: Path) -> None:
+    """It is told after the table of those that are."""
+    (tmp_path / "run").mkdir()
+    write_state(tmp_path / "run", "done", 20)
+    done = subprocess.run([*COMMAND, "status", tmp_path / "run", tmp_path / "none"], capture_output=True, text=True)
+    assert "done" in done.stdout
+    assert f"error: {tmp_path}/none: no run, and no job was submitted for it" in done.stderr
+    assert done.returncode == 1
+
+
+def test_a_log_that_is_not_there_yet(tmp_path: Path) -> None:
+    """`logs` says so; `logs --follow`, which a submission advises, waits for it."""
+    log = tmp_path / "job" / "mstat-7.log"
+    attempts.write_json(tmp_path / "job" / "job.json", {"scheduler": "slurm", "id": "7", "log": str(log)})
+    done = subprocess.run([*COMMAND, "logs", tmp_path], capture_output=True, text=True)
+    assert "no log yet" in done.stderr
+    with subprocess.Popen([*COMMAND, "logs", tmp_path, "--follow"], stdout=subprocess.PIPE, text=True) as follow:
+        assert follow.stdout
+        log.write_text("it begins\n")
+        assert follow.stdout.readline() == "it begins\n"
+        follow.kill()
