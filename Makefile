@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help train test test-gpu soak soak-long soak-container soak-cluster lint bench bench-shards bench-accuracy bench-mining \
-	bench-communication bench-evaluation-memory bench-pretraining clean
+	bench-communication bench-evaluation-memory bench-pretraining bench-loading bench-growth clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,12 @@ bench-evaluation-memory: $(VENV)/.train ## memory and traffic of ranking a galle
 
 bench-pretraining: $(VENV)/.train ## order of frames learned with time, three seeds, and not without
 	$(BIN)/python benchmarks/pretraining.py
+
+bench-loading: $(VENV)/.train ## the loader's rate, the cores a GPU needs, stalls, memory and starts (5 minutes)
+	$(BIN)/python benchmarks/loading.py
+
+bench-growth: $(VENV)/.train ## how cost grows with clips, frames, identities, ranks, gallery, queries, build (8 minutes)
+	$(BIN)/python benchmarks/growth.py
 
 clean: ## remove the environment; data and runs stay
 	rm -rf $(VENV) $(RIVALS)
