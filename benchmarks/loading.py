@@ -200,7 +200,7 @@ def run_paced(dataset: TrainingBatches, pace: float) -> np.ndarray:
 
 
 def run_watched(dataset: TrainingBatches, pace: float) -> np.ndarray:
-    """Rows of step, and bytes of all workers together: their share of what is resident (PSS), and what is in no file and not shared."""
+    """Rows of step, and bytes of all workers together: PSS (their share of resident pages), and what is anonymous."""
     rows = []
     processes: list[psutil.Process] = []
     for step, _ in enumerate(paced(dataset, MEMORY_STEPS, pace)):
@@ -339,8 +339,8 @@ def memory_section(memory: dict[str, np.ndarray]) -> str:
     return (
         f"## Memory of the workers\n\nAll {WORKERS} together, at the same pace, steps {WARM_UP} to {MEMORY_STEPS}, "
         f"every {SAMPLED_EVERY}: medians of a fifth of the samples, and a straight line through all. PSS counts the "
-        "pages of the trainer's batches that a worker has mapped at that moment, and so leaps by a batch; anonymous memory "
-        "(RSS without files and shared memory) is where a leak would show.\n\n" + table(head, rows) + "\n"
+        "pages of the trainer's batches that a worker has mapped at that moment, and so leaps by a batch; anonymous "
+        "memory (RSS without files and shared memory) is where a leak would show.\n\n" + table(head, rows) + "\n"
     )
 
 
