@@ -200,7 +200,7 @@ def all_series() -> Iterator[Series]:
         IDENTITIES,
         [step_cost(SMALL, 8, 1, count) for count in IDENTITIES],
         expected=1,
-        why="the classifiers alone have a row an identity: as far as real sets go nothing is seen of it; where they are "
+        why="the classifiers alone have a row an identity: in real sets nothing is seen of it; where they are "
         "most of the model (a small one on one frame, to get there) the cost is theirs",
         fitted=slice(-3, None),
     )

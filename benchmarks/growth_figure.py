@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 4
 PANEL_INCHES = (2.5, 2.3)
+LEAST_SPAN = 8
 
 
 def draw(series: Sequence[Series]) -> bytes:
@@ -47,27 +48,18 @@ def _panel(axes: Axes, series: Series, colour: str) -> None:
     middle = np.sqrt(ends.prod())
     expected = fit.factor * middle**fit.exponent * (ends / middle) ** series.expected
     axes.set(xscale="log", yscale="log", xlabel=series.axis)
-    axes.set_title(series.title, fontsize=9, loc="left")
+    axes.set_title(f"{series.title}\nexponent {fit}, expected {series.expected:g}", fontsize=8, loc="left")
     axes.plot(ends, expected, color=TEXT, linestyle="--", linewidth=1.0)
     axes.plot(ends, fit.factor * ends**fit.exponent, color=colour, linewidth=1.6)
     axes.plot(sizes[fitted], seconds[fitted], color=colour, marker="o", markersize=4, linestyle="none")
     axes.plot(
         sizes[~fitted], seconds[~fitted], color=colour, marker="o", markersize=4, linestyle="none", fillstyle="none"
     )
-    falling = fit.exponent < 0
-    axes.text(
-        0.95 if falling else 0.05,
-        0.95,
-        f"exponent {fit}\nexpected {series.expected:g}",
-        transform=axes.transAxes,
-        ha="right" if falling else "left",
-        va="top",
-    )
     axes.margins(x=0.1)
-    # Room above for the words; a cost that stays must not look as if it leapt.
+    # A cost that stays must not look as if it leapt: an axis spans a factor of LEAST_SPAN at least.
     low, high = seconds.min(), seconds.max()
-    spare = max(high / low, 4.0) ** 0.35
-    axes.set_ylim(low / spare**0.5, high * spare)
+    room = max(1.3, (LEAST_SPAN * low / high) ** 0.5)
+    axes.set_ylim(low / room, high * room)
     every = -(-len(sizes) // 4)
     axes.set_xticks(sizes[::-1][::every], [_short(size) for size in sizes[::-1][::every]])
     axes.xaxis.set_minor_formatter(NullFormatter())
