@@ -10,8 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-gpu soak soak-long soak-container soak-cluster lint bench bench-gpu bench-shards bench-step bench-accuracy bench-mining \
-	bench-communication bench-evaluation-memory bench-pretraining clean
+.PHONY: $(shell awk -F: '/^[a-z-]+:/{print $$1}' $(firstword $(MAKEFILE_LIST)))
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +71,12 @@ bench-evaluation-memory: $(VENV)/.train ## memory and traffic of ranking a galle
 
 bench-pretraining: $(VENV)/.train ## order of frames learned with time, three seeds, and not without
 	$(BIN)/python benchmarks/pretraining.py
+
+bench-loading: $(VENV)/.train ## the loader's rate, the cores a GPU needs, stalls, memory and starts (5 minutes)
+	$(BIN)/python benchmarks/loading.py
+
+bench-growth: $(VENV)/.train ## how cost grows with clips, frames, identities, ranks, gallery, queries, build (8 minutes)
+	$(BIN)/python benchmarks/growth.py
 
 clean: ## remove the environment; data and runs stay
 	rm -rf $(VENV) $(RIVALS)

@@ -67,9 +67,14 @@ def hardware() -> str:
     return f"{os.cpu_count()}-cpu-{platform.machine()}"
 
 
+def stem(what: str) -> str:
+    """File name of a record, and of the pictures beside it, without its end."""
+    return f"{what}_{hardware()}_{datetime.now(UTC):%Y-%m-%d}"
+
+
 def save(what: str, text: str, figures: Sequence[Figure] = ()) -> None:
     """Print a record, write it to benchmarks/<what>_<hardware>_<date>.md, and keep its figures for the one table."""
-    name = f"{what}_{hardware()}_{datetime.now(UTC):%Y-%m-%d}.md"
+    name = f"{stem(what)}.md"
     (PROJECT / "benchmarks" / name).write_text(text)
     if figures:
         FIGURES.mkdir(exist_ok=True)

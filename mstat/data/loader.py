@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mstat import signals
 from mstat.config import Config
@@ -46,7 +46,7 @@ class TrainingBatches(Dataset[Arrays]):
     def __getitem__(self, step: int) -> Arrays:
         batch = self.plan.batch(step)
         clips = [self._clip(step, position, int(batch.tracklets_n[position])) for position in range(*self.bounds)]
-        frames, tps, keep = (torch.from_numpy(np.stack(parts)) for parts in zip(*clips, strict=True))
+        frames, tps, keep = default_collate(clips)  # in a worker, straight into memory that the trainer shares
         return {"frames_BTHWC": frames, "tps_BTN": tps, "keep_BR": keep, "labels_n": torch.from_numpy(batch.labels_n)}
 
     def _clip(self, step: int, position: int, tracklet: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -88,8 +88,7 @@ class EvaluationBatches(Dataset[Arrays]):
             frames.append(self._frames(tracklet, numbers, intact=row < self.num_intact))
         filler = self.config.eval.batch_size - len(clips)
         rows = [row for row, _ in clips] + [-1] * filler
-        stacked = np.stack(frames + [frames[-1]] * filler)
-        return {"frames_BTHWC": torch.from_numpy(stacked), "rows_B": torch.tensor(rows)}
+        return {"frames_BTHWC": default_collate(frames + [frames[-1]] * filler), "rows_B": torch.tensor(rows)}
 
     def _frames(self, tracklet: int, numbers: np.ndarray, intact: bool) -> np.ndarray:
         config = self.config.eval
