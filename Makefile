@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help train test test-gpu soak soak-long soak-container soak-cluster lint bench bench-shards bench-accuracy bench-mining \
-	bench-communication bench-evaluation-memory bench-pretraining clean
+	bench-communication bench-evaluation-memory bench-pretraining bench-startup clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench-evaluation-memory: $(VENV)/.train ## memory and traffic of ranking a galle
 
 bench-pretraining: $(VENV)/.train ## order of frames learned with time, three seeds, and not without
 	$(BIN)/python benchmarks/pretraining.py
+
+bench-startup: $(VENV)/.train ## seconds to a help, to the first step after a restart, for a checkpoint (12 GB of memory)
+	$(BIN)/python benchmarks/startup.py
 
 clean: ## remove the environment; data and runs stay
 	rm -rf $(VENV) $(RIVALS)
