@@ -3,26 +3,29 @@
     RUN/checkpoints/step-000000500/   optimizer.pt (weights and optimiser state) or deepspeed/, and checkpoint.json
     RUN/checkpoints/.step-000000500   the same while it is being written or removed; gone with the next save
 
-A name without the dot is a promise: it is given by one rename after every file is on the disk. The learning rate,
-the plan and all noise are functions of (seed, step), so weights, optimiser state and the step are the whole state.
+A name without the dot is a promise: it is given by one rename after every file is on the disk. The training waits for
+a copy in memory only; threads write it during the next steps. The learning rate, the plan and all noise are functions
+of (seed, step), so weights, optimiser state and the step are the whole state.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+import torch
+
 from mstat.engine import Engine
-from mstat.rollcall import failed_collective
+from mstat.run import write_state
 
 NAME = re.compile(r"step-(\d{9})")
 META = "checkpoint.json"
-SPARE = 1 << 20  # bytes that are free on a full disk: a file that did not fit leaves less than its last block
 
 
 def folders(run: Path) -> list[tuple[int, Path]]:
@@ -31,39 +34,88 @@ def folders(run: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in found if match and (path / META).is_file())
 
 
-def save(engine: Engine, run: Path, step: int, keep: int, facts: dict[str, Any]) -> Path:
-    """Write the checkpoint after `step` steps and drop all but the `keep` newest. Every rank calls it.
+class Writer:
+    """Writes the checkpoints of a run beside its training: `save` copies, and a thread of each rank does the rest.
 
-    Raises:
-        OSError: If it cannot be written; the others are as they were.
+    A context manager: whatever ends the training, what was begun becomes whole if it can. Every rank makes one, and
+    calls `save` and `wait` at the same steps.
+
+    Args:
+        engine, run: Whose state is written, and where.
+        keep: Newest checkpoints that stay.
+        facts: What a run must not change when it goes on; JSON values.
     """
-    final = run / "checkpoints" / f"step-{step:09d}"
-    aside = final.with_name("." + final.name)
-    if engine.is_main:
-        for rest in final.parent.glob(".step-*"):
-            shutil.rmtree(rest)
-        aside.mkdir(parents=True)
-    engine.barrier()
-    try:
-        engine.save(aside)
-    except RuntimeError as error:
-        # torch.save says in several ways, and in none of them clearly, that it could not write.
-        if failed_collective(error) or shutil.disk_usage(final.parent).free >= SPARE:
+
+    def __init__(self, engine: Engine, run: Path, keep: int, facts: dict[str, Any]) -> None:
+        self.engine, self.run, self.keep, self.facts = engine, run, keep, facts
+        self.thread = ThreadPoolExecutor(1, "checkpoint")
+        self.begun: Future[None] | None = None
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.thread.shutdown()  # when what was begun has come to its end, good or bad
+        if error is None:
+            self.wait()
+
+    def save(self, step: int) -> None:
+        """Begin the checkpoint after `step` steps, once the one before is whole; the weights may then change.
+
+        Raises:
+            OSError: If this one cannot be begun, or the one before could not be written.
+        """
+        self.wait()
+        aside = self.run / "checkpoints" / f".step-{step:09d}"
+        if self.engine.is_main:
+            for rest in aside.parent.glob(".step-*"):
+                shutil.rmtree(rest)
+            aside.mkdir(parents=True)
+        self.engine.barrier()
+        files = self.engine.snapshot(aside)
+        self.begun = self.thread.submit(self._write, step, aside, files)
+
+    def check(self) -> None:
+        """Raises what `wait` would, where that is known already; else it does not wait."""
+        if self.begun is not None and self.begun.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Until the checkpoint that was begun is whole, and known to be by every rank.
+
+        Raises:
+            OSError: If it cannot be written; the others are as they were.
+        """
+        if self.begun is not None:
+            begun, self.begun = self.begun, None
+            begun.result()
+
+    def _write(self, step: int, aside: Path, files: list[tuple[Path, Any]]) -> None:
+        """The thread's part: this rank's files, and when all ranks have theirs, the name."""
+        try:
+            for path, state in files:
+                _save(state, path)
+            self.engine.barrier_of_writers()
+            if self.engine.is_main:
+                self._name(step, aside)
+            self.engine.barrier_of_writers()
+        except BaseException:
+            if self.engine.is_main:
+                shutil.rmtree(aside, ignore_errors=True)
             raise
-        if engine.is_main:
-            shutil.rmtree(aside, ignore_errors=True)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(final)) from None
-    if engine.is_main:
-        meta = {"step": step, "world_size": engine.world_size, **facts, "bytes": _sizes(aside)}
+
+    def _name(self, step: int, aside: Path) -> None:
+        meta = {"step": step, "world_size": self.engine.world_size, **self.facts, "bytes": _sizes(aside)}
         (aside / META).write_text(json.dumps(meta, indent=2) + "\n")
         _to_disk(aside)
-        aside.rename(final)
-        _sync(final.parent)
-        for _, old in folders(run)[: -max(keep, 1)]:
+        aside.rename(aside.with_name(aside.name[1:]))
+        _sync(aside.parent)
+        for _, old in folders(self.run)[: -max(self.keep, 1)]:
             # First the dot: what a crash leaves of it must not pass for whole.
             shutil.rmtree(old.rename(old.with_name("." + old.name)))
-    engine.barrier()
-    return final
+        write_state(self.run, "running", step)
 
 
 def restore(engine: Engine, run: Path, facts: dict[str, Any]) -> int:
@@ -96,6 +148,22 @@ def restore(engine: Engine, run: Path, facts: dict[str, Any]) -> int:
         )
     engine.load(folder)
     return step
+
+
+def _save(state: Any, path: Path) -> None:
+    """torch.save, and to the disk, through a file of Python's: the training has the interpreter while that one writes,
+    and what the system says of a full disk is not lost. (Through its own, torch says "unexpected pos".)
+    """
+    try:
+        with path.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (RuntimeError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__
+        if isinstance(cause, OSError) and cause.errno is not None:
+            raise OSError(cause.errno, os.strerror(cause.errno), str(path)) from None
+        raise
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -196,7 +196,8 @@ class TrainConfig:
         precision: `no` (fp32) or `bf16` (autocast; losses stay fp32). It decides, whatever the Accelerate YAML says.
         compile: Compile the model's blocks when they are first used (torch.compile; a minute once, kept on disk;
             needs a C++ compiler on CPUs). Losses are equal to rounding. Evaluation is never compiled.
-        save_every: Steps between checkpoints; 0 saves at the end only.
+        save_every: Steps between checkpoints; 0 saves at the end only. They are copied, which takes their size in CPU
+            memory from the first one on, and written during the next steps.
         keep: Newest checkpoints that are kept.
         eval_every: Steps between evaluations during training; 0 evaluates at the end only, null never.
         log_every: Steps between two reads of the losses from the device (each waits for it).

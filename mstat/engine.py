@@ -13,7 +13,7 @@ import warnings
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,9 @@ from mstat.join import join, launcher_keeps_store
 from mstat.model import compile_blocks, no_weight_decay
 from mstat.rollcall import LostRankError, RollCall, failed_collective
 from shards.parallel import available_cpus
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.staging import DefaultStager
 
 OPTIMIZER_FILE = "optimizer.pt"
 START_UP = timedelta(minutes=5)  # ranks start apart: a cold start of torch alone took 40 s
@@ -116,8 +119,10 @@ class Engine:
         self.is_deepspeed = deepspeed
         # What a checkpoint can be loaded by: weights and optimiser state lie otherwise in each.
         self.kind = f"zero{stage}" if deepspeed else "ddp"
-        # For words between processes, not tensors: on CPUs, so that no GPU is waited for.
+        # For words between processes, not tensors: on CPUs, so that no GPU is waited for. The second is for the threads
+        # that write checkpoints: a group's collectives must come in one order.
         self.control = dist.new_group(backend="gloo") if self.world_size > 1 else None
+        self.writers = dist.new_group(backend="gloo") if self.world_size > 1 else None
         # Where rank 0 keeps the store, it takes with it what a roll call would have to be told.
         self.roll_call = RollCall(self.rank, self.world_size, attempt) if attempt and launcher_keeps_store() else None
         self._set_timeouts()
@@ -146,6 +151,7 @@ class Engine:
                 # It fetches the weights of each layer by hooks inside the blocks, which no compiler can look into.
                 raise ValueError("train.compile does not go with ZeRO-3: leave it out, or launch with zero2.yaml")
             compile_blocks(task)
+        self.stager = _stager(self.device)
         optimizer = _optimizer(task, self.config.optim)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # Accelerate's name for it
@@ -216,17 +222,24 @@ class Engine:
 
     # --- what a checkpoint holds, besides the step -------------------------------------------------------------
 
-    def save(self, folder: Path) -> None:
-        """Weights and optimiser state into an existing folder. Every rank calls it."""
+    def snapshot(self, folder: Path) -> list[tuple[Path, Any]]:
+        """Weights and optimiser state, copied to the CPU: files of this rank in an existing folder, and what torch.save
+        is to put into each. The copy lies where the last one lay. Every rank calls it.
+        """
+        files: list[tuple[Path, Any]] = []
         if self.is_deepspeed:
+            # DeepSpeed gives each file to an object that is made to be replaced; ours writes nothing yet.
+            writer = self.wrapped.checkpoint_engine
+            writer.save = lambda state_dict, path: files.append((Path(path), self.stager.stage(state_dict)))
+            writer.preserves_storage_sharing = lambda: False  # or it would copy the weights, too
             self.wrapped.save_checkpoint(str(folder), tag="deepspeed", save_latest=False)
         elif self.is_main:
             state = {"task": self.task.state_dict(), "optimizer": self.optimizer.state_dict()}
-            torch.save(state, folder / OPTIMIZER_FILE)
-        self.barrier()
+            files.append((folder / OPTIMIZER_FILE, self.stager.stage(state)))
+        return files
 
     def load(self, folder: Path) -> None:
-        """Undo `save`. The folder is the user's own run: its optimiser state is still read without running code."""
+        """Undo `snapshot`, from its files. They are the user's own; DDP's are still read without running code."""
         if self.is_deepspeed:
             path, _ = self.wrapped.load_checkpoint(str(folder), tag="deepspeed")
             if path is None:
@@ -245,6 +258,11 @@ class Engine:
 
     def barrier(self) -> None:
         self.accelerator.wait_for_everyone()
+
+    def barrier_of_writers(self) -> None:
+        """The same for a thread beside the training; one at a time in each rank."""
+        if self.writers is not None:
+            dist.barrier(self.writers)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over ranks, in place."""
@@ -287,6 +305,21 @@ class Engine:
         if isinstance(error, Exception):
             self.roll_call.leave_error(f"{type(error).__name__}: {error}")
         return error
+
+
+def _stager(device: torch.device) -> DefaultStager:
+    """What copies the state of a training: from GPUs into pinned memory, with one wait for all of it."""
+    from torch.distributed.checkpoint.staging import (
+        DefaultStager,
+        StagingOptions,
+    )  # a second, and only training needs it
+
+    on_gpu = device.type == "cuda"
+    return DefaultStager(
+        StagingOptions(
+            use_pinned_memory=on_gpu, use_non_blocking_copy=on_gpu, use_shared_memory=False, use_async_staging=False
+        )
+    )
 
 
 def _optimizer(task: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:

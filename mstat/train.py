@@ -22,7 +22,7 @@ import shards
 from mstat import checkpoint, signals
 from mstat.config import Config
 from mstat.configure import save_config
-from mstat.data.loader import TrainingBatches, load
+from mstat.data.loader import TrainingBatches, load, start_fork_server
 from mstat.data.plan import Plan
 from mstat.engine import Engine
 from mstat.evaluate import evaluate_run, score
@@ -93,6 +93,7 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
         NotFiniteError: If a loss or gradient is not finite; no checkpoint holds what came of it.
     """
     run = Path(config.run)
+    start_fork_server(config.data.num_workers)
     reader = shards.open(config.data.shards)
     plan = training_plan(reader, config)
     if plan.size < engine.world_size:
@@ -186,7 +187,10 @@ def loop(
     dataset = TrainingBatches(reader, plan, noise_for, engine.rank, engine.world_size)
     loader = load(dataset, range(start, num_steps), config.data.num_workers, engine.device.type == "cuda")
     done = saved = start
-    with Progress(num_steps, start, engine.is_main, every=2) as progress:
+    with (
+        Progress(num_steps, start, engine.is_main, every=2) as progress,
+        checkpoint.Writer(engine, run, config.train.keep, facts) as writer,
+    ):
         try:
             for step, batch in enumerate(loader, start):
                 if step > evaluated and _due(step, config.train.eval_every):
@@ -214,15 +218,15 @@ def loop(
                     *_, newest = journal.flush()  # stops here, on every rank, if something is not finite
                     progress.update(done, newest)
                 if saving:
-                    checkpoint.save(engine, run, done, config.train.keep, facts)
+                    writer.save(done)  # a copy; it is written while the next steps are done
                     saved = done
-                    if engine.is_main:
-                        write_state(run, "running", done)
+                writer.check()  # stops here if the last one could not be
                 engine.stop_if_asked()
         except signals.StopRequested:
             journal.flush()
             if saved < done:
-                checkpoint.save(engine, run, done, config.train.keep, facts)
+                writer.save(done)
+            writer.wait()
             raise
 
 

@@ -46,7 +46,7 @@ def test_only_the_engine_knows_accelerate_and_deepspeed() -> None:
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("shards", {"torch", "datasets", "webdataset"}),
+        ("shards", {"torch", "numpy", "datasets", "webdataset"}),
         ("mstat.configure", {"torch"}),
         ("mstat", {"torch"}),
         ("launch.report", {"torch", "matplotlib"}),
@@ -58,3 +58,33 @@ def test_light_imports_stay_light(module: str, heavy: set[str]) -> None:
     code = f"import sys, {module}; print(*({heavy!r} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT)
     assert result.stdout.split() == []
+
+
+HEAVY = {"torch", "accelerate", "deepspeed", "transformers", "datasets", "matplotlib", "scipy"}
+HELP = """
+import runpy, sys
+command = sys.argv.pop(1)
+sys.argv[0] = command
+try:
+    run = runpy.run_module if command == "shards" else runpy.run_path
+    run(command, run_name="__main__")
+except SystemExit as end:
+    assert not end.code
+print("loaded:", *({heavy} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("command", [
+    "launch/train.py", "launch/pretrain.py", "launch/evaluate.py", "launch/robustness.py", "launch/reproduce.py table2",
+    "launch/preflight.py", "launch/submit.py", "launch/submit.py status", "launch/report.py", "shards",
+    "shards build mars",
+])  # fmt: skip
+def test_a_help_loads_nothing_heavy(command: str) -> None:
+    """What tells how it is used does not wait for what would do it."""
+    code = HELP.format(heavy=HEAVY)
+    told = subprocess.run(
+        [sys.executable, "-c", code, *command.split(), "--help"], capture_output=True, text=True, cwd=PROJECT
+    )
+    assert told.returncode == 0, told.stderr
+    assert "usage:" in told.stdout.lower()
+    assert told.stdout.splitlines()[-1] == "loaded:"

@@ -104,17 +104,25 @@ class EvaluationBatches(Dataset[Arrays]):
 def load(dataset: Dataset[Arrays], indices: Sequence[int], num_workers: int, pin_memory: bool) -> DataLoader[Arrays]:
     """The batches of `indices` in their order, made ahead by `num_workers` processes."""
     options: dict[str, Any] = {}
+    start_fork_server(num_workers)
     if num_workers:
-        # A fork server: forking this process itself, with its compute and communication threads, can hang.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["mstat.data.loader"])
-        resource_tracker.ensure_running()  # starting it lets signals through again
-        with signals.blocked():
-            forkserver.ensure_running()
         options = {"multiprocessing_context": context, "prefetch_factor": 3, "worker_init_fn": _watch_trainer}
     return DataLoader(
         dataset, batch_size=None, sampler=indices, num_workers=num_workers, pin_memory=pin_memory, **options
     )
+
+
+def start_fork_server(num_workers: int) -> None:
+    """What workers are forked from; forking this process itself, with its compute and communication threads, can hang.
+
+    It imports torch, for a second or two: begin early, and there is something else to do meanwhile.
+    """
+    if num_workers:
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["mstat.data.loader"])
+        resource_tracker.ensure_running()  # starting it lets signals through again
+        with signals.blocked():
+            forkserver.ensure_running()
 
 
 def _watch_trainer(worker: int) -> None:

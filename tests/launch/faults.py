@@ -1,6 +1,8 @@
 """launch/train.py with one fault at a chosen step: `faults.py FAULT RANK STEP [what launch/train.py takes]`.
 
-The fault strikes between a rank's backbone and the gather, at the STEPth step of the first attempt.
+The fault strikes between a rank's backbone and the gather, at the STEPth step of the first attempt. Only `slow-disk` is
+there from the start: the rank's checkpoints are not written before step STEP is done, and what is then half-written is
+the last that the rank does.
 """
 
 from __future__ import annotations
@@ -8,7 +10,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -35,11 +39,12 @@ def strike(fault: str, features_BD: torch.Tensor) -> torch.Tensor:
 def main() -> int:
     fault, rank, step = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     del sys.argv[1:4]
-    real_gather, real_update, begun = mstat.task.gather, Engine.update, [1]
+    real_gather, real_update, real_save, begun = mstat.task.gather, Engine.update, torch.save, [1]
     first_attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+    struck = int(os.environ.get("RANK", "0")) == rank and first_attempt
 
     def gather(features_BD: torch.Tensor, total: int) -> torch.Tensor:
-        if begun[0] == step and int(os.environ.get("RANK", "0")) == rank and first_attempt:
+        if begun[0] == step and struck and fault != "slow-disk":
             features_BD = strike(fault, features_BD)
         return real_gather(features_BD, total)
 
@@ -48,7 +53,16 @@ def main() -> int:
         begun[0] += 1
         return norm
 
+    def save_half(state: object, file: IO[bytes]) -> None:
+        while begun[0] <= step:
+            time.sleep(0.01)
+        real_save(state, file)
+        file.truncate(file.tell() // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
     mstat.task.gather, Engine.update = gather, update  # type: ignore[method-assign]
+    if fault == "slow-disk" and struck:
+        torch.save = save_half
     return train.main()
 
 

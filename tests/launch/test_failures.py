@@ -112,6 +112,24 @@ def test_a_rank_that_dies_is_named_and_started_again(reference: Path, tiny_confi
     assert_same_losses(folder, reference, rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["ddp", "zero2"])
+def test_a_kill_while_a_checkpoint_is_written(kind: str, reference: Path, tiny_config: Path, tmp_path: Path) -> None:
+    """The disk of rank 0 takes nothing for two steps after a save, which are done meanwhile, and rank 0 dies in the
+    middle of a file: nothing has claimed that checkpoint, and the run, started again, ends as an undisturbed one."""
+    folder = tmp_path / "run"
+    arguments = ["--config", tiny_config, "--run", folder]
+    status, output = run("train", arguments, accelerate=kind, processes=2, fault="slow-disk 0 7")
+    assert status != 0
+    assert "there is no checkpoint yet" in output
+    assert len(metrics(folder)) >= 6
+    assert checkpoints(folder) == [".step-000000005"]
+    assert state(folder)["step"] == 0
+
+    status, output = run("train", arguments, accelerate=kind, processes=2)
+    assert status == 0, output
+    assert_same_losses(folder, reference, rel=1e-5)
+
+
 def test_what_is_not_finite_stops_every_rank(tiny_config: Path, tmp_path: Path) -> None:
     """A spoiled gradient of one rank under ZeRO-2: all ranks name the same step and the last good checkpoint, and none
     later exists, though every step saves."""

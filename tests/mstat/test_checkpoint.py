@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import wait
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Timer
+from typing import IO
 
 import pytest
 import torch
@@ -10,7 +19,9 @@ import torch
 from mstat import checkpoint
 from mstat.config import Config
 from mstat.engine import Engine
+from mstat.run import read_state
 from mstat.task import Task
+from tests.conftest import PROJECT
 from tests.mstat.test_task import CLASSES, SMALL
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
@@ -24,21 +35,36 @@ def engine(seed: int = 0) -> Engine:
     config.train.precision = "no"
     made = Engine(config)
     made.prepare(Task(config, CLASSES))
+    update(made)
+    return made
+
+
+def update(made: Engine) -> None:
+    """A step on random clips."""
     frames = torch.randint(0, 256, (len(LABELS), 2, 32, 16, 3), dtype=torch.uint8)
     batch = {"frames_BTHWC": frames, "tps_BTN": None, "keep_BR": None, "labels_n": LABELS, "metric_weight": 1.0}
     made.update(made.wrapped(**batch)["loss"], lr=0.1)
-    return made
+
+
+def weights(made: Engine) -> list[torch.Tensor]:
+    return list(made.task.state_dict().values())
 
 
 def state(made: Engine) -> list[torch.Tensor]:
     return [*made.task.state_dict().values(), *(s["momentum_buffer"] for s in made.optimizer.state.values())]
 
 
+def save(made: Engine, run: Path, step: int) -> None:
+    """A checkpoint that is whole at the end."""
+    with checkpoint.Writer(made, run, keep=5, facts=FACTS) as writer:
+        writer.save(step)
+
+
 def test_the_newest_whole_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> None:
     """Weights and momentum of step 7, not of step 3, and not of an unfinished or an emptied folder."""
     old, new = engine(1), engine(2)
-    checkpoint.save(old, tmp_path, 3, keep=5, facts=FACTS)
-    checkpoint.save(new, tmp_path, 7, keep=5, facts=FACTS)
+    save(old, tmp_path, 3)
+    save(new, tmp_path, 7)
     (tmp_path / "checkpoints" / ".step-000000009").mkdir()
     (tmp_path / "checkpoints" / "step-000000011").mkdir()
     fresh = engine(3)
@@ -50,8 +76,9 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     """`keep` of them, after each save; what an earlier crash left half-written goes too."""
     made = engine()
     (tmp_path / "checkpoints" / ".step-000000001").mkdir(parents=True)
-    for step in (1, 2, 3, 4):
-        checkpoint.save(made, tmp_path, step, keep=2, facts=FACTS)
+    with checkpoint.Writer(made, tmp_path, keep=2, facts=FACTS) as writer:
+        for step in (1, 2, 3, 4):
+            writer.save(step)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-000000003", "step-000000004"]
 
 
@@ -63,16 +90,131 @@ def test_without_a_checkpoint_a_run_starts_at_zero(tmp_path: Path) -> None:
 def test_another_kind_of_run_is_refused(tmp_path: Path) -> None:
     """The message names what differs and the folder."""
     made = engine()
-    checkpoint.save(made, tmp_path, 3, keep=1, facts=FACTS)
+    save(made, tmp_path, 3)
     with pytest.raises(ValueError, match=r"step-000000003: made with distributed='ddp', this run has 'zero2'"):
         checkpoint.restore(made, tmp_path, {**FACTS, "distributed": "zero2"})
 
 
-def test_a_failed_save_leaves_the_others(tmp_path: Path) -> None:
-    """Where the new one cannot be written, the error shows and the old one is still whole."""
+@contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """No file of this process can grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("told", ["check", "wait", "save", "__exit__"])
+@pytest.mark.parametrize("room", [0, 1000, 60_000])
+def test_a_failed_save_leaves_the_others(told: str, room: int, tmp_path: Path) -> None:
+    """Where one cannot be written, wherever in its file, the training hears what the system says of which file, in
+    whatever it calls next; the one before is still whole, of the failed one nothing is left, and the next one succeeds.
+    """
     made = engine()
-    checkpoint.save(made, tmp_path, 3, keep=1, facts=FACTS)
-    made.save = lambda folder: (_ for _ in ()).throw(OSError("No space left on device"))  # type: ignore[method-assign]
-    with pytest.raises(OSError, match="No space left"):
-        checkpoint.save(made, tmp_path, 4, keep=1, facts=FACTS)
-    assert [step for step, _ in checkpoint.folders(tmp_path)] == [3]
+
+    def fail() -> None:
+        with checkpoint.Writer(made, tmp_path, keep=1, facts=FACTS) as writer:
+            writer.save(4)
+            if told == "check":
+                assert writer.begun is not None
+                wait([writer.begun])
+                writer.check()
+            elif told == "wait":
+                writer.wait()
+            elif told == "save":
+                writer.save(5)
+
+    save(made, tmp_path, 3)
+    with pytest.raises(OSError, match=r"File too large: .*\.step-000000004/optimizer\.pt"), full_disk(room):
+        fail()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000003"]
+    assert read_state(tmp_path)["step"] == 3
+    save(made, tmp_path, 4)
+    assert [step for step, _ in checkpoint.folders(tmp_path)] == [3, 4]
+
+
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Event]:
+    """A disk that takes nothing before the event is set."""
+    ready = Event()
+    really_save = torch.save
+
+    def save_later(state: object, file: IO[bytes]) -> None:
+        ready.wait(600)  # not for ever, or a test that fails would never end
+        really_save(state, file)
+
+    monkeypatch.setattr(torch, "save", save_later)
+    yield ready
+    ready.set()
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(slow_disk: Event, tmp_path: Path) -> None:
+    """Steps change weights and momentum while the disk takes nothing: the checkpoint then holds what was there when it
+    was begun, bit for bit, and nobody hears of it before it is whole. The second one, which lies where the first one's
+    copy lay, likewise."""
+    made, fresh = engine(), engine(1)
+    with checkpoint.Writer(made, tmp_path, keep=2, facts=FACTS) as writer:
+        for step in (1, 3):
+            writer.save(step)
+            begun = [tensor.clone() for tensor in state(made)]
+            update(made)
+            writer.check()
+            assert [step for step, _ in checkpoint.folders(tmp_path)] == [1] * (step > 1)
+            assert (tmp_path / "state.json").exists() == (step > 1)
+            slow_disk.set()
+            writer.wait()
+            slow_disk.clear()
+            assert read_state(tmp_path) == {"state": "running", "step": step, "reason": None}
+            assert checkpoint.restore(fresh, tmp_path, FACTS) == step
+            assert all(torch.equal(ours, theirs) for ours, theirs in zip(state(fresh), begun, strict=True))
+            assert not all(torch.equal(a, b) for a, b in zip(weights(made), weights(fresh), strict=True))
+
+
+def test_an_error_waits_for_what_was_begun(slow_disk: Event, tmp_path: Path) -> None:
+    """The checkpoint that was being written when the training failed is whole when the failure is told."""
+
+    def fail() -> None:
+        with checkpoint.Writer(engine(), tmp_path, keep=2, facts=FACTS) as writer:
+            writer.save(4)
+            Timer(0.1, slow_disk.set).start()
+            raise ArithmeticError("the training's")
+
+    with pytest.raises(ArithmeticError, match="the training's"):
+        fail()
+    assert [step for step, _ in checkpoint.folders(tmp_path)] == [4]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from mstat import checkpoint
+from tests.mstat.test_checkpoint import FACTS, engine
+
+really_save = torch.save
+
+def save_half(state, file):
+    really_save(state, file)
+    file.truncate(file.tell() // 2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+with checkpoint.Writer(engine(1), Path(sys.argv[1]), 1, FACTS) as writer:
+    writer.save(1)
+    writer.wait()
+    torch.save = save_half
+    writer.save(2)
+"""
+
+
+def test_a_kill_while_a_checkpoint_is_written_costs_that_one(tmp_path: Path) -> None:
+    """kill -9 in the middle of a file: the one before is what a run goes on from, and the next save clears the rest."""
+    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path], cwd=PROJECT)
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "checkpoints" / ".step-000000002" / "optimizer.pt").stat().st_size > 0
+    fresh = engine(2)
+    assert checkpoint.restore(fresh, tmp_path, FACTS) == 1
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(state(fresh), state(engine(1)), strict=True))
+    save(fresh, tmp_path, 2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-000000001", "step-000000002"]
