@@ -309,10 +309,8 @@ class Engine:
 
 def _stager(device: torch.device) -> DefaultStager:
     """What copies the state of a training: from GPUs into pinned memory, with one wait for all of it."""
-    from torch.distributed.checkpoint.staging import (
-        DefaultStager,
-        StagingOptions,
-    )  # a second, and only training needs it
+    # It takes a second to import, and only training needs it.
+    from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
     on_gpu = device.type == "cuda"
     return DefaultStager(
