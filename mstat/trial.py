@@ -22,7 +22,8 @@ from mstat.engine import Engine
 from mstat.metrics import Scores
 from mstat.metrics import score as score_ranks
 from mstat.pairs import Pairs, make_pairs
-from mstat.ranking import gallery_slices, merge_top, one_thread, rank_positives, top_ranks
+from mstat.ranking import gallery_slices, merge_top, rank_positives, top_ranks
+from mstat.threads import one_thread
 from shards.read import Reader
 from shards.records import Role
 
@@ -164,7 +165,7 @@ class Trial(Extraction):
                 junk_G=self.pairs.junk_G | others,
                 positives_2P=self.pairs.positives_2P[:, ~others[self.pairs.positives_2P[1]]],
             )
-            ranks_P = rank_positives(query_QD, gallery_SD, start, pairs, reduce=self.engine.sum, tile=TILE)
+            ranks_P = rank_positives(query_QD, gallery_SD, start, pairs, reduce=self.engine.sum)
             scores = score_ranks(pairs, ranks_P)
             for query_camid in camids_Q.unique().tolist():
                 first_hit = scores.first_hit_Q[(camids_Q == query_camid) & (scores.first_hit_Q > 0)]
@@ -198,7 +199,7 @@ class Trial(Extraction):
         pids = self.reader.pids[self.tracklets[self.queries]]
         correct_Q = scores.first_hit_Q == 1
         gather = self.engine.gather_objects
-        return class_distances(query_QD, gallery_SD, start, self.pairs, pids, correct_Q, gather=gather, tile=TILE)
+        return class_distances(query_QD, gallery_SD, start, self.pairs, pids, correct_Q, gather=gather)
 
     def _sides(self, features_SD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Features of all queries, on the device, and of this rank's gallery, and where that begins."""
@@ -212,10 +213,10 @@ class Trial(Extraction):
     def rank(self, features_SD: torch.Tensor) -> tuple[Scores, Callable[[Sequence[int]], tuple]]:
         """Scores of this rank's features and everybody else's, and a function that gives chosen queries' top ranks."""
         query_QD, gallery_SD, start = self._sides(features_SD)
-        ranks_P = rank_positives(query_QD, gallery_SD, start, self.pairs, reduce=self.engine.sum, tile=TILE)
+        ranks_P = rank_positives(query_QD, gallery_SD, start, self.pairs, reduce=self.engine.sum)
 
         def nearest(rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-            top = top_ranks(query_QD[list(rows)], rows, gallery_SD, start, self.pairs, TOP, tile=TILE)
+            top = top_ranks(query_QD[list(rows)], rows, gallery_SD, start, self.pairs, TOP)
             return merge_top(self.engine.gather_objects(top), TOP)
 
         return score_ranks(self.pairs, ranks_P), nearest
