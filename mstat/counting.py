@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mstat.pairs import Pairs
-from mstat.threads import Spread, in_turn
+from mstat.threads import IN_TURN, Spread
 
 SPAN = 2**19  # similarities that are sorted at a time; they and their copy stay in the cache
 
@@ -69,7 +69,7 @@ class Block:
         nearness_P[here] = self.similarity_BX[self.row_P[here], self.item_P[here] - self.first]
         return nearness_P
 
-    def count_nearer(self, nearness_P: Tensor, spread: Spread = in_turn) -> Tensor:
+    def count_nearer(self, nearness_P: Tensor, spread: Spread = IN_TURN) -> Tensor:
         """How many of the X items are nearer (P,) than each true match, whose similarity is given."""
         bounds = groups(*self.similarity_BX.shape)
         ends = torch.tensor([0, *(end for _, end in bounds)], device=self.row_P.device)

@@ -10,17 +10,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-# function, its arguments -> its results in that order
-Spread = Callable[[Callable[[Any], Any], Iterable[Any]], list]
+
+@dataclass(frozen=True)
+class Spread:
+    """`spread(function, arguments)`: the results in the order of arguments, worked out by so many threads at a time."""
+
+    num_threads: int = 1
+    pool: ThreadPoolExecutor | None = None
+
+    def __call__(self, function: Callable[[Any], Any], arguments: Iterable[Any]) -> list[Any]:
+        if self.pool is None:
+            return [function(argument) for argument in arguments]
+        # A new thread has its own mind about graphs.
+        return list(self.pool.map(torch.no_grad()(function), arguments))
 
 
-def in_turn(function: Callable[[Any], Any], arguments: Iterable[Any]) -> list:
-    """The `Spread` of one thread."""
-    return [function(argument) for argument in arguments]
+IN_TURN = Spread()
 
 
 @contextmanager
@@ -36,16 +46,15 @@ def one_thread(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def spreading(device: torch.device) -> Iterator[Spread]:
-    """A `map` over as many threads as torch has on this CPU; meanwhile each of them computes alone, as `one_thread`.
+def spreading(device: torch.device, most: int | None = None) -> Iterator[Spread]:
+    """Over as many threads as torch has on this CPU, `most` at most; each computes alone, as under `one_thread`.
 
-    What it is given runs without a graph, and in fp32 where that is what it has. On a GPU it is a plain loop.
+    What they are given runs without a graph, and in fp32 unless it says otherwise. On a GPU it is a plain loop.
     """
-    num_threads = torch.get_num_threads() if device.type == "cpu" else 1
+    num_threads = min(torch.get_num_threads(), most or 2**30) if device.type == "cpu" else 1
     with torch.no_grad(), torch.autocast(device.type, enabled=False), one_thread(device):
         if num_threads == 1:
-            yield in_turn
+            yield IN_TURN
             return
-        # A new thread has settings of its own: of its threads, and whether there is a graph.
-        with ThreadPoolExecutor(num_threads, "spreading", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield lambda function, arguments: list(pool.map(torch.no_grad()(function), arguments))
+        with ThreadPoolExecutor(num_threads, "spread", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield Spread(num_threads, pool)

@@ -3,7 +3,7 @@ import threading
 import pytest
 import torch
 
-from mstat.threads import in_turn, one_thread, spreading
+from mstat.threads import IN_TURN, one_thread, spreading
 
 CPU = torch.device("cpu")
 
@@ -26,6 +26,7 @@ def test_work_is_spread_over_as_many_threads_as_torch_has(num_threads):
         return number, threading.get_ident(), torch.get_num_threads(), (weight * 2).requires_grad
 
     with spreading(CPU) as spread:
+        assert spread.num_threads == num_threads
         numbers, idents, threads, graphs = zip(*spread(work, range(num_threads)), strict=True)
     assert numbers == tuple(range(num_threads))
     assert len(set(idents)) == num_threads
@@ -52,5 +53,14 @@ def test_one_thread_is_for_a_while(num_threads):
 
 
 def test_in_turn_is_a_loop():
-    """As a spread, of one thread."""
-    assert in_turn(lambda number: number**2, range(4)) == [0, 1, 4, 9]
+    """As a spread, of this thread alone."""
+    assert IN_TURN(lambda number: (number, threading.get_ident()), range(2)) == [
+        (n, threading.get_ident()) for n in (0, 1)
+    ]
+
+
+def test_fewer_threads_may_be_asked_for(num_threads):
+    """Where each holds much."""
+    with spreading(CPU, most=2) as spread:
+        assert spread.num_threads == min(2, num_threads)
+        assert spread(lambda _: torch.get_num_threads(), range(9)) == [1] * 9
