@@ -187,10 +187,15 @@ class _Search:
         self._for_tiles(self._measure)
 
     def strips(self) -> Iterator[tuple[int, Tensor]]:
-        """(index of the first query, cosine similarities (B, S)) of each block; the similarities may be changed."""
+        """(index of the first query, cosine similarities (B, S)) of each block.
+
+        The similarities may be changed, and are gone with the next block.
+        """
+        most = min(self.block, len(self.query_QD))
+        held_BS = self.scale_S.new_empty(most, len(self.gallery_SD))
         for first in range(0, len(self.query_QD), self.block):
             query_BD = _normalise(self.query_QD[first : first + self.block].float())
-            strip_BS = query_BD.new_empty(len(query_BD), len(self.gallery_SD))
+            strip_BS = held_BS[: len(query_BD)]
             self._for_tiles(partial(self._fill, strip_BS, query_BD))
             yield first, strip_BS
 
