@@ -42,7 +42,7 @@ lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: bench-shards ## all that is measured against a rival
+bench: bench-shards bench-evaluation ## all that is measured against a rival
 
 bench-shards: ## build, random access and opening of shards against tar and torchreid (40 GB of disk)
 	@$(MAKE) --no-print-directory VENV=$(RIVALS) $(RIVALS)/.bench
@@ -65,6 +65,12 @@ bench-mining: $(VENV)/.train ## mining over all ranks against mining per rank, t
 
 bench-communication: $(VENV)/.train ## bytes and time of the gather and the gradient reduction on 1, 2, 4 CPU ranks
 	$(BIN)/python benchmarks/communication.py
+
+bench-evaluation: ## ranking, search and extraction against torchreid, matrix product and forward (8 GB of memory)
+	@$(MAKE) --no-print-directory VENV=$(RIVALS) $(RIVALS)/.bench
+	@# torchreid's compiled ranker, whose source its own packages lack; all that it says it needs is not needed for that
+	$(RIVALS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps pyppbox-torchreid==1.4.1.0
+	$(RIVALS)/bin/python benchmarks/evaluation_speed.py
 
 bench-evaluation-memory: $(VENV)/.train ## memory and traffic of ranking a gallery of a million
 	$(BIN)/python benchmarks/evaluation_memory.py

@@ -1,4 +1,4 @@
-"""CMC and mAP from the ranks of the true matches: `mstat.pairs` has the rule, `mstat.ranking` does the counting.
+"""CMC and mAP from the ranks of the true matches: `mstat.pairs` has the rule, `mstat.counting` the counting.
 
 Shape suffixes: Q queries, G gallery items, D feature dimensions, P (query, positive) pairs.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mstat.pairs import Pairs, check_length, make_pairs
-from mstat.ranking import rank_positives
+from mstat.ranking import rank_distances, rank_positives
 
 NUM_CMC = 50  # length of the CMC curve
 
@@ -116,3 +116,27 @@ def cmc_map(
     query_QD, gallery_GD = torch.as_tensor(query_features), torch.as_tensor(gallery_features)
     check_length("gallery features", gallery_GD, pairs.num_gallery)
     return score(pairs, rank_positives(query_QD, gallery_GD, 0, pairs)).summary(ranks, no_positive)
+
+
+def cmc_map_from_distances(
+    distance,
+    query_pids,
+    query_camids,
+    gallery_pids,
+    gallery_camids,
+    *,
+    junk=None,
+    same=None,
+    ranks: Sequence[int] = (1, 5, 10, 20),
+    no_positive: Literal["skip", "zero"] = "skip",
+) -> dict:
+    """`cmc_map` by distances that somebody else has computed, re-ranked ones for instance.
+
+    Args:
+        distance: (Q, G), array or tensor; less is nearer. It is not changed.
+
+    Raises:
+        ValueError: as `cmc_map`, or if distances are not finite.
+    """
+    pairs = make_pairs(query_pids, query_camids, gallery_pids, gallery_camids, junk=junk, same=same)
+    return score(pairs, rank_distances(torch.as_tensor(distance), pairs)).summary(ranks, no_positive)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,13 @@ from mstat.engine import Engine
 from mstat.metrics import Scores
 from mstat.metrics import score as score_ranks
 from mstat.pairs import Pairs, make_pairs
-from mstat.ranking import gallery_slices, merge_top, one_thread, rank_positives, top_ranks
+from mstat.ranking import gallery_slices, merge_top, rank_positives, top_ranks
+from mstat.threads import spreading
 from shards.read import Reader
 from shards.records import Role
 
 TILE = 64  # tracklets that stay together on one rank
+AT_ONCE = 8  # batches that threads of a CPU embed at a time, at most; each holds a forward's memory
 PLOTTED = 600  # tracklets in the plane
 TOP = 10  # gallery tracklets shown for a query
 
@@ -57,6 +60,7 @@ class Extraction:
         """The parts of the features of this rank's tracklets, each (S, D of the part) fp32 on the CPU.
 
         Frames are resized to `size`. Every rank calls `embed` equally often: with ZeRO-3 each call is a collective.
+        Without, on a CPU, several threads call it at once.
 
         Args:
             intact: What `extract` gave in another trial with the same gallery and as many queries: what is not degraded
@@ -78,20 +82,26 @@ class Extraction:
         workers = min(self.config.data.num_workers, len(batches))
         features: torch.Tensor | None = None
         dims: list[int] = []
-        with torch.no_grad(), self.engine.autocast(), one_thread(self.engine.device):
-            for batch in load(dataset, range(len(batches)), workers, on_gpu):
-                parts = embed(batch["frames_BTHWC"].to(self.engine.device, non_blocking=True))
-                dims = [part.shape[1] for part in parts]
-                joined = torch.cat([part.float() for part in parts], dim=1).cpu()
-                if features is None:
-                    features = torch.zeros(stop - start, joined.shape[1])
-                kept = batch["rows_B"] >= 0
-                features.index_add_(0, batch["rows_B"][kept] - start, joined[kept])
-                self.engine.stop_if_asked()
+
+        def joined_parts(frames_BTHWC: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+            with self.engine.autocast():
+                parts = embed(frames_BTHWC.to(self.engine.device, non_blocking=True))
+            return torch.cat([part.float() for part in parts], dim=1).cpu(), [part.shape[1] for part in parts]
+
+        # DeepSpeed's weights may be gathered for a call: one at a time.
+        with spreading(self.engine.device, 1 if self.engine.is_deepspeed else AT_ONCE) as spread:
+            loader = iter(load(dataset, range(len(batches)), workers, on_gpu))
+            while several := list(islice(loader, spread.num_threads)):
+                embedded = spread(joined_parts, [batch["frames_BTHWC"] for batch in several])
+                for batch, (joined_BD, dims) in zip(several, embedded, strict=True):
+                    if features is None:
+                        features = torch.zeros(stop - start, sum(dims))
+                    kept = batch["rows_B"] >= 0
+                    features.index_add_(0, batch["rows_B"][kept] - start, joined_BD[kept])
+                    self.engine.stop_if_asked()
             for _ in range(most - len(batches)):
                 shape = (self.config.eval.batch_size, self.config.eval.num_frames, *size, 3)
-                parts = embed(torch.zeros(shape, dtype=torch.uint8, device=self.engine.device))
-                dims = [part.shape[1] for part in parts]
+                _, dims = joined_parts(torch.zeros(shape, dtype=torch.uint8))
                 self.engine.stop_if_asked()
         if features is None:
             features = torch.zeros(stop - start, sum(dims))
@@ -164,7 +174,7 @@ class Trial(Extraction):
                 junk_G=self.pairs.junk_G | others,
                 positives_2P=self.pairs.positives_2P[:, ~others[self.pairs.positives_2P[1]]],
             )
-            ranks_P = rank_positives(query_QD, gallery_SD, start, pairs, reduce=self.engine.sum, tile=TILE)
+            ranks_P = rank_positives(query_QD, gallery_SD, start, pairs, reduce=self.engine.sum)
             scores = score_ranks(pairs, ranks_P)
             for query_camid in camids_Q.unique().tolist():
                 first_hit = scores.first_hit_Q[(camids_Q == query_camid) & (scores.first_hit_Q > 0)]
@@ -198,7 +208,7 @@ class Trial(Extraction):
         pids = self.reader.pids[self.tracklets[self.queries]]
         correct_Q = scores.first_hit_Q == 1
         gather = self.engine.gather_objects
-        return class_distances(query_QD, gallery_SD, start, self.pairs, pids, correct_Q, gather=gather, tile=TILE)
+        return class_distances(query_QD, gallery_SD, start, self.pairs, pids, correct_Q, gather=gather)
 
     def _sides(self, features_SD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Features of all queries, on the device, and of this rank's gallery, and where that begins."""
@@ -212,10 +222,10 @@ class Trial(Extraction):
     def rank(self, features_SD: torch.Tensor) -> tuple[Scores, Callable[[Sequence[int]], tuple]]:
         """Scores of this rank's features and everybody else's, and a function that gives chosen queries' top ranks."""
         query_QD, gallery_SD, start = self._sides(features_SD)
-        ranks_P = rank_positives(query_QD, gallery_SD, start, self.pairs, reduce=self.engine.sum, tile=TILE)
+        ranks_P = rank_positives(query_QD, gallery_SD, start, self.pairs, reduce=self.engine.sum)
 
         def nearest(rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-            top = top_ranks(query_QD[list(rows)], rows, gallery_SD, start, self.pairs, TOP, tile=TILE)
+            top = top_ranks(query_QD[list(rows)], rows, gallery_SD, start, self.pairs, TOP)
             return merge_top(self.engine.gather_objects(top), TOP)
 
         return score_ranks(self.pairs, ranks_P), nearest

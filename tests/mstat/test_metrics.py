@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mstat.metrics import cmc_map, score
+from mstat.metrics import cmc_map, cmc_map_from_distances, score
 from mstat.pairs import make_pairs
 from mstat.ranking import rank_positives
 
@@ -61,6 +61,36 @@ def test_equals_sorting_every_query(seed):
     each = score(pairs, rank_positives(*features, 0, pairs, tile=4))  # ties within a tile and across
     assert each.first_hit_Q.tolist() == [result[1] if result else 0 for result in expected]
     assert each.average_precision_Q.tolist() == pytest.approx([result[0] if result else 0 for result in expected])
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int64])
+@pytest.mark.parametrize("seed", range(20))
+def test_distances_give_what_features_give(seed, dtype):
+    """With ties, junk and copies, for distances of any type; they stay as they were."""
+    query, gallery, rules = random_case(seed)
+    distance = (7 - query[0] @ gallery[0].T).astype(dtype)  # whole numbers, exact in all of these
+    before = distance.copy()
+    try:
+        expected = cmc_map(*query, *gallery, **rules)
+    except ValueError:
+        with pytest.raises(ValueError, match="nothing can be scored"):
+            cmc_map_from_distances(distance, *query[1:], *gallery[1:], **rules)
+    else:
+        assert cmc_map_from_distances(distance, *query[1:], *gallery[1:], **rules) == expected
+    assert np.array_equal(distance, before)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_distances_that_are_not_finite_are_refused(value):
+    """Neither NaN nor infinity turns into a score, not even where the item is no true match."""
+    with pytest.raises(ValueError, match="not finite"):
+        cmc_map_from_distances([[0.5, value]], [1], [0], [1, 2], [1, 1])
+
+
+def test_distances_of_another_shape_are_refused():
+    """A matrix that lies on its side, for instance."""
+    with pytest.raises(ValueError, match=r"\(3, 1\), but there are 1 queries and 3"):
+        cmc_map_from_distances(np.ones((3, 1)), [1], [0], [1, 2, 3], [1, 1, 1])
 
 
 def on_circle(*degrees):

@@ -1,5 +1,6 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_ranks_do_not_depend_on_the_number_of_threads():
         results = []
         for num_threads in (1, 2, 4):
             torch.set_num_threads(num_threads)
-            results.append(rank_positives(query, gallery, 0, pairs))
+            results.append(rank_positives(query, gallery, 0, pairs, tile=16))
             assert torch.get_num_threads() == num_threads
     finally:
         torch.set_num_threads(before)
@@ -118,12 +119,50 @@ def test_slices_lie_on_the_grid_and_cover_the_gallery(total, world_size):
     assert max(tiles) - min(tiles) <= 1
 
 
-@pytest.mark.parametrize(("start", "stop"), [(3, 101), (0, 5), (96, 120)])
-def test_slices_off_the_grid_are_refused(start, stop):
-    """A slice that would change the matrix products is an error, not another score."""
+@pytest.mark.parametrize("bounds", [(3, 50, 101), (1, 2, 3), (7, 8, 9, 64), (100,)])
+def test_slices_may_begin_anywhere(bounds):
+    """A tile that is cut between ranks is the same matrix product on both."""
+    query, gallery, pairs = crowd()
+    slices = list(pairwise([0, *bounds, 101] if bounds[-1] < 101 else [0, *bounds]))
+
+    def one_rank(rank, reduce):
+        start, stop = slices[rank]
+        return rank_positives(query, gallery[start:stop], start, pairs, reduce=reduce, tile=8)
+
+    expected = rank_positives(query, gallery, 0, pairs, tile=8)
+    assert all(torch.equal(ranks, expected) for ranks in Ranks(len(slices)).run(one_rank))
+
+
+def test_features_may_lie_anywhere_in_memory():
+    """Rows of a wider matrix, rows that begin off the cache line and rows in half precision give the same ranks."""
+    query, gallery, pairs = crowd(dim=48)
+    gallery = (gallery + torch.randn(gallery.shape, generator=torch.Generator().manual_seed(0))).half().float()
+    expected = rank_positives(query, gallery, 0, pairs, tile=8)
+    wide, shifted = torch.zeros(len(gallery), 99), torch.zeros(gallery.numel() + 1)[1:].view(gallery.shape)
+    wide[:, 3:51] = gallery
+    shifted[:] = gallery
+    for other in (wide[:, 3:51], shifted, gallery.half()):
+        assert torch.equal(rank_positives(query, other, 0, pairs, tile=8), expected)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 8), (96, 120), (101, 102)])
+def test_slices_of_another_gallery_are_refused(start, stop):
+    """Items that have no label are an error."""
     query, gallery, pairs = crowd(num_gallery=101)
-    with pytest.raises(ValueError, match="off the grid"):
+    with pytest.raises(ValueError, match="outside a gallery of 101"):
         rank_positives(query, gallery.new_ones(stop - start, gallery.shape[1]), start, pairs, tile=8)
+
+
+def test_large_galleries_take_blocks_of_few_queries(monkeypatch):
+    """No more is held than is allowed, and the ranks are the same; two sums over ranks tell of a block."""
+    query, gallery = torch.randn(191, 16, generator=torch.Generator().manual_seed(0)).sign().split([90, 101])
+    pairs, calls = make_pairs(np.arange(90) % 6, [0] * 90, np.arange(101) % 6, [1] * 101), []
+    expected = rank_positives(query, gallery, 0, pairs)
+    monkeypatch.setattr(ranking, "STRIP", 4 * 40 * 101)  # 40 rows; a block has a multiple of 16
+    ranks = rank_positives(query, gallery, 0, pairs, reduce=lambda tensor: calls.append(len(tensor)) or tensor)
+    assert torch.equal(ranks, expected)
+    in_block = torch.bincount(pairs.positives_2P[0] // 32).tolist()
+    assert calls == [num for num in in_block for _ in range(2)]
 
 
 @pytest.mark.parametrize("k", [1, 5, 200])
