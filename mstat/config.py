@@ -193,6 +193,8 @@ class TrainConfig:
         steps: Length of the run in steps; null takes `epochs`.
         epochs: Length in epochs where `steps` is null; the paper does not give it.
         precision: `no` (fp32) or `bf16` (autocast; losses stay fp32). It decides, whatever the Accelerate YAML says.
+        activation_checkpointing: Keep only what enters each block and compute the block again in the backward pass:
+            the same numbers with less memory and one more forward pass a step. For batches that do not fit otherwise.
         save_every: Steps between checkpoints; 0 saves at the end only.
         keep: Newest checkpoints that are kept.
         eval_every: Steps between evaluations during training; 0 evaluates at the end only, null never.
@@ -203,6 +205,7 @@ class TrainConfig:
     steps: int | None = None
     epochs: int = 240
     precision: Literal["no", "bf16"] = "bf16"
+    activation_checkpointing: bool = False
     save_every: int = 500
     keep: int = 2
     eval_every: int | None = 0
