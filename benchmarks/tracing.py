@@ -4,7 +4,7 @@ Nothing is computed, so that the paper's step takes seconds on any machine; the 
 model. What is counted is meant for CUDA, but PyTorch's build for CPUs cannot run a backward pass on fake CUDA tensors.
 So the tensors are fake CPU ones, and the three things in which CUDA would choose otherwise are taken care of here:
 
-- Autocast on CUDA computes LayerNorm in fp32 whatever it is given (`CudaAutocast`).
+- Autocast on CUDA computes LayerNorm in fp32 whatever it is given (`_layer_norm`).
 - Optimiser and gradient norm work on lists of tensors (`as_on_cuda`).
 - Attention is another operation of another name, which keeps as many bytes for its backward pass, and needs memory of
   its own there, which no trace shows (`workspace`).
@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -30,7 +31,6 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
-from torch.overrides import TorchFunctionMode
 from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -45,6 +45,7 @@ from mstat.task import Task
 M = TypeVar("M", bound=torch.nn.Module)
 MARS_IDENTITIES = 625
 BLOCK = 512  # bytes: the CUDA allocator rounds up to it
+LAYER_NORM = F.layer_norm
 CPU_FLASH = "_scaled_dot_product_flash_attention_for_cpu"
 KINDS = {
     "attention": ("_scaled_dot_product",),
@@ -205,22 +206,20 @@ def kinds(ops: Mapping[str, int]) -> dict[str, int]:
     return found
 
 
-class CudaAutocast(TorchFunctionMode):
-    """Under autocast LayerNorm computes in fp32, as on CUDA; on CPUs it would keep half precision."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func is torch.nn.functional.layer_norm and torch.is_autocast_enabled("cpu"):
-            args = (args[0].float(), *args[1:])
-        return func(*args, **(kwargs or {}))
+def _layer_norm(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """LayerNorm as autocast on CUDA has it, in fp32; on CPUs it would keep half precision."""
+    return LAYER_NORM(input.float() if torch.is_autocast_enabled("cpu") else input, *args, **kwargs)
 
 
 @contextlib.contextmanager
 def as_on_cuda() -> Iterator[None]:
     """Fake CPU tensors are treated as CUDA tensors are."""
     types = [*_foreach_utils._foreach_supported_types, FakeTensor]
-    with FakeTensorMode(), CudaAutocast(), patch.object(_foreach_utils, "_foreach_supported_types", types):
+    with (
+        FakeTensorMode(),
+        patch.object(F, "layer_norm", _layer_norm),
+        patch.object(_foreach_utils, "_foreach_supported_types", types),
+    ):
         yield
 
 

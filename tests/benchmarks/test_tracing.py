@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import math
@@ -137,8 +138,10 @@ def test_the_forward_pass_is_that_of_cuda() -> None:
     found = []
     frames_shape = (2, 4, *SMALL.image_size, 3)
     for device in ("cuda", "cpu"):
-        emulation = CudaAttention() if device == "cuda" else tracing.CudaAutocast()
-        with FakeTensorMode(), emulation, torch.no_grad():
+        context = contextlib.ExitStack()
+        for part in (FakeTensorMode(), CudaAttention()) if device == "cuda" else (tracing.as_on_cuda(),):
+            context.enter_context(part)
+        with context, torch.no_grad():
             model = tracing._without_data(lambda: MSTAT(SMALL), device)
             frames = torch.empty(frames_shape, dtype=torch.uint8, device=device)
             trace = tracing.Trace()
