@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help train test test-gpu soak soak-long soak-container soak-cluster lint bench bench-shards bench-accuracy bench-mining \
-	bench-communication bench-evaluation-memory bench-pretraining clean
+	bench-communication bench-evaluation-memory bench-memory bench-pretraining clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ bench-communication: $(VENV)/.train ## bytes and time of the gather and the grad
 
 bench-evaluation-memory: $(VENV)/.train ## memory and traffic of ranking a gallery of a million
 	$(BIN)/python benchmarks/evaluation_memory.py
+
+bench-memory: $(VENV)/.train ## memory of the paper's step and evaluation, counted; of a rank under ZeRO, measured
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/zero_memory.py
 
 bench-pretraining: $(VENV)/.train ## order of frames learned with time, three seeds, and not without
 	$(BIN)/python benchmarks/pretraining.py

@@ -223,9 +223,11 @@ def as_on_cuda() -> Iterator[None]:
         yield
 
 
-def training_step(config: Config, num_classes: int = MARS_IDENTITIES) -> Trace:
+def training_step(
+    config: Config, num_classes: int = MARS_IDENTITIES, inside: Callable[[str, tuple[Any, ...]], int] | None = None
+) -> Trace:
     """One step of training as `mstat.train` takes it, not the first: momentum is there. Phases: forward, backward,
-    update."""
+    update. `inside`: see `Trace`."""
     engine = Engine(config)
     engine.device = torch.device("cpu")
     with as_on_cuda():
@@ -243,7 +245,7 @@ def training_step(config: Config, num_classes: int = MARS_IDENTITIES) -> Trace:
         optimizer.zero_grad()
         batch = _batch(config)
 
-        trace = Trace()
+        trace = Trace(inside)
         trace.hold("weights", [*task.parameters(), *task.buffers()])
         states = [state.values() for state in optimizer.state.values()]
         trace.hold("optimiser state", [value for state in states for value in state if isinstance(value, Tensor)])

@@ -29,7 +29,7 @@ def test_the_step_costs_what_is_committed() -> None:
 
 
 def test_what_changed_is_named() -> None:
-    """A kernel more, a kind that is new and one that is gone: each in a line, with both counts; what is equal in none."""
+    """More kernels, one that is new and one that is gone: each in a line, with both counts; what is equal in none."""
     expected = json.loads(counts.FILE.read_text())
     assert counts.differences(expected, expected) == []
     found = copy.deepcopy(expected)

@@ -40,7 +40,8 @@ def small_config() -> Config:
 
 
 def test_storages_are_followed_to_their_end() -> None:
-    """Two results of 4 KiB and one of 3, of which two live together; a view is no memory; 3 KiB + 4 B round up to 512."""
+    """Two tensors of 4 KiB and one of 3.5, of which two live at a time; a view is no memory; 3 KiB and 4 bytes are
+    rounded up."""
     with FakeTensorMode(), tracing.Trace() as trace:
         first = torch.ones(1024) * 2  # with its argument: 8 KiB
         view = first.view(32, 32)
@@ -82,7 +83,7 @@ def test_operations_are_those_of_the_model() -> None:
 
 
 def test_recomputing_costs_the_forward_pass_of_the_blocks_and_saves_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With activation checkpointing the backward pass has a block's FLOP more, for all blocks, and the peak is lower."""
+    """With activation checkpointing the backward pass has the FLOP of all blocks' forward pass more; the peak falls."""
     monkeypatch.setattr(tracing, "workspace", lambda *_: 0)  # of whole tiles: more than all of so small a model
     config = small_config()
     plain = tracing.training_step(config)
