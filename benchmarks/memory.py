@@ -291,15 +291,15 @@ def record(
             "",
             "## Does it fit?",
             "",
-            f"Reserve, assumed: {gigabytes(FIXED)} GB for CUDA's context, libraries' workspaces and NCCL's buffers, and "
-            f"{SPLIT:.0%} of the peak lost between the allocator's blocks. With it the paper's step needs "
+            f"Reserve, assumed: {gigabytes(FIXED)} GB for CUDA's context, libraries' workspaces and NCCL's buffers, "
+            f"and {SPLIT:.0%} of the peak lost between the allocator's blocks. With it the paper's step needs "
             f"{gigabytes(needed(plain))} GB, {needed(plain) / a100:.0%} of an A100 of 40 GB. Largest batch P × 2 of 8 "
             "frames, found by tracing that batch and the next:",
             "",
             *batch_table(most),
             "",
             f"{GRID // 98 // 2} × 2 is where CUDA's grid ends for flash attention over frames ({GRID:,} sequences), "
-            "not memory. ZeRO does not split activations; what it takes off the rest is in the record of `zero-memory`.",
+            "not memory. ZeRO does not split activations; what it takes off the rest: the record of `zero-memory`.",
             "",
             "## Is the counter right?",
             "",
