@@ -75,6 +75,10 @@ bench-evaluation: ## ranking, search and extraction against torchreid, matrix pr
 bench-evaluation-memory: $(VENV)/.train ## memory and traffic of ranking a gallery of a million
 	$(BIN)/python benchmarks/evaluation_memory.py
 
+bench-memory: $(VENV)/.train ## memory of the paper's step and evaluation, counted; of a rank under ZeRO, measured
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/zero_memory.py
+
 bench-pretraining: $(VENV)/.train ## order of frames learned with time, three seeds, and not without
 	$(BIN)/python benchmarks/pretraining.py
 

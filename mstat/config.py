@@ -196,6 +196,8 @@ class TrainConfig:
         precision: `no` (fp32) or `bf16` (autocast; losses stay fp32). It decides, whatever the Accelerate YAML says.
         compile: Compile the model's blocks when they are first used (torch.compile; a minute once, kept on disk;
             needs a C++ compiler on CPUs). Losses are equal to rounding. Evaluation is never compiled.
+        activation_checkpointing: Keep only what enters each block and compute the block again in the backward pass:
+            the same numbers with less memory and one more forward pass a step. For batches that do not fit otherwise.
         save_every: Steps between checkpoints; 0 saves at the end only. They are copied, which takes their size in CPU
             memory from the first one on, and written during the next steps.
         keep: Newest checkpoints that are kept.
@@ -208,6 +210,7 @@ class TrainConfig:
     epochs: int = 240
     precision: Literal["no", "bf16"] = "bf16"
     compile: bool = False
+    activation_checkpointing: bool = False
     save_every: int = 500
     keep: int = 2
     eval_every: int | None = 0

@@ -105,6 +105,8 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
 
     torch.manual_seed(config.seed)
     task = objective.task(config, len(plan.pids))
+    if config.train.activation_checkpointing:
+        task.model.recompute_blocks()
     init: list[Row] = []
     if config.model.init:
         init = load_pretrained(task.model, Path(config.model.init))

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mstat.config import ModelConfig
 from mstat.model.attention import layer_norm
@@ -49,7 +50,12 @@ def run_blocks(blocks: nn.ModuleList, tokens: Tensor, cls: Tensor, keep_BR: Tens
     """Apply a stage's blocks; `keep_BR` holds this stage's drop path only."""
     for i, block in enumerate(blocks):
         first = i * RESIDUALS_PER_BLOCK
-        tokens, cls = block(tokens, cls, None if keep_BR is None else keep_BR[:, first : first + RESIDUALS_PER_BLOCK])
+        keep_B3 = None if keep_BR is None else keep_BR[:, first : first + RESIDUALS_PER_BLOCK]
+        if block.recompute:
+            # Nothing in a block is drawn at random, so there is no state of a generator to keep for the second time.
+            tokens, cls = checkpoint(block, tokens, cls, keep_B3, use_reentrant=False, preserve_rng_state=False)
+        else:
+            tokens, cls = block(tokens, cls, keep_B3)
     return tokens, cls
 
 
@@ -130,6 +136,13 @@ class MSTAT(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    def recompute_blocks(self) -> None:
+        """Activation checkpointing: from now on a block keeps its input alone for the backward pass, and is computed
+        again there, to the same bits where kernels repeat themselves. Costs one more forward pass a step."""
+        for module in self.modules():
+            if isinstance(module, STA):
+                module.recompute = True
 
     def forward(
         self, frames_BTHWC: Tensor, tps_BTN: Tensor | None = None, keep_BR: Tensor | None = None

@@ -64,6 +64,8 @@ class STA(nn.Module):
     With alpha = beta = 1 it is a divided space-time layer of TimeSformer.
     """
 
+    recompute = False  # in the backward pass, see MSTAT.recompute_blocks
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.temporal = self.temporal_branch(config)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.conftest import LOSSES, metrics, run, start
+from tests.conftest import LOSSES, assert_same_losses, metrics, run, start
 
 
 def test_a_run_folder_holds_what_it_promises(reference: Path) -> None:
@@ -43,6 +43,15 @@ def test_two_processes_train_as_one(kind: str, reference: Path, tiny_config: Pat
     scores = [json.loads((folder / "evaluation.json").read_text()) for folder in (tmp_path / "run", reference)]
     for name in ("mAP", "rank1"):
         assert scores[0][name] == pytest.approx(scores[1][name], abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "zero2"])
+def test_recomputed_blocks_train_alike(kind: str, reference: Path, tiny_config: Path, tmp_path: Path) -> None:
+    """train.activation_checkpointing on two processes: every loss to 1e-5 of one process that keeps its activations."""
+    flags = ["--config", tiny_config, "--run", tmp_path / "run", "--train.activation_checkpointing", "true"]
+    status, output = run("train", [*flags, "--train.eval_every", "null"], accelerate=kind, processes=2)
+    assert status == 0, output
+    assert_same_losses(tmp_path / "run", reference, rel=1e-5)
 
 
 def test_evaluation_is_the_same_on_two_processes(reference: Path, tmp_path: Path) -> None:

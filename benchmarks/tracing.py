@@ -1,0 +1,298 @@
+"""A training step and an evaluation of a config on tensors without data: what is dispatched, allocated and held.
+
+Nothing is computed, so that the paper's step takes seconds on any machine; the code is that of `mstat.engine` and the
+model. What is counted is meant for CUDA, but PyTorch's build for CPUs cannot run a backward pass on fake CUDA tensors.
+So the tensors are fake CPU ones, and the three things in which CUDA would choose otherwise are taken care of here:
+
+- Autocast on CUDA computes LayerNorm in fp32 whatever it is given (`_layer_norm`).
+- Optimiser and gradient norm work on lists of tensors (`as_on_cuda`).
+- Attention is another operation of another name, which keeps as many bytes for its backward pass, and needs memory of
+  its own there, which no trace shows (`workspace`).
+
+tests/benchmarks/test_tracing.py compares the forward pass with one on fake CUDA tensors, operation by operation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
+from torch.utils import _foreach_utils
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from mstat.config import Config
+from mstat.engine import Engine, _optimizer
+from mstat.model import MSTAT, num_residuals
+from mstat.model.tokens import patch_grid
+from mstat.task import Task
+
+M = TypeVar("M", bound=torch.nn.Module)
+MARS_IDENTITIES = 625
+BLOCK = 512  # bytes: the CUDA allocator rounds up to it
+LAYER_NORM = F.layer_norm
+CPU_FLASH = "_scaled_dot_product_flash_attention_for_cpu"
+KINDS = {
+    "attention": ("_scaled_dot_product",),
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm"),
+    "copies": ("_to_copy", "clone", "copy_", "cat", "stack"),
+}
+OTHER = "elementwise, reductions, indexing"
+
+
+class HostSyncError(RuntimeError):
+    """The host asked for a value that a device has yet to compute: on a GPU it would stand still until then."""
+
+
+@dataclass(eq=False)
+class Allocation:
+    """Memory of one storage. `born` and `died` count operations; `label` says what it is for, where that is known."""
+
+    bytes: int
+    op: str
+    phase: str
+    born: int
+    label: str | None = None
+    died: int | None = None
+
+
+class Trace(TorchDispatchMode):
+    """Counts what runs inside it and follows every storage from its first tensor to its last.
+
+    Args:
+        inside: Bytes that an operation of that name and arguments needs while it runs; those of CUDA by default.
+
+    Attributes:
+        phase: Name of the part of the step that is running; set by whoever traces.
+        ops: Operations that write memory, and so launch a kernel at least, by name.
+        flops: By phase, 2 a multiply-add, of matrix products and attention.
+        traffic: Bytes that those operations read and write, if each touches its arguments and results once.
+        peak: Most bytes alive at a time; `peak_workspace` of them are inside the operation that runs then.
+    """
+
+    def __init__(self, inside: Callable[[str, tuple[Any, ...]], int] | None = None) -> None:
+        super().__init__()
+        self.inside = inside or workspace
+        self.phase = "before"
+        self.ops: Counter[str] = Counter()
+        self.flops: Counter[str] = Counter()
+        self.traffic = 0
+        self.allocations: list[Allocation] = []
+        self.live = self.peak = self.peak_at = self.peak_workspace = 0
+        self._alive: dict[int, Allocation] = {}
+        self._now = 0
+
+    def hold(self, label: str, tensors: Iterable[Tensor]) -> None:
+        """Say what tensors are for; those from before the trace begin to count."""
+        for tensor in tensors:
+            self._allocation(tensor, label).label = label
+
+    def held(self, at: int) -> dict[str, int]:
+        """Bytes alive at an operation, by label or by the phase that made them."""
+        held: Counter[str] = Counter()
+        for one in self.alive(at):
+            held[one.label or one.phase] += one.bytes
+        return dict(held)
+
+    def alive(self, at: int) -> list[Allocation]:
+        return [one for one in self.allocations if one.born <= at and (one.died is None or one.died > at)]
+
+    @property
+    def now(self) -> int:
+        return self._now
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func.namespace != "aten":
+            return func(*args, **kwargs)  # questions about tensors, marks for profilers
+        try:
+            result = func(*args, **kwargs)
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            raise HostSyncError(f"{func} needs a value of the device on the host, in the {self.phase} pass") from error
+        self._now += 1
+        name = func._schema.name.removeprefix("aten::")
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        fresh = [tensor for tensor in outputs if id(tensor.untyped_storage()) not in self._alive]
+        for tensor in outputs:
+            self._allocation(tensor, name)
+        if name == "_to_copy" and self._allocation(inputs[0], "argument").label == "weights":
+            self._allocation(outputs[0], name).label = "weights in half precision"
+        if func._schema.is_mutable or (fresh and not name.startswith("empty")):
+            self.ops[name] += 1
+            self.traffic += sum(_touched(tensor) for tensor in [*inputs, *outputs])
+            self.flops[self.phase] += _flops(func, args, kwargs, result)
+        inside = self.inside(name, args)
+        if self.live + inside > self.peak:
+            self.peak, self.peak_at, self.peak_workspace = self.live + inside, self._now, inside
+        return result
+
+    def _allocation(self, tensor: Tensor, op: str) -> Allocation:
+        storage = tensor.untyped_storage()
+        found = self._alive.get(id(storage))
+        if found is None:
+            size = -(-storage.nbytes() // BLOCK) * BLOCK
+            found = self._alive[id(storage)] = Allocation(size, op, self.phase, self._now)
+            self.allocations.append(found)
+            self.live += size
+            weakref.finalize(storage, self._free, id(storage)).atexit = False
+        return found
+
+    def _free(self, key: int) -> None:
+        gone = self._alive.pop(key)
+        gone.died = self._now + 1  # the operation that is running, or ran last, still had it
+        self.live -= gone.bytes
+
+
+def _touched(tensor: Tensor) -> int:
+    """Bytes of a tensor in memory: what is expanded lies there once."""
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
+
+
+def _flops(func: Any, args: Any, kwargs: Any, result: Any) -> int:
+    aten = torch.ops.aten
+    twins = {
+        aten._scaled_dot_product_flash_attention_for_cpu: aten._scaled_dot_product_flash_attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: aten._scaled_dot_product_flash_attention_backward,
+    }
+    packet = twins.get(func.overloadpacket, func.overloadpacket)
+    if packet not in flop_registry:
+        return 0
+    if func.overloadpacket in twins and "backward" in func._schema.name:
+        return flop_registry[packet](*args[:6], out_val=result)
+    return flop_registry[packet](*args, **kwargs, out_val=result)
+
+
+def workspace(name: str, args: tuple[Any, ...]) -> int:
+    """Bytes that flash attention's backward pass allocates for itself and frees at its end.
+
+    A gradient of the queries in fp32, and a sum a row, for sequences rounded up to 128 tokens and heads to 32
+    (PyTorch's flash_api.cpp, mha_bwd: dq_accum, softmax_d).
+    """
+    if name != CPU_FLASH + "_backward":
+        return 0
+    batch, heads, tokens, width = args[1].shape
+    rounded = batch * heads * _round_up(tokens, 128) * 4
+    return rounded * _round_up(width, 32) + rounded
+
+
+def _round_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
+
+
+def kinds(ops: Mapping[str, int]) -> dict[str, int]:
+    """Kernels by kind."""
+    found = dict.fromkeys((*KINDS, OTHER), 0)
+    for name, count in ops.items():
+        kind = next((k for k, names in KINDS.items() if name in names or name.startswith(CPU_FLASH)), OTHER)
+        found["attention" if name.startswith(CPU_FLASH) else kind] += count
+    return found
+
+
+def _layer_norm(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """LayerNorm as autocast on CUDA has it, in fp32; on CPUs it would keep half precision."""
+    return LAYER_NORM(input.float() if torch.is_autocast_enabled("cpu") else input, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def as_on_cuda() -> Iterator[None]:
+    """Fake CPU tensors are treated as CUDA tensors are."""
+    types = [*_foreach_utils._foreach_supported_types, FakeTensor]
+    with (
+        FakeTensorMode(),
+        patch.object(F, "layer_norm", _layer_norm),
+        patch.object(_foreach_utils, "_foreach_supported_types", types),
+    ):
+        yield
+
+
+def training_step(
+    config: Config, num_classes: int = MARS_IDENTITIES, inside: Callable[[str, tuple[Any, ...]], int] | None = None
+) -> Trace:
+    """One step of training as `mstat.train` takes it, not the first: momentum is there. Phases: forward, backward,
+    update. `inside`: see `Trace`."""
+    engine = Engine(config)
+    engine.device = torch.device("cpu")
+    with as_on_cuda():
+        task = _without_data(lambda: Task(config, num_classes))
+        if config.train.activation_checkpointing:
+            task.model.recompute_blocks()
+        optimizer = _optimizer(task, config.optim)
+        for group in optimizer.param_groups:
+            group["foreach"] = not group.get("fused")
+        engine.task = engine.wrapped = task
+        engine.optimizer, engine.settled = optimizer, True
+        for parameter in task.parameters():
+            parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
+        optimizer.step()
+        optimizer.zero_grad()
+        batch = _batch(config)
+
+        trace = Trace(inside)
+        trace.hold("weights", [*task.parameters(), *task.buffers()])
+        states = [state.values() for state in optimizer.state.values()]
+        trace.hold("optimiser state", [value for state in states for value in state if isinstance(value, Tensor)])
+        trace.hold("batch", batch.values())
+        for parameter in task.parameters():
+            parameter.register_post_accumulate_grad_hook(lambda owner: trace.hold("gradients", [owner.grad]))
+        optimizer.register_step_pre_hook(lambda *_: setattr(trace, "phase", "update"))
+        with trace:
+            trace.phase = "forward"
+            with engine.autocast():
+                losses = engine.losses(batch, metric_weight=1.0)
+            trace.phase = "backward"
+            engine.update(losses["loss"], lr=1e-3)
+    return trace
+
+
+def evaluation(config: Config) -> Trace:
+    """The features of a batch of `eval.batch_size` tracklets, `eval.num_frames` frames of each. Phase: evaluation."""
+    with as_on_cuda():
+        model = _without_data(lambda: MSTAT(config.model))
+        shape = (config.eval.batch_size, config.eval.num_frames, *config.model.image_size, 3)
+        frames_BTHWC = torch.empty(shape, dtype=torch.uint8)
+        trace = Trace()
+        trace.hold("weights", [*model.parameters(), *model.buffers()])
+        trace.hold("batch", [frames_BTHWC])
+        trace.phase = "evaluation"
+        half = torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "bf16")
+        with trace, torch.no_grad(), half:
+            model(frames_BTHWC)
+    return trace
+
+
+def _without_data(make: Callable[[], M], device: str = "cpu") -> M:
+    """A module of fake tensors. Made on the meta device, where nothing is initialised by looking at values."""
+    with torch.device("meta"):
+        module = make()
+    state = {name: torch.empty_like(tensor, device=device) for name, tensor in module.state_dict().items()}
+    module.load_state_dict(state, assign=True)
+    return module
+
+
+def _batch(config: Config) -> dict[str, Tensor]:
+    clips, frames = config.batch.num_identities * config.batch.num_tracklets, config.clip.num_frames
+    rows, columns = patch_grid(config.model)
+    return {
+        "frames_BTHWC": torch.empty(clips, frames, *config.model.image_size, 3, dtype=torch.uint8),
+        "tps_BTN": torch.empty(clips, frames, rows * columns, dtype=torch.int64),
+        "keep_BR": torch.empty(clips, num_residuals(config.model)),
+        "labels_n": torch.empty(clips, dtype=torch.int64),
+    }
