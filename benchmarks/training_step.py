@@ -49,7 +49,7 @@ class Found(NamedTuple):
 
 
 def paper(precision: Precision = "no") -> Config:
-    return Config(train=TrainConfig(precision=precision, compile=True))
+    return Config(train=TrainConfig(precision=precision))
 
 
 def batch(clips: int) -> dict[str, torch.Tensor]:
@@ -84,7 +84,9 @@ class Ours:
 
     def __init__(self, clips: int, precision: Precision) -> None:
         self.engine = Engine(paper(precision))
-        self.engine.prepare(our_task())
+        task = our_task()
+        task.model.compile_blocks()
+        self.engine.prepare(task)
         self.inputs = batch(clips)
 
     def loss(self) -> torch.Tensor:

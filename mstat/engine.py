@@ -24,7 +24,7 @@ from torch import nn
 from mstat import signals
 from mstat.config import Config, OptimConfig
 from mstat.join import join, launcher_keeps_store
-from mstat.model import compile_blocks, no_weight_decay
+from mstat.model import no_weight_decay
 from mstat.rollcall import LostRankError, RollCall, failed_collective
 from shards.parallel import available_cpus
 
@@ -144,18 +144,9 @@ class Engine:
             raise explained from None
 
     def prepare(self, task: nn.Module) -> None:
-        """Take over a module for training: weights to the device, gradients across ranks, an optimiser.
-
-        Raises:
-            ValueError: If `train.compile` is asked for under ZeRO-3.
-        """
+        """Take over a module for training: weights to the device, gradients across ranks, an optimiser."""
         self.accelerator.free_memory()  # of a run before this one
         self.task = task
-        if self.config.train.compile:
-            if self.kind == "zero3":
-                # It fetches the weights of each layer by hooks inside the blocks, which no compiler can look into.
-                raise ValueError("train.compile does not go with ZeRO-3: leave it out, or launch with zero2.yaml")
-            compile_blocks(task)
         self.stager = _stager(self.device)
         optimizer = _optimizer(task, self.config.optim)
         with warnings.catch_warnings():
@@ -216,14 +207,13 @@ class Engine:
         return norm
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The run's precision for a forward pass outside training, where nothing is compiled: scores must not tell how
-        a model was trained."""
-        stack = contextlib.ExitStack()
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(
-            torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
-        )
-        return stack
+        """The run's precision for a forward pass outside training."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
+
+    def uncompiled(self) -> contextlib.AbstractContextManager[Any]:
+        """Meanwhile blocks run as they are written: scores must not tell how a model was trained."""
+        # Only then: the compiler takes seconds to import.
+        return torch.compiler.set_stance("force_eager") if self.config.train.compile else contextlib.nullcontext()
 
     # --- what a checkpoint holds, besides the step -------------------------------------------------------------
 

@@ -101,12 +101,17 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
             f"{engine.world_size} processes for {plan.size} clips (batch.num_identities x batch.num_tracklets): "
             f"start at most {plan.size}, or raise --batch.num_identities"
         )
+    if config.train.compile and engine.kind == "zero3":
+        # It fetches the weights of each layer by hooks inside the blocks, which no compiler can look into.
+        raise ValueError("train.compile does not go with ZeRO-3: leave it out, or launch with zero2.yaml")
     num_steps = config.train.epochs * plan.steps_per_epoch if config.train.steps is None else config.train.steps
 
     torch.manual_seed(config.seed)
     task = objective.task(config, len(plan.pids))
     if config.train.activation_checkpointing:
         task.model.recompute_blocks()
+    if config.train.compile:
+        task.model.compile_blocks()
     init: list[Row] = []
     if config.model.init:
         init = load_pretrained(task.model, Path(config.model.init))

@@ -89,7 +89,8 @@ class Extraction:
             return torch.cat([part.float() for part in parts], dim=1).cpu(), [part.shape[1] for part in parts]
 
         # DeepSpeed's weights may be gathered for a call: one at a time.
-        with spreading(self.engine.device, 1 if self.engine.is_deepspeed else AT_ONCE) as spread:
+        at_once = 1 if self.engine.is_deepspeed else AT_ONCE
+        with self.engine.uncompiled(), spreading(self.engine.device, at_once) as spread:
             loader = iter(load(dataset, range(len(batches)), workers, on_gpu))
             while several := list(islice(loader, spread.num_threads)):
                 embedded = spread(joined_parts, [batch["frames_BTHWC"] for batch in several])

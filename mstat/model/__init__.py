@@ -4,12 +4,10 @@ from mstat.model.classifier import Classifier
 from mstat.model.mstat import MSTAT, feature_dims, no_weight_decay
 from mstat.model.noise import draw_noise, num_residuals
 from mstat.model.pretrained import load_pretrained
-from mstat.model.sta import compile_blocks
 
 __all__ = [
     "MSTAT",
     "Classifier",
-    "compile_blocks",
     "draw_noise",
     "feature_dims",
     "load_pretrained",

@@ -137,6 +137,15 @@ class MSTAT(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Have every block compiled when it is first called, whole or not at all; names of weights stay.
+
+        Blocks of one kind share what comes of it, where compiling the whole model would do the same work for each.
+        """
+        for module in self.modules():
+            if isinstance(module, STA):
+                module.compile(backend=backend, dynamic=False, fullgraph=True)
+
     def recompute_blocks(self) -> None:
         """Activation checkpointing: from now on a block keeps its input alone for the backward pass, and is computed
         again there, to the same bits where kernels repeat themselves. Costs one more forward pass a step."""

@@ -121,16 +121,6 @@ class AttributeSTA(STA):
         return AttributeTemporalBranch(config)
 
 
-def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
-    """Have every block compiled when it is first called, in place; names of weights stay.
-
-    Blocks of one kind share what comes of it, where compiling the whole model would do the same work for each.
-    """
-    for module in model.modules():
-        if isinstance(module, STA):
-            module.compile(backend=backend, dynamic=False, fullgraph=True)
-
-
 def add(tokens: Tensor, residual: Tensor, keep_B: Tensor | None) -> Tensor:
     """Add each clip's residual, (B, ...), times its number; None is ones."""
     if keep_B is None:

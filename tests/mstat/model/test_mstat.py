@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mstat.config import ModelConfig
-from mstat.model import MSTAT, compile_blocks, draw_noise, feature_dims, no_weight_decay
+from mstat.model import MSTAT, draw_noise, feature_dims, no_weight_decay
 from mstat.model.mstat import join
 from mstat.model.sta import STA, AttributeSTA
 from tests.mstat.model.small import SMALL, build, clips
@@ -320,7 +320,7 @@ def test_blocks_compile_whole() -> None:
     """Every block is one graph, which two clips and noise go through too, with the features and gradients of the
     model that is not compiled; names of weights stay. (What a C++ compiler makes of it: tests/soak.)"""
     plain, compiled = build(), build()
-    compile_blocks(compiled, backend="aot_eager")
+    compiled.compile_blocks(backend="aot_eager")
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     frames = clips(2, 8)
     for arguments in ((), noise(plain, 2, 8)):
