@@ -2,10 +2,11 @@
 
 Nothing is computed, so that the paper's step takes seconds on any machine; the code is that of `mstat.engine` and the
 model. What is counted is meant for CUDA, but PyTorch's build for CPUs cannot run a backward pass on fake CUDA tensors.
-So the tensors are fake CPU ones, and the three things in which CUDA would choose otherwise are taken care of here:
+So the tensors are fake CPU ones, and what CUDA would choose otherwise is taken care of here:
 
 - Autocast on CUDA computes LayerNorm in fp32 whatever it is given (`_layer_norm`).
 - Optimiser and gradient norm work on lists of tensors (`as_on_cuda`).
+- Attention and linear layers do not go the ways that are for CPUs alone (`cuda_kernels`).
 - Attention is another operation of another name, which keeps as many bytes for its backward pass, and needs memory of
   its own there, which no trace shows (`workspace`).
 
@@ -15,6 +16,7 @@ tests/benchmarks/test_tracing.py compares the forward pass with one on fake CUDA
 from __future__ import annotations
 
 import contextlib
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,7 +40,7 @@ from torch.utils.flop_counter import flop_registry
 
 from mstat.config import Config
 from mstat.engine import Engine, _optimizer
-from mstat.model import MSTAT, num_residuals
+from mstat.model import MSTAT, attention, linear, num_residuals
 from mstat.model.tokens import patch_grid
 from mstat.task import Task
 
@@ -212,11 +214,19 @@ def _layer_norm(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 @contextlib.contextmanager
+def cuda_kernels() -> Iterator[None]:
+    """Fused attention whatever the length, and no convolutions for linear layers, on CPUs too."""
+    with patch.object(attention, "SHORT", 0), patch.object(linear, "FEWEST_ROWS", sys.maxsize):
+        yield
+
+
+@contextlib.contextmanager
 def as_on_cuda() -> Iterator[None]:
     """Fake CPU tensors are treated as CUDA tensors are."""
     types = [*_foreach_utils._foreach_supported_types, FakeTensor]
     with (
         FakeTensorMode(),
+        cuda_kernels(),
         patch.object(F, "layer_norm", _layer_norm),
         patch.object(_foreach_utils, "_foreach_supported_types", types),
     ):
