@@ -20,9 +20,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from record import conditions, save
 
+from mstat import ranking
 from mstat.data.plan import slice_bounds
 from mstat.pairs import Pairs, make_pairs
-from mstat.ranking import gallery_slices, rank_positives
+from mstat.ranking import STRIP, gallery_slices, rank_positives
 from mstat.trial import TILE
 
 CAMERAS, POSITIVES = 6, 11  # of MARS: cameras, and true matches of a query in the mean
@@ -109,7 +110,7 @@ def measure(search: Search) -> Found:
     forget_peak()
     query_QD = torch.zeros(search.queries, search.dims)
     query_QD[first:last] = own_queries
-    ranks_P = rank_positives(reduce(query_QD), gallery_SD, start, pairs, reduce=reduce, tile=TILE)
+    ranks_P = rank_positives(reduce(query_QD), gallery_SD, start, pairs, reduce=reduce)
     return Found(
         features=gallery_SD.nbytes + own_queries.nbytes,
         labels=labels_peak - before,
@@ -220,9 +221,9 @@ def record(results: dict[Search, list[Found]]) -> str:
             "bytes those of the formula exactly.",
             "",
             *growth(results),
-            "- **What else there is**: one block of 1,024 queries, normalised (and the one before it), one tile of "
-            f"{TILE} gallery items, and their similarities. With wide features and few items, as in the rows of MARS, "
-            "that is more than the matrix would be; it is a constant times D, and the matrix is not.",
+            f"- **What else there is**: one block of queries, normalised, and its similarities with the slice, which "
+            f"have {STRIP / MIB:,.0f} MiB at most: 1,024 queries, or fewer where the gallery is large; and one tile of "
+            f"{ranking.TILE} gallery items where the slice cuts it. Neither grows with the queries.",
             "",
         ]
     )
