@@ -42,7 +42,10 @@ lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: bench-shards bench-evaluation ## all that is measured against a rival
+BENCHES := training-step evaluation memory zero-memory loading shards startup growth
+bench: bench-step bench-evaluation bench-memory bench-loading bench-shards bench-startup bench-growth ## all that is measured against a rival or a limit, in one table (an hour and a half)
+	$(BIN)/python benchmarks/table.py $(BENCHES)
+.NOTPARALLEL: bench
 
 bench-shards: ## build, random access and opening of shards against tar and torchreid (40 GB of disk)
 	@$(MAKE) --no-print-directory VENV=$(RIVALS) $(RIVALS)/.bench
