@@ -17,12 +17,15 @@ import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mstat.engine import Engine
 from mstat.run import write_state
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.staging import DefaultStager
 
 NAME = re.compile(r"step-(\d{9})")
 META = "checkpoint.json"
@@ -48,6 +51,7 @@ class Writer:
 
     def __init__(self, engine: Engine, run: Path, keep: int, facts: dict[str, Any]) -> None:
         self.engine, self.run, self.keep, self.facts = engine, run, keep, facts
+        self.stager = _stager(engine.device)
         self.thread = ThreadPoolExecutor(1, "checkpoint")
         self.begun: Future[None] | None = None
 
@@ -74,7 +78,7 @@ class Writer:
                 shutil.rmtree(rest)
             aside.mkdir(parents=True)
         self.engine.barrier()
-        files = self.engine.snapshot(aside)
+        files = self.engine.snapshot(aside, self.stager.stage)
         self.begun = self.thread.submit(self._write, step, aside, files)
 
     def check(self) -> None:
@@ -148,6 +152,19 @@ def restore(engine: Engine, run: Path, facts: dict[str, Any]) -> int:
         )
     engine.load(folder)
     return step
+
+
+def _stager(device: torch.device) -> DefaultStager:
+    """Copies to the CPU, where the last copy lay: new memory would take longer than the copy. From GPUs it takes pinned
+    memory, and waits once for all.
+    """
+    # Imported late: it loads torch's compiler, which making an optimiser loads anyway, and scoring does not.
+    from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+    gpu = device.type == "cuda"
+    return DefaultStager(
+        StagingOptions(gpu, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=gpu)
+    )
 
 
 def _save(state: Any, path: Path) -> None:

@@ -10,10 +10,11 @@ import contextlib
 import os
 import signal
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,9 +28,6 @@ from mstat.join import join, launcher_keeps_store
 from mstat.model import no_weight_decay
 from mstat.rollcall import LostRankError, RollCall, failed_collective
 from shards.parallel import available_cpus
-
-if TYPE_CHECKING:
-    from torch.distributed.checkpoint.staging import DefaultStager
 
 OPTIMIZER_FILE = "optimizer.pt"
 REDUCE_BUCKET = 25_000_000  # numbers; DeepSpeed's default of 500 million is 2 GB of memory beside every model
@@ -147,7 +145,6 @@ class Engine:
         """Take over a module for training: weights to the device, gradients across ranks, an optimiser."""
         self.accelerator.free_memory()  # of a run before this one
         self.task = task
-        self.stager = _stager(self.device)
         optimizer = _optimizer(task, self.config.optim)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # Accelerate's name for it
@@ -217,21 +214,22 @@ class Engine:
 
     # --- what a checkpoint holds, besides the step -------------------------------------------------------------
 
-    def snapshot(self, folder: Path) -> list[tuple[Path, Any]]:
-        """Weights and optimiser state, copied to the CPU: files of this rank in an existing folder, and what torch.save
-        is to put into each. The copy lies where the last one lay. Every rank calls it.
+    def snapshot(self, folder: Path, copy: Callable[[Any], Any]) -> list[tuple[Path, Any]]:
+        """Weights and optimiser state, through `copy`: this rank's files in an existing folder, and what torch.save is
+        to put into each. Every rank calls it.
         """
-        files: list[tuple[Path, Any]] = []
         if self.is_deepspeed:
-            # DeepSpeed gives each file to an object that is made to be replaced; ours writes nothing yet.
+            # DeepSpeed hands each file to an object that is made to be replaced; here it only takes the copy.
+            files: list[tuple[Path, Any]] = []
             writer = self.wrapped.checkpoint_engine
-            writer.save = lambda state_dict, path: files.append((Path(path), self.stager.stage(state_dict)))
-            writer.preserves_storage_sharing = lambda: False  # or it would copy the weights, too
+            writer.save = lambda state_dict, path: files.append((Path(path), copy(state_dict)))
+            writer.preserves_storage_sharing = lambda: False  # or DeepSpeed would copy the weights, too
             self.wrapped.save_checkpoint(str(folder), tag="deepspeed", save_latest=False)
-        elif self.is_main:
+            return files
+        if self.is_main:
             state = {"task": self.task.state_dict(), "optimizer": self.optimizer.state_dict()}
-            files.append((folder / OPTIMIZER_FILE, self.stager.stage(state)))
-        return files
+            return [(folder / OPTIMIZER_FILE, copy(state))]
+        return []
 
     def load(self, folder: Path) -> None:
         """Undo `snapshot`, from its files. They are the user's own; DDP's are still read without running code."""
@@ -300,19 +298,6 @@ class Engine:
         if isinstance(error, Exception):
             self.roll_call.leave_error(f"{type(error).__name__}: {error}")
         return error
-
-
-def _stager(device: torch.device) -> DefaultStager:
-    """What copies the state of a training: from GPUs into pinned memory, with one wait for all of it."""
-    # It takes a second to import, and only training needs it.
-    from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
-
-    on_gpu = device.type == "cuda"
-    return DefaultStager(
-        StagingOptions(
-            use_pinned_memory=on_gpu, use_non_blocking_copy=on_gpu, use_shared_memory=False, use_async_staging=False
-        )
-    )
 
 
 def _optimizer(task: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
