@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -36,6 +37,39 @@ from tests.soak.conftest import Rows
 __all__ = ["cluster", "site", "slow", "undisturbed"]
 STEPS_A_FAULT = 20
 GO_ON_SECONDS = 600.0  # from a fault to the next step; starts take a minute where others use the machine, too
+
+
+def test_seeds(cluster: Cluster, slow: Path, tiny_config: Path, tmp_path: Path) -> None:
+    """An array of three, of which two run at once: status shows all from the beginning; `cancel` saves what runs;
+    `continue` brings all of them to their end, and the job that follows to the mean of their scores."""
+    folder = tmp_path / "sweep"
+    options = ["--site", slow, "--gpus-per-node", 0, "--time", 60, "--skip-preflight", "--array", 3]
+    cluster.submit(*options, "--array-limit", 2, "--", "--config", tiny_config, "--run", folder, "--seed", 5)
+    for seed in (5, 6):
+        wait_for_step(cluster, folder / f"seed-{seed}", 2)
+    told = cluster.submit("status", folder)
+    assert re.search(
+        r"seed-6 .* RUNNING .* running .*\n.*seed-7 .* PENDING .* not begun .*\n.*collect .* PENDING", told
+    )
+    job = json.loads((folder / "job" / "job.json").read_text())
+    assert f"job {job['id']} saves and ends" in cluster.submit("cancel", folder)
+    wait_until(lambda: cluster.submit("status", folder).count(" CANCELLED ") == 4, 240, lambda: log_of(folder))
+    assert [state(folder / f"seed-{seed}")["state"] for seed in (5, 6)] == ["requeue", "requeue"]
+    assert not (folder / "seed-7").exists()
+
+    assert "which collects" in cluster.submit("continue", folder)
+    job = json.loads((folder / "job" / "job.json").read_text())
+    assert cluster.wait_for_end(job["collector"])["JobState"] == "COMPLETED", log_of(folder)
+    runs = [folder / f"seed-{seed}" for seed in (5, 6, 7)]
+    assert [state(run)["state"] for run in runs] == ["done"] * 3
+    assert events(runs[0], "begin")[1]["step"] > 0  # type: ignore[operator]
+    scores = [json.loads((run / "evaluation.json").read_text())["mAP"] for run in runs]
+    mean = json.loads((folder / "evaluation.json").read_text())
+    assert mean["mAP"] == pytest.approx(sum(scores) / 3)
+    assert list(mean["seeds"]) == [run.name for run in runs]
+    assert len(re.findall(r" COMPLETED +done ", cluster.submit("status", folder))) == 4
+    assert "continue " in (told := cluster.submit("continue", runs[1], check=False))
+    assert f"{folder} -- --array=6" in told
 
 
 @pytest.mark.parametrize("node", NODES)
