@@ -23,6 +23,9 @@ def cells(figure: Figure) -> tuple[str, ...]:
 
 
 def main(names: list[str]) -> None:
+    missing = [name for name in names if not (FIGURES / f"{name}.json").exists()]
+    if missing:
+        sys.exit(f"no figures of {', '.join(missing)}: run their benchmarks first (make help)")
     rows = [cells(Figure(**row)) for name in names for row in json.loads((FIGURES / f"{name}.json").read_text())]
     lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
     save(

@@ -186,7 +186,7 @@ def ratio(found: Found, ours: list[float]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=24 if ON_GPU else 8)
-    parser.add_argument("--rounds", type=int, default=20 if ON_GPU else 5)
+    parser.add_argument("--rounds", type=int, default=20 if ON_GPU else 3)
     parser.add_argument("--name", default="training-step", help="of the record")
     options = parser.parse_args()
     flops, rival_flops = step_flops(our_task()), step_flops(rival_task())
