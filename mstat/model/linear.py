@@ -25,6 +25,12 @@ class Linear(nn.Linear):
         rows = x.shape[:-1].numel()
         if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or rows < FEWEST_ROWS:
             return F.linear(x, weight, bias)
+        kernel_DK11 = weight[:, :, None, None]
         pixels_1KR1 = x.reshape(1, rows, 1, -1).permute(0, 3, 1, 2)  # channels last, as x lies already
-        out_1DR1 = F.conv2d(pixels_1KR1, weight[:, :, None, None], bias)
+        if not torch.is_grad_enabled():
+            out_1DR1 = torch.mkldnn_convolution(pixels_1KR1, kernel_DK11, bias, (0, 0), (1, 1), (1, 1), 1)
+        elif torch.get_num_threads() > 1:
+            out_1DR1 = F.conv2d(pixels_1KR1, kernel_DK11, bias)
+        else:
+            return F.linear(x, weight, bias)  # with one thread conv2d would go to MKL, too, and by a detour
         return out_1DR1.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)

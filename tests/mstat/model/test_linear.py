@@ -1,3 +1,5 @@
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -40,6 +42,8 @@ def test_it_is_a_linear_layer(shape: tuple[int, ...], bias: bool) -> None:
     torch.testing.assert_close(ours(x), plain(x))
     for own, expected in zip(gradients(ours, x, ours(x)), gradients(plain, x, plain(x)), strict=True):
         torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), plain(x))
 
 
 @pytest.mark.parametrize("rows", [7, FEWEST_ROWS])
@@ -58,19 +62,34 @@ def test_scale_multiplies_the_output(rows: int) -> None:
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_who_multiplies() -> None:
-    """oneDNN, by a convolution, where rows are many and fp32; autocast and fp64 are PyTorch's as ever."""
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of torch's threads for a test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def operators(layer: nn.Module, x: Tensor) -> set[str]:
+    with Seen() as seen:
+        layer(x)
+    return seen.names
+
+
+def test_who_multiplies(threads: Callable[[int], None]) -> None:
+    """oneDNN, by a convolution, where rows are many and fp32; training with one thread, autocast and fp64 are
+    PyTorch's as ever."""
     ours, _ = layers(bias=True)
     x = torch.randn(FEWEST_ROWS, 24)
-    with Seen() as seen:
-        ours(x)
-    assert "convolution" in seen.names
-    with Seen() as seen, torch.autocast("cpu", torch.bfloat16):
-        assert ours(x).dtype == torch.bfloat16
-    assert "convolution" not in seen.names
-    with Seen() as seen:
-        assert ours.double()(x.double()).dtype == torch.float64
-    assert "convolution" not in seen.names
+    for count in (1, 2):
+        threads(count)
+        assert ("convolution" in operators(ours, x)) == (count > 1)
+        with torch.no_grad():
+            assert "mkldnn_convolution" in operators(ours, x)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not any("convolution" in name for name in operators(ours, x))
+            assert ours(x).dtype == torch.bfloat16
+    assert not any("convolution" in name for name in operators(ours.double(), x.double()))
 
 
 def test_two_runs_give_the_same_bits() -> None:
