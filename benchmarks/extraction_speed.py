@@ -16,7 +16,7 @@ from record import PROJECT, Figure
 
 import shards
 from mstat.configure import load_config
-from mstat.data.loader import EvaluationBatches
+from mstat.data.loader import EvaluationBatches, load
 from mstat.engine import Engine
 from mstat.model import MSTAT
 from mstat.trial import Trial
@@ -106,20 +106,24 @@ def extract(out: Path, settings: list[str]) -> Extracted:
     torch.manual_seed(0)
     model = MSTAT(config.model)
     trial = Trial(engine, reader, config)
-    num_clips, batches, calls = len(trial.tracklets), [], []
+    num_clips, calls, warm = len(trial.tracklets), [], []
+    rows = [(row, 0) for row in range(num_clips)]
+    dataset = EvaluationBatches(
+        reader, trial.tracklets.tolist(), [rows[n : n + BATCH] for n in range(0, num_clips, BATCH)], config,
+        config.model.image_size, num_clips,
+    )  # fmt: skip
+    began = time.process_time()
+    batches = [batch["frames_BTHWC"].clone() for batch in load(dataset, range(len(dataset.batches)), 0, False)]
+    decode = 1000 * (time.process_time() - began) / num_clips / config.eval.num_frames
 
     def embed(frames_BTHWC: torch.Tensor) -> Any:
         began = time.perf_counter()
         parts = model(frames_BTHWC)
-        batches.append(frames_BTHWC)
         calls.append((began, time.perf_counter()))
         return parts
 
-    warm = []
-
     def whole() -> None:
         calls.clear()
-        batches.clear()
         trial.extract(embed, config.model.image_size)
         warm.append(max(end for _, end in calls) - min(began for began, _ in calls))
 
@@ -131,15 +135,6 @@ def extract(out: Path, settings: list[str]) -> Extracted:
     whole()  # the fork server starts once for a process
     warm.clear()
     seconds, model_seconds, model_one_seconds = clock(whole, alone, on_one_thread(alone))
-    rows = [(row, 0) for row in range(min(64, num_clips))]
-    dataset = EvaluationBatches(
-        reader, trial.tracklets.tolist(), [rows[n : n + BATCH] for n in range(0, len(rows), BATCH)], config,
-        config.model.image_size, num_clips,
-    )  # fmt: skip
-    began = time.process_time()
-    for number in range(len(dataset.batches)):
-        dataset[number]
-    decode = 1000 * (time.process_time() - began) / len(rows) / config.eval.num_frames
     return Extracted(
         num_clips / seconds,
         num_clips / statistics.median(warm),

@@ -192,9 +192,10 @@ def loop(
     evaluated = engine.from_main(cut_back(run / "evaluations.jsonl", start) if engine.is_main else None)
     noise_for = dataclasses.replace(config, model=task.model.config)  # pretraining's model is not the config's
     dataset = TrainingBatches(reader, plan, noise_for, engine.rank, engine.world_size)
-    loader = load(dataset, range(start, num_steps), config.data.num_workers, engine.device.type == "cuda")
+    on_gpu = engine.device.type == "cuda"
     done = saved = start
     with (
+        contextlib.closing(load(dataset, range(start, num_steps), config.data.num_workers, on_gpu)) as loader,
         Progress(num_steps, start, engine.is_main, every=2) as progress,
         checkpoint.Writer(engine, run, config.train.keep, facts) as writer,
     ):

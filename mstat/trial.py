@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from itertools import islice
 from typing import Any
 
@@ -90,8 +91,11 @@ class Extraction:
 
         # DeepSpeed's weights may be gathered for a call: one at a time.
         at_once = 1 if self.engine.is_deepspeed else AT_ONCE
-        with self.engine.uncompiled(), spreading(self.engine.device, at_once) as spread:
-            loader = iter(load(dataset, range(len(batches)), workers, on_gpu))
+        with (
+            self.engine.uncompiled(),
+            spreading(self.engine.device, at_once) as spread,
+            closing(load(dataset, range(len(batches)), workers, on_gpu, at_once=spread.num_threads)) as loader,
+        ):
             while several := list(islice(loader, spread.num_threads)):
                 embedded = spread(joined_parts, [batch["frames_BTHWC"] for batch in several])
                 for batch, (joined_BD, dims) in zip(several, embedded, strict=True):

@@ -16,22 +16,25 @@ ERASE_AREA = (0.02, 0.4)
 ERASE_ASPECT = (0.3, 1 / 0.3)
 
 
-def augment(frames_THWC: np.ndarray, config: ClipConfig, rng: np.random.Generator) -> np.ndarray:
-    """A changed copy of the clip's frames, uint8 T,H,W,3 as they came in."""
+def augment(
+    frames_THWC: np.ndarray, config: ClipConfig, rng: np.random.Generator, out: np.ndarray | None = None
+) -> np.ndarray:
+    """A changed copy of the clip's frames, uint8 T,H,W,3 as they came in; in `out` if given."""
     if rng.random() < config.flip:
         # numpy turns pixels of three bytes round one by one, in ten times the time.
         frames_THWC = torch.from_numpy(frames_THWC).flip(2).numpy()
-    frames_THWC = crop(frames_THWC, config.crop_padding, rng)
+    out = crop(frames_THWC, config.crop_padding, rng, out)
     if rng.random() < config.erase:
-        erase(frames_THWC, rng)
-    return frames_THWC
+        erase(out, rng)
+    return out
 
 
-def crop(frames_THWC: np.ndarray, padding: int, rng: np.random.Generator) -> np.ndarray:
-    """Shift the clip by up to `padding` pixels either way; what comes into view is grey. Returns a new array."""
+def crop(frames_THWC: np.ndarray, padding: int, rng: np.random.Generator, out: np.ndarray | None = None) -> np.ndarray:
+    """A copy shifted by up to `padding` pixels either way, in `out` if given; what comes into view is grey."""
     height, width = frames_THWC.shape[1:3]
     dy, dx = rng.integers(-padding, padding + 1, 2)
-    out = np.full(frames_THWC.shape, GREY, np.uint8)
+    out = np.empty_like(frames_THWC) if out is None else out
+    out[:] = GREY
     out[:, max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)] = frames_THWC[
         :, max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)
     ]

@@ -1,7 +1,7 @@
 """From a plan to tensors: training batches by step, evaluation batches by number, made in worker processes.
 
-Both data sets are pure functions of their index, so the number of workers and ranks changes nothing but the time,
-and a run that goes on at step k starts reading there. Legend: B clips of this rank, n clips of the global batch,
+Both kinds of batches are pure functions of their index, so the number of workers and ranks changes nothing but the
+time, and a run that goes on at step k starts reading there. Legend: B clips of this rank, n clips of the global batch,
 T frames, H, W, C = 3, N patches, R residual branches.
 """
 
@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from itertools import cycle
 from multiprocessing import forkserver, resource_tracker
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from mstat import signals
 from mstat.config import Config
@@ -28,12 +30,23 @@ from mstat.model.noise import draw_noise
 from shards import pictures
 from shards.read import Reader
 
-# Pickled to the workers and back: whole numbers of clips, never single frames.
-Arrays = dict[str, torch.Tensor]
+Arrays = dict[str, np.ndarray]
+Tensors = dict[str, torch.Tensor]
+AHEAD = 3  # batches that each worker may have made before they are taken
 
 
-class TrainingBatches(Dataset[Arrays]):
-    """`[step]` -> this rank's part of the batch of a step.
+class Batches(Protocol):
+    """Batches by index, all of one layout. Pickled to the workers."""
+
+    def room(self) -> Arrays:
+        """Unwritten arrays for one batch."""
+
+    def fill(self, room: Arrays, index: int) -> None:
+        """Write the batch of an index there, all of it."""
+
+
+class TrainingBatches:
+    """This rank's part of the batch of each step.
 
     frames_BTHWC uint8, tps_BTN int64, keep_BR float32 (see `mstat.model.noise`) of the rank's slice, and
     labels_n int64 of the whole global batch.
@@ -43,22 +56,31 @@ class TrainingBatches(Dataset[Arrays]):
         self.reader, self.plan, self.config = reader, plan, config
         self.bounds = slice_bounds(plan.size, world_size, rank)
 
-    def __getitem__(self, step: int) -> Arrays:
-        batch = self.plan.batch(step)
-        clips = [self._clip(step, position, int(batch.tracklets_n[position])) for position in range(*self.bounds)]
-        frames, tps, keep = default_collate(clips)  # in a worker, straight into memory that the trainer shares
-        return {"frames_BTHWC": frames, "tps_BTN": tps, "keep_BR": keep, "labels_n": torch.from_numpy(batch.labels_n)}
+    def room(self) -> Arrays:
+        start, stop = self.bounds
+        model, num_frames = self.config.model, self.config.clip.num_frames
+        tps_TN, keep_R = draw_noise(np.random.default_rng(0), model, num_frames)  # for their shapes
+        return {
+            "frames_BTHWC": np.empty((stop - start, num_frames, *model.image_size, 3), np.uint8),
+            "tps_BTN": np.empty((stop - start, *tps_TN.shape), tps_TN.dtype),
+            "keep_BR": np.empty((stop - start, *keep_R.shape), keep_R.dtype),
+            "labels_n": np.empty(self.plan.size, np.int64),
+        }
 
-    def _clip(self, step: int, position: int, tracklet: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        config = self.config
-        rng = np.random.default_rng([config.seed, CLIPS, step, position])
-        numbers = training_frames(int(self.reader.num_frames[tracklet]), config.clip, rng)
-        frames_THWC = self.reader.frames(tracklet, numbers, size=config.model.image_size)
-        return augment(frames_THWC, config.clip, rng), *draw_noise(rng, config.model, config.clip.num_frames)
+    def fill(self, room: Arrays, step: int) -> None:
+        batch, config = self.plan.batch(step), self.config
+        room["labels_n"][:] = batch.labels_n
+        for place, position in enumerate(range(*self.bounds)):
+            tracklet = int(batch.tracklets_n[position])
+            rng = np.random.default_rng([config.seed, CLIPS, step, position])
+            numbers = training_frames(int(self.reader.num_frames[tracklet]), config.clip, rng)
+            frames_THWC = self.reader.frames(tracklet, numbers, size=config.model.image_size)
+            augment(frames_THWC, config.clip, rng, out=room["frames_BTHWC"][place])
+            room["tps_BTN"][place], room["keep_BR"][place] = draw_noise(rng, config.model, config.clip.num_frames)
 
 
-class EvaluationBatches(Dataset[Arrays]):
-    """`[number]` -> the clips of one batch on a grid that does not depend on the number of ranks.
+class EvaluationBatches:
+    """The clips of each batch on a grid that does not depend on the number of ranks.
 
     frames_BTHWC uint8 with B = eval.batch_size always (the last clip is repeated to fill up, so that every matrix
     product has one shape), and rows_B int64: the place of each clip's tracklet in `tracklets`, -1 for a filler.
@@ -79,16 +101,22 @@ class EvaluationBatches(Dataset[Arrays]):
         self.reader, self.tracklets, self.batches, self.config, self.size = reader, tracklets, batches, config, size
         self.num_intact = num_intact
 
-    def __getitem__(self, number: int) -> Arrays:
+    def room(self) -> Arrays:
+        config = self.config.eval
+        return {
+            "frames_BTHWC": np.empty((config.batch_size, config.num_frames, *self.size, 3), np.uint8),
+            "rows_B": np.empty(config.batch_size, np.int64),
+        }
+
+    def fill(self, room: Arrays, number: int) -> None:
         clips = self.batches[number]
-        frames = []
-        for row, clip in clips:
+        for place, (row, clip) in enumerate(clips):
             tracklet = int(self.tracklets[row])
             numbers = evaluation_clips(int(self.reader.num_frames[tracklet]), self.config.eval, tracklet)[clip]
-            frames.append(self._frames(tracklet, numbers, intact=row < self.num_intact))
-        filler = self.config.eval.batch_size - len(clips)
-        rows = [row for row, _ in clips] + [-1] * filler
-        return {"frames_BTHWC": default_collate(frames + [frames[-1]] * filler), "rows_B": torch.tensor(rows)}
+            room["frames_BTHWC"][place] = self._frames(tracklet, numbers, intact=row < self.num_intact)
+            room["rows_B"][place] = row
+        room["frames_BTHWC"][len(clips) :] = room["frames_BTHWC"][len(clips) - 1]
+        room["rows_B"][len(clips) :] = -1
 
     def _frames(self, tracklet: int, numbers: np.ndarray, intact: bool) -> np.ndarray:
         config = self.config.eval
@@ -101,16 +129,63 @@ class EvaluationBatches(Dataset[Arrays]):
         return occlude(frames_THWC, config.occlusion, config.seed, tracklet)
 
 
-def load(dataset: Dataset[Arrays], indices: Sequence[int], num_workers: int, pin_memory: bool) -> DataLoader[Arrays]:
-    """The batches of `indices` in their order, made ahead by `num_workers` processes."""
-    options: dict[str, Any] = {}
+class _Ring(Dataset[int]):
+    """Slots that batches are made in, one after another and again from the first: (slot, index) -> the filled slot.
+
+    Workers and trainer share their memory, so that a number is all that is sent. A batch as new shared tensors, which
+    torch would send, costs a third more than to make it, in page faults, and is handed over by a thread that has to
+    wait for the worker's interpreter.
+    """
+
+    def __init__(self, batches: Batches, num_slots: int, shared: bool) -> None:
+        self.batches = batches
+        rooms = {name: torch.from_numpy(array) for name, array in batches.room().items()}
+        self.memory = {name: room.new_empty((num_slots, *room.shape)) for name, room in rooms.items()}
+        if shared:
+            self._share()
+
+    def __getitem__(self, place: tuple[int, int]) -> int:
+        slot, index = place
+        self.batches.fill({name: tensor.numpy() for name, tensor in self.slot(slot).items()}, index)
+        return slot
+
+    def _share(self) -> None:
+        try:
+            for tensor in self.memory.values():
+                tensor.share_memory_()
+        except RuntimeError as error:
+            needed, free = sum(tensor.nbytes for tensor in self.memory.values()), shutil.disk_usage("/dev/shm").free
+            raise OSError(
+                f"/dev/shm: {free / 1e6:,.0f} MB free where the loader's workers need {needed / 1e6:,.0f} for their "
+                "batches; give it more (docker run --shm-size), or lower data.num_workers"
+            ) from error
+
+    def slot(self, number: int) -> Tensors:
+        """Views of it."""
+        return {name: tensor[number] for name, tensor in self.memory.items()}
+
+
+def load(
+    batches: Batches, indices: Sequence[int], num_workers: int, pin_memory: bool, at_once: int = 1
+) -> Generator[Tensors]:
+    """The batches of `indices` in their order, made ahead by `num_workers` processes.
+
+    Their memory is used again: a batch lasts until another `at_once` of them are taken, unless it is pinned. To be
+    closed by who does not take them all, or the workers stay.
+    """
     start_fork_server(num_workers)
+    # DataLoader asks for one more batch before it gives one, so that those which are made, or wait, are never more than
+    # num_workers * AHEAD; the others are the taker's.
+    num_slots = num_workers * AHEAD + at_once
+    ring = _Ring(batches, num_slots, shared=num_workers > 0)
+    options: dict[str, Any] = {}
     if num_workers:
         context = multiprocessing.get_context("forkserver")
-        options = {"multiprocessing_context": context, "prefetch_factor": 3, "worker_init_fn": _watch_trainer}
-    return DataLoader(
-        dataset, batch_size=None, sampler=indices, num_workers=num_workers, pin_memory=pin_memory, **options
-    )
+        options = {"multiprocessing_context": context, "prefetch_factor": AHEAD, "worker_init_fn": _watch_trainer}
+    places = zip(cycle(range(num_slots)), indices, strict=False)
+    for number in DataLoader(ring, batch_size=None, sampler=places, num_workers=num_workers, **options):
+        slot = ring.slot(number)
+        yield {name: tensor.pin_memory() for name, tensor in slot.items()} if pin_memory else slot
 
 
 def start_fork_server(num_workers: int) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections import deque
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
@@ -16,7 +20,7 @@ import torch
 import shards
 from mstat.config import Config
 from mstat.configure import load_config, override
-from mstat.data.loader import EvaluationBatches, TrainingBatches, load
+from mstat.data.loader import AHEAD, EvaluationBatches, TrainingBatches, load
 from mstat.data.plan import CLIPS, IDENTITIES, TRACKLETS
 from mstat.train import training_plan
 from tests.conftest import PROJECT
@@ -42,7 +46,7 @@ def batches(config: Config, world_size: int, num_workers: int, steps: range) -> 
     reader = shards.open(config.data.shards)
     plan = training_plan(reader, config)
     ranks = [
-        list(load(TrainingBatches(reader, plan, config, rank, world_size), steps, num_workers, pin_memory=False))
+        taken(load(TrainingBatches(reader, plan, config, rank, world_size), steps, num_workers, pin_memory=False))
         for rank in range(world_size)
     ]
     for parts in zip(*ranks, strict=True):
@@ -51,6 +55,11 @@ def batches(config: Config, world_size: int, num_workers: int, steps: range) -> 
         {name: parts[0][name] if name == "labels_n" else torch.cat([part[name] for part in parts]) for name in parts[0]}
         for parts in zip(*ranks, strict=True)
     ]
+
+
+def taken(batches: Iterable[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+    """Copies of them; their own memory is used again."""
+    return [{name: tensor.clone() for name, tensor in batch.items()} for batch in batches]
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
@@ -80,12 +89,14 @@ def test_a_reached_step_costs_no_replay(config: Config, monkeypatch: pytest.Monk
     """Step 10^6 on the second of three ranks: its own four clips are read, and every draw is keyed by that step."""
     reader = shards.open(config.data.shards)
     plan = training_plan(reader, config)
+    batches = TrainingBatches(reader, plan, config, 1, 3)
+    room = batches.room()
     keys, read = [], []
     default_rng, frames = np.random.default_rng, reader.frames
     monkeypatch.setattr(np.random, "default_rng", lambda key: keys.append(tuple(key)) or default_rng(key))
     monkeypatch.setattr(reader, "frames", lambda index, *args, **kw: read.append(index) or frames(index, *args, **kw))
     step = 10**6
-    TrainingBatches(reader, plan, config, 1, 3)[step]
+    batches.fill(room, step)
     steps = {key[2] for key in keys if key[1] in (TRACKLETS, CLIPS)}
     epochs = {key[2] for key in keys if key[1] == IDENTITIES}
     assert steps == {step}
@@ -106,7 +117,8 @@ def test_a_step_is_the_same_alone(config: Config) -> None:
 def test_evaluation_batches_have_one_shape(config: Config) -> None:
     """The last clip is repeated to fill a batch, and its place is -1."""
     reader = shards.open(config.data.shards)
-    batch = EvaluationBatches(reader, [7, 9, 11], [[(0, 0), (2, 0)]], config, config.model.image_size, 12)[0]
+    batches = EvaluationBatches(reader, [7, 9, 11], [[(0, 0), (2, 0)]], config, config.model.image_size, 12)
+    (batch,) = load(batches, [0], 0, pin_memory=False)
     assert batch["frames_BTHWC"].shape == (4, 4, 32, 16, 3)
     assert batch["rows_B"].tolist() == [0, 2, -1, -1]
     assert torch.equal(batch["frames_BTHWC"][1], batch["frames_BTHWC"][3])
@@ -125,7 +137,7 @@ def test_degraded_frames_depend_on_nothing_but_their_tracklet(config: Config, sp
         rows = [[(row, 0) for row in batch] for batch in batches]
         dataset = EvaluationBatches(reader, tracklets, rows, config, size, num_intact)
         found = {}
-        for batch in load(dataset, range(len(batches)), workers, pin_memory=False):
+        for batch in taken(load(dataset, range(len(batches)), workers, pin_memory=False)):
             for row, frames in zip(batch["rows_B"].tolist(), batch["frames_BTHWC"].numpy(), strict=True):
                 if row >= 0:
                     found[tracklets[row]] = frames
@@ -144,6 +156,46 @@ def test_degraded_frames_depend_on_nothing_but_their_tracklet(config: Config, sp
         assert np.array_equal(halves[tracklet], intact[tracklet] if tracklet in (7, 9) else frames)
 
 
+class Numbers:
+    """Batches of one number, made at once."""
+
+    def room(self) -> dict[str, np.ndarray]:
+        return {"number": np.empty(10**5, np.int64)}
+
+    def fill(self, room: dict[str, np.ndarray], index: int) -> None:
+        room["number"][:] = index
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_batch_lasts_while_it_is_used(num_workers: int, at_once: int) -> None:
+    """Workers that are faster than the trainer by far do not write where it still reads; slots are used many times."""
+    held: deque[tuple[int, torch.Tensor]] = deque(maxlen=at_once)
+    places = set()
+    for index, batch in enumerate(load(Numbers(), range(40), num_workers, pin_memory=False, at_once=at_once)):
+        held.append((index, batch["number"]))
+        places.add(batch["number"].data_ptr())
+        time.sleep(0.01)
+        assert all((number == of).all() for of, number in held)
+    assert index == 39
+    assert len(places) == num_workers * AHEAD + at_once
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small /dev/shm needs root")
+def test_too_little_shared_memory_is_told(tiny_config: Path) -> None:
+    """What it takes and what there is, at the start, instead of a bus error in the middle."""
+    code = """
+from tests.mstat.data.test_loader import Numbers, load
+next(load(Numbers(), range(3), 2, pin_memory=False))
+"""
+    small = "mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "
+    command = ["unshare", "--mount", "sh", "-c", small + shlex.join([sys.executable, "-c", code])]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT)
+    assert result.returncode == 1, result.stderr
+    assert "/dev/shm: 1 MB free where the loader's workers need 6 for their batches" in result.stderr
+    assert "--shm-size" in result.stderr
+
+
 def test_workers_end_with_a_killed_trainer(tiny_config: Path) -> None:
     """SIGKILL of the process that reads leaves no worker and no fork server behind."""
     code = f"""
@@ -157,7 +209,7 @@ if __name__ == "__main__":
     config = load_config(Path({str(tiny_config)!r}))
     reader = shards.open(config.data.shards)
     dataset = TrainingBatches(reader, training_plan(reader, config), config, 0, 1)
-    batches = iter(load(dataset, range(100), 2, pin_memory=False))
+    batches = load(dataset, range(100), 2, pin_memory=False)
     next(batches)
     print(*[worker.pid for worker in multiprocessing.active_children()], flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
