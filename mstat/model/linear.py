@@ -27,9 +27,10 @@ class Linear(nn.Linear):
             return F.linear(x, weight, bias)
         kernel_DK11 = weight[:, :, None, None]
         pixels_1KR1 = x.reshape(1, rows, 1, -1).permute(0, 3, 1, 2)  # channels last, as x lies already
-        if not torch.is_grad_enabled():
+        compiling = torch.compiler.is_compiling()  # which knows neither this operator nor the number of threads
+        if not (torch.is_grad_enabled() or compiling):
             out_1DR1 = torch.mkldnn_convolution(pixels_1KR1, kernel_DK11, bias, (0, 0), (1, 1), (1, 1), 1)
-        elif torch.get_num_threads() > 1:
+        elif compiling or torch.get_num_threads() > 1:
             out_1DR1 = F.conv2d(pixels_1KR1, kernel_DK11, bias)
         else:
             return F.linear(x, weight, bias)  # with one thread conv2d would go to MKL, too, and by a detour

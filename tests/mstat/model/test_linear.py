@@ -92,6 +92,18 @@ def test_who_multiplies(threads: Callable[[int], None]) -> None:
     assert not any("convolution" in name for name in operators(ours.double(), x.double()))
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_it_compiles(threads: Callable[[int], None], count: int) -> None:
+    """As one graph, with and without gradients, on one thread and two."""
+    threads(count)
+    ours, plain = layers(bias=True)
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    x = torch.randn(FEWEST_ROWS, 24, generator=torch.Generator().manual_seed(1))
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            torch.testing.assert_close(compiled(x), plain(x))
+
+
 def test_two_runs_give_the_same_bits() -> None:
     """Forward and backward of the convolution do not depend on chance, nor on where its input lies in memory."""
     ours, _ = layers(bias=True)
