@@ -187,15 +187,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=24 if ON_GPU else 8)
     parser.add_argument("--rounds", type=int, default=20 if ON_GPU else 3)
+    parser.add_argument("--precisions", nargs="+", choices=list(NAMES), default=list(NAMES))
     parser.add_argument("--name", default="training-step", help="of the record")
     options = parser.parse_args()
     flops, rival_flops = step_flops(our_task()), step_flops(rival_task())
     assert abs(flops / rival_flops - 1) < 0.01, (flops, rival_flops)
     lines, figures = [], []
-    for precision, name in NAMES.items():
+    for precision in options.precisions:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             found: Found = pool.submit(measure, options.clips, precision, options.rounds).result()
-        tolerance = 1e-5 if precision == "no" else 1e-2
+        name, tolerance = NAMES[precision], 1e-5 if precision == "no" else 1e-2
         for loss in (found.loss, found.compiled_loss):
             assert abs(loss / found.rival_loss - 1) < tolerance, found
         floor = flops * options.clips / found.product_rate
