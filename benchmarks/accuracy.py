@@ -7,18 +7,14 @@ not repeated.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).resolve().parents[1]
+from record import PROJECT, commit, conditions, save
+
 SEEDS = (11, 12, 13)  # choices were made on validation identities of seeds from 100 on
 MEANING = (
     "What it means: the whole path learns, on people it has not seen, what colours alone do not tell. The people are "
@@ -29,7 +25,7 @@ GOALS = {"untrained": 40.0, "histogram": 15.0}  # points of mAP that training mu
 
 def evaluate_seed(seed: int) -> dict[str, Any]:
     """evaluation.json of a run on the synthetic set of this seed, trained with this seed."""
-    shards, run = (PROJECT / folder / "accuracy" / _commit() / f"seed-{seed}" for folder in ("data", "runs"))
+    shards, run = (PROJECT / folder / "accuracy" / commit() / f"seed-{seed}" for folder in ("data", "runs"))
     if not shards.exists():
         command = [sys.executable, "-m", "shards", "build", "synthetic", "--seed", str(seed), "--out", str(shards)]
         subprocess.run(command, check=True, cwd=PROJECT)
@@ -55,10 +51,7 @@ def record(found: dict[int, dict[str, float]]) -> str:
     lines = [
         "# Accuracy on the synthetic set",
         "",
-        f"`make bench-accuracy` on {os.cpu_count()} CPU cores ({platform.machine()}), "
-        f"{datetime.now(UTC):%Y-%m-%d}, commit {_commit()}; "
-        + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "accelerate", "numpy"))
-        + ".",
+        conditions("bench-accuracy"),
         "",
         "Each column is a generator seed and the same training seed; mAP in percent on the test identities, which are "
         "not in training. Settings: configs/synthetic.yaml.",
@@ -86,18 +79,9 @@ def record(found: dict[int, dict[str, float]]) -> str:
     return "\n".join([*lines, "", MEANING]) + "\n"
 
 
-def _commit() -> str:
-    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def main() -> None:
     found = {seed: rows(evaluate_seed(seed)) for seed in SEEDS}
-    name = f"accuracy_{os.cpu_count()}-cpu-{platform.machine()}_{datetime.now(UTC):%Y-%m-%d}.md"
-    text = record(found)
-    (PROJECT / "benchmarks" / name).write_text(text)
-    print(text)
-    print(f"written to benchmarks/{name}")
+    save("accuracy", record(found))
 
 
 if __name__ == "__main__":

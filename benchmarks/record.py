@@ -44,9 +44,14 @@ class Figure(NamedTuple):
 
 
 def commit() -> str:
-    """The commit of this tree, with `-dirty` behind it where files differ from it."""
-    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    """The commit of this tree, with `-dirty` behind it where files differ from it, other than records."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(PROJECT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/*.md", ":!benchmarks/*.svg")
+    return git("rev-parse", "--short", "HEAD") + "-dirty" * bool(changed)
 
 
 def conditions(target: str) -> str:
