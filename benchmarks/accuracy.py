@@ -11,6 +11,7 @@ import json
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from record import PROJECT, commit, conditions, save
