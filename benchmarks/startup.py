@@ -79,7 +79,7 @@ def main() -> None:
         for kind in KINDS:
             (folder / kind).mkdir()
             starts[kind] = start_parts(kind, folder / "shards", folder / kind)
-            print(kind, starts[kind], flush=True)
+            print(f"{kind}: first step after {', '.join(f'{sum(one):.1f}' for one in starts[kind])} s", flush=True)
         saves = {}
         for kind in ("single", "zero2"):
             (folder / f"large-{kind}").mkdir()

@@ -7,18 +7,25 @@ them.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class Spread:
-    """`spread(function, arguments)`: the results in the order of arguments, worked out by so many threads at a time."""
+    """`spread(function, arguments)`: the results in the order of arguments, worked out by so many threads at a time.
+
+    A pair of argument and result at a time, from arguments that take up memory, gives `stream`.
+    """
 
     num_threads: int = 1
     pool: ThreadPoolExecutor | None = None
@@ -28,6 +35,26 @@ class Spread:
             return [function(argument) for argument in arguments]
         # A new thread has its own mind about graphs.
         return list(self.pool.map(torch.no_grad()(function), arguments))
+
+    @property
+    def in_hand(self) -> int:
+        """Arguments that `stream` has taken and not given back, at most: one waits for the thread that is done next."""
+        return self.num_threads + (self.pool is not None)
+
+    def stream(self, function: Callable[[A], R], arguments: Iterable[A]) -> Iterator[tuple[A, R]]:
+        """Each argument and its result, in their order. An argument is taken when one is given back."""
+        if self.pool is None:
+            for argument in arguments:
+                yield argument, function(argument)
+            return
+        waiting: deque[tuple[A, Future[R]]] = deque()
+        for argument in arguments:
+            waiting.append((argument, self.pool.submit(torch.no_grad()(function), argument)))
+            if len(waiting) == self.in_hand:
+                first, result = waiting.popleft()
+                yield first, result.result()
+        for first, result in waiting:
+            yield first, result.result()
 
 
 IN_TURN = Spread()

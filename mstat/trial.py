@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 
 from mstat.config import Config
 from mstat.data.clips import evaluation_clips
-from mstat.data.loader import EvaluationBatches, load
+from mstat.data.loader import EvaluationBatches, Tensors, load
 from mstat.distances import class_distances
 from mstat.engine import Engine
 from mstat.metrics import Scores
@@ -84,9 +83,9 @@ class Extraction:
         features: torch.Tensor | None = None
         dims: list[int] = []
 
-        def joined_parts(frames_BTHWC: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+        def joined_parts(batch: Tensors) -> tuple[torch.Tensor, list[int]]:
             with self.engine.autocast():
-                parts = embed(frames_BTHWC.to(self.engine.device, non_blocking=True))
+                parts = embed(batch["frames_BTHWC"].to(self.engine.device, non_blocking=True))
             return torch.cat([part.float() for part in parts], dim=1).cpu(), [part.shape[1] for part in parts]
 
         # DeepSpeed's weights may be gathered for a call: one at a time.
@@ -94,19 +93,17 @@ class Extraction:
         with (
             self.engine.uncompiled(),
             spreading(self.engine.device, at_once) as spread,
-            closing(load(dataset, range(len(batches)), workers, on_gpu, at_once=spread.num_threads)) as loader,
+            closing(load(dataset, range(len(batches)), workers, on_gpu, at_once=spread.in_hand)) as loader,
         ):
-            while several := list(islice(loader, spread.num_threads)):
-                embedded = spread(joined_parts, [batch["frames_BTHWC"] for batch in several])
-                for batch, (joined_BD, dims) in zip(several, embedded, strict=True):
-                    if features is None:
-                        features = torch.zeros(stop - start, sum(dims))
-                    kept = batch["rows_B"] >= 0
-                    features.index_add_(0, batch["rows_B"][kept] - start, joined_BD[kept])
-                    self.engine.stop_if_asked()
+            for batch, (joined_BD, dims) in spread.stream(joined_parts, loader):
+                if features is None:
+                    features = torch.zeros(stop - start, sum(dims))
+                kept = batch["rows_B"] >= 0
+                features.index_add_(0, batch["rows_B"][kept] - start, joined_BD[kept])
+                self.engine.stop_if_asked()
             for _ in range(most - len(batches)):
                 shape = (self.config.eval.batch_size, self.config.eval.num_frames, *size, 3)
-                _, dims = joined_parts(torch.zeros(shape, dtype=torch.uint8))
+                _, dims = joined_parts({"frames_BTHWC": torch.zeros(shape, dtype=torch.uint8)})
                 self.engine.stop_if_asked()
         if features is None:
             features = torch.zeros(stop - start, sum(dims))

@@ -43,6 +43,36 @@ def test_an_error_of_a_thread_is_that_of_the_caller(num_threads):
     assert torch.get_num_threads() == num_threads
 
 
+def test_a_stream_takes_no_more_than_it_can_hold(num_threads):
+    """Arguments with their results, in order; all threads are at work; no more is taken than is said."""
+    together = threading.Barrier(num_threads)
+    taken, given = [], []
+
+    def arguments():
+        for number in range(4 * num_threads):
+            taken.append(number)
+            yield number
+
+    def work(number):
+        together.wait(timeout=30)
+        assert not torch.is_grad_enabled()
+        return number**2
+
+    with spreading(CPU) as spread:
+        for number, square in spread.stream(work, arguments()):
+            given.append((number, square))
+            assert len(taken) - len(given) < spread.in_hand <= num_threads + 1
+    assert given == [(number, number**2) for number in range(4 * num_threads)]
+
+
+def test_an_error_in_a_stream_is_that_of_the_caller(num_threads):
+    """What came before it is given."""
+    given = []
+    with pytest.raises(ZeroDivisionError), spreading(CPU) as spread:
+        given.extend(result for _, result in spread.stream(lambda number: 1 // number, [2, 1, 0, 3, 4]))
+    assert given == [0, 1]
+
+
 def test_one_thread_is_for_a_while(num_threads):
     """Also where an error ends it."""
     with one_thread(CPU):
