@@ -43,7 +43,7 @@ lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/mypy
 
 BENCHES := training-step evaluation memory zero-memory loading shards startup growth
-bench: bench-step bench-evaluation bench-memory bench-loading bench-shards bench-startup bench-growth ## all that is measured against a rival or a limit, in one table (an hour and a half)
+bench: bench-step bench-evaluation bench-memory bench-loading bench-shards bench-startup bench-growth ## all that is measured against a rival or a limit, in one table (half an hour to an hour and a half)
 	$(BIN)/python benchmarks/table.py $(BENCHES)
 .NOTPARALLEL: bench
 

@@ -32,10 +32,17 @@ def main(names: list[str]) -> None:
         "bench",
         "\n".join(["# All that is measured against a rival or a limit\n", conditions("bench") + "\n", *lines, ""]),
     )
-    table = Table(*COLUMNS)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    show(rows)
+
+
+def show(rows: list[tuple[str, ...]]) -> None:
+    """The same for a terminal: six columns, so that they have room for their words."""
+    table = Table("figure", "mstat", "rival", "ratio", "wanted", "of the limit", show_lines=True)
+    for what, ours, rival, theirs, ratio, wanted, limit, share in rows:
+        of_limit = f"{share} of {limit}" if share else limit
+        table.add_row(what, ours, ": ".join(filter(None, (rival, theirs))), ratio, wanted, of_limit)
+    console = Console()
+    Console(width=max(console.width, 120)).print(table)
 
 
 if __name__ == "__main__":
