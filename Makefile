@@ -55,9 +55,9 @@ bench-step: $(VENV)/.train ## the training step of the paper's model against the
 	$(BIN)/python benchmarks/training_step.py
 
 bench-gpu: $(VENV)/.train ## the same on a GPU, at the paper's batch and at one that fills it; kernels, waits, memory
+	$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/training_step.py --clips 64 --precisions bf16 --name training-step-64
-	$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python benchmarks/table.py training-step training-step-64 gpu
 
 bench-accuracy: $(VENV)/.train ## train on three fresh synthetic sets and record the scores in benchmarks/

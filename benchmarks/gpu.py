@@ -1,4 +1,4 @@
-"""What only a GPU can tell of the training step: `make bench-gpu`, after training_step.py has timed it.
+"""What only a GPU can tell of the training step: `make bench-gpu`, before training_step.py times it.
 
 Which kernels a step spends its time in, that nothing in the steady loop waits for the device, what memory it peaks at,
 and which attention kernel suits the two lengths of sequence. Writes benchmarks/gpu_<hardware>_<date>.md.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 
+import torch
 from record import FIGURES, Figure, conditions, save
 from rich.console import Console
 from rich.table import Table
@@ -28,10 +29,10 @@ def main(names: list[str]) -> None:
         sys.exit(f"no figures of {', '.join(missing)}: run their benchmarks first (make help)")
     rows = [cells(Figure(**row)) for name in names for row in json.loads((FIGURES / f"{name}.json").read_text())]
     lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
-    save(
-        "bench",
-        "\n".join(["# All that is measured against a rival or a limit\n", conditions("bench") + "\n", *lines, ""]),
-    )
+    head = ["# All that is measured against a rival or a limit\n", conditions("bench") + "\n"]
+    if not torch.cuda.is_available():
+        head.append("Not measured: what only a GPU can tell (`make bench-gpu`).\n")
+    save("bench", "\n".join([*head, *lines, ""]))
     show(rows)
 
 
