@@ -48,8 +48,9 @@ class Spread:
                 yield argument, function(argument)
             return
         waiting: deque[tuple[A, Future[R]]] = deque()
+        without_graph = torch.no_grad()(function)
         for argument in arguments:
-            waiting.append((argument, self.pool.submit(torch.no_grad()(function), argument)))
+            waiting.append((argument, self.pool.submit(without_graph, argument)))
             if len(waiting) == self.in_hand:
                 first, result = waiting.popleft()
                 yield first, result.result()
