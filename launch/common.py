@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mstat.errors import UserError
 
 if TYPE_CHECKING:
     from mstat.config import Config
@@ -35,12 +38,16 @@ def config_of_run(run: Path, overrides: Sequence[str]) -> Config:
     from mstat.configure import load_config
 
     if not (run / "config.yaml").is_file():
-        raise ValueError(f"{run}: no config.yaml in it: --run must be a folder that launch/train.py made")
+        raise UserError(f"{run}: no config.yaml in it: --run must be a folder that launch/train.py made")
     return load_config(run / "config.yaml", ["--run", str(run), *overrides])
 
 
 def report_errors(command: Callable[[], None]) -> int:
-    """Run a command and give its exit status. Errors that a user can mend are told in one line."""
+    """Run a command and return its exit status.
+
+    An error that a user can mend is printed in one line; any other keeps its traceback, since it is a fault of ours.
+    `MSTAT_DEBUG=1` prints the traceback of both.
+    """
     from mstat.signals import end_with_launcher
 
     end_with_launcher()
@@ -50,13 +57,14 @@ def report_errors(command: Callable[[], None]) -> int:
         print("stopped by Ctrl-C; the same command goes on from the newest checkpoint", file=sys.stderr)
         return 130
     except Exception as error:
-        if _can_be_mended(error):
+        mendable = _can_be_mended(error)
+        # Each in one piece: print writes the end of the line apart, and another rank's message would come between.
+        if not mendable or os.environ.get("MSTAT_DEBUG") == "1":
+            sys.stderr.write(traceback.format_exc())
+        if mendable:
             rank = os.environ.get("RANK", "0")
-            told = "; ".join([last_line(error), *getattr(error, "__notes__", [])])
-            # In one piece: print writes the end of the line apart, and another rank's message would come between.
-            sys.stderr.write(f"{'' if rank == '0' else f'[rank {rank}] '}error: {told}\n")
-        else:
-            sys.stderr.write(traceback.format_exc())  # in one piece, too
+            message = "; ".join([last_line(error), *getattr(error, "__notes__", [])])
+            sys.stderr.write(f"{'' if rank == '0' else f'[rank {rank}] '}error: {message}\n")
         if os.environ.get("WORLD_SIZE", "1") != "1":
             # The threads of a broken collective would abort an orderly exit, or wait in it.
             sys.stdout.flush()
@@ -66,14 +74,22 @@ def report_errors(command: Callable[[], None]) -> int:
     return 0
 
 
+# What the machine lacks, where the system names no file with it.
+MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS, errno.EIO}
+
+
 def _can_be_mended(error: Exception) -> bool:
+    """Whether the user can mend the cause: wrong input, a file, the machine, another rank; not a fault of the code."""
     from mstat.rollcall import LostRankError
     from mstat.run import NotFiniteError
-    from shards.records import DataError
+    from shards.records import DataError, UsageError
 
+    if isinstance(error, OSError):
+        of_network = isinstance(error, TimeoutError | ConnectionError)
+        return of_network or error.filename is not None or error.errno in MACHINE_ERRORS
     # torch's own words where a loader's worker was killed, most often for its memory.
     killed_worker = isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
-    return killed_worker or isinstance(error, ValueError | OSError | DataError | NotFiniteError | LostRankError)
+    return killed_worker or isinstance(error, UserError | DataError | UsageError | NotFiniteError | LostRankError)
 
 
 def last_line(error: BaseException) -> str:

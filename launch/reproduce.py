@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import SYNTHETIC_CONFIG, report_errors
 from mstat.configure import parse
+from mstat.errors import UserError
 from mstat.experiments import EXPERIMENTS, QUICK
 from shards.__main__ import task_of
 
@@ -38,7 +39,7 @@ def main() -> int:
         from mstat.splits import train_runs
 
         if settings.train.eval_every is None:
-            raise ValueError("train.eval_every is null, but a table needs scores")
+            raise UserError("train.eval_every is null, but a table needs scores")
         out = folder_of(options, settings)
         of_jobs = jobs(experiment, settings, out, 1 if options.quick else options.seeds)
         runs = list({job.config.run: job for job in of_jobs}.values())  # rows of equal settings share theirs

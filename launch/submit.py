@@ -22,6 +22,7 @@ from launch.common import report_errors
 from mstat.cluster.job import Job
 from mstat.cluster.sites import Site, load_site
 from mstat.cluster.targets import KINDS, seconds, target
+from mstat.errors import UserError
 
 COMMANDS = ("status", "logs", "cancel", "continue")
 
@@ -36,7 +37,7 @@ def main() -> int:
         job = describe(options, rest)
         if options.scheduler == "kubernetes":
             if not options.dry_run:
-                raise ValueError(
+                raise UserError(
                     "nothing is sent to Kubernetes from here: --dry-run prints it, for `kubectl apply -f -`"
                 )
             from mstat.cluster.kubernetes import render
@@ -116,10 +117,10 @@ def describe(options: argparse.Namespace, rest: Sequence[str]) -> Job:
     gpus = 0 if options.job == "shards" else options.gpus_per_node
     processes = options.processes_per_node or max(1, gpus)
     if options.array is not None and options.job in ("evaluate", "pretrain"):
-        raise ValueError(f"--job {options.job} has no --array")
+        raise UserError(f"--job {options.job} has no --array")
     limit = seconds(options.time)
     if limit is not None and options.stop_before >= limit:
-        raise ValueError(f"--stop-before {options.stop_before}: less than --time {options.time} ({limit} s), please")
+        raise UserError(f"--stop-before {options.stop_before}: less than --time {options.time} ({limit} s), please")
     name = f"{folder.parents[1].name}-evaluate" if options.job == "evaluate" else folder.name
     return Job(
         kind=options.job,

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from launch.common import SYNTHETIC_CONFIG, report_errors
 from mstat.config import Config, DataConfig
 from mstat.configure import parse
+from mstat.errors import UserError
 
 if TYPE_CHECKING:
     from mstat.engine import Engine
@@ -49,7 +50,7 @@ def build_missing(source: str, shards: str, engine: Engine) -> None:
 
     if engine.from_main(not Path(shards).exists()):
         if engine.is_main and (status := shards_main(["build", source, "--out", shards])):
-            raise ValueError(f"building the set {source} at {shards} failed (exit {status})")
+            raise UserError(f"building the set {source} at {shards} failed (exit {status})")
         engine.barrier()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from mstat.errors import UserError
+
 BINS = (8, 4, 4)  # hue, saturation, value
 
 
@@ -21,10 +23,10 @@ def hsv_histogram(frames_THWC: np.ndarray, stripes: int = 1) -> np.ndarray:
         ValueError: Frames of another shape or type, or fewer rows than stripes.
     """
     if frames_THWC.ndim != 4 or frames_THWC.shape[-1] != 3 or frames_THWC.dtype != np.uint8 or not frames_THWC.size:
-        raise ValueError(f"hsv_histogram: frames must be uint8 T,H,W,3, not {frames_THWC.dtype} {frames_THWC.shape}")
+        raise UserError(f"hsv_histogram: frames must be uint8 T,H,W,3, not {frames_THWC.dtype} {frames_THWC.shape}")
     num_frames, height, width, _ = frames_THWC.shape
     if not 1 <= stripes <= height:
-        raise ValueError(f"hsv_histogram: {stripes} stripes do not fit into {height} rows")
+        raise UserError(f"hsv_histogram: {stripes} stripes do not fit into {height} rows")
     bins_THW = _hsv_bins(frames_THWC)
     num_bins = BINS[0] * BINS[1] * BINS[2]
     stripe_H = np.arange(height) * stripes // height

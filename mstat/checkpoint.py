@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mstat.engine import Engine
+from mstat.errors import UserError
 from mstat.run import write_state
 
 if TYPE_CHECKING:
@@ -135,18 +136,18 @@ def restore(engine: Engine, run: Path, facts: dict[str, Any]) -> int:
     meta = json.loads((folder / META).read_text())
     if (sizes := _sizes(folder)) != meta["bytes"]:
         damaged = sorted(name for name in sizes.keys() | meta["bytes"] if sizes.get(name) != meta["bytes"].get(name))
-        raise ValueError(
+        raise UserError(
             f"{folder}: {', '.join(damaged)} changed after the checkpoint was made: "
             "copy it anew, or remove the folder to go on from the one before"
         )
     for name, value in facts.items():
         if meta.get(name) != value:
-            raise ValueError(
+            raise UserError(
                 f"{folder}: made with {name}={meta.get(name)!r}, this run has {value!r}: "
                 "launch it as it was, or give another --run folder"
             )
     if engine.is_deepspeed and meta["world_size"] != engine.world_size:
-        raise ValueError(
+        raise UserError(
             f"{folder}: DeepSpeed wrote it on {meta['world_size']} processes, here are {engine.world_size}: "
             f"launch with --num_processes {meta['world_size']}, or start a new run from its weights (--model.init)"
         )

@@ -17,6 +17,7 @@ import jsonargparse
 import yaml
 
 from mstat.config import Config
+from mstat.errors import UserError
 from mstat.files import write_text
 
 
@@ -122,12 +123,12 @@ def override(config: Config, settings: Mapping[str, str]) -> Config:
         section, _, name = key.rpartition(".")
         within = plain[section] if section else plain
         if name not in within:
-            raise ValueError(_with_nearest_key(f"unrecognized arguments: --{key}"))
+            raise UserError(_with_nearest_key(f"unrecognized arguments: --{key}"))
         within[name] = yaml.safe_load(value)
     parser = _plain_parser()
     changed = Config(**{k: v for k, v in vars(parser.instantiate(parser.parse_object(plain))).items() if k != "config"})
     if complaint := out_of_range(changed):
-        raise ValueError(complaint)
+        raise UserError(complaint)
     return changed
 
 

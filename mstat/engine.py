@@ -24,6 +24,7 @@ from torch import nn
 
 from mstat import signals
 from mstat.config import Config, OptimConfig
+from mstat.errors import UserError
 from mstat.join import join, launcher_keeps_store
 from mstat.model import no_weight_decay
 from mstat.rollcall import LostRankError, RollCall, failed_collective
@@ -111,7 +112,7 @@ class Engine:
             # `accelerate launch` leaves a process a single thread.
             torch.set_num_threads(max(1, available_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
         if launched != self.accelerator.num_processes:
-            raise ValueError(
+            raise UserError(
                 f"{launched} processes were launched, but each believes in {self.accelerator.num_processes}: "
                 "launch with --multi_gpu or --use_deepspeed (on CPUs too), as configs/accelerate/ddp.yaml does"
             )
@@ -236,7 +237,7 @@ class Engine:
         if self.is_deepspeed:
             path, _ = self.wrapped.load_checkpoint(str(folder), tag="deepspeed")
             if path is None:
-                raise ValueError(f"{folder}: DeepSpeed finds no checkpoint in it")
+                raise UserError(f"{folder}: DeepSpeed finds no checkpoint in it")
             return
         state = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
         self.task.load_state_dict(state["task"])

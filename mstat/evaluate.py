@@ -19,6 +19,7 @@ from mstat.baselines import hsv_histogram
 from mstat.config import Config, DataConfig, EvalConfig
 from mstat.configure import load_config
 from mstat.engine import Engine
+from mstat.errors import UserError
 from mstat.files import write_json
 from mstat.metrics import Scores
 from mstat.model import MSTAT
@@ -126,7 +127,7 @@ def refuse_trained(reader: Reader, run: Path, asked: DataConfig) -> None:
     roles = reader.roles(asked.protocol, asked.split) & (Role.QUERY | Role.GALLERY)
     learned = reader.roles(trained.protocol, trained.split) & Role.TRAIN
     if shared := int(((roles > 0) & (learned > 0)).sum()):
-        raise ValueError(
+        raise UserError(
             f"{asked.shards}: the model was trained with {shared:,} of the tracklets that split {asked.split!r} of "
             f"protocol {asked.protocol!r} tests: give its own, split {trained.split!r} of {trained.protocol!r}"
         )

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mstat.config import Config, ModelConfig
+from mstat.errors import UserError
 from mstat.files import write_json
 from mstat.model import MSTAT
 from mstat.model.classifier import to_timesformer
@@ -64,13 +65,13 @@ def load_model(run_or_file: str | PathLike[str]) -> MSTAT:
     description_file = weights_file.with_suffix(".json")
     for path in (weights_file, description_file):
         if not path.is_file():
-            raise ValueError(f"{path}: not there; a finished run has model.safetensors and model.json side by side")
+            raise UserError(f"{path}: not there; a finished run has model.safetensors and model.json side by side")
     try:
         description = json.loads(description_file.read_text())
         if description["format"] != FORMAT:
-            raise ValueError(f"format {description['format']}, this program reads {FORMAT}")
+            raise UserError(f"format {description['format']}, this program reads {FORMAT}")
         if "classifier" in description:
-            raise ValueError(
+            raise UserError(
                 "launch/pretrain.py made it, and its classifier of actions tells no people apart; "
                 f"train a model that starts from it: launch/train.py --model.init {weights_file}"
             )
@@ -78,9 +79,9 @@ def load_model(run_or_file: str | PathLike[str]) -> MSTAT:
         fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
         model = MSTAT(ModelConfig(**fields))
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{description_file}: not a description of a model: {error}") from None
+        raise UserError(f"{description_file}: not a description of a model: {error}") from None
     try:
         model.load_state_dict(load_file(weights_file))
     except (RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{weights_file}: does not fit {description_file.name}: {error}") from None
+        raise UserError(f"{weights_file}: does not fit {description_file.name}: {error}") from None
     return model.eval()

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mstat.errors import UserError
 from mstat.pairs import Pairs, check_length, make_pairs
 from mstat.ranking import rank_distances, rank_positives
 
@@ -43,11 +44,11 @@ class Scores:
             ValueError: if no query counts, or `no_positive` is another word.
         """
         if no_positive not in ("skip", "zero"):
-            raise ValueError(f"no_positive={no_positive!r}: choose 'skip' or 'zero'")
+            raise UserError(f"no_positive={no_positive!r}: choose 'skip' or 'zero'")
         valid_Q = self.first_hit_Q > 0
         counted_Q = valid_Q if no_positive == "skip" else torch.ones_like(valid_Q)
         if not counted_Q.any():
-            raise ValueError(
+            raise UserError(
                 f"none of {len(valid_Q)} queries has a match of its identity by another camera in the gallery: "
                 "nothing can be scored; look at pids, camids and the protocol"
             )

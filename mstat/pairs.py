@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mstat.errors import UserError
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -54,7 +56,7 @@ def make_pairs(query_pids, query_camids, gallery_pids, gallery_camids, *, junk=N
     same_2N = torch.as_tensor([] if same is None else same, dtype=torch.long).cpu().reshape(-1, 2).T
     limits = torch.tensor([[num_query], [num_gallery]])
     if ((same_2N < 0) | (same_2N >= limits)).any():
-        raise ValueError(f"`same` names a pair outside {num_query} queries x {num_gallery} gallery items")
+        raise UserError(f"`same` names a pair outside {num_query} queries x {num_gallery} gallery items")
 
     by_pid_G = gallery_pids.argsort(stable=True)
     sorted_pids_G = gallery_pids[by_pid_G]
@@ -79,4 +81,4 @@ def make_pairs(query_pids, query_camids, gallery_pids, gallery_camids, *, junk=N
 def check_length(name: str, values: Tensor, length: int) -> None:
     """Raises ValueError where a sequence is not as long as the pids it belongs to."""
     if len(values) != length:
-        raise ValueError(f"{len(values)} {name}, but there must be {length}: one for each pid of that side")
+        raise UserError(f"{len(values)} {name}, but there must be {length}: one for each pid of that side")

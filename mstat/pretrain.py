@@ -21,6 +21,7 @@ from rich.table import Table
 import shards
 from mstat.config import Config
 from mstat.engine import Engine
+from mstat.errors import UserError
 from mstat.export import export_classifier
 from mstat.files import write_json
 from mstat.model import Classifier
@@ -60,15 +61,15 @@ def pretrain(config: Config, engine: Engine) -> dict[str, Any] | None:
 def check_settings(config: Config) -> None:
     """Refuse what re-identification can do and pretraining cannot, by field and way out."""
     if config.train.steps is None:
-        raise ValueError("train.steps is null, and an epoch of P x K batches is one over classes, not clips: set it")
+        raise UserError("train.steps is null, and an epoch of P x K batches is one over classes, not clips: set it")
     if config.eval.num_frames != config.clip.num_frames:
-        raise ValueError(
+        raise UserError(
             f"eval.num_frames is {config.eval.num_frames} and clip.num_frames {config.clip.num_frames}: a clip has as "
             "many frames as there are positions in time; make them equal"
         )
     rows, columns = patch_grid(config.model)
     if rows != columns and math.isqrt(rows * columns) ** 2 == rows * columns:
-        raise ValueError(
+        raise UserError(
             f"model.image_size makes {rows} x {columns} patches, which --model.init would take for the square of as "
             "many; pretrain on square frames, which fit any grid"
         )
@@ -79,11 +80,11 @@ def held_out(reader: Reader, config: Config) -> HeldOut:
     roles = reader.roles(config.data.protocol, config.data.split)
     tracklets = np.flatnonzero(roles & Role.GALLERY)
     if not len(tracklets):
-        raise ValueError(f"{config.data.shards}: no held-out clips in this protocol; train.eval_every null asks none")
+        raise UserError(f"{config.data.shards}: no held-out clips in this protocol; train.eval_every null asks none")
     trained = np.unique(reader.pids[(roles & Role.TRAIN) > 0])
     pids = reader.pids[tracklets]
     if untrained := len(np.setdiff1d(pids, trained)):
-        raise ValueError(
+        raise UserError(
             f"{config.data.shards}: {untrained} of the {len(np.unique(pids))} held-out classes are not in training; "
             "pretraining wants clips of actions, as `python -m shards build actions` makes them"
         )

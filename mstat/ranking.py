@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from mstat.counting import Block, groups
+from mstat.errors import UserError
 from mstat.pairs import Pairs, check_length
 from mstat.threads import Spread, spreading
 
@@ -87,7 +88,7 @@ def rank_distances(distance_QG: Tensor, pairs: Pairs) -> Tensor:
         ValueError: if its shape is not that of `pairs`, or a distance is not finite.
     """
     if distance_QG.shape != (pairs.num_query, pairs.num_gallery):
-        raise ValueError(
+        raise UserError(
             f"distances are {tuple(distance_QG.shape)}, but there are {pairs.num_query} queries and "
             f"{pairs.num_gallery} gallery items"
         )
@@ -96,7 +97,7 @@ def rank_distances(distance_QG: Tensor, pairs: Pairs) -> Tensor:
         distance_BG = distance_QG[slice(*rows)]
         similarity_BG = -distance_BG.to(torch.promote_types(distance_BG.dtype, torch.float32))
         if similarity_BG.numel() and not torch.stack(similarity_BG.aminmax()).isfinite().all():
-            raise ValueError("distances are not finite: look for inf or NaN in the features")
+            raise UserError("distances are not finite: look for inf or NaN in the features")
         block = Block.of(pairs, rows[0], similarity_BG, 0)
         return block.count_nearer(block.look_up()).cpu() + 1
 
@@ -236,7 +237,7 @@ class _Search:
 def _norm(features_ND: Tensor) -> Tensor:
     norm_N1 = torch.linalg.vector_norm(features_ND, dim=1, keepdim=True)
     if not norm_N1.isfinite().all():
-        raise ValueError("features are not finite: embed these tracklets again and look for inf or NaN in the weights")
+        raise UserError("features are not finite: embed these tracklets again and look for inf or NaN in the weights")
     return norm_N1.clamp(min=1e-12)
 
 
@@ -250,10 +251,10 @@ def _greatest(matrix: Tensor) -> Tensor:
 
 def _check_slice(query_BD: Tensor, gallery_SD: Tensor, start: int, total: int) -> None:
     if query_BD.ndim != 2 or gallery_SD.ndim != 2 or query_BD.shape[1] != gallery_SD.shape[1]:
-        raise ValueError(
+        raise UserError(
             f"features must be (items, dimensions) of one width, not {tuple(query_BD.shape)} for queries and "
             f"{tuple(gallery_SD.shape)} for the gallery"
         )
     stop = start + len(gallery_SD)
     if len(gallery_SD) and not 0 <= start < stop <= total:
-        raise ValueError(f"gallery slice [{start}, {stop}) lies outside a gallery of {total} items")
+        raise UserError(f"gallery slice [{start}, {stop}) lies outside a gallery of {total} items")

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from mstat.config import Config
 from mstat.configure import flat, load_config, override
+from mstat.errors import UserError
 from mstat.experiments import Experiment, Row
 from mstat.files import write_json, write_text
 from mstat.report import figures
@@ -47,7 +48,7 @@ class Job:
             return False
         made = load_config(run / "config.yaml")
         if differing := differences(made, self.config):
-            raise ValueError(f"{run}: made with other {', '.join(differing)}: give another --out")
+            raise UserError(f"{run}: made with other {', '.join(differing)}: give another --out")
         return read_state(run)["state"] == "done" and (run / "evaluation.json").is_file()
 
 

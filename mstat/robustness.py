@@ -23,6 +23,7 @@ import shards
 from mstat.config import ALL_SPLITS, Config, EvalConfig
 from mstat.configure import load_config
 from mstat.engine import Engine
+from mstat.errors import UserError
 from mstat.evaluate import join_stages, refuse_trained, summarise
 from mstat.files import write_json, write_text
 from mstat.model import MSTAT
@@ -64,7 +65,7 @@ def study(config: Config, engine: Engine, quick: bool = False) -> dict[str, Any]
     run = Path(config.run)
     trained = load_config(run / "config.yaml").data
     if ALL_SPLITS in (trained.split, config.data.split):
-        raise ValueError(f"{run}: a set of splits; give the folder of one of them as --run, as in {run}/split-NAME")
+        raise UserError(f"{run}: a set of splits; give the folder of one of them as --run, as in {run}/split-NAME")
     reader = shards.open(config.data.shards)
     refuse_trained(reader, run, config.data)
     model = mstat.load(run).to(engine.device)

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import torch
 
+from mstat.errors import UserError
 from mstat.files import write_json, write_text
 
 PACKAGES = ("mstat", "torch", "accelerate", "deepspeed", "datasets", "webdataset", "safetensors", "numpy", "simplejpeg")
@@ -57,7 +58,7 @@ def locked(run: Path) -> Iterator[None]:
     end after a signal, and gives up.
 
     Raises:
-        FileExistsError: If the folder's training goes on.
+        UserError: If another training writes to the folder.
     """
     run.mkdir(parents=True, exist_ok=True)
     with (run / LOCK).open("a") as lock:
@@ -68,7 +69,7 @@ def locked(run: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise FileExistsError(f"{run}: another training is writing here; stop it, or wait for it") from None
+                    raise UserError(f"{run}: another training is writing here; stop it, or wait for it") from None
                 time.sleep(0.2)
         yield
 

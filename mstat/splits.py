@@ -21,6 +21,7 @@ from mstat import checkpoint
 from mstat.config import ALL_SPLITS, Config
 from mstat.configure import load_config, save_config
 from mstat.engine import Engine
+from mstat.errors import UserError
 from mstat.evaluate import evaluate_run, refuse_trained
 from mstat.files import write_json
 from mstat.means import mean_of, numbers
@@ -43,7 +44,7 @@ def train_runs(config: Config, engine: Engine) -> None:
         return
     run = Path(config.run)
     if engine.from_main(bool(checkpoint.folders(run))):
-        raise ValueError(f"{run}: holds the run of one split; give the set of all splits another --run")
+        raise UserError(f"{run}: holds the run of one split; give the set of all splits another --run")
     if engine.is_main:
         run.mkdir(parents=True, exist_ok=True)
         save_config(config, run / "config.yaml")
@@ -83,7 +84,7 @@ def evaluate_runs(config: Config, engine: Engine) -> None:
         run = Path(of_split.run)
         if not (run / "config.yaml").is_file():
             again = f"launch/train.py --data.split {of_split.data.split} --run {run}"
-            raise ValueError(f"{run}: no config.yaml in it; {again} makes this run")
+            raise UserError(f"{run}: no config.yaml in it; {again} makes this run")
         refuse_trained(reader, run, of_split.data)
         evaluation = evaluate_run(engine, mstat.load(run).to(engine.device), reader, of_split)
         if engine.is_main:

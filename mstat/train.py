@@ -25,6 +25,7 @@ from mstat.configure import save_config
 from mstat.data.loader import TrainingBatches, load, start_fork_server
 from mstat.data.plan import Plan
 from mstat.engine import Engine
+from mstat.errors import UserError
 from mstat.evaluate import evaluate_run, score
 from mstat.export import export
 from mstat.files import write_json
@@ -97,13 +98,13 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
     reader = shards.open(config.data.shards)
     plan = training_plan(reader, config)
     if plan.size < engine.world_size:
-        raise ValueError(
+        raise UserError(
             f"{engine.world_size} processes for {plan.size} clips (batch.num_identities x batch.num_tracklets): "
             f"start at most {plan.size}, or raise --batch.num_identities"
         )
     if config.train.compile and engine.kind == "zero3":
         # It fetches the weights of each layer by hooks inside the blocks, which no compiler can look into.
-        raise ValueError("train.compile does not go with ZeRO-3: leave it out, or launch with zero2.yaml")
+        raise UserError("train.compile does not go with ZeRO-3: leave it out, or launch with zero2.yaml")
     num_steps = config.train.epochs * plan.steps_per_epoch if config.train.steps is None else config.train.steps
 
     torch.manual_seed(config.seed)
@@ -123,11 +124,11 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
 
     facts = {**run_facts(config, engine, reader), **objective.facts(config)}
     if config.resume == "never" and engine.from_main(bool(checkpoint.folders(run))):
-        raise ValueError(f"{run}: holds checkpoints and --resume is never: give another --run folder")
+        raise UserError(f"{run}: holds checkpoints and --resume is never: give another --run folder")
     with locked(run) if engine.is_main else contextlib.nullcontext(), signals.listening():
         start = checkpoint.restore(engine, run, facts)
         if start > num_steps:
-            raise ValueError(
+            raise UserError(
                 f"{run}: has {start} steps, train.steps asks for {num_steps}: raise it, or give another --run"
             )
         if engine.is_main:
@@ -258,7 +259,7 @@ def training_plan(reader: Reader, config: Config) -> Plan:
     """The P x K plan over the training tracklets of the run's protocol and split."""
     chosen = np.flatnonzero(reader.roles(config.data.protocol, config.data.split) & Role.TRAIN)
     if not len(chosen):
-        raise ValueError(f"{config.data.shards}: no training tracklets in this protocol and split")
+        raise UserError(f"{config.data.shards}: no training tracklets in this protocol and split")
     return Plan(
         chosen,
         reader.pids[chosen],

@@ -20,6 +20,7 @@ from mstat.data.clips import evaluation_clips
 from mstat.data.loader import EvaluationBatches, Tensors, load
 from mstat.distances import class_distances
 from mstat.engine import Engine
+from mstat.errors import UserError
 from mstat.metrics import Scores
 from mstat.metrics import score as score_ranks
 from mstat.pairs import Pairs, make_pairs
@@ -143,7 +144,7 @@ class Trial(Extraction):
         in_gallery, is_query = (roles & Role.GALLERY) > 0, (roles & Role.QUERY) > 0
         gallery = np.flatnonzero(in_gallery)
         if not len(gallery) or not is_query.any():
-            raise ValueError(f"{config.data.shards}: no queries or no gallery in this protocol and split")
+            raise UserError(f"{config.data.shards}: no queries or no gallery in this protocol and split")
         degraded = config.eval.occlusion > 0 or config.eval.resolution is not None
         apart = degraded and config.eval.degrade == "queries"
         others = np.flatnonzero(is_query if apart else is_query & ~in_gallery)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from shards import index, pictures
 from shards.files import LocalFiles, RemoteFiles, open_files
-from shards.records import WARNINGS, DataError, Protocol, Role, Tracklet
+from shards.records import WARNINGS, DataError, Protocol, Role, Tracklet, UsageError
 
 Int64Array = np.ndarray[Any, np.dtype[np.int64]]
 Uint8Array = np.ndarray[Any, np.dtype[np.uint8]]
@@ -128,19 +128,19 @@ class Reader:
         return self._read(self._row(i), [number])[0]
 
     def protocol(self, name: str | None = None) -> Protocol:
-        """The protocol of that name, or the first. ValueError names those there are."""
+        """The protocol of that name, or the first. UsageError names those there are."""
         for protocol in self.protocols:
             if name is None or protocol.name == name:
                 return protocol
         known = ", ".join(protocol.name for protocol in self.protocols)
-        raise ValueError(f"{self.name}: no protocol {name!r}; there are: {known}")
+        raise UsageError(f"{self.name}: no protocol {name!r}; there are: {known}")
 
     def roles(self, protocol: str | None = None, split: str | None = None) -> Uint8Array:
-        """Role bits of every tracklet in a split of a protocol (None: the first). ValueError names those there are."""
+        """Role bits of every tracklet in a split of a protocol (None: the first). UsageError names those there are."""
         chosen = self.protocol(protocol)
         split = chosen.splits[0] if split is None else split
         if split not in chosen.splits:
-            raise ValueError(
+            raise UsageError(
                 f"{self.name}: {chosen.name} has no split {split!r}; there are: {', '.join(chosen.splits)}"
             )
         names = self.description.role_names

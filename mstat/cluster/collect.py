@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mstat.errors import UserError
 from mstat.files import write_json
 from mstat.means import mean_of, numbers
 from mstat.report.console import console
@@ -26,7 +27,7 @@ def collect(folder: Path) -> dict[str, Any]:
     runs = sorted((path for path in folder.glob("seed-*") if path.is_dir()), key=lambda path: int(path.name[5:]))
     missing = [path.name for path in runs if not (path / "evaluation.json").is_file()]
     if missing or not runs:
-        raise ValueError(f"{folder}: not scored: {', '.join(missing) or 'no seed-* in it'}; after a repair, continue")
+        raise UserError(f"{folder}: not scored: {', '.join(missing) or 'no seed-* in it'}; after a repair, continue")
     evaluations = {path.name: json.loads((path / "evaluation.json").read_text()) for path in runs}
     seeds = {name: numbers(evaluation) for name, evaluation in evaluations.items()}
     mean = {**mean_of(list(evaluations.values())), "seeds": seeds}

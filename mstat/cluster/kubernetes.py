@@ -21,6 +21,7 @@ import yaml
 from mstat.cluster.job import Job
 from mstat.cluster.script import accelerate_flags, wrapped
 from mstat.cluster.sites import Site
+from mstat.errors import UserError
 
 PROJECT = Path("/mstat")  # in the image that Dockerfile makes
 PORT = 29500
@@ -35,17 +36,17 @@ SHARED_MEMORY = "16Gi"  # of /dev/shm, where loader workers leave their batches
 def check(job: Job, site: Site) -> None:
     """Raises ValueError for what cannot be a JobSet, or would lose its results."""
     if job.kind != "train" or job.array is not None:
-        raise ValueError("--scheduler kubernetes is for one training: no --job, no --array")
+        raise UserError("--scheduler kubernetes is for one training: no --job, no --array")
     if slurms := [name for name in ("partition", "account", "qos", "sbatch") if getattr(job, name)]:
-        raise ValueError(f"--{slurms[0]} is Slurm's, and means nothing to Kubernetes")
+        raise UserError(f"--{slurms[0]} is Slurm's, and means nothing to Kubernetes")
     if site.image is None or site.container or site.srun:
-        raise ValueError("--site must name the `image` of the pods, and no `container` or `srun`: see configs/sites/")
+        raise UserError("--site must name the `image` of the pods, and no `container` or `srun`: see configs/sites/")
     if not LABEL.fullmatch(job.name) or len(job.name) > LONGEST_NAME:
-        raise ValueError(
+        raise UserError(
             f"--name {job.name}: lower-case letters, digits and dashes, at most {LONGEST_NAME}, a letter first"
         )
     if not any(job.folder.is_relative_to(path) for path in site.volumes):
-        raise ValueError(f"--run {job.folder}: must lie in one of the site's `volumes`, which outlive the pods")
+        raise UserError(f"--run {job.folder}: must lie in one of the site's `volumes`, which outlive the pods")
 
 
 def render(job: Job, site: Site) -> str:

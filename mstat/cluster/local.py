@@ -23,6 +23,7 @@ from mstat.cluster.attempts import FOLDER
 from mstat.cluster.job import LAUNCHED, Job
 from mstat.cluster.script import functions
 from mstat.cluster.sites import Site
+from mstat.errors import UserError
 
 PORT = 29500
 ANSWER_SECONDS = 20
@@ -51,9 +52,9 @@ class Local:
 
     def __init__(self, job: Job, site: Site, hosts: Sequence[str], remote_shell: str) -> None:
         if job.array is not None or job.kind not in LAUNCHED:
-            raise ValueError("--scheduler local is for one run at a time: no --array, no --job shards")
+            raise UserError("--scheduler local is for one run at a time: no --array, no --job shards")
         if hosts and len(hosts) != job.nodes:
-            raise ValueError(f"--hosts names {len(hosts)} hosts, --nodes says {job.nodes}")
+            raise UserError(f"--hosts names {len(hosts)} hosts, --nodes says {job.nodes}")
         self.job, self.site, self.hosts, self.remote_shell = job, site, hosts, shlex.split(remote_shell)
         self.log = job.folder / FOLDER / f"local-{socket.gethostname()}-{os.getpid()}.log"
         self.stopped = False
@@ -86,7 +87,7 @@ class Local:
         todo, number = list(functions(job, self.site)), 0
         while True:
             if reason := account.begin():
-                raise ValueError(reason)
+                raise UserError(reason)
             for phase in todo:
                 if status := self._on_all_nodes(phase, PORT + number):
                     break
@@ -175,4 +176,4 @@ def run_local(job: Job, site: Site, *, hosts: Sequence[str] | None, remote_shell
     print(f"log: {local.log}")
     if local.run() == attempts.FAILED:
         state = attempts.read_json(Path(job.folder) / "state.json")
-        raise ValueError(state.get("reason") or f"see {local.log}")
+        raise UserError(state.get("reason") or f"see {local.log}")

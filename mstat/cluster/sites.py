@@ -13,6 +13,8 @@ from pathlib import Path
 import jsonargparse
 import yaml
 
+from mstat.errors import UserError
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -99,10 +101,10 @@ def load_site(path: Path | None) -> Site:
     try:
         content = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Site)
     try:
         return Site(**vars(parser.parse_object(content)))
     except (jsonargparse.ArgumentError, TypeError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from None

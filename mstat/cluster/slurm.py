@@ -16,12 +16,13 @@ from mstat.cluster.attempts import FOLDER
 from mstat.cluster.job import COLLECT, Job, collector, elements
 from mstat.cluster.script import batch_script
 from mstat.cluster.sites import Site
+from mstat.errors import UserError
 
 IN_QUEUE = ("RUNNING", "PENDING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "PREEMPTED")
 CLIENT_SECONDS = 60
 
 
-class SlurmError(ValueError):
+class SlurmError(UserError):
     """What a command of Slurm complained about."""
 
 
@@ -71,7 +72,7 @@ def refuse_second(folder: Path) -> None:
     """Raises ValueError if a job of this folder is in the queue."""
     about = attempts.read_json(folder / FOLDER / "job.json")
     if about.get("scheduler") == "slurm" and (state := ask(about["id"])) and state.active:
-        raise ValueError(f"{folder}: job {about['id']} is {state.state}: follow, cancel or wait for it")
+        raise UserError(f"{folder}: job {about['id']} is {state.state}: follow, cancel or wait for it")
 
 
 def start(folder: Path, about: dict[str, Any], flags: Sequence[str] = ()) -> list[str]:

@@ -19,6 +19,7 @@ from mstat.cluster import attempts, slurm
 from mstat.cluster.attempts import FOLDER
 from mstat.cluster.job import COLLECT, elements
 from mstat.cluster.logs import last_failure, last_word, tail
+from mstat.errors import UserError
 from mstat.report.console import console
 from mstat.report.progress import by_stage, clock
 
@@ -56,7 +57,7 @@ def show(runs: Sequence[Path]) -> None:
         out.print(f"[bold red]{escape(str(run))}[/]", soft_wrap=True, highlight=False)
         print(failure)
     if missing := [str(run) for run in runs if not is_run(run)]:
-        raise ValueError(f"{', '.join(missing)}: no run, and no job was submitted for it")
+        raise UserError(f"{', '.join(missing)}: no run, and no job was submitted for it")
 
 
 def is_run(folder: Path) -> bool:
@@ -236,7 +237,7 @@ def logs(runs: Sequence[Path], lines: int, *, follow: bool) -> None:
     found = {run: about.get("log") for given in runs for run, about in expand(given)}
     there = [log for log in found.values() if log is not None and (follow or Path(log).is_file())]
     if not there:
-        raise ValueError(f"{', '.join(map(str, runs))}: no log yet; no job of it has begun")
+        raise UserError(f"{', '.join(map(str, runs))}: no log yet; no job of it has begun")
     command = ["tail", f"--lines={lines}", *(["--follow=name", "--retry"] if follow else []), *there]
     if follow:
         os.execvp("tail", command)
@@ -252,12 +253,12 @@ def cancel(run: Path, *, now: bool) -> str:
     about = _about(run)
     if about.get("scheduler") == "local":
         if not local_is_alive(about):
-            raise ValueError(f"{run}: its job has ended, or runs on host {about['host']}")
+            raise UserError(f"{run}: its job has ended, or runs on host {about['host']}")
         os.kill(about["id"], signal.SIGTERM)
         return f"{run}: told to save and end"
     state = slurm.ask(about["id"]) if "id" in about else None
     if state is None or not state.active:
-        raise ValueError(f"{run}: no job of it is in the queue" + (f" ({state.state})" if state else ""))
+        raise UserError(f"{run}: no job of it is in the queue" + (f" ({state.state})" if state else ""))
     for folder in (run, *elements(run, about)):
         if folder == run or (folder / FOLDER).is_dir():
             (folder / FOLDER / "cancel").touch()
@@ -279,12 +280,12 @@ def go_on(run: Path, flags: Sequence[str] = ()) -> str:
     """
     about = _about(run)
     if about.get("scheduler") == "local":
-        raise ValueError(f"{run}: a local job goes on with the same command: {about['command']}")
+        raise UserError(f"{run}: a local job goes on with the same command: {about['command']}")
     if "script" not in about:
         parent = next((folder for folder in run.parents if run in elements(folder, _about(folder))), None)
         number = run.name.rpartition("-")[2]
         way_out = f"continue {parent} -- --array={number}" if parent else "submit it with launch/submit.py"
-        raise ValueError(f"{run}: no batch script in it: {way_out}")
+        raise UserError(f"{run}: no batch script in it: {way_out}")
     slurm.refuse_second(run)
     slurm.check(Path(about["script"]))
     ids = slurm.start(run, about, flags)

@@ -10,6 +10,7 @@ from pathlib import Path
 from mstat.cluster.attempts import FOLDER
 from mstat.cluster.sites import PROJECT
 from mstat.configure import parse
+from mstat.errors import UserError
 
 KINDS = {
     "train": "launch/train.py",
@@ -34,18 +35,18 @@ def target(kind: str, arguments: Sequence[str], directory: Path | None = None) -
     """
     script = PROJECT / "launch" / f"{kind}.py"
     if kind != "shards" and not script.is_file():
-        raise ValueError(f"there is no {script}")
+        raise UserError(f"there is no {script}")
     if kind in CONFIGS:
         config = parse(arguments, PROJECT / "configs" / CONFIGS[kind], prog=KINDS[kind])
         return (directory or Path.cwd()) / config.run, config.seed
     if kind == "evaluate":
         run = _option(arguments, "--run")
         if not (run / "config.yaml").is_file():
-            raise ValueError(f"{run}: no config.yaml in it: --run must be a folder that launch/train.py made")
+            raise UserError(f"{run}: no config.yaml in it: --run must be a folder that launch/train.py made")
         return run / FOLDER / "evaluate", 0  # the run folder's own account is of its training
     if kind == "shards":
         if list(arguments[:1]) != ["build"]:
-            raise ValueError("--job shards is for `build`: -- build SOURCE ... --out DIR")
+            raise UserError("--job shards is for `build`: -- build SOURCE ... --out DIR")
         out = _option(arguments, "--out")
         return out.with_name(f"{out.name}-job"), 1  # a build makes its folder itself
     return _option(arguments, "--out", "so that all tasks of the experiment have one folder"), 1
@@ -56,7 +57,7 @@ def _option(arguments: Sequence[str], name: str, why: str = "") -> Path:
     parser.add_argument(name, type=Path, dest="value")
     found: Path | None = parser.parse_known_args(list(arguments))[0].value
     if found is None:
-        raise ValueError(f"{name} is missing after --" + (f", {why}" if why else ""))
+        raise UserError(f"{name} is missing after --" + (f", {why}" if why else ""))
     return found.absolute()
 
 

@@ -26,6 +26,7 @@ from mstat.data.augment import augment
 from mstat.data.clips import evaluation_clips, training_frames
 from mstat.data.degrade import occlude, shrink
 from mstat.data.plan import CLIPS, Plan, slice_bounds
+from mstat.errors import UserError
 from mstat.model.noise import draw_noise
 from shards import pictures
 from shards.read import Reader
@@ -155,7 +156,7 @@ class _Ring(Dataset[int]):
                 tensor.share_memory_()
         except RuntimeError as error:
             needed, free = sum(tensor.nbytes for tensor in self.memory.values()), shutil.disk_usage("/dev/shm").free
-            raise OSError(
+            raise UserError(
                 f"/dev/shm: {free / 1e6:,.0f} MB free where the loader's workers need {needed / 1e6:,.0f} for their "
                 "batches; give it more (docker run --shm-size), or lower data.num_workers"
             ) from error

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mstat.errors import UserError
+
 # Streams keep the random numbers of different purposes apart under one seed.
 IDENTITIES, TRACKLETS, CLIPS = 0, 1, 2
 
@@ -59,12 +61,12 @@ class Plan:
         seed: int,
     ) -> None:
         if not len(tracklets) == len(pids) == len(camids):
-            raise ValueError(f"{len(tracklets)} tracklets, {len(pids)} identities, {len(camids)} cameras: must match")
+            raise UserError(f"{len(tracklets)} tracklets, {len(pids)} identities, {len(camids)} cameras: must match")
         if min(num_identities, num_tracklets) < 1:
-            raise ValueError("batch.num_identities and batch.num_tracklets must be at least 1")
+            raise UserError("batch.num_identities and batch.num_tracklets must be at least 1")
         self.pids = np.unique(pids)  # class number -> pid
         if len(self.pids) < num_identities:
-            raise ValueError(
+            raise UserError(
                 f"the training set has {len(self.pids)} identities, fewer than batch.num_identities={num_identities}: "
                 f"set --batch.num_identities to {len(self.pids)} or less"
             )

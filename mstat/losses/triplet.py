@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mstat.errors import UserError
 from mstat.precision import at_least_fp32
 
 
@@ -43,7 +44,7 @@ def batch_hard_distances(features_BD: Tensor, pids_B: Tensor) -> tuple[Tensor, T
         ValueError: if the shapes do not fit together.
     """
     if features_BD.ndim != 2 or pids_B.shape != features_BD.shape[:1]:
-        raise ValueError(
+        raise UserError(
             f"features {tuple(features_BD.shape)} and pids {tuple(pids_B.shape)} must have shapes (B, D) and (B,)"
         )
     with torch.autocast(features_BD.device.type, enabled=False):

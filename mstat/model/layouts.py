@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from mstat.errors import UserError
 from mstat.model.weights import named
 
 # Official name -> ours, inside a block.
@@ -91,13 +92,13 @@ def to_official(path: Path, tensors: dict[str, Tensor]) -> dict[str, Stored]:
         else:
             official[name] = Stored(key, value)
     if unknown:
-        raise ValueError(f"{path}: unknown or repeated keys: {named(unknown)}")
+        raise UserError(f"{path}: unknown or repeated keys: {named(unknown)}")
     if "patch_embed.proj.weight" not in official:
-        raise ValueError(f"{path}: not a TimeSformer, ViT or MSTAT; its keys begin with {named(tensors)}")
+        raise UserError(f"{path}: not a TimeSformer, ViT or MSTAT; its keys begin with {named(tensors)}")
     for name, (key, _) in official.items():
         for pattern, why in REFUSED.items():
             if re.fullmatch(pattern, name):
-                raise ValueError(f"{path}: not a ViT that MSTAT could be started from: {why} ({named([key])})")
+                raise UserError(f"{path}: not a ViT that MSTAT could be started from: {why} ({named([key])})")
 
     suffixes = [suffix for suffix in BLOCK_KEYS if has_time(official) or not suffix.startswith("temporal_")]
     num_blocks = len({match[1] for name in official if (match := re.match(r"blocks\.(\d+)\.", name))})
@@ -123,7 +124,7 @@ def refuse_keys(path: Path, found: set[str], required: set[str], optional: set[s
     """Nothing may be left over, nothing may be missing."""
     unknown, missing = found - required - optional, required - found
     if unknown or missing:
-        raise ValueError(
+        raise UserError(
             f"{path}: unknown keys: {named(sorted(unknown)) or 'none'}; "
             f"missing keys: {named(sorted(missing)) or 'none'}"
         )

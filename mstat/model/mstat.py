@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mstat.config import ModelConfig
+from mstat.errors import UserError
 from mstat.model.attention import layer_norm
 from mstat.model.noise import RESIDUALS_PER_BLOCK, block_counts
 from mstat.model.proxies import AAP, IAP
@@ -185,7 +186,7 @@ class MSTAT(nn.Module):
         """Refuse frames of another type or size with a ValueError."""
         expected = (*self.config.image_size, 3)
         if frames_BTHWC.dtype != torch.uint8 or frames_BTHWC.dim() != 5 or frames_BTHWC.shape[2:] != expected:
-            raise ValueError(
+            raise UserError(
                 f"the model wants uint8 frames of shape (B, T, {', '.join(map(str, expected))}) and got "
                 f"{frames_BTHWC.dtype} {tuple(frames_BTHWC.shape)}; `embed` resizes, or set model.image_size"
             )
@@ -214,7 +215,7 @@ class MSTAT(nn.Module):
             ValueError: If the model has no such attributes.
         """
         if self.stage1.aap is None:
-            raise ValueError("model.stage1_aap is false: there are no attributes whose attention could be shown")
+            raise UserError("model.stage1_aap is false: there are no attributes whose attention could be shown")
         tokens_BNTD, class_BD = self.stem(frames_BTHWC)
         tokens_BNTD, class_BD = run_blocks(self.stage1.blocks, tokens_BNTD, class_BD, None)
         to_patches_BAX = self.stage1.aap.attention(join(class_BD, tokens_BNTD))[..., 1:]
@@ -226,16 +227,16 @@ def check_sizes(config: ModelConfig) -> None:
     """Refuse a config that cannot be built, by field and way out."""
     height, width = config.image_size
     if height % config.patch_size or width % config.patch_size:
-        raise ValueError(f"model.image_size {height}x{width} is not a multiple of model.patch_size {config.patch_size}")
+        raise UserError(f"model.image_size {height}x{width} is not a multiple of model.patch_size {config.patch_size}")
     if config.width % config.num_heads:
-        raise ValueError(f"model.width {config.width} is not a multiple of model.num_heads {config.num_heads}")
+        raise UserError(f"model.width {config.width} is not a multiple of model.num_heads {config.num_heads}")
     if len(config.depths) != 3 or min(config.depths) < 0:
-        raise ValueError(f"model.depths {config.depths} must be three counts of blocks, for Stages I, II and III")
+        raise UserError(f"model.depths {config.depths} must be three counts of blocks, for Stages I, II and III")
     if config.stages not in (("I",), ("I", "II"), ("I", "III"), ("I", "II", "III")):
-        raise ValueError(f"model.stages {list(config.stages)} must be [I], [I, II], [I, III] or [I, II, III]")
+        raise UserError(f"model.stages {list(config.stages)} must be [I], [I, II], [I, III] or [I, II, III]")
     if not 0 <= config.tps_block < max(1, config.depths[0]):
-        raise ValueError(f"model.tps_block {config.tps_block} must be a block of Stage I, 0 to {config.depths[0] - 1}")
+        raise UserError(f"model.tps_block {config.tps_block} must be a block of Stage I, 0 to {config.depths[0] - 1}")
     if not 0 <= config.drop_path < 1:
-        raise ValueError(f"model.drop_path {config.drop_path} must be at least 0 and below 1")
+        raise UserError(f"model.drop_path {config.drop_path} must be at least 0 and below 1")
     if not 0 <= config.tps_probability <= 1:
-        raise ValueError(f"model.tps_probability {config.tps_probability} must be between 0 and 1")
+        raise UserError(f"model.tps_probability {config.tps_probability} must be between 0 and 1")

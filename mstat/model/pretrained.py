@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mstat.errors import UserError
 from mstat.model.layouts import BLOCK_KEYS, DROPPED, KINDS, Stored, has_time, refuse_keys, to_official
 from mstat.model.mstat import MSTAT
 from mstat.model.noise import block_counts
@@ -92,9 +93,9 @@ def load_pretrained(model: MSTAT, path: str | Path) -> list[Row]:
         if fill.value.shape != state[fill.ours].shape
     ]
     if wrong:
-        raise ValueError(f"{path}: shapes do not fit the model section of the config: {named(wrong)}")
+        raise UserError(f"{path}: shapes do not fit the model section of the config: {named(wrong)}")
     if broken := [fill.key for fill in fills if not fill.value.isfinite().all()]:
-        raise ValueError(f"{path}: holds numbers that are not finite: {named(dict.fromkeys(broken))}")
+        raise UserError(f"{path}: holds numbers that are not finite: {named(dict.fromkeys(broken))}")
     for fill in fills:
         state[fill.ours].copy_(fill.value)
         rows.append(Row(fill.key, fill.ours, fill.action))
@@ -111,7 +112,7 @@ def fills_from_official(model: MSTAT, path: Path, official: dict[str, Stored]) -
     blocks += [(first + i, f"stage3.blocks.{i}") for i in range(third)]
     absent = sorted({i for i, _ in blocks if f"blocks.{i}.norm1.weight" not in official})
     if absent:
-        raise ValueError(f"{path}: has no blocks {absent}, which this model needs: see model.depths and model.iap")
+        raise UserError(f"{path}: has no blocks {absent}, which this model needs: see model.depths and model.iap")
     for i, block in blocks:
         # An A-STA is silent by its alpha = 0; were its last layer 0 too, neither would ever get a gradient.
         silence_time = not isinstance(model.get_submodule(block), AttributeSTA)
@@ -143,7 +144,7 @@ def fills_of_tokens(model: MSTAT, path: Path, official: dict[str, Stored]) -> It
     fits = cls_token.shape == (1, 1, *width) and position.dim() == 3 and position.shape[::2] == (1, *width)
     if not fits or position.shape[1] <= before:
         found = f"{tuple(cls_token.shape)} and {tuple(position.shape)}"
-        raise ValueError(f"{path}: {cls_key} and {key} are {found}; they should be (1, 1, D) and (1, {before} + N, D)")
+        raise UserError(f"{path}: {cls_key} and {key} are {found}; they should be (1, 1, D) and (1, {before} + N, D)")
     class_token = cls_token[0, 0] + position[0, 0]
     yield Fill(cls_key, "stem.class_token", class_token, "its position added to it")
     yield Fill(key, "stem.class_token", class_token, "place 0, added to the class token")

@@ -17,6 +17,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mstat.errors import UserError
+
 WRAPPERS = ("model_state", "state_dict", "model")
 SHOWN = 5  # names in a message
 ONLY_TENSORS = "nothing else is loaded; where you trust it, save its weights alone as .safetensors"
@@ -29,7 +31,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         ValueError: If the file is missing, damaged, or more than a dict of plain tensors.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; model.init wants a checkpoint (.safetensors, .bin, .pth, .pyth)")
+        raise UserError(f"{path}: no such file; model.init wants a checkpoint (.safetensors, .bin, .pth, .pyth)")
     try:
         if path.suffix == ".safetensors":
             loaded: Any = load_file(path)
@@ -37,9 +39,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], list[str]]:
             refuse_archive(path)
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what a damaged or hostile file raises is for it to choose
-        raise ValueError(f"{path}: not a file of plain tensors: {reason(path, error)}; {ONLY_TENSORS}") from None
+        raise UserError(f"{path}: not a file of plain tensors: {reason(path, error)}; {ONLY_TENSORS}") from None
     if not isinstance(loaded, dict):
-        raise ValueError(f"{path}: holds a {type(loaded).__name__}, not a dict of tensors")
+        raise UserError(f"{path}: holds a {type(loaded).__name__}, not a dict of tensors")
     others: list[str] = []
     for wrapper in WRAPPERS:
         if isinstance(loaded.get(wrapper), dict):
@@ -48,7 +50,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], list[str]]:
             break
     for key, value in loaded.items():
         if not isinstance(key, str) or (complaint := strange(value)):
-            raise ValueError(f"{path}: {named([str(key)])} is {complaint if isinstance(key, str) else 'not a name'}")
+            raise UserError(f"{path}: {named([str(key)])} is {complaint if isinstance(key, str) else 'not a name'}")
     return {key: value.detach() for key, value in loaded.items()}, others
 
 
@@ -77,9 +79,9 @@ def refuse_archive(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     if any(entry.filename.endswith("/constants.pkl") for entry in entries):
-        raise ValueError("it is a TorchScript archive, which holds code")
+        raise UserError("it is a TorchScript archive, which holds code")
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise ValueError("it claims to be larger unpacked than it is")
+        raise UserError("it claims to be larger unpacked than it is")
 
 
 def reason(path: Path, error: Exception) -> str:

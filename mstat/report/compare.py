@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mstat.errors import UserError
 from mstat.files import write_text
 from mstat.report import figures, page, results, scores
 from mstat.report.groups import Compared, Group, compared, differing, grouped, why_not_comparable
@@ -45,7 +46,7 @@ def write_comparison(paths: Sequence[Path], out: Path) -> Path:
         ValueError: A run is named twice, or `out` is a folder.
     """
     if out.is_dir():
-        raise ValueError(f"{out}: is a folder; --out is the page, as {out / 'comparison.html'}")
+        raise UserError(f"{out}: is a folder; --out is the page, as {out / 'comparison.html'}")
     runs = compared(paths)
     out.parent.mkdir(parents=True, exist_ok=True)
     comparison = Comparison(runs, grouped(runs), out.with_name(f"{out.stem}-figures"))

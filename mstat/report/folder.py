@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from mstat.errors import UserError
 from shards.records import DataError
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ def check_is_run(run: Path) -> None:
         ValueError: With what was looked for.
     """
     if not run.is_dir():
-        raise ValueError(f"{run}: no such run folder")
+        raise UserError(f"{run}: no such run folder")
     if not any((run / name).is_file() for name in ("config.yaml", "evaluation.json")):
-        raise ValueError(f"{run}: no run folder: it holds neither config.yaml nor evaluation.json")
+        raise UserError(f"{run}: no run folder: it holds neither config.yaml nor evaluation.json")
 
 
 class Folder:

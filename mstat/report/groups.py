@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mstat.configure import flat
+from mstat.errors import UserError
 from mstat.means import mean_of
 from mstat.report.folder import Folder
 
@@ -71,7 +72,7 @@ def compared(paths: Sequence[Path]) -> list[Compared]:
     parts = [path.resolve().parts for path in paths]
     if len(set(parts)) < len(parts):
         twice = next(path for place, path in enumerate(paths) if parts[place] in parts[:place])
-        raise ValueError(f"{twice}: named twice; a run is not compared with itself")
+        raise UserError(f"{twice}: named twice; a run is not compared with itself")
     depth = next(n for n in count(1) if len({part[-n:] for part in parts}) == len(parts))
     return [Compared("/".join(part[-depth:]), Folder(path)) for part, path in zip(parts, paths, strict=True)]
 

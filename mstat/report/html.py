@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mstat.errors import UserError
 from mstat.files import write_text
 from mstat.report import galleries, page, pictures, results, scores, training
 from mstat.report.folder import Folder, Json
@@ -86,7 +87,7 @@ def write_report(
         ValueError: The folder does not exist, or has no such attributes or tracklets.
     """
     if not run.is_dir():
-        raise ValueError(f"{run}: no such run folder")
+        raise UserError(f"{run}: no such run folder")
     folder = Folder(run, reader, proxies, tracklets)
     pictures.check(folder)
     made = [(section, page.shown(section.file, section.make, folder)) for section in SECTIONS]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mstat.errors import UserError
 from mstat.report import figures, heatmaps, page
 from mstat.report.folder import Folder
 from mstat.report.strips import encode_strip
@@ -32,16 +33,16 @@ def check(folder: Folder) -> None:
     if not folder.proxies and not folder.tracklets:
         return
     if isinstance(folder.evaluation, str):
-        raise ValueError(f"{folder.run}: {folder.evaluation} Without it no picture of attributes is drawn")
+        raise UserError(f"{folder.run}: {folder.evaluation} Without it no picture of attributes is drawn")
     aap = folder.model.stage1.aap
     if aap is None:
-        raise ValueError(f"{folder.run}: the model has no attributes (model.stage1_aap is false)")
+        raise UserError(f"{folder.run}: the model has no attributes (model.stage1_aap is false)")
     if unknown := [proxy for proxy in folder.proxies if not 0 <= proxy < len(aap.proxies)]:
-        raise ValueError(f"{folder.run}: no proxy {unknown[0]}; there are 0 to {len(aap.proxies) - 1}")
+        raise UserError(f"{folder.run}: no proxy {unknown[0]}; there are 0 to {len(aap.proxies) - 1}")
     if len(folder.proxies) > len(heatmaps.COLOURS):
-        raise ValueError(f"{len(folder.proxies)} proxies asked for; there are {len(heatmaps.COLOURS)} colours")
+        raise UserError(f"{len(folder.proxies)} proxies asked for; there are {len(heatmaps.COLOURS)} colours")
     if isinstance(folder.reader, str):
-        raise ValueError(f"{folder.run}: {folder.reader}")
+        raise UserError(f"{folder.run}: {folder.reader}")
     for key in folder.tracklets:
         _find(folder.reader, key)
 
@@ -141,7 +142,7 @@ def _find(reader: Reader, key: str) -> int:
     try:
         return reader.find(key)
     except KeyError:
-        raise ValueError(f"{reader.path}: no tracklet {key!r}; its keys look like {reader[0].key!r}") from None
+        raise UserError(f"{reader.path}: no tracklet {key!r}; its keys look like {reader[0].key!r}") from None
 
 
 def _queries(reader: Reader, evaluation: Mapping[str, Any]) -> list[int]:

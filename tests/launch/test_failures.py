@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from mstat.errors import UserError
 from mstat.run import locked
 from tests.conftest import assert_same_losses, members, metrics, run, start, state, wait_for_step
 
@@ -184,7 +185,7 @@ def test_two_trainings_do_not_share_a_folder(
     first = start("train", ["--config", tiny_config, "--run", folder], fault="SIGSTOP 0 4")
     try:
         wait_for_step(folder, 3, first)
-        with pytest.raises(FileExistsError, match=f"{folder}: another training is writing here"), locked(folder):
+        with pytest.raises(UserError, match=f"{folder}: another training is writing here"), locked(folder):
             raise AssertionError("entered")
     finally:
         os.killpg(first.pid, signal.SIGKILL)
