@@ -79,10 +79,10 @@ class Job:
         }
         for option, value in names.items():
             if breaks_lines(value):
-                raise UserError(f"{option}: {printable(value)!r} has a line break or a control character; rename it")
+                raise UserError(f"{option}: '{printable(value)}' has a line break or a control character; rename it")
         for word in self.arguments:
             if breaks_lines(word.replace("\n", "").replace("\t", "")):
-                raise UserError(f"after --: {printable(word)!r} has a control character")
+                raise UserError(f"after --: '{printable(word)}' has a control character")
         if self.array is not None and self.array[1] - self.array[0] >= MAX_ELEMENTS:
             raise UserError(f"--array: {MAX_ELEMENTS:,} elements at most")
 

@@ -59,7 +59,7 @@ class Local:
         if hosts and len(hosts) != job.nodes:
             raise UserError(f"--hosts names {len(hosts)} hosts, --nodes says {job.nodes}")
         if wrong := [host for host in hosts if not HOST.fullmatch(host)]:
-            raise UserError(f"--hosts: {printable(wrong[0])!r} is no name of a host")
+            raise UserError(f"--hosts: '{printable(wrong[0])}' is no name of a host")
         self.job, self.site, self.hosts, self.remote_shell = job, site, hosts, shlex.split(remote_shell)
         self.log = job.folder / FOLDER / f"local-{socket.gethostname()}-{os.getpid()}.log"
         self.stopped = False

@@ -138,7 +138,7 @@ def test_a_name_makes_no_line_of_a_script(name: str) -> None:
     with pytest.raises(UserError, match="--sbatch"):
         Job("train", arguments=(), **paths, sbatch=("--exclusive", f"--comment={name}"))
     for path in paths:
-        with pytest.raises(UserError, match="folder|--run"):
+        with pytest.raises(UserError, match=r"folder|--run"):
             Job("train", arguments=(), **{**paths, path: Path("/runs") / name})
 
 
