@@ -12,6 +12,10 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 
+import mstat.rollcall
+import mstat.run  # noqa: F401 - with torch, before the children: what `report_errors` would import in each
+from launch.common import report_errors
+
 SECONDS = 30.0  # of one case; a good input takes well under one on a quiet machine
 MEMORY_BYTES = 2 << 30  # beyond what the parent holds
 MOST_LINES = 1000  # of one refusal: faults of a set are listed
@@ -76,8 +80,6 @@ def _run(action: Callable[[], int | bool | None], errors: int) -> None:
 
 
 def _status(action: Callable[[], int | bool | None]) -> int:
-    from launch.common import report_errors
-
     results: list[int | bool | None] = []
     try:
         status = report_errors(lambda: results.append(action()))
