@@ -173,4 +173,4 @@ def check_gaps(numbers: Mapping[str, Sequence[int]], start: int | None = None) -
     if not gaps:
         return {}
     named = some([f"{key} {count:,}" for key, count in gaps.items()])
-    return {"gaps": f"{sum(gaps.values()):,} frames are missing by their numbers, of {len(gaps):,} tracklets ({named})"}
+    return {"gaps": f"frames missing by their numbers: {sum(gaps.values()):,} ({named})"}

@@ -73,21 +73,22 @@ def read(root: Path, *, name: str | None = None) -> Source:
     }
     special, facts_of_special = _special(root, found)
     everything = [tracklet for part in found.values() for tracklet in part]
-    names = sorted({t.identity for t in everything} - set(special), key=natural)
-    pids, facts_of_pids = numbered(root, names, "identities")
+    persons = sorted({t.identity for t in everything} - set(special), key=natural)
+    pids, facts_of_pids = numbered(root, persons, "identities")
+    pids |= special
     camids, facts_of_camids = numbered(root, sorted({t.camera for t in everything}, key=natural), "cameras")
-    copies = _copies(found.get("query", []), found.get("gallery", []), root)
-    asked = set(copies.values())
+    copies, facts_of_copies = _copies(root, found.get("query", []), found.get("gallery", []))
+    copied = set(copies.values())
     protocols = (TEST, VALIDATION) if "val" in splits else (TEST,)
     tracklets = []
     for split, part in found.items():
         numbers: dict[tuple[int, int], int] = {}
         for tracklet in part:
-            pid, camid = {**pids, **special}[tracklet.identity], camids[tracklet.camera]
+            pid, camid = pids[tracklet.identity], camids[tracklet.camera]
             number = numbers[pid, camid] = numbers.get((pid, camid), 0) + 1
             if split == "query" and tracklet in copies:
                 continue
-            is_query = tracklet in asked if split == "gallery" else number == 1 and pid > 0
+            is_query = tracklet in copied if split == "gallery" else number == 1 and pid > 0
             tracklets.append(
                 SourceTracklet(
                     key=f"{split}-{NAMES.get(pid, f'{pid:04d}')}C{camid}T{number:04d}",
@@ -98,9 +99,7 @@ def read(root: Path, *, name: str | None = None) -> Source:
                     frames=bind(files_of, tracklet.folder(root), tracklet.names),
                 )
             )
-    facts = {**facts_of_pids, **facts_of_camids, **facts_of_special, **walk.facts()}
-    if copies:
-        facts["copies"] = f"{len(copies):,} queries lie in the gallery, too, with the same bytes, and are stored once"
+    facts = {**facts_of_pids, **facts_of_camids, **facts_of_special, **facts_of_copies, **walk.facts()}
     return Source(name or root.resolve().name, protocols, tuple(tracklets), facts)
 
 
@@ -134,48 +133,48 @@ def _special(root: Path, found: Mapping[str, Sequence[_Found]]) -> tuple[dict[st
     Raises DataError where one of them trains or asks, and where an identity 0 may be a person or not.
     """
     special: dict[str, int] = {}
-    renamed: dict[str, str] = {}
-    for split, part in found.items():
-        for tracklet in part:
-            name = tracklet.identity
-            pid = next((pid for pid, pattern in SPECIAL.items() if pattern.fullmatch(name)), None)
-            if pid is None:
-                continue
-            if split in ("train", "query"):
+    persons = {t.identity: t for split in ("query", "train") for t in reversed(found.get(split, ()))}
+    for name in sorted({t.identity for part in found.values() for t in part}, key=natural):
+        pid = next((pid for pid, pattern in SPECIAL.items() if pattern.fullmatch(name)), None)
+        if pid is not None:
+            special[name] = pid
+            if name in persons:
                 raise DataError(
-                    f"{tracklet.folder(root)}: {name} neither trains nor asks; move it to the gallery or test, or "
+                    f"{persons[name].folder(root)}: {name} neither trains nor asks; move it to the gallery or test, or "
                     "rename it if it is a person"
                 )
-            special[name] = pid
-            if name != NAMES[pid]:
-                renamed[name] = NAMES[pid]
-    persons = {t.identity for split in ("train", "query") for t in found.get(split, ())}
-    for name in {t.identity for part in found.values() for t in part} - persons - set(special):
-        if name.isdecimal() and int(name) == 0:
+        elif name.isdecimal() and int(name) == 0 and name not in persons:
             raise DataError(
                 f"{root}: identity {name}: a person, or MARS's distractors? Rename it to distractor, or number persons "
                 "from 1"
             )
-    if not renamed:
-        return special, {}
-    return special, {"distractors and junk": ", ".join(f"{name} is {what}" for name, what in sorted(renamed.items()))}
+    readings = [f"{name} is {NAMES[pid]}" for name, pid in special.items() if name != NAMES[pid]]
+    return special, {"distractors and junk": ", ".join(readings)} if readings else {}
 
 
-def _copies(query: Sequence[_Found], gallery: Sequence[_Found], root: Path) -> dict[_Found, _Found]:
-    """The copy in the gallery of each query that has one there: same identity, same camera, same bytes."""
+def _copies(
+    root: Path, query: Sequence[_Found], gallery: Sequence[_Found]
+) -> tuple[dict[_Found, _Found], dict[str, str]]:
+    """The copy in the gallery of each query that has one, of the same identity, camera and bytes; and the fact."""
     places: dict[tuple[str, str], list[_Found]] = {}
     for tracklet in gallery:
         places.setdefault((tracklet.identity, tracklet.camera), []).append(tracklet)
-    pairs = [(asked, copy) for asked in query for copy in places.get((asked.identity, asked.camera), ())]
+    pairs = [(one, other) for one in query for other in places.get((one.identity, one.camera), ())]
     pairs.sort(key=lambda pair: pair[0].tracklet != pair[1].tracklet)  # of several copies, the one of the same name
     same = are_copies([(Pictures(a.folder(root), a.names), Pictures(b.folder(root), b.names)) for a, b in pairs])
     copies: dict[_Found, _Found] = {}
     taken: set[_Found] = set()
-    for (asked, copy), equal in zip(pairs, same, strict=True):
-        if equal and asked not in copies and copy not in taken:
-            copies[asked] = copy
-            taken.add(copy)
-    return copies
+    for (one, other), equal in zip(pairs, same, strict=True):
+        if equal and one not in copies and other not in taken:
+            copies[one] = other
+            taken.add(other)
+    differ = sum(one.tracklet == other.tracklet and one not in copies for one, other in pairs)
+    facts = []
+    if copies:
+        facts.append(f"queries with the same bytes in the gallery, stored once: {len(copies):,}")
+    if differ:
+        facts.append(f"queries with a namesake of other pictures in the gallery, both stored: {differ:,}")
+    return copies, {"copies": "; ".join(facts)} if facts else {}
 
 
 def _takes(protocol: Protocol, split: str) -> bool:

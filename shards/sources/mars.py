@@ -228,8 +228,8 @@ def _left_out(parts: Sequence[_Part], incomplete: Sequence[frozenset[int]]) -> s
     ]
     queries = sum(position in part.queries for part, position in gone)
     return (
-        f"left out, for pictures that are missing: {len(gone):,} tracklets, {queries:,} of them queries "
-        f"({some([_key(part.names[position][0]) for part, position in gone])})"
+        f"tracklets left out, since pictures of them are missing: {len(gone):,} "
+        f"({some([_key(part.names[position][0]) for part, position in gone])}), queries among them: {queries:,}"
     )
 
 

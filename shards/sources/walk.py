@@ -84,7 +84,7 @@ class Walk:
         facts = {}
         if self._skipped:
             kinds = sorted(self._skipped.items())
-            facts["skipped"] = "; ".join(f"{len(names):,} {kind} ({some(names)})" for kind, names in kinds)
+            facts["skipped"] = "; ".join(f"{kind}: {len(names):,} ({some(names)})" for kind, names in kinds)
         if self._documents:
             facts["documents"] = f"{len(self._documents):,}, not read ({some(self._documents)})"
         return facts
