@@ -94,18 +94,18 @@ def pictures_of(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise DataError(f"{folder}: missing; unpack the data set again")
     listed = os.listdir(folder)
-    names = sorted((name for name in listed if is_picture(name) and not name.startswith(".")), key=natural)
-    if not names:
+    keys = sorted(natural(name) for name in listed if is_picture(name) and not name.startswith("."))
+    if not keys:
         there = f"; there is {some(sorted(map(printable, listed)))}" if listed else ""
         raise DataError(
             f"{folder}: no picture in it ({', '.join(PICTURES)}){there}; unpack it again, or remove the folder"
         )
-    first: dict[tuple[tuple[int, str], ...], str] = {}
-    for name in names:
-        other = first.setdefault(tuple(natural(name.rpartition(".")[0])[0]), name)
+    first: dict[tuple[object, ...], str] = {}
+    for (*parts, (_, ending)), name in keys:
+        other = first.setdefault((*parts, ending.rpartition(".")[0]), name)
         if other != name:
             raise DataError(f"{folder}: {other} and {name} are one frame by their names; remove one of them")
-    return names
+    return [name for _, name in keys]
 
 
 def natural(name: str) -> tuple[list[tuple[int, str]], str]:
