@@ -117,7 +117,7 @@ def natural(name: str) -> tuple[list[tuple[int, str]], str]:
 def numbered(root: Path, names: Sequence[str], what: str) -> tuple[dict[str, int], dict[str, str]]:
     """A number for each name, and the fact that says which where they are no numbers from 1 already.
 
-    Raises DataError where two names differ in zeros or in capital letters alone: whether they are one is a guess.
+    Raises DataError where two names differ in zeros, spaces or letter case alone: whether they are one is a guess.
     """
     first: dict[int | str, str] = {}
     for name in names:
@@ -125,8 +125,8 @@ def numbered(root: Path, names: Sequence[str], what: str) -> tuple[dict[str, int
         other = first.setdefault(int(plain) if plain.isdecimal() else plain, name)
         if other != name:
             raise DataError(
-                f"{root}: {what} {printable(other)} and {printable(name)} differ in zeros or letter case alone; "
-                "rename one of them everywhere"
+                f"{root}: {what} {other!r} and {name!r} differ in zeros, spaces or letter case alone; rename one of "
+                "them everywhere"
             )
     numbers = {name: int(name) for name in names if name.isdecimal() and int(name) > 0}
     if len(numbers) == len(names):

@@ -104,7 +104,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     (make(tmp_path / "f", "train/a/1", "test/a/1") / "train/a/2").symlink_to("nowhere")
     with pytest.raises(DataError, match="train/a/2: a link that leads nowhere"):
         actions.read(tmp_path / "f")
-    with pytest.raises(DataError, match="classes Wave and wave differ"):
+    with pytest.raises(DataError, match="classes 'Wave' and 'wave' differ"):
         actions.read(make(tmp_path / "g", "train/Wave/1", "train/wave/1", "test/wave/1"))
     (tmp_path / "e/train/a/1").mkdir(parents=True)
     with pytest.raises(DataError, match="1: no picture in it"):

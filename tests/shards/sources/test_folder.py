@@ -180,9 +180,9 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("train/1/1/x", "test/01/1/x"), "identities 01 and 1 differ in zeros or letter case alone"),
-        (("train/Ann/1/x", "test/ann/1/x"), "identities Ann and ann differ"),
-        (("train/1/1/x", "test/2/001/x"), "cameras 001 and 1 differ"),
+        (("train/1/1/x", "test/01/1/x"), "identities '01' and '1' differ in zeros, spaces or letter case alone"),
+        (("train/Ann/1/x", "test/ann/1/x"), "identities 'Ann' and 'ann' differ"),
+        (("train/1/1/x", "test/2/001/x"), "cameras '001' and '1' differ"),
         (("train/0000/1/x", "test/2/1/x"), "train/0000/1/x: 0000 neither trains nor asks"),
         (("query/-1/1/x", "gallery/2/1/x"), "query/-1/1/x: -1 neither trains nor asks"),
         (("train/1/1/x", "test/0/1/x"), "identity 0: a person, or MARS's distractors"),
