@@ -15,7 +15,7 @@ import numpy as np
 from shards.records import DataError, Frame
 
 HDF5 = b"MATLAB 7.3 MAT-file"
-PICTURES = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
 READ_BYTES = 1 << 16
 MAX_NAMED = 10  # files that a message names; the rest is counted
 
