@@ -168,7 +168,8 @@ def check_gaps(numbers: Mapping[str, Sequence[int]], start: int | None = None) -
     """
     gaps = {}
     for key, frames in numbers.items():
-        if missing := frames[-1] - (frames[0] if start is None else start) + 1 - len(frames):
+        first = frames[0] if start is None else min(start, frames[0])
+        if missing := frames[-1] + 1 - first - len(frames):
             gaps[key] = missing
     if not gaps:
         return {}

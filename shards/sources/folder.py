@@ -59,7 +59,7 @@ def read(root: Path, *, name: str | None = None) -> Source:
     """Walk the folders and number identities and cameras.
 
     Raises DataError with folder and way out: splits that make no layout, a level missing, no pictures, a link that
-    leads nowhere, names that may be one identity or two.
+    leads nowhere, names that may be one identity or two, a distractor that trains.
     """
     walk = Walk(root)
     splits = set(walk.folders(root))

@@ -34,8 +34,9 @@ def read(root: Path, *, partial: bool = False) -> Source:
     walk = Walk(root)
     cameras = [root / "i-LIDS-VID" / "sequences" / f"cam{camid}" for camid in (1, 2)]
     first, second = (walk.folders(camera) for camera in cameras)
-    for other in set(walk.folders(cameras[0].parent)) - {camera.name for camera in cameras}:
-        walk.skip("pictures", cameras[0].parent / other)
+    for other in walk.folders(cameras[0].parent):
+        if other not in ("cam1", "cam2"):
+            walk.skip("pictures", cameras[0].parent / other)
     if first != second:
         alone = sorted(set(first) ^ set(second))[0]
         raise DataError(f"{cameras[0].parent}: {alone} is on one camera only; unpack the data set again")
