@@ -17,7 +17,9 @@ QUALITY = 95  # of what is cut out of a video, before a build's own --size
 
 
 def decode(video: Path) -> Iterator[tuple[int, np.ndarray[Any, np.dtype[np.uint8]]]]:
-    """The frames of a video or folder with their numbers, uint8 RGB of shape H,W,3, upright as a player shows them.
+    """The frames of a video or folder, counted from 1, uint8 RGB of shape H,W,3, upright as a player shows them.
+
+    Pictures of a folder come in the order of `pictures_of`.
 
     Raises DataError where it cannot be decoded, or not to its end.
     """
@@ -40,10 +42,7 @@ def decode(video: Path) -> Iterator[tuple[int, np.ndarray[Any, np.dtype[np.uint8
 def _decode_folder(folder: Path) -> Iterator[tuple[int, np.ndarray[Any, np.dtype[np.uint8]]]]:
     from shards import pictures
 
-    names = pictures_of(folder)
-    stems = [Path(name).stem for name in names]
-    numbers = [int(stem) for stem in stems] if all(stem.isdecimal() for stem in stems) else range(1, len(names) + 1)
-    for number, name in zip(numbers, names, strict=True):
+    for number, name in enumerate(pictures_of(folder), start=1):
         data = (folder / name).read_bytes()
         try:
             pictures.check(data)
