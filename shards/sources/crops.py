@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from shards import pictures
 from shards.records import DataError
 from shards.sources.common import pictures_of
 from shards.sources.sequence import Seqinfo, frame_numbers, read_seqinfo
@@ -81,8 +82,6 @@ class Camera:
         Raises DataError on pictures of another size or number than seqinfo.ini says, and, without `drop`, on boxes of
         frames that are not there.
         """
-        from shards import pictures
-
         self.dropped.update(self.tracks.dropped)
         seqinfo = read_seqinfo(self.tracks.path)
         frames = self.frames()
@@ -92,36 +91,36 @@ class Camera:
             of_frame.setdefault(box.frame, []).append(box)
         size: tuple[int, int] | None = None  # width and height of the pictures
         scale = 1.0, 1.0
-        offset = frames[0] - 1 if isinstance(frames, range) and frames else 0
-        last = 0
+        frame = 0
         for position, image_HW3 in decode(self.video):
-            height, width = image_HW3.shape[:2]
+            # A header may promise fewer frames than a video has.
+            frame = frames.start + position - 1 if isinstance(frames, range) else frames[position - 1]
             if size is None:
-                size = width, height
+                size = image_HW3.shape[1], image_HW3.shape[0]
                 scale = _scale(self, size, seqinfo)
                 _check_corners(self, size)
-            last = position + offset if isinstance(frames, range) else frames[position - 1]
-            for box in of_frame.pop(last, ()):
-                scaled = box.scaled(*scale)
-                top, bottom, left, right = scaled.inside(height, width)
-                if bottom <= top or right <= left:
-                    self.dropped[OUTSIDE] += 1
-                elif min(bottom - top, right - left) < MIN_SIDE:
-                    self.dropped[THIN] += 1
-                else:
-                    self.mostly_outside += (bottom - top) * (right - left) < scaled.width * scaled.height / 2
-                    data = pictures.encode(
-                        pictures.resize(image_HW3[None, top:bottom, left:right], crop_size)[0], QUALITY
-                    )
-                    name = f"{self.tracks.path}:{box.line}"
-                    self.crops.append(Crop(box.pid, box.frame, name, store.tell(), len(data)))
-                    store.write(data)
+            for box in of_frame.pop(frame, ()):
+                self._cut_box(box, box.scaled(*scale), image_HW3, crop_size, store)
             if not of_frame:
                 break
         if of_frame:
-            self._leave_out(set(of_frame), last if isinstance(frames, range) else max(frames), drop)
+            self._leave_out(set(of_frame), frame if isinstance(frames, range) else max(frames), drop)
         if size:
             _look_at_edges(self, size, seqinfo)
+
+    def _cut_box(
+        self, box: Box, scaled: Box, image_HW3: pictures.Uint8Array, crop_size: tuple[int, int], store: BinaryIO
+    ) -> None:
+        top, bottom, left, right = scaled.inside(*image_HW3.shape[:2])
+        if bottom <= top or right <= left:
+            self.dropped[OUTSIDE] += 1
+        elif min(bottom - top, right - left) < MIN_SIDE:
+            self.dropped[THIN] += 1
+        else:
+            self.mostly_outside += (bottom - top) * (right - left) < scaled.width * scaled.height / 2
+            data = pictures.encode(pictures.resize(image_HW3[None, top:bottom, left:right], crop_size)[0], QUALITY)
+            self.crops.append(Crop(box.pid, box.frame, f"{self.tracks.path}:{box.line}", store.tell(), len(data)))
+            store.write(data)
 
     def _leave_out(self, missing: set[int], last: int, drop: bool) -> None:
         self.missing = missing
