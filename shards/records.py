@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 JUNK_PID = -1  # MARS's `00-1`: a bad detection; ignored for every query
 # Facts of a set that whoever uses it must see: what is missing of it, was dropped, or may be wrong.
-WARNINGS = ("partial", "left out", "dropped", "vanished", "doubtful")
+WARNINGS = ("partial", "left out", "skipped", "gaps", "dropped", "vanished", "doubtful")
 DISTRACTOR_PID = 0  # MARS's `0000`: a person, or a false alarm, that nobody searches for
 
 
