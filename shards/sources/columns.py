@@ -40,7 +40,10 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "centre x": ("cx", "xcenter", "xcentre", "centerx", "centrex", "xc", "xmid"),
     "centre y": ("cy", "ycenter", "ycentre", "centery", "centrey", "yc", "ymid"),
     "confidence": ("confidence", "conf", "score", "notignored", "considered"),
-    "class": ("class", "cls", "classid", "classname", "category", "categoryid", "objectcategory", "label", "name"),
+    "class": (
+        *("class", "cls", "classid", "classname", "classlabel", "category", "categoryid", "categoryname", "label"),
+        *("name", "type", "objectcategory", "objectclass", "objecttype", "objclass"),
+    ),
     "visibility": ("visibility", "vis", "visibilityratio"),
     "camera": ("camera", "cam", "cameraid", "camid"),
     "picture width": ("imwidth", "imagewidth", "imgwidth", "imagew", "imgw", "framewidth", "videowidth"),
@@ -105,7 +108,11 @@ def of_header(path: Path, names: Sequence[str]) -> Columns:
         if quantity in ("left", "top") and len(there) > 1:  # beside bb_left or xmin, x is the world's
             there = [place for place in there if spelled[place] not in ("x", "y")]
         if quantity == "class" and len(there) > 1:  # a number and a name of the same class: the name says more
-            there = [place for place in there if spelled[place] in ("name", "label", "classname")] or there
+            there = [
+                place
+                for place in there
+                if spelled[place] in ("name", "label", "classname", "classlabel", "categoryname")
+            ] or there
         if len(there) > 1:
             two = " and ".join(names[place] for place in there)
             raise DataError(f"{path}: columns {two} of {shown!r} both hold {quantity}; leave one")

@@ -228,7 +228,7 @@ def _facts(cameras: Sequence[Camera], test: set[int], halved: bool) -> dict[str,
     if dropped:
         facts["dropped"] = f"{num_rows - num_crops:,} of {num_rows:,} boxes: {reasons(dropped)}"
         if unused := sum(len(camera.tracks.unused) for camera in cameras):
-            facts["dropped"] += f"; {unused:,} ids have no box to use"
+            facts["dropped"] += f"; ids of such rows alone: {unused:,}"
     gone = [f"{camera.tracks.path}{_named(camera.vanished)}" for camera in cameras if camera.vanished]
     if gone:
         facts["vanished"] = f"identities of which no box is left: {'; '.join(gone)}"

@@ -9,7 +9,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shards.records import DataError
@@ -110,14 +110,14 @@ def read_tracks(
                 continue
             first = seen.setdefault((box.frame, box.pid), box)
             if first is not box:
-                twice.add((box.frame, box.pid))
+                if first != replace(box, line=first.line):  # which of them is right is not known: neither is a box
+                    twice.add((box.frame, box.pid))
                 raise ValueError(f"id {box.pid} has a box in frame {box.frame} already (line {first.line}); remove one")
         except ValueError as error:
             faulty.append(fields)
             tracks.faults.append(f"{path}:{line}: {error}: {','.join(fields)}")
-    _check_counting(path, seen, tracks, first_frame)
-    # Which of two boxes is the right one is not known: --bad-frames drop leaves out both.
     tracks.boxes = [box for key, box in seen.items() if key not in twice]
+    _check_boxes(tracks, first_frame)
     tracks.dropped["bad rows"] += len(tracks.faults) + len(twice)
     place = columns.places["id"]
     ids = [number_or_none(fields[place]) for fields in faulty if len(fields) > place]
@@ -193,7 +193,7 @@ def _lines(path: Path) -> tuple[list[str], list[tuple[int, str]]]:
     encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     text = data.decode(encoding, errors="replace")
     if text.lstrip().startswith(("<", "{", "[")):
-        kind = "XML" if text.lstrip().startswith("<") else "JSON"
+        kind = "XML or HTML" if text.lstrip().startswith("<") else "JSON"
         raise DataError(f"{path}: a file of {kind}, not of rows; export it as MOT (CVAT: MOT 1.1); {ACCEPTED}")
     comments: list[str] = []
     lines: list[tuple[int, str]] = []
@@ -263,22 +263,23 @@ def _check_cameras(path: Path, columns: Columns, rows: Sequence[Sequence[str]]) 
             )
 
 
-def _check_counting(path: Path, seen: Mapping[tuple[int, int], Box], tracks: Tracks, first_frame: int) -> None:
+def _check_boxes(tracks: Tracks, first_frame: int) -> None:
     """Raise DataError on what concerns all rows and would be wrong if the faulty ones alone were left out."""
-    wrong = ""
-    if not seen:
+    path, boxes = tracks.path, tracks.boxes
+    if not boxes:
         wrong = f"{path}: not one box to use ({reasons(tracks.dropped) or 'all rows are bad'}); {ACCEPTED}"
-    elif (lowest := min(frame for frame, _ in seen)) < first_frame:
+    elif (first := min(boxes, key=lambda box: box.frame)).frame < first_frame:
         wrong = (
-            f"{path}:{seen[min(seen)].line}: frame {lowest}, id {min(seen)[1]}: frames count from {first_frame}; say "
-            f"--first-frame {lowest} if that is the video's first frame, or renumber them"
+            f"{path}:{first.line}: frame {first.frame}, id {first.pid}: frames count from {first_frame}; say "
+            f"--first-frame {first.frame} if that is the video's first frame, or renumber them"
         )
-    elif lines := [box.line for box in seen.values() if box.pid == 0]:
+    elif lines := [box.line for box in boxes if box.pid == 0]:
         wrong = f"{path}:{lines[0]}: id 0: ids count from 1; add 1 to all ids, in all tracks files"
-    elif max(max(box.width, box.height) for box in seen.values()) <= 2:
+    elif max(max(box.width, box.height) for box in boxes) <= 2:
         wrong = f"{path}: no box is larger than 2 pixels: they are shares of the picture, and not pixels; {ACCEPTED}"
-    if wrong:
-        raise DataError("\n".join([*listed(tracks.faults), wrong]))
+    else:
+        return
+    raise DataError("\n".join([*listed(tracks.faults), wrong]))
 
 
 def reasons(dropped: Mapping[str, int]) -> str:

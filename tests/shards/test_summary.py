@@ -52,7 +52,7 @@ def test_a_build_says_last_what_it_dropped(tmp_path: Path, capsys: pytest.Captur
     ]
     assert built[4:] == [
         "warning dropped: 5 of 29 boxes: 1 of confidence 0, 1 of class 7, 1 visible by less than 0.01, 1 outside the "
-        "picture, 1 thinner than 4 pixels in it; 1 ids have no box to use",
+        "picture, 1 thinner than 4 pixels in it; ids of such rows alone: 1",
         f"warning vanished: identities of which no box is left: {file} (5, 6)",
         "warning cross-camera: none of 2 queries has a match on another camera; nothing can be scored",
     ]

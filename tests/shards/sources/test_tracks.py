@@ -73,6 +73,8 @@ def test_layouts_of_the_field(text: str, tmp_path: Path) -> None:
         ("frame,id,left,top,width,height,cam\n1,1,2,3,4,5,1\n1,1,2,3,4,5,2\n", "rows of 2 cameras"),
         ("1,1,10,20,30,60,0\n", "2 of confidence 0|1 of confidence 0"),
         ("\n", "not one box"),
+        ("1 1 1 12 10 20 40 -1 -1\n1 1 2 24 10 20 40 -1 -1\n", "already .line 1.*\n.*not one box"),  # camera, id, frame
+        ("frame,id,type,left,top,right,bottom\n1,1,Car,2,3,40,50\n", "classes car .1 rows.; say which are people"),
     ],
 )
 def test_other_files_are_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -143,12 +145,13 @@ def test_classes_of_unknown_numbering_are_asked_for(tmp_path: Path) -> None:
 
 def test_all_bad_rows_are_listed(tmp_path: Path) -> None:
     """Every bad row is a fault with its line, in order; good rows are boxes. Of two different rows for one id and
-    frame it is not known which is right: neither is a box."""
-    rows = ["1,1,9,9,30,60", "2,1,9,9,0,60", "3,1,9,9,x,60", "4,1,9,9,30,60", "4,1,9,9,31,60", "5,1,9"]
+    frame it is not known which is right: neither is a box; of two equal ones the first is."""
+    good, other = "1,1,9,9,30,60", "4,1,9,9,31,60"
+    rows = [good, "2,1,9,9,0,60", "3,1,9,9,x,60", "4,1,9,9,30,60", other, "5,1,9", good]
     read = read_tracks(written(tmp_path / "t.txt", "\n".join(rows)))
-    assert [fault.split(":")[1] for fault in read.faults] == ["2", "3", "5", "6"]
-    assert [box.frame for box in read.boxes] == [1]
-    assert read.dropped["bad rows"] == 5
+    assert [fault.split(":")[1] for fault in read.faults] == ["2", "3", "5", "6", "7"]
+    assert [box.line for box in read.boxes] == [1]
+    assert read.dropped["bad rows"] == 6
     assert read.pids == {1}
 
 
