@@ -138,9 +138,7 @@ def of_header(path: Path, names: Sequence[str]) -> Columns:
 def of_rows(path: Path, rows: Sequence[Sequence[str]]) -> Columns:
     """The columns of rows without names, by their number and what they hold. Raises DataError where that is unknown."""
     count = len(rows[0])
-    columns = [[number_or_none(row[place]) for row in rows] for place in range(count)]
-    shares = columns[1:5]
-    if 5 <= count <= 7 and all(_between(column, 0, 1) for column in shares) and not all(map(_whole, shares)):
+    if 5 <= count <= 7 and _are_shares(rows):
         raise DataError(
             f"{path}: rows look like YOLO's (class, centre and size as shares of the picture), which hold no frame; "
             f"{ACCEPTED}"
@@ -148,7 +146,7 @@ def of_rows(path: Path, rows: Sequence[Sequence[str]]) -> Columns:
     if count < 6 or count > 10:
         raise DataError(f"{path}: {count} columns without names; {','.join(BOX)} are needed; {ACCEPTED}")
     places = dict(zip((*BOX, "confidence"), range(count), strict=False))
-    rest = columns[7:]
+    rest = [[number_or_none(row[place]) for row in rows] for place in range(7, count)]
     if all(set(column) == {-1} for column in rest) or all(set(column) == {0} for column in rest):
         return Columns(places)  # filled up, as MOT asks for
     has_class = _whole(rest[0]) and _between(rest[0], 0, 1e9)
@@ -208,6 +206,12 @@ def people(
     if not columns.numbering or not whole <= set(MOT_CLASSES):
         raise DataError(f"{path}: its classes are not numbered as MOT17 has them (1 to 13); {way_out}")
     return MOT_PEOPLE
+
+
+def _are_shares(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the second to fifth columns lie between 0 and 1, and are more than flags."""
+    values = [[number_or_none(field) for field in row[1:5]] for row in rows[:100]]
+    return all(_between(row, 0, 1) for row in values) and not all(map(_whole, values))
 
 
 def _whole(column: Sequence[float | None]) -> bool:
