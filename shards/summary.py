@@ -15,6 +15,7 @@ from shards.records import DISTRACTOR_PID, WARNINGS, Role
 
 BARS = " ▁▂▃▄▅▆▇█"
 MAX_SHOWN = 20  # identities that a warning names
+MAX_FACT = 400  # letters of a fact at the end of a build; a set may have thousands of names
 BINS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # frames; the last bin is open
 ROLES = ("train", "query", "gallery", "distractors", "junk")
 
@@ -31,7 +32,7 @@ def summary(reader: Reader) -> dict[str, Any]:
         for protocol in reader.protocols
     ]
     num_bytes = reader.num_bytes
-    return {
+    content = {
         "name": reader.name,
         "checksum": reader.checksum,
         "bytes": sum(shard.bytes for shard in reader.description.shards),
@@ -47,6 +48,7 @@ def summary(reader: Reader) -> dict[str, Any]:
         },
         "protocols": protocols,
     }
+    return {**content, "warnings": _warnings(content)}
 
 
 def _histogram(lengths: np.ndarray) -> list[int]:
@@ -110,7 +112,7 @@ def num_valid_queries(reader: Reader, query: np.ndarray, gallery: np.ndarray) ->
     return sum(bool(cameras.get(pid, set()) - {camid}) for pid, camid in asked)
 
 
-def warnings(content: dict[str, Any]) -> list[str]:
+def _warnings(content: dict[str, Any]) -> list[str]:
     """What must not be overlooked in a summary: what was dropped or is doubtful, and splits that score nothing."""
     lines = [f"{name}: {content['facts'][name]}" for name in WARNINGS if name in content["facts"]]
     for protocol in content["protocols"]:
@@ -126,11 +128,12 @@ def warnings(content: dict[str, Any]) -> list[str]:
     return lines
 
 
-def show_facts(facts: Mapping[str, str], console: Console) -> None:
-    """Print the facts of a set but those that are warnings."""
+def show_facts(facts: Mapping[str, str], console: Console, max_length: int | None = None) -> None:
+    """Print the facts of a set but those that are warnings, each to a length."""
     for name, fact in facts.items():
         if name not in WARNINGS:
-            console.print(f"{name}: {fact}", highlight=False, markup=False, soft_wrap=True)
+            shown = fact if max_length is None or len(fact) <= max_length else f"{fact[:max_length]}... (see info)"
+            console.print(f"{name}: {shown}", highlight=False, markup=False, soft_wrap=True)
 
 
 def show_warnings(lines: Sequence[str], console: Console) -> None:
@@ -142,16 +145,16 @@ def show_warnings(lines: Sequence[str], console: Console) -> None:
 
 def show_built(content: dict[str, Any], console: Console) -> None:
     """Print what a build says at its end: the facts, the valid queries of each split, and last the warnings."""
-    show_facts(content["facts"], console)
+    show_facts(content["facts"], console, MAX_FACT)
     for protocol in content["protocols"]:
         splits: dict[str, list[str]] = {}
         for split, counts in protocol["splits"].items():
             if queries := counts["query"]["tracklets"]:
-                splits.setdefault(f"{counts['valid_queries']:,} of {queries:,} queries are valid", []).append(split)
+                splits.setdefault(f"valid queries: {counts['valid_queries']:,} of {queries:,}", []).append(split)
         for text, names in splits.items():
             label = protocol["name"] if len(protocol["splits"]) == 1 else f"{protocol['name']}, {_split_names(names)}"
             console.print(f"{label}: {text}", highlight=False, markup=False, soft_wrap=True)
-    show_warnings(warnings(content), console)
+    show_warnings(content["warnings"], console)
 
 
 def _label(protocol: dict[str, Any], split: str) -> str:
@@ -211,7 +214,7 @@ def show(content: dict[str, Any], console: Console) -> None:
                 cameras.add_row(str(camid), *(_cell(camera[role]) if role in camera else "–" for role in shown))
             console.print(cameras)
             console.print(f"valid queries: {counts['valid_queries']:,} of {counts['query']['tracklets']:,}\n")
-    show_warnings(warnings(content), console)
+    show_warnings(content["warnings"], console)
 
 
 def _cell(counts: dict[str, Any]) -> str:

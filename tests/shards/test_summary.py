@@ -48,7 +48,7 @@ def test_a_build_says_last_what_it_dropped(tmp_path: Path, capsys: pytest.Captur
     assert built[1:4] == [
         "test identities: 2, 4",
         "boxes: 24 of 29 rows",
-        "cross-camera: 0 of 2 queries are valid",
+        "cross-camera: valid queries: 0 of 2",
     ]
     assert built[4:] == [
         "warning dropped: 5 of 29 boxes: 1 of confidence 0, 1 of class 7, 1 visible by less than 0.01, 1 outside the "
@@ -75,7 +75,7 @@ def test_bad_frames_drop_reaches_rows(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not list(tmp_path.glob("out*"))
     assert main([*MOT, *pairs, "--bad-frames", "drop", "--out", str(out)]) == 0
     built = capsys.readouterr().out.splitlines()
-    assert "cross-camera: 2 of 2 queries are valid" in built
+    assert "cross-camera: valid queries: 2 of 2" in built
     assert built[-1] == "warning dropped: 5 of 25 boxes: 1 bad rows, 4 of frames that are not there"
 
 
@@ -85,7 +85,7 @@ def test_each_source_says_its_splits(tmp_path: Path, capsys: pytest.CaptureFixtu
     out = tmp_path / "out"
     assert main(["build", "mars", "--partial", "--workers", "1", "--source", str(tree), "--out", str(out)]) == 0
     built = capsys.readouterr().out
-    assert "official: 2 of 3 queries are valid\n" in built
+    assert "official: valid queries: 2 of 3\n" in built
     assert "warning partial: " in built
 
     for place in ("train/7/1/t", "test/7/1/t", "test/7/2/t"):
