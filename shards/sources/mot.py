@@ -12,6 +12,7 @@ identity is seen by both halves (halving the video would leave few on both sides
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial as bind
@@ -21,7 +22,7 @@ from typing import BinaryIO
 
 from shards.records import DataError, Frame, Protocol, Role, Source, SourceTracklet, UsageError
 from shards.sources.options import positive_int, size_HW
-from shards.sources.video import QUALITY, decode
+from shards.sources.video import QUALITY, bad_frame, decode
 
 MIN_SIDE = 4  # pixels; a box that the picture's edge leaves thinner than this shows nobody
 MAX_VALUE = 1e9  # of a number in a row; beyond it is damage
@@ -50,12 +51,13 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """Where an encoded crop lies in the temporary file, and what it shows."""
+    """Where an encoded crop lies in the temporary file, and what it shows; `fault` says why there is none."""
 
     pid: int
     name: str
     offset: int
     size: int
+    fault: str = ""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,9 +125,11 @@ def read(
 
     scratch.mkdir(parents=True, exist_ok=True)
     store = scratch / "crops"
+    counts: Counter[str] = Counter()
     with store.open("wb") as file:
         cut = [
-            _cut(video, path, rows, crop_size, file) for video, path, rows in zip(videos, tracks, boxes, strict=True)
+            _cut(video, path, rows, crop_size, file, counts)
+            for video, path, rows in zip(videos, tracks, boxes, strict=True)
         ]
     cameras = [_by_identity(crops) for crops in cut]
     if halve_tracks:
@@ -135,6 +139,8 @@ def read(
         "boxes": f"{sum(map(len, boxes))}, {sum(map(len, boxes)) - sum(map(len, cut))} dropped "
         f"(thinner than {MIN_SIDE} pixels in the picture)",
     }
+    if counts["turned"]:
+        facts["turned"] = f"{counts['turned']:,} pictures, upright as their EXIF orientation says"
     if halve_tracks:
         facts["cameras"] = "one physical camera; C1 and C2 are the halves of each identity's track in time"
     return Source("mot", (PROTOCOL,), tuple(_tracklets(cameras, max_frames, test, store)), facts)
@@ -193,8 +199,15 @@ def _columns(path: Path, first: str) -> tuple[list[int], int]:
     return places, 1
 
 
-def _cut(video: Path, tracks: Path, boxes: Sequence[Box], size: tuple[int, int], store: BinaryIO) -> list[Crop]:
-    """Append the crops of one video to `store`, in the order of time."""
+def _cut(
+    video: Path,
+    tracks: Path,
+    boxes: Sequence[Box],
+    size: tuple[int, int],
+    store: BinaryIO,
+    counts: Counter[str],
+) -> list[Crop]:
+    """Append the crops of one video to `store`, in the order of time; those of damaged frames have none there."""
     from shards import pictures
 
     of_frame: dict[int, list[Box]] = {}
@@ -202,12 +215,16 @@ def _cut(video: Path, tracks: Path, boxes: Sequence[Box], size: tuple[int, int],
         of_frame.setdefault(box.frame, []).append(box)
     crops: list[Crop] = []
     number = 0
-    for number, image_HW3 in decode(video):
+    for number, image_HW3 in decode(video, counts):
         for box in of_frame.pop(number, ()):
+            name = f"{tracks}:{box.line}"
+            if isinstance(image_HW3, DataError):
+                crops.append(Crop(box.pid, name, store.tell(), 0, fault=str(image_HW3)))
+                continue
             top, bottom, left, right = box.inside(*image_HW3.shape[:2])
             if min(bottom - top, right - left) >= MIN_SIDE:
                 data = pictures.encode(pictures.resize(image_HW3[None, top:bottom, left:right], size)[0], QUALITY)
-                crops.append(Crop(box.pid, f"{tracks}:{box.line}", store.tell(), len(data)))
+                crops.append(Crop(box.pid, name, store.tell(), len(data)))
                 store.write(data)
         if not of_frame:
             return crops
@@ -258,4 +275,5 @@ def _frames(store: Path, crops: Sequence[Crop]) -> Iterator[Frame]:
     with store.open("rb") as file:
         for crop in crops:
             file.seek(crop.offset)
-            yield Frame(crop.name, bind(bytes, file.read(crop.size)))
+            data = file.read(crop.size)
+            yield Frame(crop.name, bind(bad_frame, crop.fault) if crop.fault else bind(bytes, data))

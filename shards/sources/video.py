@@ -29,8 +29,11 @@ QUALITY = 95  # of what is cut out of a video, before a build's own --size
 # Decoders that mark the frames in which they conceal damage. They are not told to fail at it, as all others are: they
 # would fail at the start of many a healthy file, too, whose first frames refer to ones before it.
 MARKING = ("flv1", "h263", "h264", "mpeg1video", "mpeg2video", "mpeg4")
-TYPE_B, MAX_GROUP = 3, 16  # FFmpeg's number of frames predicted from later ones; more of them follow on each other nowhere
-CUT_SECONDS, CUT_SHARE = 0.5, 0.02  # by which a file may end before its header says, and be whole
+TYPE_B, MAX_GROUP = (
+    3,
+    16,
+)  # FFmpeg's number of frames predicted from later ones; more of them follow on each other nowhere
+CUT_SECONDS, CUT_SHARE = 0.25, 0.02  # and two frames: by which a file may end before its header says, and be whole
 
 Uint8Array = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -88,7 +91,9 @@ def _decode_file(video: Path) -> Iterator[tuple[int, Uint8Array | DataError]]:
                     yield number, _upright(video, number, frame)
     except av.FFmpegError as error:
         where = f" past frame {number}" if number else ""
-        raise DataError(f"{video}: cannot be decoded{where} ({error.strerror}); a whole video file is needed") from error
+        raise DataError(
+            f"{video}: cannot be decoded{where} ({error.strerror}); a whole video file is needed"
+        ) from error
     if not number:
         raise DataError(f"{video}: cannot be decoded (not one frame in it); a whole video file is needed")
 
@@ -102,13 +107,21 @@ def _shown(container: InputContainer, stream: av.VideoStream) -> Iterator[tuple[
     import av
 
     fault, since, lost = "", -1, 0  # what is wrong now, the time of the last frame known to be damaged, frames lost
+    keys: set[int | None] = set()  # times of key frames, as the container has them: damaged AV1 calls others so
+    joins = container.format.name == "mpegts"  # which calls the joint of two recordings corrupt; the decoder sees loss
     clock = _Clock(stream)
 
     def judged(group: list[Any]) -> Iterator[tuple[Any, str]]:
         nonlocal fault, since, lost
         corrupt = [frame for frame in group if frame.is_corrupt]
         last = group[-1]
-        if fault and not corrupt and last.key_frame and (last.pts is None or last.pts > since):
+        if (
+            fault
+            and not corrupt
+            and last.key_frame
+            and (last.pts is None or last.pts > since)
+            and keys & {last.pts, None}
+        ):
             yield from ((clock.show(frame, fault), fault) for frame in group[:-1])
             yield from ((clock.show(None, fault), fault) for _ in range(clock.missed(last, lost)))
             fault, lost, group = "", 0, [last]
@@ -119,12 +132,14 @@ def _shown(container: InputContainer, stream: av.VideoStream) -> Iterator[tuple[
     group: list[Any] = []  # frames of type B, and the one that is shown after them
     for packet in container.demux(stream):
         frames: list[Any] = []
+        if packet.is_keyframe:
+            keys.add(packet.pts)
         try:
             frames = packet.decode()
         except av.FFmpegError as error:
             lost += packet.size > 0 and not packet.is_discard
-            fault, since = error.strerror, packet.pts or since
-        if packet.is_corrupt:
+            fault, since = str(error.strerror), packet.pts or since
+        if packet.is_corrupt and not joins:
             fault, since = "some of its bytes are missing", packet.pts or since
         for frame in frames:
             group.append(frame)
@@ -144,7 +159,7 @@ class _Clock:
 
     def show(self, frame: Any, fault: str) -> Any:
         """Count a frame; return it."""
-        if not fault and self._rate:
+        if not fault:
             self._start = frame.time if self._start is None else self._start
             if self._position(frame) != self._shown:
                 self._rate = None
@@ -153,11 +168,13 @@ class _Clock:
 
     def missed(self, frame: Any, lost: int) -> int:
         """Frames that should have been shown before this one; `lost` where time does not tell."""
-        position = self._position(frame) if self._rate and self._start is not None else None
+        position = self._position(frame)
         return lost if position is None else max(0, position - self._shown)
 
     def _position(self, frame: Any) -> int | None:
-        return None if frame.time is None or self._start is None else round((frame.time - self._start) * self._rate)
+        if frame.time is None or self._start is None or not self._rate:
+            return None
+        return round((frame.time - self._start) * self._rate)
 
 
 def _stream(video: Path, container: InputContainer) -> av.VideoStream:
@@ -188,8 +205,8 @@ def _upright(video: Path, number: int, frame: Any) -> Uint8Array:
     if max(abs(a), abs(d)) * 100 <= min(abs(b), abs(c)):
         return pictures.turn(image_HW3, transpose=True, flip_rows=b < 0, flip_columns=c < 0)
     raise DataError(
-        f"{video}: frame {number}: to be shown turned by {np.degrees(np.arctan2(b, a)):.0f}°; only quarter turns can be "
-        "made without loss; encode it upright, as `ffmpeg -i IN OUT.mp4` does"
+        f"{video}: frame {number}: to be shown turned by {np.degrees(np.arctan2(b, a)):.0f}°; only quarter turns are "
+        "made here; encode it upright, as `ffmpeg -i IN OUT.mp4` does"
     )
 
 
@@ -222,7 +239,7 @@ def count_frames(video: Path) -> int:
                 count += not is_led and not _is_hidden(stream, packet)
     except (av.FFmpegError, DataError):
         return count
-    if end < promised * (1 - CUT_SHARE) - CUT_SECONDS and end > 0:
+    if 0 < end < promised * (1 - CUT_SHARE) - CUT_SECONDS - 2 / (rate or 1):
         return round(count * promised / end)
     return count
 

@@ -119,7 +119,7 @@ FORMATS: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_are_turned_upright(form: str, orientation: int) -> None:
-    """All eight orientations, in every format that has EXIF: Pillow's upright pixels, also at a fraction of the size."""
+    """All eight orientations, in each format with EXIF: Pillow's upright pixels; also at a fraction of the size."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(RAMP, form, exif=exif.tobytes(), **FORMATS[form])
