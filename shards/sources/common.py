@@ -14,7 +14,7 @@ import numpy as np
 from shards.records import DataError, Frame, Protocol, Role, Source, SourceTracklet
 
 HDF5 = b"MATLAB 7.3 MAT-file"
-PICTURES = (".jpg", ".jpeg", ".png")
+PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
 READ_BYTES = 1 << 16
 MAX_NAMED = 10  # missing pictures that a message names; the rest is counted
 

@@ -23,13 +23,14 @@ DROP = "leave them out with --bad-frames drop"
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """Where an encoded crop lies in the temporary file, and what it shows."""
+    """Where an encoded crop lies in the temporary file, and what it shows; `fault` says why there is none."""
 
     pid: int
     frame: int
     name: str
     offset: int
     size: int
+    fault: str = ""
 
 
 @dataclass(slots=True)
@@ -50,6 +51,7 @@ class Camera:
     crops: list[Crop] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)  # of `decode`
     missing: set[int] = field(default_factory=set)  # frames of boxes that the video does not have
     mostly_outside: int = 0  # boxes that are cut, though the picture shows less than half of them
 
@@ -92,15 +94,20 @@ class Camera:
         size: tuple[int, int] | None = None  # width and height of the pictures
         scale = 1.0, 1.0
         frame = 0
-        for position, image_HW3 in decode(self.video):
+        for position, image_HW3 in decode(self.video, self.counts):
             # A header may promise fewer frames than a video has.
             frame = frames.start + position - 1 if isinstance(frames, range) else frames[position - 1]
-            if size is None:
-                size = image_HW3.shape[1], image_HW3.shape[0]
-                scale = _scale(self, size, seqinfo)
-                _check_corners(self, size)
-            for box in of_frame.pop(frame, ()):
-                self._cut_box(box, box.scaled(*scale), image_HW3, crop_size, store)
+            boxes = of_frame.pop(frame, ())
+            if isinstance(image_HW3, DataError):
+                fault = str(image_HW3)
+                self.crops += [Crop(box.pid, frame, self._name(box), store.tell(), 0, fault) for box in boxes]
+            else:
+                if size is None:
+                    size = image_HW3.shape[1], image_HW3.shape[0]
+                    scale = _scale(self, size, seqinfo)
+                    _check_corners(self, size)
+                for box in boxes:
+                    self._cut_box(box, box.scaled(*scale), image_HW3, crop_size, store)
             if not of_frame:
                 break
         if of_frame:
@@ -119,8 +126,11 @@ class Camera:
         else:
             self.mostly_outside += (bottom - top) * (right - left) < scaled.width * scaled.height / 2
             data = pictures.encode(pictures.resize(image_HW3[None, top:bottom, left:right], crop_size)[0], QUALITY)
-            self.crops.append(Crop(box.pid, box.frame, f"{self.tracks.path}:{box.line}", store.tell(), len(data)))
+            self.crops.append(Crop(box.pid, box.frame, self._name(box), store.tell(), len(data)))
             store.write(data)
+
+    def _name(self, box: Box) -> str:
+        return f"{self.tracks.path}:{box.line}"
 
     def _leave_out(self, missing: set[int], last: int, drop: bool) -> None:
         self.missing = missing

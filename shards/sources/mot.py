@@ -40,6 +40,7 @@ from shards.records import DataError, Frame, Protocol, Role, Source, SourceTrack
 from shards.sources.crops import DROP, Camera, Crop, missing_frames
 from shards.sources.options import natural_number, percent, positive_int, share, size_HW, size_WH
 from shards.sources.tracks import MIN_VISIBILITY, Tracks, listed, read_tracks, reasons
+from shards.sources.video import bad_frame
 
 MAX_DROPPED = 5.0  # per cent of a camera's boxes, or of its identities
 MAX_SHOWN = 20  # identities that a fact or a message names
@@ -222,6 +223,8 @@ def _facts(cameras: Sequence[Camera], test: set[int], halved: bool) -> dict[str,
         "boxes": f"{num_crops:,} of {num_rows:,} rows"
         + (f", {outside:,} of them half or more outside" if outside else ""),
     }
+    if turned := sum(camera.counts["turned"] for camera in cameras):
+        facts["turned"] = f"{turned:,} pictures, upright as their EXIF orientation says"
     if halved:
         facts["cameras"] = "one physical camera; C1 and C2 are the halves of each identity's track in time"
     dropped: Counter[str] = sum((camera.dropped for camera in cameras), Counter())
@@ -282,4 +285,5 @@ def _frames(store: Path, crops: Sequence[Crop]) -> Iterator[Frame]:
     with store.open("rb") as file:
         for crop in crops:
             file.seek(crop.offset)
-            yield Frame(crop.name, bind(bytes, file.read(crop.size)))
+            data = file.read(crop.size)
+            yield Frame(crop.name, bind(bad_frame, crop.fault) if crop.fault else bind(bytes, data))
