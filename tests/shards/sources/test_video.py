@@ -197,6 +197,15 @@ def test_an_open_group_at_the_start_is_healthy(tmp_path: Path) -> None:
     assert count_frames(path) == len(found)
 
 
+def test_a_start_in_the_middle_of_a_group_is_healthy(tmp_path: Path) -> None:
+    """A recording that begins between key frames: players show nothing before the first, and no frame is lost."""
+    whole = write(tmp_path / "whole.ts", "libx264", bf="0")
+    left_out = iter([False] * 4)
+    path = remux(whole, tmp_path / "a.ts", lambda packet: next(left_out, True))
+    assert numbers(path) == list(range(9, 25))
+    assert count_frames(path) == 16
+
+
 def test_frames_at_any_time_are_counted(tmp_path: Path) -> None:
     """A variable frame rate, also where the header of an AVI counts the gaps: each frame is one."""
     times = [number + 3 * (number // 5) for number in range(24)]
