@@ -295,6 +295,18 @@ def test_the_default_stream_is_the_video(tmp_path: Path) -> None:
     assert numbers(path) == list(range(15, 25))
     assert count_frames(path) == 10
 
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        cover, stream = container.add_stream("mjpeg", 25), container.add_stream("mpeg4", 25)
+        cover.height, cover.width, cover.pix_fmt, cover.disposition = 300, 400, "yuvj420p", Disposition.attached_pic
+        stream.height, stream.width, stream.pix_fmt, stream.bit_rate = HEIGHT, WIDTH, "yuv420p", 1_500_000
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(drawn(30, (300, 400)), "rgb24")))
+        for number in range(10):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(drawn(number + 1), "rgb24")))
+        for each in (cover, stream):
+            container.mux(each.encode())
+    assert numbers(path) == list(range(1, 11))
+
 
 def test_another_size_in_the_middle_is_refused(tmp_path: Path) -> None:
     """A stream or folder that changes its size: boxes would be of another picture. The frame is named."""
