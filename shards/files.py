@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from shards.cache import Cache
+from shards.paths import expand
 from shards.records import DataError
 
 MAX_OPEN = 256  # shards of a set, in a process
@@ -58,13 +59,13 @@ class Files(Protocol):
 
 def open_files(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None, cache_gb: float | None) -> Files:
     """The files of a local folder or URL; `cache` and `cache_gb` as in `shards.open`."""
-    text = os.fspath(path)
+    text = expand(os.fspath(path))
     if "://" not in text:
         return LocalFiles(Path(text))
     if text.startswith("file://"):
         return LocalFiles(Path(text.removeprefix("file://")))
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mstat" / "shards"
-    folder = Path(cache or os.environ.get("MSTAT_CACHE") or default)
+    folder = Path(expand(os.fspath(cache or os.environ.get("MSTAT_CACHE") or default)))
     gigabytes = cache_gb if cache_gb is not None else _gigabytes(os.environ.get("MSTAT_CACHE_GB"))
     return RemoteFiles(text.rstrip("/"), Cache(folder, round(gigabytes * 1e9)))
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from mstat.elsewhere import find_shards
 from mstat.errors import UserError
 from shards.records import DataError
 
@@ -144,8 +145,9 @@ class Folder:
             raise DataError("config.yaml, which names the shards, is not in the run folder")
         if not isinstance(place, str):
             raise DataError("config.yaml does not name the shards (data.shards)")
+        place = find_shards(self.run, place)
         if "://" not in place and not Path(place).is_dir():
-            raise DataError(f"{place} (data.shards) is not there, seen from the current folder")
+            raise DataError(f"{place} (data.shards) is not there, seen from the current folder or where the run began")
         return shards.open(place)
 
     def save(self, name: str, data: bytes) -> None:

@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
+from shards.paths import path
 from shards.records import DataError, Frame, Protocol, Role, Source, SourceTracklet, UsageError
 from shards.sources.options import positive_int, size_HW
 from shards.sources.video import QUALITY, decode
@@ -63,14 +64,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ids = "ids, as 3,5,8, that test; all others train (default: every second id)"
     parser.add_argument(
         "--video",
-        type=Path,
+        type=path,
         required=True,
         action="append",
         metavar="PATH",
         help="video or folder of pictures, one for each camera",
     )
     parser.add_argument(
-        "--tracks", type=Path, required=True, action="append", metavar="FILE", help="one for each video"
+        "--tracks", type=path, required=True, action="append", metavar="FILE", help="one for each video"
     )
     parser.add_argument("--halve-tracks", action="store_true", help="one video: halves of each track are two cameras")
     parser.add_argument(
