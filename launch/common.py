@@ -58,7 +58,9 @@ def report_errors(command: Callable[[], None]) -> int:
     `MSTAT_DEBUG=1` prints the traceback of both.
     """
     from mstat.signals import end_with_launcher
+    from shards.terminal import print_anything
 
+    print_anything()
     end_with_launcher()
     try:
         command()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -154,13 +155,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     again = "; what is finished is kept, the same command goes on from there" if args.command == "build" else ""
     try:
-        return {"build": build, "verify": verify, "info": info, "show": show}[args.command](args)
+        status = {"build": build, "verify": verify, "info": info, "show": show}[args.command](args)
+        sys.stdout.flush()
+        return status
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (UsageError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads the output has seen enough, as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python would write at its end
+        return 1
     except OSError as error:  # no space left, no permission
         where = "" if error.filename or args.command != "build" else f"{args.out}: "  # a write that fails names no file
         print(f"error: {where}{error}{again}", file=sys.stderr)

@@ -159,7 +159,7 @@ class Reader:
 
     def find(self, key: str) -> int:
         """The tracklet of a key. Raises KeyError."""
-        place = pc.index(self._table["key"], key).as_py()
+        place = pc.index(self._table["key"], key).as_py() if key.isascii() else -1  # no key has other letters
         if place < 0:
             raise KeyError(key)
         return int(place)

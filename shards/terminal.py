@@ -27,11 +27,12 @@ LOOKALIKES = {
 
 
 def lookalike(error: UnicodeError) -> tuple[str, int]:
-    """An error handler of codecs: signs of tables by their like in ASCII, all else as an escape like \\xe9 or \\udcff."""
+    """An error handler of codecs: signs of tables by their like in ASCII, all else as escapes like \\xe9 or \\udcff."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     signs = error.object[error.start : error.end]
-    return "".join(LOOKALIKES.get(sign) or sign.encode("ascii", "backslashreplace").decode() for sign in signs), error.end
+    likes = (LOOKALIKES.get(sign) or sign.encode("ascii", "backslashreplace").decode() for sign in signs)
+    return "".join(likes), error.end
 
 
 def print_anything() -> None:
