@@ -108,7 +108,7 @@ def _check_free(out: Path) -> None:
         raise FileExistsError(f"{out} exists; remove it, or give another --out")
     if any(out.iterdir()):
         raise FileExistsError(f"{out} exists and is not empty; remove it, or give another --out")
-    if out.is_mount():
+    if out.resolve().is_mount():
         raise FileExistsError(f"{out} is a mount point, which nothing can replace; give a folder in it as --out")
     if out.samefile(Path.cwd()):
         raise FileExistsError(f"{out} is the current folder, which is to be replaced; start the build from another one")
