@@ -20,6 +20,7 @@ from mstat.config import Config
 from mstat.errors import UserError
 from mstat.files import write_text
 from shards.paths import expand
+from shards.records import UsageError
 
 
 class _Parser(jsonargparse.ArgumentParser):
@@ -52,7 +53,7 @@ def parse(argv: Sequence[str], default_config: Path | None = None, **options: An
     config = Config(**{key: value for key, value in vars(parsed).items() if key != "config"})
     try:
         expand_paths(config)
-    except ValueError as error:
+    except UserError as error:
         parser.error(str(error))
     if complaint := out_of_range(config):
         parser.error(complaint)
@@ -60,9 +61,20 @@ def parse(argv: Sequence[str], default_config: Path | None = None, **options: An
 
 
 def expand_paths(config: Config) -> None:
-    """Put the home folder for `~` into every setting that is a path. Raises UsageError where there is no such user."""
-    config.run, config.data.shards = expand(config.run), expand(config.data.shards)
-    config.model.init = config.model.init and expand(config.model.init)
+    """Put the home folder for `~` into every setting that is a path.
+
+    Raises:
+        UserError: If there is no such user, or a name is no UTF-8: config.yaml could not hold it.
+    """
+    try:
+        config.run, config.data.shards = expand(config.run), expand(config.data.shards)
+        config.model.init = config.model.init and expand(config.model.init)
+        for name in filter(None, (config.run, config.data.shards, config.model.init)):
+            name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{error.object!r}: a name that is no UTF-8; rename it, or make a link to it") from None
+    except UsageError as error:
+        raise UserError(str(error)) from None
 
 
 # Smallest and largest value of the numbers that would otherwise fail late and unclearly.

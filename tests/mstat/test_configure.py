@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,11 @@ def test_a_tilde_in_a_setting_is_the_home_folder(
     with pytest.raises(SystemExit):
         parse(["--run=~nobody-here/x"])
     assert "~nobody-here is no user's home folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["run", "data.shards", "model.init"])
+def test_a_name_that_is_no_utf8_is_refused(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """config.yaml could not hold it, and the run could not be opened again: refused before the run, not after it."""
+    with pytest.raises(SystemExit):
+        parse([f"--{key}", os.fsdecode(b"na\xefve/x")])
+    assert r"'na\udcefve/x': a name that is no UTF-8; rename it, or make a link to it" in capsys.readouterr().err
