@@ -19,6 +19,8 @@ import yaml
 from mstat.config import Config
 from mstat.errors import UserError
 from mstat.files import write_text
+from shards.paths import expand
+from shards.records import UsageError
 
 
 class _Parser(jsonargparse.ArgumentParser):
@@ -49,9 +51,30 @@ def parse(argv: Sequence[str], default_config: Path | None = None, **options: An
         files = ["--config", str(default_config)]
     parsed = parser.instantiate(parser.parse_args(files + flags))
     config = Config(**{key: value for key, value in vars(parsed).items() if key != "config"})
+    try:
+        expand_paths(config)
+    except UserError as error:
+        parser.error(str(error))
     if complaint := out_of_range(config):
         parser.error(complaint)
     return config
+
+
+def expand_paths(config: Config) -> None:
+    """Put the home folder for `~` into every setting that is a path.
+
+    Raises:
+        UserError: If there is no such user, or a name is no UTF-8: config.yaml could not hold it.
+    """
+    try:
+        config.run, config.data.shards = expand(config.run), expand(config.data.shards)
+        config.model.init = config.model.init and expand(config.model.init)
+        for name in filter(None, (config.run, config.data.shards, config.model.init)):
+            name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{error.object!r}: a name that is no UTF-8; rename it, or make a link to it") from None
+    except UsageError as error:
+        raise UserError(str(error)) from None
 
 
 # Smallest and largest value of the numbers that would otherwise fail late and unclearly.
@@ -127,6 +150,7 @@ def override(config: Config, settings: Mapping[str, str]) -> Config:
         within[name] = yaml.safe_load(value)
     parser = _plain_parser()
     changed = Config(**{k: v for k, v in vars(parser.instantiate(parser.parse_object(plain))).items() if k != "config"})
+    expand_paths(changed)
     if complaint := out_of_range(changed):
         raise UserError(complaint)
     return changed

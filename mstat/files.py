@@ -18,7 +18,7 @@ MOST_BYTES = 64 << 20  # of a small file
 def write_text(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
     try:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")  # names on a disk need not be UTF-8
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
