@@ -201,6 +201,8 @@ class TrainConfig:
         save_every: Steps between checkpoints; 0 saves at the end only. They are copied, which takes their size in CPU
             memory from the first one on, and written during the next steps.
         keep: Newest checkpoints that are kept.
+        keep_best: Keep the checkpoint with the best score of the evaluations during training, too: by mAP, or rank-1
+            where a protocol has no mAP. Needs `eval_every`. `launch/evaluate.py --checkpoint best` scores it.
         eval_every: Steps between evaluations during training; 0 evaluates at the end only, null never.
         log_every: Steps between two reads of the losses from the device (each waits for it).
         timeout_minutes: How long a process waits for the others before it gives up; longer than a save takes.
@@ -213,6 +215,7 @@ class TrainConfig:
     activation_checkpointing: bool = False
     save_every: int = 500
     keep: int = 2
+    keep_best: bool = False
     eval_every: int | None = 0
     log_every: int = 10
     timeout_minutes: float = 30.0
