@@ -26,9 +26,9 @@ import torch
 from rich.markup import escape
 
 from mstat.checkpoint_files import META, NAME, damaged, folders, not_finite, read_meta, refuse_damaged, way_out
-from mstat.checkpoint_files import best as best_step
 from mstat.engine import Engine
 from mstat.errors import UserError
+from mstat.evaluations import kept
 from mstat.model.weights import named
 from mstat.run import NotFiniteError, write_state
 
@@ -56,7 +56,8 @@ class Writer:
         self.stager = _stager(engine.device)
         self.thread = ThreadPoolExecutor(1, "checkpoint")
         self.begun: Future[None] | None = None
-        self.best = best_step(run)
+        before = kept(run)
+        self.best: int | None = before["step"] if before else None
 
     def __enter__(self) -> Writer:
         return self

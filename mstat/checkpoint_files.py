@@ -21,6 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from mstat.errors import UserError
+from mstat.evaluations import kept
 from mstat.model.weights import named, printable, read_tensors
 
 NAME = re.compile(r"step-(\d{9})")
@@ -36,24 +37,14 @@ def folders(run: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in matches if match and (path / META).is_file())
 
 
-def best(run: Path) -> int | None:
-    """The step with the best score of the evaluations during training, where `train.keep_best` kept one."""
-    try:
-        lines = (run / "evaluations.jsonl").read_text().splitlines()
-        records = [json.loads(line) for line in lines]
-        return max((r for r in records if r.get("kept")), key=lambda r: int(r["step"]))["step"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
 def find(run: Path, name: str) -> Path:
     """A checkpoint by what a user calls it: a path, a step, `newest`, or `best`.
 
     Raises:
         UserError: If there is none; the message names those that there are.
     """
-    whole = folders(run)
-    step = {"best": best(run), "newest": whole[-1][0] if whole else None}.get(name, name)
+    whole, best = folders(run), kept(run)
+    step = {"best": best and best["step"], "newest": whole[-1][0] if whole else None}.get(name, name)
     candidates = [Path(name)]
     if str(step).isdecimal():
         candidates = [run / "checkpoints" / f"step-{int(str(step)):09d}"]
