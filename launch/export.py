@@ -16,7 +16,7 @@ from launch.common import checkpoint_option, config_of_run, report_errors, run_o
 from mstat.errors import UserError
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="launch/export.py",
         allow_abbrev=False,
@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--run", type=Path, help="run folder; without it, that of --checkpoint")
     checkpoint_option(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for the two files; made if missing")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
 
     def command() -> None:
         run, out = run_of(arguments), arguments.out

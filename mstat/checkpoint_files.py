@@ -166,7 +166,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     if path.name not in meta["bytes"]:
         raise UserError(f"{path}: {META} does not name this file: {way_out(folder)}")
     refuse_damaged(folder, damaged(folder, meta, [path.name]))
-    weights = read_tensors(path)[0]
+    weights, _ = read_tensors(path)
     if broken := not_finite(weights):
         raise UserError(f"{path}: holds numbers that are not finite: {named(broken)}; {way_out(folder)}")
     return weights

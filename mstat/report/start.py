@@ -49,7 +49,7 @@ def start_table(file: str, rows: Sequence[Row]) -> Table:
     """Where every key goes, how it is changed, why it is dropped, and what of ours no key fills."""
     keys = {row.key for row in rows if row.key != NO_KEY}
     used = {row.key for row in rows if row.key != NO_KEY and row.ours != NOWHERE}
-    ours = {row.ours for row in rows if row.ours != NOWHERE}
+    ours = {row.ours for row in rows if row.ours not in (NOWHERE, NO_KEY)}
     kept = sum(row.action == KEPT for row in rows)
     table = Table(
         title=f"Start from {escape(file)}",
@@ -67,7 +67,8 @@ def start_table(file: str, rows: Sequence[Row]) -> Table:
             table.add_section()
         before = part
         cells = (escape(text) for text in line[:3])
-        table.add_row(str(line.num_keys or ""), *cells, style="dim" if any(part) else None)
+        is_note = line.key == line.ours == NO_KEY
+        table.add_row(str(line.num_keys or ""), *cells, style="yellow" if is_note else "dim" if any(part) else None)
     return table
 
 
