@@ -56,22 +56,22 @@ def foreign(path: Path) -> str | None:
         return "it is an ONNX model: take the PyTorch weights that it was exported from"
     if path.suffix == ".msgpack":
         return "it is a Flax checkpoint: load it in its own framework and save its weights as .safetensors"
+    if not head.strip(b"\0"):
+        return "it begins with nothing but zeros: a copy or a download that did not end"
     return _text(head) or _zip(path, head, size) or _tar(path, head) or _safetensors(path, head, size)
 
 
 def _text(head: bytes) -> str | None:
     """A text: a page, an answer of a server, a list of names."""
-    try:
-        text = head.decode("utf-8-sig", errors="strict" if len(head) < HEAD else "ignore").strip()
-    except UnicodeDecodeError:
-        return None
-    if not text or not all(letter.isprintable() or letter in "\r\n\t\f" for letter in text):
-        return None
+    text = head.decode("utf-8-sig", errors="replace").strip()
     again = "open its address in a browser to see what it asks for, and download the file itself"
     if re.match(r"<!doctype html|<html|<head|<!--", text, re.IGNORECASE):
         title = re.search(r"<title[^>]*>([^<]{1,80})", text, re.IGNORECASE)
         named = f" ({' '.join(title[1].split())!r})" if title else ""
         return f"it is an HTML page{named}: {again}"
+    whole = text.rstrip("\ufffd")  # a letter that the end of the head cuts in two
+    if not whole or not all((letter.isprintable() and letter != "\ufffd") or letter in "\r\n\t\f" for letter in whole):
+        return None
     if text.startswith("<"):
         return f"it is XML, most likely a server's error: {again}"
     if text[0] in "{[":

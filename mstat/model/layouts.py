@@ -93,12 +93,12 @@ class Bare(NamedTuple):
 
     Attributes:
         stored: By bare name.
-        prefix: What every name had before it.
+        taken: What was taken off the keys: the prefix, and what wrappers of torch put into the middle of a name.
         outside: Keys of the file that do not begin with the prefix: heads and the like.
     """
 
     stored: dict[str, Stored]
-    prefix: str
+    taken: list[str]
     outside: list[str]
 
 
@@ -119,9 +119,11 @@ def take_off_prefix(path: Path, tensors: dict[str, Tensor]) -> Bare:
         models = ", ".join(repr(printable(prefix)) for prefix in prefixes)
         raise UserError(f"{path}: holds several models, whose keys begin with {models}: save one of them alone")
     prefix = prefixes[0] if prefixes else ""
-    stored = {name.removeprefix(prefix): key for name, key in keys.items() if name.startswith(prefix)}
+    inside = {name.removeprefix(prefix): key for name, key in keys.items() if name.startswith(prefix)}
     outside = [key for name, key in keys.items() if not name.startswith(prefix)]
-    return Bare({name: Stored(key, tensors[key]) for name, key in stored.items()}, prefix, outside)
+    taken = {key.removesuffix(name) for name, key in inside.items() if key.endswith(name)} - {""}
+    taken |= {match[0] for name, key in inside.items() if not key.endswith(name) and (match := re.search(WRAPPED, key))}
+    return Bare({name: Stored(key, tensors[key]) for name, key in inside.items()}, sorted(taken), outside)
 
 
 def to_official(path: Path, bare: dict[str, Stored], buffers: Iterable[str] = ()) -> dict[str, Stored]:

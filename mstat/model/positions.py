@@ -37,6 +37,8 @@ def source_grid(places: int, known: Grid | None, ours: Grid, squares_first: bool
     """
     if known is not None:
         return SourceGrid(known if known[0] * known[1] == places else None)
+    if places < 1:
+        return SourceGrid(None)
     side = math.isqrt(places)
     is_square = side * side == places
     if places == ours[0] * ours[1] and not (is_square and squares_first):

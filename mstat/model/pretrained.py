@@ -69,9 +69,8 @@ def load_pretrained(model: MSTAT, path: str | Path) -> list[Row]:
     which is that of most of timm's.
 
     Returns:
-        One row or more for every key of the file and every tensor of the model, and before them one for each thing that
-        was decided on the way (key and name are then NO_KEY). On the meta device nothing is filled, and the rows are
-        the same.
+        One row or more for every key of the file and every tensor of the model, and one for each thing that was decided
+        on the way (key and name are then NO_KEY). On the meta device nothing is filled, and the rows are the same.
 
     Raises:
         UserError: The file is missing or holds more than plain tensors, its layout is unknown, keys are unknown or
@@ -80,10 +79,9 @@ def load_pretrained(model: MSTAT, path: str | Path) -> list[Row]:
     source = read_source(Path(path))
     path, tensors = source.path, {key: value.float() for key, value in source.tensors.items()}
     bare = take_off_prefix(path, tensors)
-    if bare.prefix:
-        source.notes.append(f"prefix {printable(bare.prefix)!r} taken off the keys")
+    source.notes += [f"{printable(prefix)!r} taken off the keys" for prefix in bare.taken]
     rows = [Row(printable(name), NOWHERE, why) for name, why in source.others.items()]
-    rows += [Row(key, NOWHERE, f"beside the model, whose keys begin with {bare.prefix!r}") for key in bare.outside]
+    rows += [Row(key, NOWHERE, "beside the model") for key in bare.outside]
     state = model.state_dict()
     if "stem.patch.weight" in bare.stored:
         refuse_keys(path, set(bare.stored), set(state), set(), source.others)
@@ -113,7 +111,7 @@ def load_pretrained(model: MSTAT, path: str | Path) -> list[Row]:
     if cast := sorted({str(value.dtype).removeprefix("torch.") for value in source.tensors.values()} - {"float32"}):
         source.notes.append(f"weights of {' and '.join(cast)} made float32")
     notes = [Row(NO_KEY, NO_KEY, note) for note in source.notes]
-    return notes + [row._replace(shape=tuple(tensors[row.key].shape)) if row.key in tensors else row for row in rows]
+    return [row._replace(shape=tuple(tensors[row.key].shape)) if row.key in tensors else row for row in rows] + notes
 
 
 def fills_from_own(model: MSTAT, bare: dict[str, Stored], source: Source) -> Iterator[Fill]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from mstat import checkpoint_files
 from mstat.errors import UserError
 from mstat.model.classifier import to_timesformer
+from mstat.model.kinds import TENSORFLOW
 from mstat.model.positions import Grid
 from mstat.model.weights import named, printable, read_file
 
@@ -106,8 +107,8 @@ def _file_in(folder: Path) -> Path:
             return folder / name
     if whole := checkpoint_files.folders(folder):
         raise UserError(f"{folder}: a run without a model.safetensors: it is not finished; give {whole[-1][1]}")
-    if (folder / "saved_model.pb").exists():
-        raise UserError(f"{folder}: a TensorFlow SavedModel; save its weights as .safetensors")
+    if (folder / "saved_model.pb").exists() or any(folder.glob("*.index")):
+        raise UserError(f"{folder}: it is {TENSORFLOW}")
     files = [
         path for path in sorted(folder.iterdir())
         if path.is_file() and not path.name.startswith(".")

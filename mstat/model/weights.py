@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mstat.errors import UserError
-from mstat.model.kinds import foreign
+from mstat.model.kinds import TENSORFLOW, foreign
 
 # Names under which training programs put a state dict, beside an optimiser and counters; the first found counts.
 WRAPPERS = (
@@ -57,6 +57,8 @@ def read_file(path: Path) -> Tensors:
         UserError: If the file is missing, damaged, or more than a dict of plain tensors.
     """
     if not path.is_file():
+        if path.with_name(f"{path.name}.index").is_file():
+            raise UserError(f"{path}: it is {TENSORFLOW}")
         raise UserError(f"{path}: no such file; model.init wants a checkpoint (.safetensors, .bin, .pth, .pyth)")
     if kind := foreign(path):
         raise UserError(f"{path}: not a file of plain tensors: {printable(kind)}")
@@ -144,7 +146,8 @@ def reason(path: Path, error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "its values are nested too deeply"
     told = re.search(r"Trying to load|Unsupported [^.]*|WeightsUnpickler error: [^.\n]*", text)
-    return printable((told[0] if told else text.partition("\n")[0]) or type(error).__name__)
+    words = (told[0] if told else text.partition("\n")[0]) or type(error).__name__
+    return "it is neither torch's nor safetensors" if words.endswith("error: ") else printable(words)
 
 
 def named(keys: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ Names that differ in a block's number, in weight or bias, or in a stage are one 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from rich import box
@@ -32,13 +32,15 @@ class Line(NamedTuple):
     num_keys: int
 
 
-def lines(rows: Iterable[Row]) -> list[Line]:
-    """Rows joined to few lines: first what is used, then what is dropped, then what of ours keeps its own start."""
-    rows = list(rows)
+def lines(rows: Sequence[Row]) -> list[Line]:
+    """Rows joined to few lines: what was decided, what is used, what is dropped, what of ours keeps its own start."""
+    notes = [row for row in rows if row.key == row.ours == NO_KEY]
+    rows = [row for row in rows if row not in notes]
     dropped = [row for row in rows if row.ours == NOWHERE]
     kept = [row for row in rows if row.action == KEPT]
     used = [row for row in rows if row.ours != NOWHERE and row.action != KEPT]
     return [
+        *(Line(note.key, note.ours, note.action, 0) for note in notes),
         *_joined(used, BLOCK, KIND, STAGE),
         *_joined(dropped, WHOLE_BLOCK, BLOCK, KIND),
         *_joined(kept, WHOLE_MODULE, BLOCK, KIND, STAGE, SCALARS),
