@@ -108,3 +108,13 @@ def test_a_resume_needs_no_file_of_model_init(made: MakeRun, tiny_config: Path, 
     status, output = run("train", [*flags, "--train.steps", 2])
     assert status == 0, output
     assert json.loads((folder / "state.json").read_text())["step"] == 2
+
+
+def test_a_table_is_printed_although_nothing_can_be_written(made: MakeRun, tmp_path: Path) -> None:
+    """The work is not lost where a folder may only be read: a warning before it, the table, then the error; not 0."""
+    (tmp_path / "file").touch()
+    status, output = run("evaluate", ["--run", made("single"), "--out", tmp_path / "file" / "out"])
+    assert status != 0
+    table, error = output.index("I+II+III"), output.index("error: ")
+    assert output.index("--out FOLDER writes elsewhere") < table < error
+    assert "Traceback" not in output[:error]
