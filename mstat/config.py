@@ -70,8 +70,9 @@ class ModelConfig:
     """MSTAT's shape. Defaults are the paper's; every size, down to one for a CPU, is these fields alone.
 
     Attributes:
-        init: File to start from: a TimeSformer (official or Hugging Face), a plain ViT of timm's, or one of our
-            `model.safetensors`. `python -m mstat.model --init FILE` shows what would be taken from it.
+        init: What to start from: a TimeSformer (official or Hugging Face), a plain ViT of timm's, or an MSTAT of ours;
+            a file, a folder with one, a run, or a checkpoint. `python -m mstat.model --init PATH` shows what would be
+            taken from it. A run that goes on from a checkpoint does not need it any more.
         image_size: Height and width in pixels; frames are resized to it.
         patch_size: P, side of a square patch in pixels.
         width: D, length of a token. The paper has D = 3 P^2.

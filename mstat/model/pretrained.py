@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mstat.errors import UserError
@@ -167,7 +166,6 @@ def fills_from_official(model: MSTAT, source: Source, official: dict[str, Stored
     key, bias = official["patch_embed.proj.bias"]
     yield Fill(key, "stem.patch.bias", bias, "copied")
     yield from fills_of_tokens(model, source, official)
-    yield from fills_of_time(model, official)
     stages = [name for name in ("stage1", "stage2", "stage3") if getattr(model, name) is not None]
     for kind, stage in product(KINDS, stages):
         key, value = official[f"norm.{kind}"]
@@ -216,21 +214,6 @@ def places_before(places: int, distilled: bool, known: positions.Grid | None, ta
     if places - usual in (math.prod(target), math.isqrt(max(0, places - usual)) ** 2):
         return usual
     return 0 if math.isqrt(places) ** 2 == places else usual
-
-
-def fills_of_time(model: MSTAT, official: dict[str, Stored]) -> Iterator[Fill]:
-    """Temporal positions, where the model has them (launch/pretrain.py): the nearest frame's, as TimeSformer does."""
-    ours = model.state_dict().get("time_position")
-    if ours is None or "time_embed" not in official:
-        return
-    key, value = official["time_embed"]
-    if value.dim() != 3 or len(value) != 1 or value.shape[2] != ours.shape[1] or not value.shape[1]:
-        yield Fill(key, "time_position", value, "copied")  # its shape is refused
-    elif value.shape[1] == len(ours):
-        yield Fill(key, "time_position", value[0], "copied")
-    else:
-        resized = F.interpolate(value.mT, size=len(ours), mode="nearest")[0].T
-        yield Fill(key, "time_position", resized, f"nearest frame, {value.shape[1]} -> {len(ours)} frames")
 
 
 def fills_of_block(official: dict[str, Stored], index: int, block: str, silence_time: bool) -> Iterator[Fill]:

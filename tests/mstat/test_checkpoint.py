@@ -286,11 +286,21 @@ def test_a_file_that_is_gone_is_named(run: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"\xff\xfe", b"[]", b"7", b"null", b"{}", b"[" * 100_000,
-     b'{"step": "7", "world_size": 1, "bytes": {}}', b'{"step": 7, "world_size": 1, "bytes": {"/etc/passwd": 1}}', b'{"step": 7, "world_size": 1, "bytes": {}}',
-     b'{"step": 7, "world_size": 1, "bytes": {"optimizer.pt": "x"}}', b'{"step": 7, "world_size": 1, "bytes": [1]}',
-     b'{"step": 7, "world_size": 1, "bytes": {"optimizer.pt": 1}, "sha256": 3}'],
-)  # fmt: skip
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b"null",
+        b"{}",
+        b"[" * 100_000,
+        b'{"step": 7, "world_size": 1, "bytes": {}}',
+        b'{"step": "7", "world_size": 1, "bytes": {"optimizer.pt": 1}}',
+        b'{"step": 7, "world_size": 1, "bytes": {"/etc/passwd": 1}}',
+        b'{"step": 7, "world_size": 1, "bytes": {"optimizer.pt": "x"}}',
+        b'{"step": 7, "world_size": 1, "bytes": {"optimizer.pt": 1}, "sha256": 3}',
+    ],
+)
 def test_an_odd_description_names_itself(two_checkpoints: Path, tmp_path: Path, content: bytes) -> None:
     """Whatever stands in checkpoint.json: one line that begins with its path and offers the checkpoint before."""
     folder = tmp_path / "checkpoints" / "step-000000007"

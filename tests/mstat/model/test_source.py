@@ -256,15 +256,6 @@ def test_positions_without_one_for_the_class_token(tmp_path: Path) -> None:
     assert torch.equal(model.stem.position, resize_position(weights["pos_embed"][0], (4, 2)))
 
 
-def test_temporal_positions_of_another_length(tmp_path: Path) -> None:
-    """A classifier of four frames starts from one of eight: each frame takes the nearest, as TimeSformer does."""
-    torch.manual_seed(0)
-    model = Classifier(SMALL, 3, num_frames=4)
-    weights = timesformer_weights(num_blocks=len(model.stage1.blocks))
-    load_pretrained(model, saved(tmp_path / "k600.pyth", weights))
-    assert torch.equal(model.time_position, weights["time_embed"][0, ::2])
-
-
 def test_a_task_of_ours_gives_its_model(tmp_path: Path) -> None:
     """Weights of a whole training, as DeepSpeed's own conversion leaves them: heads are dropped by name."""
     torch.manual_seed(1)
