@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
+import stat
 from pathlib import Path
 from typing import Any
+
+from mstat.errors import UserError
+
+MOST_BYTES = 64 << 20  # of a small file
 
 
 def write_text(path: Path, text: str) -> None:
@@ -32,3 +38,53 @@ def why_not_writable(folder: Path) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+def read_plain(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+    """Read a file of a folder that somebody else may have made: no link is followed, no pipe or device is waited for.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        UserError: If it is no regular file, or larger than `most_bytes`.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{path.name} is a link, which is not followed") from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{path.name} is no regular file")
+    with os.fdopen(descriptor, "rb") as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise UserError(f"{path.name} has more than {most_bytes >> 20:,} MiB")
+    return data
+
+
+def read_plain_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:
+    """The JSON value in such a file. Raises as `read_plain`, and ValueError where the file holds none."""
+    try:
+        return json.loads(read_plain(path, most_bytes))
+    except RecursionError:
+        raise UserError(f"{path.name} is nested too deeply") from None
+
+
+def write_plain(path: Path, data: bytes) -> None:
+    """Write a file into a folder that somebody else may have made: neither the folder nor the file may be a link.
+
+    Raises:
+        UserError: If the folder is a link.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.parent.is_symlink():
+        raise UserError(f"{path.parent} is a link, which is not followed; remove it")
+    aside = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(aside, flags, 0o666), "wb") as file:
+            file.write(data)
+        aside.replace(path)  # a link of that name is replaced, not followed
+    finally:
+        aside.unlink(missing_ok=True)

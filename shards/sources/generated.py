@@ -34,7 +34,7 @@ def read(tree: Path, seed: int, workers: int = 2) -> Source:
     draw_where_missing(
         tree, seed, synthetic.provenance(seed), lambda: synthetic.write_synthetic(tree, seed, workers=workers)
     )
-    source = mars.read(tree, name="synthetic", partial=True)
+    source = mars.read(tree, name="synthetic", official=None)
     return replace(source, facts={"seed": str(seed)})
 
 
