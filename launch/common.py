@@ -21,7 +21,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 SYNTHETIC_CONFIG = PROJECT / "configs" / "synthetic.yaml"
 
 
-def run_parser(prog: str, description: str | None, example: str) -> argparse.ArgumentParser:
+def run_parser(prog: str, description: str | None, example: str, required: bool = True) -> argparse.ArgumentParser:
     """The command line of what is done with a trained run: --run, and any setting besides, as in `example`."""
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -30,8 +30,25 @@ def run_parser(prog: str, description: str | None, example: str) -> argparse.Arg
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"Any setting of launch/train.py may follow, as in {example}.",
     )
-    parser.add_argument("--run", type=path, required=True, help="run folder that launch/train.py made")
+    parser.add_argument("--run", type=path, required=required, help="run folder that launch/train.py made")
     return parser
+
+
+def checkpoint_option(parser: argparse.ArgumentParser) -> None:
+    """--checkpoint, for what can be done with the weights of a run that is not finished."""
+    parser.add_argument(
+        "--checkpoint",
+        metavar="NAME",
+        help="folder of a checkpoint (RUN/checkpoints/step-...), or its step, or newest, or best (train.keep_best)",
+    )
+
+
+def run_of(arguments: argparse.Namespace) -> Path:
+    """--run, or the run in whose folder --checkpoint lies."""
+    if arguments.run is None and arguments.checkpoint is None:
+        raise UserError("which run? Give --run DIR, or --checkpoint DIR/checkpoints/step-...")
+    run: Path = arguments.run or Path(arguments.checkpoint).absolute().parent.parent
+    return run
 
 
 def config_of_run(run: Path, overrides: Sequence[str]) -> Config:
