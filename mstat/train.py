@@ -22,8 +22,9 @@ import shards
 from mstat import checkpoint, signals
 from mstat.config import Config
 from mstat.configure import save_config
-from mstat.data.loader import TrainingBatches, load, start_fork_server
+from mstat.data.loader import TrainingBatches, load
 from mstat.data.plan import Plan
+from mstat.data.workers import start_fork_server
 from mstat.engine import Engine
 from mstat.errors import UserError
 from mstat.evaluate import evaluate_run, score
@@ -94,7 +95,8 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
         NotFiniteError: If a loss or gradient is not finite; no checkpoint holds what came of it.
     """
     run = Path(config.run)
-    start_fork_server(config.data.num_workers)
+    if config.data.num_workers:
+        start_fork_server()
     reader = shards.open(config.data.shards)
     plan = training_plan(reader, config)
     if plan.size < engine.world_size:
@@ -165,6 +167,8 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
             explained.add_note(where)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 explained.add_note("make room, and the same command goes on")
+            if explained is error:
+                raise  # as it is: the cause of a worker's error is its traceback
             raise explained from None
         if engine.is_main:
             write_state(run, "done", num_steps)
