@@ -196,7 +196,8 @@ def loop(
     journal = Journal(run, start, plan.size, engine.is_main)
     evaluated = engine.from_main(cut_back(run / "evaluations.jsonl", start) if engine.is_main else None)
     noise_for = dataclasses.replace(config, model=task.model.config)  # pretraining's model is not the config's
-    dataset = TrainingBatches(reader, plan, noise_for, engine.rank, engine.world_size)
+    mean_pixel = (255 * task.model.stem.pixel_mean).round().int().tolist()
+    dataset = TrainingBatches(reader, plan, noise_for, engine.rank, engine.world_size, mean_pixel)
     on_gpu = engine.device.type == "cuda"
     done = saved = start
     with (

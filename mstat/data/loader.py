@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from mstat.config import Config
-from mstat.data.augment import augment
+from mstat.data.augment import GREY, Fill, augment
 from mstat.data.clips import evaluation_clips, training_frames
 from mstat.data.degrade import occlude, shrink
 from mstat.data.plan import CLIPS, Plan, slice_bounds
@@ -48,10 +48,15 @@ class TrainingBatches:
 
     frames_BTHWC uint8, tps_BTN int64, keep_BR float32 (see `mstat.model.noise`) of the rank's slice, and
     labels_n int64 of the whole global batch.
+
+    Args:
+        colour: Of erased and padded areas, the model's pixel mean.
     """
 
-    def __init__(self, reader: Reader, plan: Plan, config: Config, rank: int, world_size: int) -> None:
-        self.reader, self.plan, self.config = reader, plan, config
+    def __init__(
+        self, reader: Reader, plan: Plan, config: Config, rank: int, world_size: int, colour: Fill = GREY
+    ) -> None:
+        self.reader, self.plan, self.config, self.colour = reader, plan, config, colour
         self.bounds = slice_bounds(plan.size, world_size, rank)
 
     def room(self) -> Arrays:
@@ -73,7 +78,7 @@ class TrainingBatches:
             rng = np.random.default_rng([config.seed, CLIPS, step, position])
             numbers = training_frames(int(self.reader.num_frames[tracklet]), config.clip, rng)
             frames_THWC = self.reader.frames(tracklet, numbers, size=config.model.image_size)
-            augment(frames_THWC, config.clip, rng, out=room["frames_BTHWC"][place])
+            augment(frames_THWC, config.clip, rng, room["frames_BTHWC"][place], self.colour)
             room["tps_BTN"][place], room["keep_BR"][place] = draw_noise(rng, config.model, config.clip.num_frames)
 
 
