@@ -95,7 +95,6 @@ def places(number: int) -> list[Place]:
     return [(index % SLOTS, index) for index in range(number)]
 
 
-@pytest.mark.parametrize("num_workers", [1, 3])
 @pytest.mark.parametrize(
     ("kind", "error", "words"),
     [
@@ -105,15 +104,12 @@ def places(number: int) -> list[Place]:
         ("exit", RuntimeError, "SystemExit in a process of the loader: 0"),
         ("unpicklable", RuntimeError, "OfManyWords in a process of the loader: a and b"),
         ("SIGKILL", UserError, r"a process of the loader \(pid \d+\) was killed by SIGKILL"),
-        ("SIGSEGV", UserError, "was killed by SIGSEGV"),
     ],
 )
-def test_the_error_of_a_worker_comes(
-    kind: str, error: type[Exception], words: str, num_workers: int, memory: Memory
-) -> None:
+def test_the_error_of_a_worker_comes(kind: str, error: type[Exception], words: str, memory: Memory) -> None:
     """Each batch before the bad one is given; then comes the error as it was raised, its traceback in the worker as its
     cause; all workers have ended, though the traceback is still held."""
-    slots = done(partial(fail, kind), memory, places(20), num_workers, ahead=2)
+    slots = done(partial(fail, kind), memory, places(20), 2, ahead=2)
     assert [next(slots) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(error, match=words) as raised:
         next(slots)
