@@ -1,4 +1,4 @@
-"""How much a training slows when other programs run on its cores: `python benchmarks/under_load.py`.
+"""How much a training slows when other programs run on its cores: `make bench-under-load`.
 
 Contenders are processes with different settings of OpenMP, all alive at once. They take turns in short rounds, so that
 what else the machine does meets all alike; in each round they do steps of the small synthetic training for some
@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 
-from record import PROJECT, commit, hardware, save
+from record import PROJECT, conditions, save
 
 # The first is what a process has that sets nothing.
 CONTENDERS: dict[str, dict[str, str]] = {
@@ -30,12 +30,11 @@ LOADS = {"quiet": (0, 0), "1 at nice 19": (1, 19), "1": (1, 0), "12": (12, 0)}  
 CONFIG = PROJECT / "configs" / "synthetic.yaml"
 
 
-def train(step_threads: int | None = None) -> None:
+def train() -> None:
     """A contender: for each number of seconds that is read, do steps for so long, and print steps a second."""
     import torch
 
     from mstat.configure import load_config
-    from mstat.model.noise import draw_noise  # noqa: F401  (the same start as a training)
     from mstat.task import Task
 
     config = load_config(CONFIG)
@@ -129,8 +128,7 @@ def main() -> None:
     load = os.getloadavg()[0]
     found = measure(CONTENDERS, options.rounds, options.seconds)
     text = (
-        f"# A training beside other programs\n\n`python benchmarks/under_load.py` on {hardware()}, commit {commit()}; "
-        f"load average at its start {load:.1f}.\n\nSteps a second of the small synthetic training, the median of "
+        f"# A training beside other programs\n\n{conditions('bench-under-load')} Load average at its start: {load:.1f}.\n\nSteps a second of the small synthetic training, the median of "
         f"{options.rounds} rounds of {options.seconds:g} s, and times the first column in brackets.\n\n{table(found)}\n"
     )
     save("under-load", text)
