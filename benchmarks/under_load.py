@@ -128,8 +128,10 @@ def main() -> None:
     load = os.getloadavg()[0]
     found = measure(CONTENDERS, options.rounds, options.seconds)
     text = (
-        f"# A training beside other programs\n\n{conditions('bench-under-load')} Load average at its start: {load:.1f}.\n\nSteps a second of the small synthetic training, the median of "
-        f"{options.rounds} rounds of {options.seconds:g} s, and times the first column in brackets.\n\n{table(found)}\n"
+        f"# A training beside other programs\n\n{conditions('bench-under-load')}\n"
+        f"Load average at its start: {load:.1f}.\n\n"
+        f"Steps a second of the small synthetic training, the median of {options.rounds} rounds of "
+        f"{options.seconds:g} s, and times the first column in brackets.\n\n{table(found)}\n"
     )
     save("under-load", text)
 
