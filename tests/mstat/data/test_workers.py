@@ -161,7 +161,7 @@ if __name__ == "__main__":
     {end}
 """
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=PROJECT, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=PROJECT, timeout=300
     )
     assert result.returncode == (1 if "raise" in end else 3 if "exit" in end else 0), result.stderr
     assert not alive(int(result.stdout))
