@@ -115,14 +115,9 @@ def _can_be_mended(error: Exception) -> bool:
     if isinstance(error, OSError):
         of_network = isinstance(error, TimeoutError | ConnectionError)
         return of_network or error.filename is not None or error.errno in MACHINE_ERRORS
-    # torch's own words where a loader's worker was killed, most often for its memory.
-    killed_worker = isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
-    return killed_worker or isinstance(error, UserError | DataError | UsageError | NotFiniteError | LostRankError)
+    return isinstance(error, UserError | DataError | UsageError | NotFiniteError | LostRankError)
 
 
 def last_line(error: BaseException) -> str:
-    """The message itself, also of an error that a loader's worker sent with its traceback."""
-    text = str(error).strip()
-    if "Original Traceback" in text:
-        return text.splitlines()[-1].split(": ", 1)[-1]
-    return " ".join(text.split())
+    """The message in one line."""
+    return " ".join(str(error).split())

@@ -22,8 +22,9 @@ import shards
 from mstat import checkpoint, signals
 from mstat.config import Config
 from mstat.configure import save_config
-from mstat.data.loader import TrainingBatches, load, start_fork_server
+from mstat.data.loader import TrainingBatches, load
 from mstat.data.plan import Plan
+from mstat.data.workers import start_fork_server
 from mstat.engine import Engine
 from mstat.errors import UserError
 from mstat.evaluate import evaluate_run, score
@@ -98,7 +99,8 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
         NotFiniteError: If a loss or gradient is not finite; no checkpoint holds what came of it.
     """
     run = Path(config.run)
-    start_fork_server(config.data.num_workers)
+    if config.data.num_workers:
+        start_fork_server()
     reader = shards.open(config.data.shards)
     plan = training_plan(reader, config)
     if plan.size < engine.world_size:
@@ -174,6 +176,8 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
             explained.add_note(where)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 explained.add_note("make room, and the same command goes on")
+            if explained is error:
+                raise  # as it is: the cause of a worker's error is its traceback
             raise explained from None
         if engine.is_main:
             write_state(run, "done", num_steps)
@@ -204,7 +208,8 @@ def loop(
     evaluations = Evaluations(run, objective.main_scores)
     last, best = engine.from_main(evaluations.resume(start) if engine.is_main else None)
     noise_for = dataclasses.replace(config, model=task.model.config)  # pretraining's model is not the config's
-    dataset = TrainingBatches(reader, plan, noise_for, engine.rank, engine.world_size)
+    mean_pixel = (255 * task.model.stem.pixel_mean).round().int().tolist()
+    dataset = TrainingBatches(reader, plan, noise_for, engine.rank, engine.world_size, mean_pixel)
     on_gpu = engine.device.type == "cuda"
     done = saved = start
     with (
