@@ -34,12 +34,12 @@ def run_parser(prog: str, description: str | None, example: str) -> argparse.Arg
 
 
 def config_of_run(run: Path, overrides: Sequence[str]) -> Config:
-    """The settings of a run folder, changed by flags. Raises ValueError where it is none."""
-    from mstat.configure import load_config
+    """The settings of a run folder, changed by flags. Raises UserError where it is none; bad flags exit with 2."""
+    from mstat.configure import parse
 
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run}: no config.yaml in it: --run must be a folder that launch/train.py made")
-    return load_config(run / "config.yaml", ["--run", str(run), *overrides])
+    return parse(["--config", str(run / "config.yaml"), "--run", str(run), *overrides], prog=str(run / "config.yaml"))
 
 
 def report_errors(command: Callable[[], None]) -> int:
