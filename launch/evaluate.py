@@ -23,7 +23,7 @@ def main() -> int:
         from mstat.engine import Engine
         from mstat.splits import evaluate_runs
 
-        with Engine(config) as engine:
+        with Engine(config, also={"model.safetensors": arguments.run / "model.safetensors"}) as engine:
             evaluate_runs(config, engine)
 
     return report_errors(command)

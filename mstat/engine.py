@@ -10,10 +10,10 @@ import contextlib
 import os
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs, broadcast_
 from torch import nn
 
 from mstat import signals
+from mstat.agreement import common_facts
 from mstat.config import Config, OptimConfig
 from mstat.errors import UserError
 from mstat.join import join, launcher_keeps_store
@@ -76,9 +77,15 @@ class Engine:
 
     Args:
         start_up: How long ranks wait for each other at the start, where `train.timeout_minutes` is less.
+        also: What must be the same on every rank besides `mstat.agreement.common_facts`; None compares nothing.
+
+    Raises:
+        UserError: If the ranks were not started alike.
     """
 
-    def __init__(self, config: Config, start_up: timedelta = START_UP) -> None:
+    def __init__(
+        self, config: Config, start_up: timedelta = START_UP, also: Mapping[str, Any] | None = MappingProxyType({})
+    ) -> None:
         on_cpu = not torch.cuda.is_available()
         deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
         plugin, stage = None, 0
@@ -96,7 +103,7 @@ class Engine:
         self.timeout = timedelta(minutes=config.train.timeout_minutes)
         attempt = None
         if backend is not None and not dist.is_initialized():
-            attempt = join(backend, max(self.timeout, start_up))
+            attempt = join(backend, max(self.timeout, start_up), {} if also is None else common_facts(config, also))
         self.accelerator = Accelerator(
             cpu=on_cpu and not deepspeed,  # DeepSpeed on CPUs goes by DS_ACCELERATOR; `cpu` would make it DDP
             # With DeepSpeed, the torch_autocast section does it.

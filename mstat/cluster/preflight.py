@@ -154,8 +154,10 @@ def _reduce(config: Config, timeout: float) -> dict[str, Any]:
     """Make the group, compute and reduce: seconds of the quickest of `ROUNDS` all-reduces."""
     from mstat.engine import Engine
 
+    # `also=None`: the table shows what differs, all of it at once.
     train = dataclasses.replace(config.train, timeout_minutes=timeout / 60)
-    with Engine(dataclasses.replace(config, train=train), start_up=timedelta(seconds=timeout)) as engine:
+    settings = dataclasses.replace(config, train=train)
+    with Engine(settings, start_up=timedelta(seconds=timeout), also=None) as engine:
         device = engine.device
         ones = torch.ones(512, 512, device=device)
         if not bool((ones @ ones == 512).all()):
