@@ -21,6 +21,7 @@ import torch
 
 from mstat.config import Config
 from mstat.configure import flat
+from mstat.launcher import is_on
 from mstat.run import commit, versions
 from shards.files import open_files
 from shards.index import load_description
@@ -56,8 +57,8 @@ def settings_facts(config: Config) -> dict[str, Any]:
     if config.model.init:
         facts |= contents("model.init", Path(config.model.init))
     facts["number of processes"] = int(os.environ.get("WORLD_SIZE", "1"))
-    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
-    facts["parallelism"] = f"zero{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '2')}" if deepspeed else "ddp"
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    facts["parallelism"] = f"zero{stage}" if is_on("ACCELERATE_USE_DEEPSPEED") else "ddp"
     return facts
 
 

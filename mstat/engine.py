@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs, broadcast_object_list
+from rich.markup import escape
 from torch import nn
 
 from mstat import signals
@@ -27,7 +28,9 @@ from mstat.agreement import common_facts
 from mstat.config import Config, OptimConfig
 from mstat.errors import UserError
 from mstat.join import join, launcher_keeps_store
+from mstat.launcher import check_launcher, is_on
 from mstat.model import no_weight_decay
+from mstat.report.console import console
 from mstat.rollcall import LostRankError, RollCall, failed_collective
 from shards.parallel import available_cpus
 
@@ -80,14 +83,17 @@ class Engine:
         also: What must be the same on every rank besides `mstat.agreement.common_facts`; None compares nothing.
 
     Raises:
-        UserError: If the ranks were not started alike.
+        UserError: If the ranks were not started alike, or the launcher asks for what is not done here.
     """
 
     def __init__(
         self, config: Config, start_up: timedelta = START_UP, also: Mapping[str, Any] | None = MappingProxyType({})
     ) -> None:
+        for note in check_launcher(config):
+            if os.environ.get("RANK", "0") == "0":
+                console().print(f"[yellow]{escape(note)}[/]", highlight=False, soft_wrap=True)
         on_cpu = not torch.cuda.is_available()
-        deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
+        deepspeed = is_on("ACCELERATE_USE_DEEPSPEED")
         plugin, stage = None, 0
         if deepspeed:
             if on_cpu:
@@ -122,6 +128,10 @@ class Engine:
             raise UserError(
                 f"{launched} processes were launched, but each believes in {self.accelerator.num_processes}: "
                 "launch with --multi_gpu or --use_deepspeed (on CPUs too), as configs/accelerate/ddp.yaml does"
+            )
+        if self.accelerator.device.type not in ("cpu", "cuda"):
+            raise UserError(
+                f"the launcher asks for {self.accelerator.device.type}: mstat runs on GPUs of CUDA and on CPUs"
             )
         self.config = config
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes

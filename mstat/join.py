@@ -88,7 +88,7 @@ def agree_on_attempt(
         torch.distributed.DistStoreError: On the others, if rank 0 has not come.
     """
     mine = uuid.uuid4().hex
-    note = {"host": platform.node(), "facts": {NUM_PROCESSES: world_size, **facts}}
+    note: dict[str, Any] = {"host": platform.node(), "facts": {NUM_PROCESSES: world_size, **facts}}
     if rank > 0:
         store.set(f"question/{rank}", mine)
         answer = f"answer/{mine}"
@@ -118,13 +118,12 @@ def agree_on_attempt(
             raise TimeoutError(f"after {timeout.total_seconds():.0f} s these ranks have not started: {ranks}")
         if missing:
             time.sleep(POLL_SECONDS)
-    verdict = complaint(
-        {rank: came["host"] for rank, came in notes.items()}, {rank: came["facts"] for rank, came in notes.items()}
-    )
-    store.set(f"verdict/{mine}", verdict or "")
-    if verdict:
+    hosts, all_facts = ({rank: came[part] for rank, came in notes.items()} for part in ("host", "facts"))
+    differences = complaint(hosts, all_facts)
+    store.set(f"verdict/{mine}", differences or "")
+    if differences:
         _wait_until_seen(store, mine, [rank for rank in notes if rank > 0])
-        raise UserError(verdict)
+        raise UserError(differences)
     return mine
 
 
