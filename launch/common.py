@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -52,13 +53,14 @@ def run_of(arguments: argparse.Namespace) -> Path:
 
 
 def config_of_run(run: Path, overrides: Sequence[str]) -> Config:
-    """The settings of a run folder, changed by flags. Raises ValueError where it is none."""
-    from mstat.configure import load_config
+    """The settings of a run folder, changed by flags. Raises UserError where it is none; bad flags exit with 2."""
+    from mstat.configure import parse
     from mstat.elsewhere import find_file, find_shards
 
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run}: no config.yaml in it: --run must be a folder that launch/train.py made")
-    config = load_config(run / "config.yaml", ["--run", str(run), *overrides])
+    argv = ["--config", str(run / "config.yaml"), "--run", str(run), *overrides]
+    config = parse(argv, prog=str(run / "config.yaml"))
     recorded = config.data.shards
     config.data.shards = find_shards(run, recorded)
     if config.data.shards != recorded and os.environ.get("RANK", "0") == "0":
@@ -114,8 +116,14 @@ def _can_be_mended(error: Exception) -> bool:
 
     if isinstance(error, OSError):
         of_network = isinstance(error, TimeoutError | ConnectionError)
-        return of_network or error.filename is not None or error.errno in MACHINE_ERRORS
+        return of_network or error.filename is not None or error.errno in MACHINE_ERRORS or _of_a_worker(error)
     return isinstance(error, UserError | DataError | UsageError | NotFiniteError | LostRankError)
+
+
+def _of_a_worker(error: OSError) -> bool:
+    """The same for an error that a loader's worker sent: only the words of its number and its file come across."""
+    words = re.search(r"\[Errno (\d+)\] [^:]*(: .+)?$", last_line(error))
+    return words is not None and (words[2] is not None or int(words[1]) in MACHINE_ERRORS)
 
 
 def last_line(error: BaseException) -> str:

@@ -12,23 +12,25 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import checkpoint_option, config_of_run, report_errors, run_of, run_parser
+from shards.paths import path
 
 
 def main() -> int:
     parser = run_parser("launch/evaluate.py", __doc__, "--eval.num_frames 32 or --data.protocol NAME", False)
     checkpoint_option(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="where evaluation.json and what goes with it are left"
+        "--out", type=path, metavar="FOLDER", help="where evaluation.json and what goes with it are left"
     )
     arguments, overrides = parser.parse_known_args()
 
     def command() -> None:
-        config = config_of_run(run_of(arguments), overrides)
+        run = run_of(arguments)
+        config = config_of_run(run, overrides)
 
         from mstat.engine import Engine
         from mstat.splits import evaluate_runs
 
-        with Engine(config) as engine:
+        with Engine(config, also={"model.safetensors": run / "model.safetensors"}) as engine:
             evaluate_runs(config, engine, arguments.checkpoint, arguments.out)
 
     return report_errors(command)

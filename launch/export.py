@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import checkpoint_option, config_of_run, report_errors, run_of
 from mstat.errors import UserError
+from shards.paths import path
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,9 +24,9 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--run", type=Path, help="run folder; without it, that of --checkpoint")
+    parser.add_argument("--run", type=path, help="run folder; without it, that of --checkpoint")
     checkpoint_option(parser)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the two files; made if missing")
+    parser.add_argument("--out", type=path, required=True, help="folder for the two files; made if missing")
     arguments = parser.parse_args(argv)
 
     def command() -> None:

@@ -36,8 +36,8 @@ class BatchConfig:
     """The global batch, over all ranks together: P identities times K tracklets.
 
     Attributes:
-        num_identities: P, different identities in a batch.
-        num_tracklets: K, clips of each, from different cameras where the identity has them.
+        num_identities: P, different identities in a batch; BatchHard needs 2 at least.
+        num_tracklets: K, clips of each, from different cameras where the identity has them; BatchHard needs 2 at least.
     """
 
     num_identities: int = 12

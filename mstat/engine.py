@@ -10,25 +10,29 @@ import contextlib
 import os
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs, broadcast_object_list
+from rich.markup import escape
 from torch import nn
 
 from mstat import signals
+from mstat.agreement import common_facts
 from mstat.checkpoint_files import OPTIMIZER_FILE, WEIGHTS_FILE, not_finite
 from mstat.config import Config, OptimConfig
 from mstat.errors import UserError
 from mstat.join import join, launcher_keeps_store
+from mstat.launcher import check_launcher, is_on
 from mstat.model import no_weight_decay
 from mstat.model.weights import reason
+from mstat.report.console import console
 from mstat.rollcall import LostRankError, RollCall, failed_collective
 from shards.parallel import available_cpus
 
@@ -77,11 +81,20 @@ class Engine:
 
     Args:
         start_up: How long ranks wait for each other at the start, where `train.timeout_minutes` is less.
+        also: What must be the same on every rank besides `mstat.agreement.common_facts`; None compares nothing.
+
+    Raises:
+        UserError: If the ranks were not started alike, or the launcher asks for what is not done here.
     """
 
-    def __init__(self, config: Config, start_up: timedelta = START_UP) -> None:
+    def __init__(
+        self, config: Config, start_up: timedelta = START_UP, also: Mapping[str, Any] | None = MappingProxyType({})
+    ) -> None:
+        for note in check_launcher(config):
+            if os.environ.get("RANK", "0") == "0":
+                console().print(f"[yellow]{escape(note)}[/]", highlight=False, soft_wrap=True)
         on_cpu = not torch.cuda.is_available()
-        deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
+        deepspeed = is_on("ACCELERATE_USE_DEEPSPEED")
         plugin, stage = None, 0
         if deepspeed:
             if on_cpu:
@@ -97,7 +110,7 @@ class Engine:
         self.timeout = timedelta(minutes=config.train.timeout_minutes)
         attempt = None
         if backend is not None and not dist.is_initialized():
-            attempt = join(backend, max(self.timeout, start_up))
+            attempt = join(backend, max(self.timeout, start_up), {} if also is None else common_facts(config, also))
         self.accelerator = Accelerator(
             cpu=on_cpu and not deepspeed,  # DeepSpeed on CPUs goes by DS_ACCELERATOR; `cpu` would make it DDP
             # With DeepSpeed, the torch_autocast section does it.
@@ -116,6 +129,10 @@ class Engine:
             raise UserError(
                 f"{launched} processes were launched, but each believes in {self.accelerator.num_processes}: "
                 "launch with --multi_gpu or --use_deepspeed (on CPUs too), as configs/accelerate/ddp.yaml does"
+            )
+        if self.accelerator.device.type not in ("cpu", "cuda"):
+            raise UserError(
+                f"the launcher asks for {self.accelerator.device.type}: mstat runs on GPUs of CUDA and on CPUs"
             )
         self.config = config
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes

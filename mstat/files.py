@@ -1,4 +1,4 @@
-"""Small files that a reader never sees half of: written under another name, renamed when whole."""
+"""Small files that a reader never sees half of: written under another name, renamed when whole. And their reading."""
 
 from __future__ import annotations
 
@@ -88,3 +88,18 @@ def write_plain(path: Path, data: bytes) -> None:
         aside.replace(path)  # a link of that name is replaced, not followed
     finally:
         aside.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file of a run holds.
+
+    Raises:
+        UserError: If it holds none, as after a copy that was cut.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: damaged, or no JSON ({error}): copy or make it anew") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: no JSON object, but a {type(content).__name__}: copy or make it anew")
+    return content

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import torch
 
 from mstat.errors import UserError
-from mstat.files import write_json, write_text
+from mstat.files import read_json, write_json, write_text
 
 PACKAGES = ("mstat", "torch", "accelerate", "deepspeed", "datasets", "webdataset", "safetensors", "numpy", "simplejpeg")
 State = Literal["running", "done", "requeue", "failed"]
@@ -47,7 +47,7 @@ def write_state(run: Path, state: State, step: int, reason: str | None = None) -
 def read_state(run: Path) -> dict[str, Any]:
     """What `write_state` wrote; of a run that did not begin, that it failed at step 0."""
     try:
-        return dict(json.loads((run / "state.json").read_text()))
+        return read_json(run / "state.json")
     except FileNotFoundError:
         return {"state": "failed", "step": 0, "reason": "it did not begin"}
 

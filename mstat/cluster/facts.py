@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 import platform
 import shutil
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import shards
+from mstat.agreement import PROJECT, settings_facts, source_digest
 from mstat.checkpoint_files import folders
 from mstat.cluster.verdict import human
 from mstat.config import ACTIONS_SHARDS, ALL_SPLITS, Config, DataConfig
@@ -24,7 +25,6 @@ from mstat.train import training_plan
 from shards.read import Reader
 from shards.records import DataError
 
-PROJECT = Path(__file__).resolve().parents[2]
 QUERY = ("index", "uuid", "name", "memory.used", "memory.total", "ecc.errors.uncorrected.volatile.total")
 SLOWDOWN = ("clocks_event_reasons.hw_slowdown", "clocks_throttle_reasons.hw_slowdown")  # before driver 535
 BUSY = 0.05  # of a GPU's memory, in use before we begin; the driver itself takes less
@@ -43,6 +43,7 @@ class Facts:
     Attributes:
         source: Digest of the Python files, which tells two trees apart even where git is not at hand.
         shards: The set's checksum; `NOT_BUILT` where training will make the set; None where it cannot be read.
+        settings: What mstat.agreement.settings_facts gives.
         num_gpus: That torch may use here.
         gpus: What nvidia-smi says of each, for the table.
         free, needed: Bytes in the run folder.
@@ -54,6 +55,7 @@ class Facts:
     source: str = ""
     versions: dict[str, str] = field(default_factory=versions)
     shards: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
     num_gpus: int = 0
     gpus: list[str] = field(default_factory=list)
     free: int | None = None
@@ -63,24 +65,16 @@ class Facts:
 
 def gather_facts(config: Config, processes: int, script: str = "train") -> dict[str, Any]:
     """The facts of this node, on which `processes` ranks of launch/<script>.py live."""
-    facts = Facts(source=source_digest(PROJECT))
+    facts = Facts(source=source_digest(PROJECT), settings=json.loads(json.dumps(settings_facts(config))))
     facts.versions["CUDA of torch"] = torch.version.cuda or "none"
     _look_at_gpus(facts, processes)
     reader = _look_at_shards(facts, config.data)
     going_on = bool(folders(Path(config.run)))  # a checkpoint has all weights, those of model.init too
-    if script != "evaluate" and not going_on and config.model.init and not Path(config.model.init).exists():
+    needs_init = script not in ("evaluate", "robustness") and not going_on
+    if needs_init and config.model.init and not Path(config.model.init).exists():
         facts.faults.append((f"model.init: {config.model.init} is not there", "copy it to this node, too"))
     _look_at_run(facts, config, script, reader)
     return asdict(facts)
-
-
-def source_digest(project: Path) -> str:
-    """SHA-256 of the names and bytes of all Python files that a run may execute."""
-    digest = hashlib.sha256()
-    for room in ("shards", "mstat", "launch"):
-        for path in sorted((project / room).rglob("*.py")):
-            digest.update(f"{path.relative_to(project)}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 def _look_at_shards(facts: Facts, data: DataConfig) -> Reader | None:
