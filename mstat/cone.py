@@ -21,6 +21,7 @@ from mstat.errors import UserError
 
 NARROW = 0.75  # mean cosine similarity of the queries; below, fp32 has digits enough, and equal similarities stay equal
 SAMPLE = 256  # queries that the common vector is the mean of, at most
+EQUAL, CLOSE = 1e-12, 1e-8  # cosine distances that are rounding alone, and those that rounding may change
 SHORTEST = 1e-12  # a shorter feature counts as zero, whose cosine similarity to all others is 0
 
 
@@ -67,6 +68,27 @@ def half_square(difference_ND: Tensor, norm_N1: Tensor) -> Tensor:
     """|d|^2 / 2 (N,) of `differences`, and for a feature that is zero what makes all its similarities 0."""
     square_N = (difference_ND / norm_N1).square().sum(dim=1)
     return (square_N + (norm_N1 <= SHORTEST).squeeze(1)) / 2
+
+
+def spread(features_ND: Tensor, origin_D: Tensor) -> float:
+    """The largest cosine distance of a feature from `origin_D`; of features that lie apart, any that is beyond CLOSE."""
+    origin_D = origin_D.double() / norm(origin_D.double()[None])[0]
+    largest = 0.0
+    for rows_ND in features_ND.split(64):
+        unit_ND = rows_ND.double() / norm(rows_ND.double())
+        largest = max(largest, float((unit_ND - origin_D.to(unit_ND.device)).square().sum(dim=1).max()) / 2)
+        if largest > CLOSE:
+            break
+    return largest
+
+
+def collapse(distance: float) -> str | None:
+    """What scores must say of features whose `spread` is so small."""
+    if distance <= EQUAL:
+        return "all tracklets have the same feature, and their ranks are the order of the gallery"
+    if distance <= CLOSE:
+        return f"all features lie within a cosine distance of {distance:.0e}, where rounding decides ranks"
+    return None
 
 
 def _coarse(values: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ D feature dimensions, P positive pairs, K nearest items.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -103,6 +104,8 @@ def rank_distances(distance_QG: Tensor, pairs: Pairs) -> Tensor:
         block = Block.of(pairs, rows[0], similarity_BG, 0)
         return block.count_nearer(block.look_up()).cpu() + 1
 
+    if distance_QG.numel() > 1 and bool((distance_QG == distance_QG[0, 0]).all()):
+        warnings.warn("all distances are equal: the scores are those of the gallery's order", stacklevel=3)
     with spreading(distance_QG.device) as spread:
         return torch.cat([torch.zeros(0, dtype=torch.long), *spread(count, groups(*distance_QG.shape))])
 
@@ -283,7 +286,7 @@ def _greatest(matrix: Tensor) -> Tensor:
 
 
 def _check_slice(query_BD: Tensor, gallery_SD: Tensor, start: int, total: int) -> None:
-    if query_BD.ndim != 2 or gallery_SD.ndim != 2 or query_BD.shape[1] != gallery_SD.shape[1]:
+    if query_BD.ndim != 2 or gallery_SD.ndim != 2 or not query_BD.shape[1] == gallery_SD.shape[1] > 0:
         raise UserError(
             f"features must be (items, dimensions) of one width, not {tuple(query_BD.shape)} for queries and "
             f"{tuple(gallery_SD.shape)} for the gallery"
