@@ -1,6 +1,7 @@
 """Score a trained run: `accelerate launch launch/evaluate.py --run DIR [--section.key value ...]`.
 
-Takes DIR/config.yaml, changed by flags, and DIR/model.safetensors; writes DIR/evaluation.json and DIR/report.html.
+Takes DIR/config.yaml, changed by flags, and DIR/model.safetensors; writes DIR/evaluation.json and DIR/report.html. Of
+another --data.shards, protocol or split than the run's own they go to DIR/evaluations/<its name>.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def half_square(difference_ND: Tensor, norm_N1: Tensor) -> Tensor:
 
 
 def spread(features_ND: Tensor, origin_D: Tensor) -> float:
-    """The largest cosine distance of a feature from `origin_D`; of features that lie apart, any that is beyond CLOSE."""
+    """The largest cosine distance of a feature from `origin_D`; where some lie apart, one that is beyond CLOSE."""
     origin_D = origin_D.double() / norm(origin_D.double()[None])[0]
     largest = 0.0
     for rows_ND in features_ND.split(64):

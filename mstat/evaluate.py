@@ -6,7 +6,7 @@ D feature.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,18 +14,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import rich
 import torch
+from rich.markup import escape
 
 from mstat.baselines import hsv_histogram
 from mstat.config import Config, DataConfig, EvalConfig
-from mstat.configure import load_config
+from mstat.configure import load_config, save_config
 from mstat.engine import Engine
 from mstat.errors import UserError
 from mstat.files import write_json
 from mstat.metrics import Scores
 from mstat.model import MSTAT
 from mstat.model.pretrained import load_pretrained
+from mstat.report.console import console
+from mstat.report.folder import Folder
 from mstat.report.progress import score_table
-from mstat.run import shards_checksum
+from mstat.scored import dataset, deciding, evaluation_folder, is_trained_on, trained_checksum
 from mstat.trial import Trial
 from shards.read import Reader
 from shards.records import Role
@@ -54,20 +57,24 @@ def score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> Score
     trial = Trial(engine, reader, config)
     protocol = reader.protocol(config.data.protocol)
     parts = trial.extract(model, config.model.image_size)
-    names, stages = model.config.stages, {}
+    names, stages, faults = model.config.stages, {}, []
     for size in range(1, len(names) + 1):
         for chosen in combinations(range(len(names)), size):
             name = "+".join(names[i] for i in chosen)
             joined_SD = join_stages([parts[i] for i in chosen], config.eval.stage_norm)
             scores, nearest = trial.rank(joined_SD)
             stages[name] = summarise(scores, protocol.cmc_only)
+            if scores.fault:
+                faults.append(f"{'Stage' if size == 1 else 'Stages'} {name}: {scores.fault}")
     # The last subset is all stages: the paper's representation.
     evaluation = {
+        "dataset": dataset(reader),
         "protocol": protocol.name,
         "split": config.data.split or protocol.splits[0],
-        "warnings": reader.warnings + degradation(config.eval),
+        "warnings": reader.warnings + degradation(config.eval) + faults,
         "num_frames": config.eval.num_frames,
         "mode": config.eval.mode,
+        "eval": deciding(config.eval),
         **stages[name],
         "stages": stages,
     }
@@ -93,7 +100,7 @@ def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> di
     if config.eval.baselines:
         cmc_only = reader.protocol(config.data.protocol).cmc_only
         evaluation["baselines"] = _baselines(trial, config, cmc_only)
-    told = {key: evaluation[key] for key in ("protocol", "split")}
+    told = {key: evaluation[key] for key in ("dataset", "protocol", "split", "eval")}
     files = {
         "evaluation.json": evaluation,
         "rankings.json": {**told, **_rankings(trial, scores, nearest)},
@@ -103,15 +110,61 @@ def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> di
     return files
 
 
-def evaluate_run(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> dict[str, Any]:
-    """Evaluate a model, leave the files in the run folder and print the table of scores; gives evaluation.json's."""
+FILES = ("evaluation.json", "rankings.json", "embedding.json")
+
+
+def evaluate_run(
+    engine: Engine, model: MSTAT, reader: Reader, config: Config, folder: Path | None = None
+) -> dict[str, Any]:
+    """Evaluate a model, print the table of scores and leave the files; gives evaluation.json's.
+
+    Args:
+        folder: Where the files go, which is then asked of the main process alone; None takes `evaluation_folder`.
+    """
     files = evaluate(engine, model, reader, config)
     if engine.is_main:
-        for name, content in files.items():
-            write_json(Path(config.run) / name, content)
-        rich.print(score_table(files["evaluation.json"]))
+        run = Path(config.run)
+        folder = folder or evaluation_folder(run, reader, config.data)
+        console().print(score_table(files["evaluation.json"]))  # first: the folder may be one to read alone
+        for remark in _remarks(run, folder, reader, config):
+            rich.print(f"[bold yellow]{escape(remark)}[/]")
+        write_files(folder, files, config)
     engine.barrier()
     return files["evaluation.json"]
+
+
+def write_files(folder: Path, files: Mapping[str, Mapping[str, Any]], config: Config) -> None:
+    """Leave the files of an evaluation, and none of an earlier one beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        if name not in files:
+            (folder / name).unlink(missing_ok=True)
+    for name, content in files.items():
+        write_json(folder / name, content)
+    if folder != Path(config.run):
+        save_config(config, folder / "config.yaml")
+
+
+def _remarks(run: Path, folder: Path, reader: Reader, config: Config) -> list[str]:
+    """What a user must know of where the scores go and what they replace."""
+    before = Folder(folder).evaluation
+    remarks = []
+    if folder != run:
+        what = f"{reader.name} (checksum {reader.checksum[:12]}), protocol {reader.protocol(config.data.protocol).name}"
+        what += f", split {config.data.split or reader.protocol(config.data.protocol).splits[0]}"
+        if is_trained_on(run, reader, config.data):
+            why = "another protocol or split than the run's own"
+        else:
+            why = f"not the set that {run} was trained on (checksum {(trained_checksum(run) or 'unknown')[:12]})"
+        remarks.append(f"Scored on {what}: {why}. The files are in {folder}; the run's own scores stay as they were.")
+    if not isinstance(before, str):
+        known, now = {**before, **(before.get("eval") or {})}, deciding(config.eval)
+        changed = [
+            f"eval.{name} {known[name]} (now {now[name]})" for name in now if name in known and known[name] != now[name]
+        ]
+        if changed:
+            remarks.append(f"These scores replace those in {folder} of {', '.join(changed)}.")
+    return remarks
 
 
 def refuse_trained(reader: Reader, run: Path, asked: DataConfig) -> None:
@@ -122,7 +175,7 @@ def refuse_trained(reader: Reader, run: Path, asked: DataConfig) -> None:
             searched in the other.
     """
     trained = load_config(run / "config.yaml").data
-    if trained.shards != asked.shards and shards_checksum(run) != reader.checksum:
+    if trained.shards != asked.shards and not is_trained_on(run, reader, asked):
         return
     roles = reader.roles(asked.protocol, asked.split) & (Role.QUERY | Role.GALLERY)
     learned = reader.roles(trained.protocol, trained.split) & Role.TRAIN

@@ -165,7 +165,7 @@ def _whole_limit(values: Any, dtype: np.dtype[Any]) -> float:
 
 def _native(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """In a type, an order of bytes and a memory that torch takes."""
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1 or array.dtype.itemsize > 8:
+    if (array.dtype.kind == "u" and array.dtype.itemsize > 1) or array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
     return array if array.flags.writeable else array.copy()

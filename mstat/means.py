@@ -6,13 +6,25 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mstat.errors import UserError
+from mstat.scored import TERMS
+
 
 def mean_of(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One evaluation out of several: the same keys, each score their mean, its deviation under `sd`.
 
     `sd` is the standard deviation of a sample (n - 1), which a single evaluation has none of. What has no mean is the
     first one's, but for the cameras: another split asks for other people.
+
+    Raises:
+        UserError: If the evaluations are of several data sets, protocols or settings.
     """
+    for key, words in {"dataset": "data set", **TERMS}.items():
+        values = [{**(evaluation.get("eval") or {}), **evaluation}.get(key) for evaluation in evaluations]
+        if key != "split" and any(value != values[0] for value in values):
+            raise UserError(
+                f"no mean of scores with another {words}: {values[0]}; {next(v for v in values if v != values[0])}"
+            )
     first = {key: value for key, value in evaluations[0].items() if key != "cameras"}
     return {
         **first,

@@ -26,6 +26,7 @@ from mstat.files import write_json, write_text
 from mstat.report import figures
 from mstat.report.scores import ABSENT, COLUMNS
 from mstat.run import read_state
+from mstat.scored import scored_checksum
 
 NAMES = {**COLUMNS, "intra": "intra", "intra_correct": "intra, correct", "inter": "inter"}
 
@@ -77,11 +78,13 @@ def _slug(config: Config, changed: Config) -> str:
 
 def results(name: str, experiment: Experiment, of_jobs: Sequence[Job]) -> dict[str, Any]:
     """What the runs show, for `OUT/<experiment>.json`. Every run is done."""
-    rows = []
+    rows: list[dict[str, Any]] = []
+    sets: set[str | None] = set()
     columns = experiment.columns
     for row in experiment.rows:
         mine = [job for job in of_jobs if job.row is row]
         evaluations = [json.loads((Path(job.config.run) / "evaluation.json").read_text()) for job in mine]
+        sets |= {scored_checksum(Path(job.config.run), of_job) for job, of_job in zip(mine, evaluations, strict=True)}
         rows.append(
             {
                 "name": row.name,
@@ -91,6 +94,8 @@ def results(name: str, experiment: Experiment, of_jobs: Sequence[Job]) -> dict[s
                 "paper": {column: row.paper[column] for column in columns if column in row.paper},
             }
         )
+    if len(sets) > 1:
+        raise UserError(f"the runs were scored on several data sets ({', '.join(map(str, sets))}): score them again")
     first = of_jobs[0].config
     return {
         "experiment": name,
@@ -98,6 +103,7 @@ def results(name: str, experiment: Experiment, of_jobs: Sequence[Job]) -> dict[s
         "remark": experiment.remark,
         "paper_dataset": experiment.dataset,
         "shards": first.data.shards,
+        "dataset": evaluations[0].get("dataset"),
         "protocol": evaluations[0]["protocol"],
         "split": evaluations[0]["split"],
         "warnings": evaluations[0]["warnings"],

@@ -26,17 +26,20 @@ from mstat.evaluate import evaluate_run, refuse_trained
 from mstat.files import write_json
 from mstat.means import mean_of, numbers
 from mstat.report.console import console
-from mstat.report.html import write_report
+from mstat.report.html import write_report, write_reports
 from mstat.report.progress import score_table
 from mstat.run import State, read_state, write_state
+from mstat.scored import evaluation_folder, is_trained_on
 from mstat.train import train
+from mstat.trial import Trial
+from shards.read import Reader
 
 
 def train_runs(config: Config, engine: Engine) -> None:
     """Train each run that `config` asks for. Every rank calls it.
 
     Raises:
-        ValueError: If the folder of a set holds a run of one split.
+        UserError: If the folder of a set holds a run of one split, or a split has nothing to score.
         Exception: What `mstat.train.train` raises; the splits after it are then not begun.
     """
     if config.data.split != ALL_SPLITS:
@@ -45,6 +48,10 @@ def train_runs(config: Config, engine: Engine) -> None:
     run = Path(config.run)
     if engine.from_main(bool(checkpoint.folders(run))):
         raise UserError(f"{run}: holds the run of one split; give the set of all splits another --run")
+    if config.train.eval_every is not None:
+        reader = shards.open(config.data.shards)
+        for split in reader.protocol(config.data.protocol).splits:  # before the first split has trained, not after
+            Trial(engine, reader, _of_split(config, split))
     if engine.is_main:
         run.mkdir(parents=True, exist_ok=True)
         save_config(config, run / "config.yaml")
@@ -69,7 +76,7 @@ def train_runs(config: Config, engine: Engine) -> None:
     if engine.is_main:
         write_state(run, "done", read_state(run)["step"])
         if evaluations:
-            _leave_mean(run, evaluations)
+            _leave_mean(run, run, evaluations)
 
 
 def evaluate_runs(config: Config, engine: Engine) -> None:
@@ -88,16 +95,25 @@ def evaluate_runs(config: Config, engine: Engine) -> None:
         refuse_trained(reader, run, of_split.data)
         evaluation = evaluate_run(engine, mstat.load(run).to(engine.device), reader, of_split)
         if engine.is_main:
-            print(f"report: {write_report(run, reader)}")
+            print(f"report: {write_reports(evaluation_folder(run, reader, of_split.data), run, reader)}")
         return evaluation
 
-    if config.data.split == ALL_SPLITS:
+    run, protocol = Path(config.run), reader.protocol(config.data.protocol)
+    is_set = load_config(run / "config.yaml").data.split == ALL_SPLITS
+    if is_set and not is_trained_on(run, reader, config.data):
+        evaluations = {}
+        for name, of_split in _on_another_set(config, reader).items():
+            if engine.is_main:
+                rich.print(f"[bold]run of split {escape(name)}[/]")
+            evaluations[name] = evaluate_split(of_split)
+        if engine.is_main:
+            _leave_mean(evaluation_folder(run, reader, config.data), run, evaluations)
+    elif config.data.split == ALL_SPLITS:
         evaluations = _each_split(config, engine, evaluate_split)
         if engine.is_main:
-            _leave_mean(Path(config.run), evaluations)
-    elif load_config(Path(config.run) / "config.yaml").data.split == ALL_SPLITS:
-        split = config.data.split or reader.protocol(config.data.protocol).splits[0]
-        evaluate_split(_of_split(config, split))
+            _leave_mean(evaluation_folder(run, reader, config.data), run, evaluations)
+    elif is_set:
+        evaluate_split(_of_split(config, config.data.split or protocol.splits[0]))
     else:
         evaluate_split(config)
 
@@ -115,11 +131,37 @@ def _each_split(
     return evaluations
 
 
-def _leave_mean(run: Path, evaluations: Mapping[str, Mapping[str, Any]]) -> None:
+def _on_another_set(config: Config, reader: Reader) -> dict[str, Config]:
+    """How each run of a set of splits is scored on another data set: by the split of its own name, or the only one."""
+    names = sorted((path.name[6:] for path in Path(config.run).glob("split-*")), key=lambda name: (len(name), name))
+    splits = reader.protocol(config.data.protocol).splits
+    if config.data.split not in (None, ALL_SPLITS):
+        chosen = dict.fromkeys(names, config.data.split)
+    elif set(names) <= set(splits):
+        chosen = {name: name for name in names}
+    elif len(splits) == 1:
+        chosen = dict.fromkeys(names, splits[0])
+    else:
+        raise UserError(
+            f"{config.run}: has runs of the splits {', '.join(names)}, and {reader.name} has {', '.join(splits)}: choose "
+            "one with --data.split"
+        )
+    if not names:
+        raise UserError(f"{config.run}: holds no run of a split; launch/train.py --data.split all makes them")
+    return {
+        name: dataclasses.replace(_of_split(config, name), data=dataclasses.replace(config.data, split=split))
+        for name, split in chosen.items()
+    }
+
+
+def _leave_mean(folder: Path, run: Path, evaluations: Mapping[str, Mapping[str, Any]]) -> None:
     mean = mean_of_splits(evaluations)
-    write_json(run / "evaluation.json", mean)
     console().print(score_table(mean))
-    print(f"report: {write_report(run)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "evaluation.json", mean)
+    if folder != run:
+        write_report(run)
+    print(f"report: {write_report(folder)}")
 
 
 def _of_split(config: Config, split: str) -> Config:

@@ -12,7 +12,7 @@ from mstat.report.folder import Folder
 
 
 def training(folder: Folder) -> str:
-    if folder.is_set:
+    if folder.is_set or folder.of_run != folder.run:
         return ""
     records, remark = folder.records()
     parts = [page.note(remark)] if remark else []
