@@ -21,10 +21,8 @@ def mean_of(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     for key, words in {"dataset": "data set", **TERMS}.items():
         values = [{**(evaluation.get("eval") or {}), **evaluation}.get(key) for evaluation in evaluations]
-        if key != "split" and any(value != values[0] for value in values):
-            raise UserError(
-                f"no mean of scores with another {words}: {values[0]}; {next(v for v in values if v != values[0])}"
-            )
+        if key != "split" and (others := [value for value in values if value != values[0]]):
+            raise UserError(f"no mean is made of scores of another {words}: {values[0]} and {others[0]}")
     first = {key: value for key, value in evaluations[0].items() if key != "cameras"}
     return {
         **first,

@@ -120,8 +120,8 @@ def top_ranks(
         gallery_SD, start, pairs, tile: As for `rank_positives`.
 
     Returns:
-        Cosine similarity (B, k) fp64, and gallery index (B, k) int64, nearest first and ignored items left out, on the CPU;
-        -inf and -1 fill up where the slice has fewer than `k`.
+        Cosine similarity (B, k) fp64, and gallery index (B, k) int64, nearest first and ignored items left out, on the
+        CPU; -inf and -1 fill up where the slice has fewer than `k`.
 
     Raises:
         ValueError: as `rank_positives`.

@@ -66,10 +66,9 @@ def scored_checksum(run: Path, evaluation: Mapping[str, Any]) -> str | None:
 
 def trained_checksum(run: Path) -> str | None:
     """Checksum of the set that a run, or a set of splits' runs, was trained on; None where nothing tells."""
-    found = (shards_checksum(folder) for folder in (run, *sorted(run.glob("split-*"))))
-    return next((checksum for checksum in found if checksum), None) or scored_checksum(
-        run, _json(run / "evaluation.json")
-    )
+    recorded = [shards_checksum(folder) for folder in (run, *sorted(run.glob("split-*")))]
+    recorded.append(scored_checksum(run, _json(run / "evaluation.json")))
+    return next((checksum for checksum in recorded if checksum), None)
 
 
 def is_trained_on(run: Path, reader: Reader, data: DataConfig) -> bool:

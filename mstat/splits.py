@@ -143,8 +143,8 @@ def _on_another_set(config: Config, reader: Reader) -> dict[str, Config]:
         chosen = dict.fromkeys(names, splits[0])
     else:
         raise UserError(
-            f"{config.run}: has runs of the splits {', '.join(names)}, and {reader.name} has {', '.join(splits)}: choose "
-            "one with --data.split"
+            f"{config.run}: has runs of the splits {', '.join(names)}, and {reader.name} has {', '.join(splits)}: "
+            "choose one with --data.split"
         )
     if not names:
         raise UserError(f"{config.run}: holds no run of a split; launch/train.py --data.split all makes them")

@@ -97,7 +97,7 @@ class Folder:
         """Why rankings or an embedding are none of evaluation.json's; None where they are, or nothing tells."""
         if isinstance(self.evaluation, str):
             return None
-        for key in ("dataset", "protocol", "split", "eval"):
+        for key in ("dataset", "eval"):
             known, other = self.evaluation.get(key), content.get(key)
             if known is not None and other is not None and known != other:
                 return f"Not shown: it is of another evaluation than evaluation.json, with another {key} ({other})."

@@ -36,12 +36,9 @@ def others(folder: Folder) -> str:
     """Scores on other sets, protocols or splits beside those on the run's own."""
     if not folder.others:
         return ""
-    rows = (
-        []
-        if isinstance(folder.evaluation, str)
-        else [("whole", _what(folder.evaluation), rounded.cells(folder.evaluation))]
-    )
-    notes = []
+    rows, notes = [], []
+    if not isinstance(folder.evaluation, str):
+        rows.append(("whole", _what(folder.evaluation), rounded.cells(folder.evaluation)))
     for name, evaluation in folder.others.items():
         if isinstance(evaluation, str):
             notes.append(page.note(evaluation))
