@@ -140,7 +140,7 @@ def top_ranks(
                 item_N = (nearness_S >= kth).nonzero().squeeze(1)  # more than k where some are equal
                 order_K = nearness_S[item_N].argsort(descending=True, stable=True)[:k]
                 item_K = item_N[order_K][nearness_S[item_N[order_K]] > -torch.inf]
-                similarity_BK[row, : len(item_K)] = nearness_S[item_K].cpu() + search.offset_Q[row]
+                similarity_BK[row, : len(item_K)] = nearness_S[item_K].cpu().double() + search.offset_Q[row]
                 item_BK[row, : len(item_K)] = item_K.cpu() + start
     return similarity_BK, item_BK
 
