@@ -224,9 +224,11 @@ def _embedding(trial: Trial, features_SD: torch.Tensor) -> dict[str, Any]:
     from sklearn.manifold import TSNE  # a second, for which only pictures wait
 
     places = trial.shown()
-    features = torch.nn.functional.normalize(trial.collect(features_SD, places)).numpy()
+    unit_ND = torch.nn.functional.normalize(trial.collect(features_SD, places).double())
+    features = (unit_ND - unit_ND.mean(dim=0)).float().numpy()  # of a narrow cone, fp32 keeps the differences alone
     perplexity = min(30.0, max(1.0, (len(features) - 1) / 3))
-    tsne = TSNE(perplexity=perplexity, init="pca", random_state=trial.config.eval.seed)
+    init = "pca" if np.ptp(features) > 0 else "random"  # equal features have no principal direction
+    tsne = TSNE(perplexity=perplexity, init=init, random_state=trial.config.eval.seed)
     points = tsne.fit_transform(features) if len(features) > 2 else features[:, :2]
     pids = trial.reader.pids[trial.tracklets[places]]
     return {"points": points.astype(float).round(4).tolist(), "pids": pids.tolist()}

@@ -47,7 +47,7 @@ def test_whole_numbers_of_any_kind_are_labels(values: Any) -> None:
         ([1, math.nan, 1], "pids: nan is no label"),
         ([1, math.inf], "pids: inf is no label"),
         (np.array([1, np.nan], object), "pids: nan is no label"),
-        ([1.2, 1.7], r"pids: 1.2 is no whole number"),
+        ([1.2, 1.7], r"pids: 1\.2 is no whole number"),
         (["a", "b"], "pids are text, as 'a'; give each name a number: numpy.unique"),
         (["1", 2], "pids: '1' is text; give each name a number"),
         ([b"a", b"b"], "text"),
@@ -122,7 +122,7 @@ def test_nan_is_nobodys_identity() -> None:
     """Two tracklets without an identity do not match each other."""
     with pytest.raises(UserError, match="gallery pids: nan"):
         cmc_map(np.eye(2), [1, 2], [0, 0], np.eye(2), [math.nan, math.nan], [1, 1])
-    with pytest.raises(UserError, match="gallery camids: 1.2"):
+    with pytest.raises(UserError, match=r"gallery camids: 1\.2"):
         cmc_map(np.eye(2), [1, 2], [0, 0], np.eye(2), [1, 2], [1.2, 1.7])
     with pytest.raises(UserError, match="one width"):
         cmc_map(np.zeros((2, 0)), [1, 2], [0, 0], np.zeros((2, 0)), [1, 2], [1, 1])
