@@ -21,7 +21,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 SYNTHETIC_CONFIG = PROJECT / "configs" / "synthetic.yaml"
 
 
-def run_parser(prog: str, description: str | None, example: str) -> argparse.ArgumentParser:
+def run_parser(prog: str, description: str | None, example: str, required: bool = True) -> argparse.ArgumentParser:
     """The command line of what is done with a trained run: --run, and any setting besides, as in `example`."""
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -30,8 +30,25 @@ def run_parser(prog: str, description: str | None, example: str) -> argparse.Arg
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"Any setting of launch/train.py may follow, as in {example}.",
     )
-    parser.add_argument("--run", type=path, required=True, help="run folder that launch/train.py made")
+    parser.add_argument("--run", type=path, required=required, help="run folder that launch/train.py made")
     return parser
+
+
+def checkpoint_option(parser: argparse.ArgumentParser) -> None:
+    """--checkpoint, for what can be done with the weights of a run that is not finished."""
+    parser.add_argument(
+        "--checkpoint",
+        metavar="NAME",
+        help="folder of a checkpoint (RUN/checkpoints/step-...), or its step, or newest, or best (train.keep_best)",
+    )
+
+
+def run_of(arguments: argparse.Namespace) -> Path:
+    """--run, or the run in whose folder --checkpoint lies."""
+    if arguments.run is None and arguments.checkpoint is None:
+        raise UserError("which run? Give --run DIR, or --checkpoint DIR/checkpoints/step-...")
+    run: Path = arguments.run or Path(arguments.checkpoint).absolute().parent.parent
+    return run
 
 
 def config_of_run(run: Path, overrides: Sequence[str]) -> Config:
@@ -98,14 +115,9 @@ def _can_be_mended(error: Exception) -> bool:
     if isinstance(error, OSError):
         of_network = isinstance(error, TimeoutError | ConnectionError)
         return of_network or error.filename is not None or error.errno in MACHINE_ERRORS
-    # torch's own words where a loader's worker was killed, most often for its memory.
-    killed_worker = isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
-    return killed_worker or isinstance(error, UserError | DataError | UsageError | NotFiniteError | LostRankError)
+    return isinstance(error, UserError | DataError | UsageError | NotFiniteError | LostRankError)
 
 
 def last_line(error: BaseException) -> str:
-    """The message itself, also of an error that a loader's worker sent with its traceback."""
-    text = str(error).strip()
-    if "Original Traceback" in text:
-        return text.splitlines()[-1].split(": ", 1)[-1]
-    return " ".join(text.split())
+    """The message in one line."""
+    return " ".join(str(error).split())

@@ -23,14 +23,15 @@ from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs, broadcast_
 from torch import nn
 
 from mstat import signals
+from mstat.checkpoint_files import OPTIMIZER_FILE, WEIGHTS_FILE, not_finite
 from mstat.config import Config, OptimConfig
 from mstat.errors import UserError
 from mstat.join import join, launcher_keeps_store
 from mstat.model import no_weight_decay
+from mstat.model.weights import reason
 from mstat.rollcall import LostRankError, RollCall, failed_collective
 from shards.parallel import available_cpus
 
-OPTIMIZER_FILE = "optimizer.pt"
 REDUCE_BUCKET = 25_000_000  # numbers; DeepSpeed's default of 500 million is 2 GB of memory beside every model
 START_UP = timedelta(minutes=5)  # ranks start apart: a cold start of torch alone took 40 s
 
@@ -226,6 +227,10 @@ class Engine:
             writer.save = lambda state_dict, path: files.append((Path(path), copy(state_dict)))
             writer.preserves_storage_sharing = lambda: False  # or DeepSpeed would copy the weights, too
             self.wrapped.save_checkpoint(str(folder), tag="deepspeed", save_latest=False)
+            # The same weights, whole: DeepSpeed's files are cut by rank, and are pickles that only a resume may read.
+            whole = self.weights() if self.kind == "zero3" else copy(self.task.state_dict()) if self.is_main else None
+            if self.is_main:
+                files.append((folder / WEIGHTS_FILE, {"task": whole}))
             return files
         if self.is_main:
             state = {"task": self.task.state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -233,15 +238,28 @@ class Engine:
         return []
 
     def load(self, folder: Path) -> None:
-        """Undo `snapshot`, from its files. They are the user's own; DDP's are still read without running code."""
+        """Undo `snapshot`, from its files. They are the user's own; DDP's are still read without running code.
+
+        Raises:
+            UserError: If they do not hold what `snapshot` writes.
+        """
         if self.is_deepspeed:
             path, _ = self.wrapped.load_checkpoint(str(folder), tag="deepspeed")
             if path is None:
                 raise UserError(f"{folder}: DeepSpeed finds no checkpoint in it")
             return
-        state = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
-        self.task.load_state_dict(state["task"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        file = folder / OPTIMIZER_FILE
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            self.task.load_state_dict(state["task"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except Exception as error:  # what a damaged file raises is for it to choose; torch's advice is to run its code
+            raise UserError(f"{file}: not the state of this run: {reason(file, error)}") from None
+
+    def not_finite(self) -> list[str]:
+        """Names of the weights here that are not finite; with ZeRO-3, of those in this rank's parts."""
+        parameters = {name: getattr(value, "ds_tensor", value) for name, value in self.task.named_parameters()}
+        return not_finite({**parameters, **dict(self.task.named_buffers())})
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The whole task's weights on the main process (ZeRO-3 gathers them; every rank calls it)."""
@@ -255,8 +273,11 @@ class Engine:
 
     def barrier_of_writers(self) -> None:
         """The same for a thread beside the training; one at a time in each rank."""
-        if self.writers is not None:
-            dist.barrier(self.writers)
+        self.gather_from_writers(None)
+
+    def gather_from_writers(self, value: Any) -> list[Any]:
+        """`gather_objects` for that thread."""
+        return self._gather(value, self.writers)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over ranks, in place."""
@@ -272,10 +293,13 @@ class Engine:
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Every rank's value, in rank order; for small things."""
-        if self.control is None:
+        return self._gather(value, self.control)
+
+    def _gather(self, value: Any, group: dist.ProcessGroup | None) -> list[Any]:
+        if group is None:
             return [value]
         values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value, group=self.control)
+        dist.all_gather_object(values, value, group=group)
         return values
 
     def stop_if_asked(self) -> None:

@@ -28,6 +28,18 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def why_not_writable(folder: Path) -> OSError | None:
+    """What keeps files from being written to a folder, which is made if it is missing; None if nothing does."""
+    probe = folder / f".probe.{platform.node()}.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        return error
+    return None
+
+
 def read_plain(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     """Read a file of a folder that somebody else may have made: no link is followed, no pipe or device is waited for.
 

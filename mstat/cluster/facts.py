@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import shards
+from mstat.checkpoint_files import folders
 from mstat.cluster.verdict import human
 from mstat.config import ACTIONS_SHARDS, ALL_SPLITS, Config, DataConfig
 from mstat.run import commit, versions
@@ -66,7 +67,8 @@ def gather_facts(config: Config, processes: int, script: str = "train") -> dict[
     facts.versions["CUDA of torch"] = torch.version.cuda or "none"
     _look_at_gpus(facts, processes)
     reader = _look_at_shards(facts, config.data)
-    if script != "evaluate" and config.model.init and not Path(config.model.init).exists():
+    going_on = bool(folders(Path(config.run)))  # a checkpoint has all weights, those of model.init too
+    if script != "evaluate" and not going_on and config.model.init and not Path(config.model.init).exists():
         facts.faults.append((f"model.init: {config.model.init} is not there", "copy it to this node, too"))
     _look_at_run(facts, config, script, reader)
     return asdict(facts)
@@ -191,12 +193,14 @@ def _look_at_run(facts: Facts, config: Config, script: str, reader: Reader | Non
 
 
 def room_needed(config: Config, reader: Reader, make: MakeTask = Task) -> int:
-    """Bytes of all that a run has on the disk at once: `train.keep` checkpoints, one in the making, the weights."""
+    """Bytes of all that a run has on the disk at once: `train.keep` checkpoints, the best one if asked for, one in the
+    making, the weights.
+    """
     if config.data.split == ALL_SPLITS:
         first = reader.protocol(config.data.protocol).splits[0]
         config = Config(**{**vars(config), "data": DataConfig(**{**vars(config.data), "split": first})})
     weights, each = checkpoint_bytes(config, len(training_plan(reader, config).pids), make)
-    return (config.train.keep + 1) * each + weights
+    return (config.train.keep + config.train.keep_best + 1) * each + weights
 
 
 def checkpoint_bytes(config: Config, num_classes: int, make: MakeTask = Task) -> tuple[int, int]:
@@ -207,6 +211,6 @@ def checkpoint_bytes(config: Config, num_classes: int, make: MakeTask = Task) ->
     weights = parameters + sum(buffer.nbytes for buffer in task.buffers())
     kept = 2 if config.optim.name == "adamw" else int(config.optim.momentum > 0)
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        kept += 1  # ZeRO's own fp32 copy
+        kept += 2  # ZeRO's own fp32 copy, and the whole weights beside its parts
     stored = len(task.state_dict()) + (kept + 1) * len(list(task.parameters()))
     return weights, weights + kept * parameters + HEADER_BYTES * stored

@@ -43,7 +43,6 @@ def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
         PermissionError(errno.EACCES, "the way out", "runs"),
         TimeoutError("the way out"),
         ConnectionResetError(errno.ECONNRESET, "the way out"),
-        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. the way out"),
     ],
     ids=lambda error: type(error).__name__,
 )
