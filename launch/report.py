@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import report_errors
+from shards.paths import path
 
 
 def main() -> int:
@@ -27,7 +28,10 @@ def main() -> int:
         for run in options.runs:
             check_is_run(run)
         if len(options.runs) == 1:
-            print(write_report(options.runs[0], proxies=options.proxies, tracklets=options.tracklets))
+            import shards
+
+            reader = shards.open(options.shards) if options.shards else None
+            print(write_report(options.runs[0], reader, proxies=options.proxies, tracklets=options.tracklets))
         else:
             print(write_comparison(options.runs, options.out or Path("comparison.html")))
 
@@ -41,10 +45,10 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, also one of --data.split all")
+    parser.add_argument("runs", type=path, nargs="+", metavar="RUN", help="run folder, also one of --data.split all")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path,
         metavar="PAGE",
         help="of a comparison (default comparison.html); its pictures lie beside it, in PAGE's name with -figures",
     )
@@ -54,11 +58,14 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--tracklets", nargs="+", default=[], metavar="KEY", help="in which it is shown, as 0002C1T0001"
     )
+    parser.add_argument(
+        "--shards", metavar="DIR", help="of the run, where they are not at data.shards of its config.yaml; or a URL"
+    )
     options = parser.parse_args(argv)
     if len(options.runs) == 1 and options.out:
         parser.error("--out is for several runs; the report of one is RUN/report.html")
-    if len(options.runs) > 1 and (options.proxies or options.tracklets):
-        parser.error("--proxies and --tracklets are for one run")
+    if len(options.runs) > 1 and (options.proxies or options.tracklets or options.shards):
+        parser.error("--proxies, --tracklets and --shards are for one run")
     return options
 
 

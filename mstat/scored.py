@@ -7,7 +7,6 @@ RUN/evaluations/<name>/, the same files              of another set, named after
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mstat.config import ALL_SPLITS, DataConfig, EvalConfig
 from mstat.configure import load_config
+from mstat.files import read_plain_json
 from mstat.run import shards_checksum
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _is_of_another(folder: Path, reader: Reader, of_name: str | None = None) -> 
 def _json(path: Path) -> dict[str, Any]:
     """The object in a file, empty where it cannot be read."""
     try:
-        content = json.loads(path.read_text())
+        content = read_plain_json(path)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

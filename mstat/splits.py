@@ -18,6 +18,7 @@ from rich.markup import escape
 import mstat
 import shards
 from mstat import checkpoint
+from mstat.checkpoint_files import find
 from mstat.config import ALL_SPLITS, Config
 from mstat.configure import load_config, save_config
 from mstat.engine import Engine
@@ -29,7 +30,7 @@ from mstat.report.console import console
 from mstat.report.html import write_report, write_reports
 from mstat.report.progress import score_table
 from mstat.run import State, read_state, write_state
-from mstat.scored import evaluation_folder, is_trained_on
+from mstat.scored import EVALUATIONS, evaluation_folder, is_trained_on
 from mstat.train import train
 from mstat.trial import Trial
 from shards.read import Reader
@@ -79,43 +80,64 @@ def train_runs(config: Config, engine: Engine) -> None:
             _leave_mean(run, run, evaluations)
 
 
-def evaluate_runs(config: Config, engine: Engine) -> None:
+def evaluate_runs(config: Config, engine: Engine, checkpoint: str | None = None, out: Path | None = None) -> None:
     """Score each run that `config` asks for, anew. Every rank calls it.
 
+    Args:
+        checkpoint: Of the run, as `mstat.checkpoint_files.find` takes it; None is the trained model.
+        out: Where the files go. None is the run folder, or RUN/evaluations/step-... for a checkpoint.
+
     Raises:
-        ValueError: If a run is missing or not finished, or was trained with tracklets that it would be scored on.
+        UserError: If a run is missing or not finished, or was trained with tracklets that it would be scored on.
     """
     reader = shards.open(config.data.shards)
 
-    def evaluate_split(of_split: Config) -> dict[str, Any]:
+    def evaluate_split(of_split: Config, folder: Path | None = None) -> dict[str, Any]:
         run = Path(of_split.run)
         if not (run / "config.yaml").is_file():
             again = f"launch/train.py --data.split {of_split.data.split} --run {run}"
             raise UserError(f"{run}: no config.yaml in it; {again} makes this run")
         refuse_trained(reader, run, of_split.data)
-        evaluation = evaluate_run(engine, mstat.load(run).to(engine.device), reader, of_split)
+        source = run if checkpoint is None else find(run, checkpoint)
+        model = mstat.load(source).to(engine.device)
+        notes = {}
+        if checkpoint is not None:
+            of_split = dataclasses.replace(of_split, model=dataclasses.replace(model.config, init=of_split.model.init))
+            notes, folder = {"checkpoint": str(source)}, folder or _checkpoint_folder(source, run, reader, of_split)
+        evaluation = evaluate_run(engine, model, reader, of_split, folder, notes)
         if engine.is_main:
-            print(f"report: {write_reports(evaluation_folder(run, reader, of_split.data), run, reader)}")
+            if folder is None:
+                written = evaluation_folder(run, reader, of_split.data)
+                print(f"report: {write_reports(written, run, reader)}")
+            else:
+                print(f"scores of {source}: {folder}")
         return evaluation
 
     run, protocol = Path(config.run), reader.protocol(config.data.protocol)
     is_set = load_config(run / "config.yaml").data.split == ALL_SPLITS
-    if is_set and not is_trained_on(run, reader, config.data):
+    on_another_set = is_set and not is_trained_on(run, reader, config.data)
+    if not on_another_set and config.data.split != ALL_SPLITS:
+        one = _of_split(config, config.data.split or protocol.splits[0]) if is_set else config
+        evaluate_split(one, out)
+        return
+    if checkpoint is not None:
+        raise UserError(f"{run}: a checkpoint is one split's: give --run {run}/split-NAME")
+    if on_another_set:
         evaluations = {}
         for name, of_split in _on_another_set(config, reader).items():
             if engine.is_main:
                 rich.print(f"[bold]run of split {escape(name)}[/]")
-            evaluations[name] = evaluate_split(of_split)
-        if engine.is_main:
-            _leave_mean(evaluation_folder(run, reader, config.data), run, evaluations)
-    elif config.data.split == ALL_SPLITS:
-        evaluations = _each_split(config, engine, evaluate_split)
-        if engine.is_main:
-            _leave_mean(evaluation_folder(run, reader, config.data), run, evaluations)
-    elif is_set:
-        evaluate_split(_of_split(config, config.data.split or protocol.splits[0]))
+            evaluations[name] = evaluate_split(of_split, out and out / f"split-{name}")
     else:
-        evaluate_split(config)
+        evaluations = _each_split(config, engine, lambda c: evaluate_split(c, out and out / Path(c.run).name))
+    if engine.is_main:
+        _leave_mean(out or evaluation_folder(run, reader, config.data), run, evaluations)
+
+
+def _checkpoint_folder(checkpoint: Path, run: Path, reader: Reader, config: Config) -> Path:
+    """RUN/evaluations/step-..., where the scores of a checkpoint go; another set than its own is named before it."""
+    name, usual = checkpoint.resolve().name, evaluation_folder(run, reader, config.data)
+    return run / EVALUATIONS / (name if usual == run else f"{usual.name}-{name}")
 
 
 def _each_split(
@@ -159,9 +181,12 @@ def _leave_mean(folder: Path, run: Path, evaluations: Mapping[str, Mapping[str, 
     console().print(score_table(mean))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "evaluation.json", mean)
-    if folder != run:
-        write_report(run)
-    print(f"report: {write_report(folder)}")
+    if folder.is_relative_to(run):
+        if folder != run:
+            write_report(run)
+        print(f"report: {write_report(folder)}")
+    else:
+        print(f"scores of {run}: {folder}")
 
 
 def _of_split(config: Config, split: str) -> Config:

@@ -11,7 +11,8 @@ from enum import IntFlag
 from typing import NamedTuple
 
 JUNK_PID = -1  # MARS's `00-1`: a bad detection; ignored for every query
-WARNINGS = ("partial", "left out")  # facts of a set that make its figures incomparable
+# Facts of a set that whoever uses it must see: what is missing of it, was dropped, or may be wrong.
+WARNINGS = ("partial", "left out", "skipped", "gaps", "dropped", "vanished", "doubtful")
 DISTRACTOR_PID = 0  # MARS's `0000`: a person, or a false alarm, that nobody searches for
 
 

@@ -30,6 +30,7 @@ if __name__ == "__main__":  # as a file, with no package around it
 from mstat.cluster.logs import BEGIN, last_failure, last_word, tail
 
 FOLDER = "job"
+JSON_BYTES = 1 << 20  # of job.json and state.json, which have some hundred
 CHECKS = "the checks before the start failed"
 DONE, FAILED, REQUEUE, RESTART, CANCELLED = 0, 1, 75, 76, 77
 OUTCOMES = {DONE: "done", FAILED: "failed", REQUEUE: "requeue", RESTART: "restart", CANCELLED: "cancelled"}
@@ -39,8 +40,8 @@ OUTCOMES = {DONE: "done", FAILED: "failed", REQUEUE: "requeue", RESTART: "restar
 LOST = re.compile(
     r"no answer from rank|does not answer|every rank answers|ranks have not started|gloo/|Connection closed by peer"
     r"|Connection reset by peer|Timed out waiting|Broken pipe|Dist(Network|Store)Error|nccl(Remote|System)Error"
-    # A loader worker or its fork server was killed, for its memory most often.
-    r"|DataLoader worker .*(killed by signal|exited unexpectedly)|EOFError: unexpected EOF|Connection refused"
+    # Words of mstat/data/workers.py: a process of the loader was killed, for its memory most often.
+    r"|a process of the loader \(pid|no process can be started for the loader"
 )
 FULL = re.compile(r"No space left on device|Disk quota exceeded")
 KILLED = re.compile(r"exitcode\s*: -(9|15|7)\b")
@@ -200,16 +201,19 @@ def fail(folder: Path, reason: str) -> None:
 
 def read(folder: Path) -> list[dict[str, Any]]:
     """Every event of a folder, oldest first; a line that a crash cut off is left out."""
+    path = folder / FOLDER / "attempts.jsonl"
     events = []
     try:
-        lines = (folder / FOLDER / "attempts.jsonl").read_text().splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     except OSError:
         return []
     for line in lines:
         try:
-            events.append(dict(json.loads(line)))
-        except ValueError:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(event, dict) and event.get("event") in ("submit", "begin", "end"):
+            events.append(event)
     return events
 
 
@@ -220,11 +224,14 @@ def append(folder: Path, event: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A small file; empty where there is none."""
+    """Read a small file that holds a JSON object; empty where there is none. A pipe or a large file counts as none."""
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):
+        if not path.is_file() or path.stat().st_size > JSON_BYTES:
+            return {}
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
+    return content if isinstance(content, dict) else {}
 
 
 def write_json(path: Path, value: Any) -> None:

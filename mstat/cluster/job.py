@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mstat.cluster.attempts import FOLDER
+from mstat.errors import UserError
+from shards.text import breaks_lines, printable
 
 Kind = Literal["train", "evaluate", "pretrain", "reproduce", "shards", "collect"]
 COLLECT = "collect"
+MAX_ELEMENTS = 100_000  # of an array; Slurm's own limit (MaxArraySize) is lower almost everywhere
 LAUNCHED = ("train", "evaluate", "pretrain", "reproduce")  # by `accelerate launch`, on every node
 
 
@@ -62,6 +65,27 @@ class Job:
     zero: int | None = None
     file: str = "job.sh"
 
+    def __post_init__(self) -> None:
+        """Refuse what would become another line of a script: #SBATCH directives and comments cannot be quoted."""
+        names = {
+            "--run (or --out)": str(self.folder),
+            "the current folder": str(self.directory),
+            "--name": self.name,
+            "--time": self.time,
+            "--partition": self.partition or "",
+            "--account": self.account or "",
+            "--qos": self.qos or "",
+            **{f"--sbatch (number {i})": flag for i, flag in enumerate(self.sbatch, start=1)},
+        }
+        for option, value in names.items():
+            if breaks_lines(value):
+                raise UserError(f"{option}: '{printable(value)}' has a line break or a control character; rename it")
+        for word in self.arguments:
+            if breaks_lines(word.replace("\n", "").replace("\t", "")):
+                raise UserError(f"after --: '{printable(word)}' has a control character")
+        if self.array is not None and self.array[1] - self.array[0] >= MAX_ELEMENTS:
+            raise UserError(f"--array: {MAX_ELEMENTS:,} elements at most")
+
     @property
     def num_processes(self) -> int:
         """Of all nodes together."""
@@ -94,7 +118,7 @@ def _element(kind: str) -> str:
 def elements(folder: Path, about: Mapping[str, Any]) -> dict[Path, int]:
     """Of an array, the folder and index of each element; `about` is what job.json says."""
     first, last = about.get("array") or (0, -1)
-    return {folder / f"{_element(about['kind'])}{number}": number for number in range(first, last + 1)}
+    return {folder / f"{_element(about.get('kind', 'train'))}{number}": number for number in range(first, last + 1)}
 
 
 def collector(job: Job) -> Job | None:

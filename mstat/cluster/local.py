@@ -7,6 +7,7 @@ dies, and nothing trains on unseen. Its ranks then save first (SIGTERM; docs/exa
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import socket
@@ -24,8 +25,10 @@ from mstat.cluster.job import LAUNCHED, Job
 from mstat.cluster.script import functions
 from mstat.cluster.sites import Site
 from mstat.errors import UserError
+from shards.text import printable
 
 PORT = 29500
+HOST = re.compile(r"[\w.:@%\[\]][\w.:@%\[\]-]*", re.ASCII)  # not an option of ssh, and nothing that a shell reads
 ANSWER_SECONDS = 20
 END_SECONDS = 90  # after one host has ended badly: its peers find out and say so; a rank has 30 s to save
 WAIT_SECONDS = 15
@@ -55,6 +58,8 @@ class Local:
             raise UserError("--scheduler local is for one run at a time: no --array, no --job shards")
         if hosts and len(hosts) != job.nodes:
             raise UserError(f"--hosts names {len(hosts)} hosts, --nodes says {job.nodes}")
+        if wrong := [host for host in hosts if not HOST.fullmatch(host)]:
+            raise UserError(f"--hosts: '{printable(wrong[0])}' is no name of a host")
         self.job, self.site, self.hosts, self.remote_shell = job, site, hosts, shlex.split(remote_shell)
         self.log = job.folder / FOLDER / f"local-{socket.gethostname()}-{os.getpid()}.log"
         self.stopped = False

@@ -40,6 +40,8 @@ def last_word(log: Path) -> str:
 
 def tail(log: Path) -> list[str]:
     """The lines of a log's last attempt, of a long one only the end."""
+    if not log.is_file():  # nor a pipe, which would be waited for
+        return []
     try:
         with log.open("rb") as file:
             file.seek(0, 2)

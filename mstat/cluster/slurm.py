@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mstat.cluster import attempts
+from mstat.cluster.about import read_about
 from mstat.cluster.attempts import FOLDER
 from mstat.cluster.job import COLLECT, Job, collector, elements
 from mstat.cluster.script import batch_script
@@ -70,8 +71,8 @@ def submit(job: Job, site: Site) -> list[str]:
 
 def refuse_second(folder: Path) -> None:
     """Raises ValueError if a job of this folder is in the queue."""
-    about = attempts.read_json(folder / FOLDER / "job.json")
-    if about.get("scheduler") == "slurm" and (state := ask(about["id"])) and state.active:
+    about = read_about(folder)
+    if about.get("scheduler") == "slurm" and "id" in about and (state := ask(about["id"])) and state.active:
         raise UserError(f"{folder}: job {about['id']} is {state.state}: follow, cancel or wait for it")
 
 
@@ -91,10 +92,11 @@ def start(folder: Path, about: dict[str, Any], flags: Sequence[str] = ()) -> lis
             attempts.append(one, {"event": "submit"})
     script = Path(about["script"])
     ids = [_sbatch(script, flags)]
-    log = script.with_name(f"{about['name']}-{ids[0]}.log")
+    log = script.with_name(f"{about.get('name', 'mstat')}-{ids[0]}.log")
     about = {**about, "id": ids[0], "log": str(log)}
-    if about["array"]:
-        when = "afterok" if about["kind"] == "shards" else "afterany"  # one that failed must not hide what others made
+    if about.get("array"):
+        # An element that failed must not hide what the others made.
+        when = "afterok" if about.get("kind") == "shards" else "afterany"
         after = [f"--dependency={when}:{ids[0]}", "--kill-on-invalid-dep=yes"]
         try:
             ids.append(_sbatch(script.with_name(f"{COLLECT}.sh"), after))

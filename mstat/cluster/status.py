@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from mstat.cluster import attempts, slurm
+from mstat.cluster.about import read_about
 from mstat.cluster.attempts import FOLDER
 from mstat.cluster.job import COLLECT, elements
 from mstat.cluster.logs import last_failure, last_word, tail
 from mstat.errors import UserError
 from mstat.report.console import console
 from mstat.report.progress import by_stage, clock
+from shards.text import markup, printable
 
 ABSENT = "–"
 TABLE_LINES = 40  # of a log that ends with the checks of the nodes
@@ -30,6 +31,7 @@ NARROW = 100  # columns
 WIDTHS = {"job": 10, "state": 9, "step": 8, "loss": 6, "by stage": 9, "clips/s": 7, "left": 5, "restarts": 8, "run": 8}
 RECENT = 20  # records of metrics.jsonl that a speed is the mean of
 TAIL_BYTES = 1 << 16
+LARGEST = 1e15  # number of metrics.jsonl that is shown
 
 
 def show(runs: Sequence[Path]) -> None:
@@ -46,7 +48,7 @@ def show(runs: Sequence[Path]) -> None:
     failed = []
     for run, about in (found for given in runs if is_run(given) for found in expand(given)):
         row, failure = describe(run, about)
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(markup(cell) for cell in row))
         if failure:
             failed.append((run, failure))
     out = console()
@@ -54,8 +56,8 @@ def show(runs: Sequence[Path]) -> None:
     if table.rows:
         out.print(table)
     for run, failure in failed:
-        out.print(f"[bold red]{escape(str(run))}[/]", soft_wrap=True, highlight=False)
-        print(failure)
+        out.print(f"[bold red]{markup(run)}[/]", soft_wrap=True, highlight=False)
+        print(printable(failure, keep="\n\t"))
     if missing := [str(run) for run in runs if not is_run(run)]:
         raise UserError(f"{', '.join(missing)}: no run, and no job was submitted for it")
 
@@ -67,35 +69,31 @@ def is_run(folder: Path) -> bool:
 
 def expand(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """A folder, or of an array those of its elements and of the job that collects; with what is known of each's job."""
-    about = _about(run)
+    about = read_about(run)
     for element, number in elements(run, about).items():
         yield element, _part(element, f"{about['id']}_{number}", about)
     if "collector" in about:
-        name = {**about, "name": f"{about['name']}-{COLLECT}"}
+        name = {**about, "name": f"{about.get('name', 'mstat')}-{COLLECT}"}
         yield run / FOLDER / COLLECT, _part(run / FOLDER / COLLECT, about["collector"], name)
     if not about.get("array"):
         yield run, about
     evaluation = run / FOLDER / "evaluate"
     if evaluation.is_dir():
-        yield evaluation, _about(evaluation)
+        yield evaluation, read_about(evaluation)
 
 
 def _part(folder: Path, job: str, about: dict[str, Any]) -> dict[str, Any]:
     """What a part of an array has written down of its job; before it begins, what is known of it already."""
-    own = _about(folder)
-    log = Path(about["script"]).with_name(f"{about['name']}-{job}.log")
+    own = read_about(folder)
+    log = Path(about.get("script", folder)).with_name(f"{about.get('name', 'mstat')}-{job}.log")
     # Of another job, if this one was not to do it again (`continue RUN -- --array=6`).
     is_own = own.get("id") == job or ("id" in own and not slurm.knows(job))
     return own if is_own else {"scheduler": "slurm", "id": job, "log": str(log)}
 
 
-def _about(run: Path) -> dict[str, Any]:
-    return attempts.read_json(run / FOLDER / "job.json")
-
-
 def describe(run: Path, about: dict[str, Any]) -> tuple[list[str], str]:
     """A row of the table, and the words of the failure if there is one."""
-    state = attempts.read_json(run / "state.json")
+    state = read_state(run)
     job, queue = _job(about)
     begins = attempts.begun_since_submission(run)
     told = state.get("state") or _told(attempts.read(run))
@@ -122,6 +120,13 @@ def describe(run: Path, about: dict[str, Any]) -> tuple[list[str], str]:
     return row, _failure(run, about, state) if told in ("failed", "cut off") else ""
 
 
+def read_state(run: Path) -> dict[str, Any]:
+    """state.json without the values that no run writes."""
+    kinds = {"state": str, "step": int, "reason": str}
+    state = attempts.read_json(run / "state.json")
+    return {key: state[key] for key, kind in kinds.items() if type(state.get(key)) is kind}
+
+
 def _told(events: Sequence[dict[str, Any]]) -> str:
     """How a job stands whose command writes no state.json."""
     kinds = [event for event in events if event["event"] != "submit"]
@@ -132,7 +137,7 @@ def _failure(run: Path, about: dict[str, Any], state: dict[str, Any]) -> str:
     log = Path(about.get("log", run / "no log"))
     words = last_failure(log) or last_word(log)
     ends = [event for event in attempts.read(run) if event["event"] == "end"]
-    reason = state.get("reason") or (ends[-1]["reason"] if ends else "")
+    reason = state.get("reason") or (str(ends[-1].get("reason", "")) if ends else "")
     # Of a run that failed by itself the reason is the last line of the traceback, and need not be told twice.
     if reason.startswith(attempts.CHECKS):
         words = "\n".join(tail(log)[-TABLE_LINES:])
@@ -144,7 +149,7 @@ def _job(about: dict[str, Any]) -> tuple[str, slurm.JobState | None]:
     """What the scheduler says, in words, and as it is."""
     if about.get("scheduler") == "local":
         if about.get("host") != socket.gethostname():
-            return f"local {about['id']}, on {about['host']}", None
+            return f"local {about.get('id', '?')}, on {about.get('host', 'an unknown host')}", None
         alive = local_is_alive(about)
         return f"local {about['id']}, {'runs' if alive else 'ended'}", None if alive else slurm.GONE
     if "id" not in about:
@@ -163,7 +168,7 @@ def _job(about: dict[str, Any]) -> tuple[str, slurm.JobState | None]:
 
 def local_is_alive(about: dict[str, Any]) -> bool:
     """Whether the process of a local job runs, as far as can be told from here."""
-    if about.get("host") != socket.gethostname():
+    if about.get("host") != socket.gethostname() or "id" not in about:
         return False
     try:
         return b"submit.py" in Path(f"/proc/{about['id']}/cmdline").read_bytes()
@@ -182,9 +187,11 @@ def num_steps(run: Path) -> int | None:
         if config.train.steps is not None:
             return config.train.steps
         import shards
+        from mstat.elsewhere import find_shards
         from mstat.train import training_plan
 
-        return config.train.epochs * training_plan(shards.open(config.data.shards), config).steps_per_epoch
+        reader = shards.open(find_shards(run, config.data.shards))
+        return config.train.epochs * training_plan(reader, config).steps_per_epoch
     except (OSError, ValueError, SystemExit):
         return None
 
@@ -206,6 +213,8 @@ def _left(records: Sequence[dict[str, Any]], total: int | None, run: Path) -> st
 
 def _tail(path: Path) -> list[dict[str, Any]]:
     """The last records of a journal."""
+    if not path.is_file():
+        return []
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
@@ -215,10 +224,16 @@ def _tail(path: Path) -> list[dict[str, Any]]:
     records = []
     for line in lines:
         try:
-            records.append(dict(json.loads(line)))
-        except ValueError:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
             continue  # the first, cut by the tail, or the last, cut by a crash
+        if isinstance(record, dict) and type(record.get("step")) is int:
+            records.append({key: value for key, value in record.items() if _is_number(value)})
     return records
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < LARGEST
 
 
 def _short(run: Path) -> str:
@@ -234,14 +249,18 @@ def logs(runs: Sequence[Path], lines: int, *, follow: bool) -> None:
     Raises:
         ValueError: If there is none.
     """
-    found = {run: about.get("log") for given in runs for run, about in expand(given)}
-    there = [log for log in found.values() if log is not None and (follow or Path(log).is_file())]
+    named = [about.get("log") for given in runs for _, about in expand(given)]
+    there = [log for log in named if log is not None and (Path(log).is_file() or (follow and not Path(log).exists()))]
     if not there:
         raise UserError(f"{', '.join(map(str, runs))}: no log yet; no job of it has begun")
     command = ["tail", f"--lines={lines}", *(["--follow=name", "--retry"] if follow else []), *there]
-    if follow:
-        os.execvp("tail", command)
-    subprocess.run(command, check=True)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="backslashreplace") as process:
+        assert process.stdout
+        try:
+            for line in process.stdout:  # a log may hold what steers a terminal
+                print(printable(line, keep="\n\t"), end="", flush=follow)
+        finally:
+            process.terminate()
 
 
 def cancel(run: Path, *, now: bool) -> str:
@@ -250,10 +269,10 @@ def cancel(run: Path, *, now: bool) -> str:
     Raises:
         ValueError: If there is no job to cancel.
     """
-    about = _about(run)
+    about = read_about(run)
     if about.get("scheduler") == "local":
         if not local_is_alive(about):
-            raise UserError(f"{run}: its job has ended, or runs on host {about['host']}")
+            raise UserError(f"{run}: its job has ended, or runs on host {about.get('host', '?')}")
         os.kill(about["id"], signal.SIGTERM)
         return f"{run}: told to save and end"
     state = slurm.ask(about["id"]) if "id" in about else None
@@ -278,11 +297,13 @@ def go_on(run: Path, flags: Sequence[str] = ()) -> str:
     Raises:
         ValueError: If there is none, or its job is still in the queue.
     """
-    about = _about(run)
+    about = read_about(run)
     if about.get("scheduler") == "local":
-        raise UserError(f"{run}: a local job goes on with the same command: {about['command']}")
-    if "script" not in about:
-        parent = next((folder for folder in run.parents if run in elements(folder, _about(folder))), None)
+        raise UserError(
+            f"{run}: a local job goes on with the same command: {about.get('command', 'of its submission')}"
+        )
+    if "script" not in about or "id" not in about:
+        parent = next((folder for folder in run.parents if run in elements(folder, read_about(folder))), None)
         number = run.name.rpartition("-")[2]
         way_out = f"continue {parent} -- --array={number}" if parent else "submit it with launch/submit.py"
         raise UserError(f"{run}: no batch script in it: {way_out}")

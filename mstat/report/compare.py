@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mstat.errors import UserError
-from mstat.files import write_text
+from mstat.files import write_plain
 from mstat.report import figures, page, results, scores
 from mstat.report.groups import Compared, Group, compared, differing, grouped, why_not_comparable
 from mstat.report.training import trend
@@ -23,8 +23,7 @@ class Comparison:
     figures: Path  # folder
 
     def figure(self, file: str, svg: bytes, name: str, told: str) -> str:
-        self.figures.mkdir(exist_ok=True)
-        (self.figures / file).write_bytes(svg)
+        write_plain(self.figures / file, svg)
         return page.figure(svg, page.SVG, f"{name}: {told}", name)
 
 
@@ -54,7 +53,7 @@ def write_comparison(paths: Sequence[Path], out: Path) -> Path:
     sections = [page.section(section.name, section.heading, html, section.half) for section, html in made if html]
     heading = f"<h1>{len(runs)} runs compared</h1>\n"
     header = heading + page.shown("evaluation.json", _remarks, comparison)
-    write_text(out, page.document("Runs compared – MSTAT", header, sections))
+    write_plain(out, page.document("Runs compared – MSTAT", header, sections).encode(errors="backslashreplace"))
     return out
 
 

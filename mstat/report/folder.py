@@ -12,9 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from mstat.elsewhere import find_shards
 from mstat.errors import UserError
+from mstat.files import read_plain, read_plain_json, write_plain
+from mstat.plain_yaml import read_plain_yaml
 from mstat.run import shards_checksum
 from mstat.scored import EVALUATIONS, scored_checksum
 from shards.records import DataError
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # Contents of a JSON file, or the sentence that says why there are none.
 Json = Mapping[str, Any] | str
+MOST_JOURNAL_BYTES = 1 << 30  # of metrics.jsonl: some three million steps
+MOST_STEPS = 10**12
 FIGURES = "figures"  # in the run folder: every picture of the report as a file
 
 
@@ -57,7 +60,7 @@ class Folder:
     def json(self, name: str) -> Json:
         """The object in a file of the folder."""
         try:
-            content = json.loads((self.run / name).read_text(encoding="utf-8"))
+            content = read_plain_json(self.run / name)
         except FileNotFoundError:
             return f"{name} is not in the run folder."
         except (OSError, ValueError) as error:
@@ -112,8 +115,8 @@ class Folder:
     def config(self) -> Mapping[str, Any]:
         """config.yaml as it stands; empty where it cannot be read. No Config: another version may have made it."""
         try:
-            content = yaml.safe_load((self.run / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
+            content = read_plain_yaml(self.run / "config.yaml")
+        except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
 
@@ -128,11 +131,14 @@ class Folder:
         Of two lines of a step the later one counts. Every value is a number, finite or not, or None; `keys` are those
         that are read, empty for all.
         """
-        path = self.run / name
-        if not path.is_file():
+        try:
+            text = read_plain(self.run / name, MOST_JOURNAL_BYTES).decode(errors="replace")
+        except FileNotFoundError:
             return [], f"{name} is not in the run folder."
+        except (OSError, ValueError) as error:
+            return [], f"{name} cannot be read: {error}."
         records, num_bad = {}, 0
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in text.splitlines():
             try:
                 record = json.loads(line)
                 step = int(record["step"])
@@ -140,8 +146,10 @@ class Folder:
                 for value in record.values():
                     if value is not None:
                         math.isfinite(value)  # raises for what is no number, or an integer that no float holds
+                if not 0 <= step < MOST_STEPS:
+                    raise ValueError("a step that no run reaches")
                 records[step] = {**record, "step": step}
-            except (ValueError, TypeError, KeyError, OverflowError):
+            except (ValueError, TypeError, KeyError, OverflowError, AttributeError, RecursionError):
                 num_bad += 1
         remark = f"{name}: {num_bad} unreadable line(s) left out." if num_bad else ""
         return [records[step] for step in sorted(records)], remark if records else remark or f"{name} is empty."
@@ -173,16 +181,23 @@ class Folder:
             raise DataError("config.yaml, which names the shards, is not in the run folder")
         if not isinstance(place, str):
             raise DataError("config.yaml does not name the shards (data.shards)")
-        if "://" not in place and not Path(place).is_dir():
-            raise DataError(f"{place} (data.shards) is not there, seen from the current folder")
+        if "://" in place:
+            raise DataError(
+                "config.yaml names shards behind a URL, which a report does not open by itself; give it as --shards"
+            )
+        place = find_shards(self.run, place)
+        if not Path(place).is_dir():
+            raise DataError(f"{place} (data.shards) is not there, seen from the current folder or where the run began")
         return shards.open(place)
 
     def save(self, name: str, data: bytes) -> None:
-        """Leave a picture of the report as RUN/figures/<name>."""
-        (self.run / FIGURES).mkdir(exist_ok=True)
-        (self.run / FIGURES / name).write_bytes(data)
+        """Leave a picture of the report as RUN/figures/<name>, a name that never comes from a file as it stands."""
+        if Path(name).name != name:
+            raise UserError(f"{name!r} is no name of a picture")
+        write_plain(self.run / FIGURES / name, data)
 
     def forget(self, pattern: str) -> None:
         """Remove pictures of an earlier report that this one need not have, as those of other tracklets."""
-        for path in (self.run / FIGURES).glob(pattern):
-            path.unlink()
+        if not (self.run / FIGURES).is_symlink():
+            for path in (self.run / FIGURES).glob(pattern):
+                path.unlink()

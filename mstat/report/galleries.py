@@ -16,6 +16,7 @@ from shards.records import DISTRACTOR_PID, DataError
 if TYPE_CHECKING:
     from shards.read import Reader
 
+MOST_RANKS = 50  # of a query that are shown; evaluations list ten
 NUM_QUERIES = 24  # a page that a mail still carries: about 5 MB
 QUERY_FRAMES, GALLERY_FRAMES = 8, 4
 LEGEND = " ✓ and a solid line: the same person; ✗ and a dashed line: somebody else."
@@ -58,7 +59,10 @@ def _galleries(folder: Folder, queries: Sequence[Mapping[str, Any]], file: str, 
     parts += [_query(query, reader) for query in queries]
     if not isinstance(reader, str):
         overview = [
-            (_middle(reader, query), [(_middle(reader, item), item["correct"]) for item in query["gallery"]])
+            (
+                _middle(reader, query),
+                [(_middle(reader, item), item["correct"]) for item in query["gallery"][:MOST_RANKS]],
+            )
             for query in queries
         ]
         folder.save(file, encode_overview(overview))
@@ -66,7 +70,7 @@ def _galleries(folder: Folder, queries: Sequence[Mapping[str, Any]], file: str, 
 
 
 def _query(query: Mapping[str, Any], reader: Reader | str) -> str:
-    ranked = query["gallery"]
+    ranked = query["gallery"][:MOST_RANKS]
     hit = f"first right match at rank {query['first_hit']:,}"
     if query["first_hit"] > len(ranked):
         hit += " (not shown)"

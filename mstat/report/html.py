@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mstat.errors import UserError
-from mstat.files import write_text
+from mstat.files import read_plain, write_plain
 from mstat.report import galleries, page, pictures, results, scores, training
 from mstat.report.folder import Folder, Json
 from mstat.report.robustness import FILE, robustness
@@ -38,12 +38,13 @@ class Section(NamedTuple):
 
 
 def settings(folder: Folder) -> str:
-    config = folder.run / "config.yaml"
-    if config.is_file():
-        text = config.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = read_plain(folder.run / "config.yaml").decode(errors="replace")
         told = page.details("config.yaml", f"<pre>{page.escape(text)}</pre>")
-    else:
-        told = page.note(f"{config.name} is not in the run folder.")
+    except FileNotFoundError:
+        told = page.note("config.yaml is not in the run folder.")
+    except (OSError, UserError) as error:
+        told = page.note(f"config.yaml cannot be read: {error}.")
     if folder.is_set or folder.of_run != folder.run:  # the runs have environments of their own
         return told
     environment = folder.environment
@@ -94,7 +95,8 @@ def write_report(
     made = [(section, page.shown(section.file, section.make, folder)) for section in SECTIONS]
     sections = [page.section(section.name, section.heading, html, section.half) for section, html in made if html]
     name = run.resolve().name
-    write_text(run / "report.html", page.document(f"{name} – MSTAT", _header(name, folder), sections))
+    text = page.document(f"{name} – MSTAT", _header(name, folder), sections)
+    write_plain(run / "report.html", text.encode(errors="backslashreplace"))
     return run / "report.html"
 
 

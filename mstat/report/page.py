@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape as escape_text
 from typing import Any
 
+from shards.text import printable
+
+MOST_CHARACTERS = 300  # of an error that a note quotes
 SVG, JPEG = "image/svg+xml", "image/jpeg"
 STYLE = """
 :root { color-scheme: light dark; --back: #ffffff; --card: #f5f6f8; --text: #1c2027; --soft: #5b6370;
@@ -92,14 +95,20 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: .5r
 """
 
 
+# Nothing is loaded from anywhere, nothing runs, and forms and <base> have no effect.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
 def escape(value: object) -> str:
-    return escape_text(str(value), quote=True)
+    """Text as HTML; control and bidirectional characters are shown as escapes."""
+    return escape_text(printable(value, keep="\n\t"), quote=True)
 
 
 def document(title: str, header: str, sections: Iterable[str]) -> str:
     """A whole page. `title` is text; `header` and `sections` are HTML."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         f"<header>\n{header}\n</header>\n<main>\n" + "\n".join(sections) + "\n</main>\n</body>\n</html>\n"
@@ -130,9 +139,9 @@ def shown(file: str, make: Callable[..., str], *contents: Any) -> str:
     """The HTML that `make` gives, or a note that the file does not hold what it should."""
     try:
         return make(*contents)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        return note(f"{file} cannot be shown: {what}.")
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError, OSError) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        return note(f"{file} cannot be shown: {what[:MOST_CHARACTERS]}.")
 
 
 def picture(data: bytes, kind: str, alt: str, size: tuple[int, int] | None = None) -> str:

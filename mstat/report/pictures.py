@@ -5,6 +5,7 @@ The paper draws them for MARS and iLIDS-VID; here they are of the run's own set.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mstat.model import MSTAT
     from shards.read import Reader
 
+NO_WORD = re.compile(r"[^A-Za-z0-9_-]")  # of a key, which names a file
 NUM_PEOPLE, NUM_FRAMES = 2, 4  # as Fig. 11 has them
 FRAME_HEIGHT = 176  # CSS pixels
 
@@ -119,7 +121,7 @@ def _heat(
     shown_CTHW = heatmaps.shown(maps_AThw[list(chosen)], frames_THWC.shape[1:3])
     heat = heatmaps.overlay(frames_THWC, shown_CTHW, [colour for _, colour in chosen.values()])
     jpeg, size = encode_strip(np.concatenate([frames_THWC, heat], axis=1), 2 * FRAME_HEIGHT)
-    folder.save(f"attention-{key}.jpg", jpeg)
+    folder.save(f"attention-{NO_WORD.sub('_', key)[:80]}.jpg", jpeg)
     legend = []
     for (proxy, (name, _)), shown_THW in zip(chosen.items(), shown_CTHW, strict=True):
         attention, area = heatmaps.share(maps_AThw[proxy], shown_THW)

@@ -88,6 +88,7 @@ def distances(folder: Folder) -> str:
     return page.table(["distance", *DISTANCES.values()], rows, DISTANCES_CAPTION)
 
 
+MOST_CAMERAS = 100  # a side
 DISTANCES_CAPTION = (
     "Of features of unit length, from 0 to 2. Intra, small is good: mean over the identities of the distance between a "
     "query and its true matches; correct: of the queries whose nearest is right. Inter, large is good: the smallest "
@@ -112,6 +113,8 @@ def cameras(folder: Folder) -> str:
         return ""  # the cameras of a set are not averaged: another split asks for other people
     found = {(entry["query"], entry["gallery"]): entry for entry in folder.evaluation["cameras"]}
     asked, searched = (sorted({entry[side] for entry in found.values()}) for side in ("query", "gallery"))
+    if len(asked) > MOST_CAMERAS or len(searched) > MOST_CAMERAS:
+        return page.note(f"{len(asked)} x {len(searched)} cameras are too many for a table.")
     matrix = np.array([[found.get((a, b), {"rank1": np.nan})["rank1"] for b in searched] for a in asked], np.float64)
     svg = figures.camera_figure(matrix, asked, searched)
     folder.save("cameras.svg", svg)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 SHOWN_HEIGHT = 96  # CSS pixels; stored at up to twice that for sharp screens
+MOST_ASPECT = 4  # width over height of a shown frame; one that is wider is pressed together
 GAP = 2  # grey pixels between two frames of a strip
 JPEG_QUALITY = 82
 
@@ -29,7 +30,8 @@ def encode_strip(frames_THWC: np.ndarray, shown_height: int = SHOWN_HEIGHT) -> t
 
     num_frames, height, width, _ = frames_THWC.shape
     scale = min(1.0, 2 * shown_height / height)
-    tall, wide = max(1, round(height * scale)), max(1, round(width * scale))
+    tall = max(1, round(height * scale))
+    wide = min(max(1, round(width * scale)), MOST_ASPECT * tall)
     strip = np.full((tall, num_frames * (wide + GAP) - GAP, 3), 128, dtype=np.uint8)
     for number, frame in enumerate(frames_THWC):
         left = number * (wide + GAP)
@@ -49,7 +51,7 @@ def encode_overview(rows: Sequence[tuple[np.ndarray | None, Sequence[tuple[np.nd
     every = [frame for query, ranked in rows for frame in (query, *(found for found, _ in ranked))]
     frames = [frame for frame in every if frame is not None]
     aspect = float(np.median([frame.shape[1] / frame.shape[0] for frame in frames])) if frames else 0.5
-    wide, tall = round(CELL_HEIGHT * aspect), CELL_HEIGHT
+    wide, tall = max(1, round(CELL_HEIGHT * min(aspect, MOST_ASPECT))), CELL_HEIGHT
     step_x, step_y = wide + 2 * BORDER + SPACE, tall + 2 * BORDER + SPACE
     columns = 1 + max((len(ranked) for _, ranked in rows), default=0)
     sheet = Image.new("RGB", (columns * step_x + 2 * SPACE, BAND + len(rows) * step_y), PAPER)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from mstat.report import figures, page
 from mstat.report.folder import Folder
+
+MOST_TERMS = 12  # that are drawn; a run has two or three
+TERM = re.compile(r"[a-z][a-z_]{0,30}")  # one that may name a file
 
 
 def training(folder: Folder) -> str:
@@ -35,10 +39,14 @@ def _curves(folder: Folder, records: list[dict[str, Any]]) -> list[str]:
 
     if any("loss" in record for record in records):
         add("loss.svg", figures.loss_figure(records), "Total loss", trend(records, "loss"))
-    for term, stages in figures.loss_terms(records).items():
-        told = "; ".join(f"Stage {stage} {trend(records, f'loss/{stage}/{term}')}" for stage in stages)
+    terms = figures.loss_terms(records)
+    for number, (term, stages) in enumerate(list(terms.items())[:MOST_TERMS], start=1):
+        curves = "; ".join(f"Stage {stage} {trend(records, f'loss/{stage}/{term}')}" for stage in stages)
         name = f"{term.replace('_', ' ').capitalize()} of each stage"
-        add(f"loss-{term}.svg", figures.loss_figure(records, term), name, told)
+        file = f"loss-{term}.svg" if TERM.fullmatch(term) else f"loss-term-{number}.svg"
+        add(file, figures.loss_figure(records, term), name, curves)
+    if len(terms) > MOST_TERMS:
+        drawn.append(page.note(f"metrics.jsonl: {len(terms)} terms of the loss; the first {MOST_TERMS} are drawn."))
     if any("lr" in record for record in records):
         add("learning-rate.svg", figures.learning_rate_figure(records), "Learning rate", trend(records, "lr"))
     evaluated, _ = folder.records("evaluations.jsonl", ("step", "mAP", "rank1"))

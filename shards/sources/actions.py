@@ -11,24 +11,24 @@ Of a long clip, --frames are kept, spread evenly.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial as bind
 from pathlib import Path
 
+from shards.paths import path
 from shards.records import DataError, Frame, Protocol, Role, Source, SourceTracklet
-from shards.sources.common import files_of, natural, numbered, pictures_of, subfolders
+from shards.sources.common import files_of, natural, numbered, some
 from shards.sources.options import positive_int
 from shards.sources.video import VIDEOS, count_frames, frames_of_video
+from shards.sources.walk import Walk
 
 HELD_OUT = ("val", "test")
 NUM_FRAMES = 32
-SHOWN = 10  # classes that a message names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `build actions`."""
-    parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder of <split>/<class>/<clip>")
+    parser.add_argument("--source", type=path, required=True, metavar="DIR", help="folder of <split>/<class>/<clip>")
     parser.add_argument("--name", metavar="NAME", help="of the data set (default: that of the folder)")
     parser.add_argument(
         "--frames",
@@ -46,18 +46,18 @@ def read(root: Path, *, name: str | None = None, num_frames: int = NUM_FRAMES) -
     Raises DataError with folder and way out: other splits, a class without clips, a held-out class that is not trained.
     A video that cannot be opened is one bad frame, so that a build lists all of them, or drops them.
     """
-    splits = subfolders(root)
+    walk = Walk(root)
+    splits = walk.folders(root)
     if "train" not in splits or not set(splits) - {"train"} <= set(HELD_OUT) or len(splits) < 2:
         raise DataError(f"{root}: folders {', '.join(splits) or 'none'}; train belongs here, and val or test or both")
-    classes = {split: subfolders(root / split) for split in splits}
+    classes = {split: walk.folders(root / split) for split in splits}
     for split, names in classes.items():
         if untrained := sorted(set(names) - set(classes["train"]), key=natural):
-            more = f" and {len(untrained) - SHOWN} more" if len(untrained) > SHOWN else ""
             raise DataError(
-                f"{root / split}: {', '.join(untrained[:SHOWN])}{more}: not in {root / 'train'}, and what is not "
-                "trained cannot be recognised; add clips there, or remove it here"
+                f"{root / split}: {some(untrained)}: not in {root / 'train'}, and what is not trained cannot be "
+                "recognised; add clips there, or remove it here"
             )
-    pids, facts = numbered(sorted(classes["train"], key=natural), "classes")
+    pids, facts = numbered(root, sorted(classes["train"], key=natural), "classes")
     protocols = tuple(
         Protocol(split, description=f"a classifier of the classes in train, tried on {split}")
         for split in HELD_OUT
@@ -68,26 +68,26 @@ def read(root: Path, *, name: str | None = None, num_frames: int = NUM_FRAMES) -
         roles = tuple(_role(split, protocol) for protocol in protocols)
         for class_name in sorted(classes[split], key=natural):
             pid = pids[class_name]
-            for number, (count, frames) in enumerate(_clips(root / split / class_name, num_frames), start=1):
+            clips = _clips(walk, root / split / class_name, num_frames)
+            for number, (count, frames) in enumerate(clips, start=1):
                 tracklets.append(SourceTracklet(f"{split}-{pid:04d}T{number:06d}", pid, 1, count, roles, frames))
     facts["frames"] = f"{num_frames} of a clip at most, spread evenly"
-    return Source(name or root.resolve().name, protocols, tuple(tracklets), facts)
+    return Source(name or root.resolve().name, protocols, tuple(tracklets), {**facts, **walk.facts()})
 
 
 def _role(split: str, protocol: Protocol) -> Role:
     return Role.TRAIN if split == "train" else Role.GALLERY if split == protocol.name else Role.NONE
 
 
-def _clips(folder: Path, num_frames: int) -> Iterator[tuple[int, Callable[[], Iterator[Frame]]]]:
+def _clips(walk: Walk, folder: Path, num_frames: int) -> Iterator[tuple[int, Callable[[], Iterator[Frame]]]]:
     """Number of frames of each clip of a class, and the function that gives them."""
-    names = sorted((name for name in os.listdir(folder) if not name.startswith(".")), key=natural)
-    names = [name for name in names if name.lower().endswith(VIDEOS) or (folder / name).is_dir()]
+    names = sorted(walk.folders(folder, VIDEOS), key=natural)
     if not names:
         raise DataError(f"{folder}: no clip in it; a clip is a video ({', '.join(VIDEOS)}) or a folder of pictures")
     for name in names:
         clip = folder / name
         if clip.is_dir():
-            pictures = pictures_of(clip)
+            pictures = walk.pictures(clip)
             chosen = [pictures[i] for i in _spread(len(pictures), num_frames)]
             yield len(chosen), bind(files_of, clip, chosen)
         else:

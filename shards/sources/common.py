@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial as bind
 from pathlib import Path
@@ -11,18 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from shards.records import DataError, Frame, Protocol, Role, Source, SourceTracklet
+from shards.records import DataError, Frame
 
 HDF5 = b"MATLAB 7.3 MAT-file"
-PICTURES = (".jpg", ".jpeg", ".png")
+PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
 READ_BYTES = 1 << 16
-MAX_NAMED = 10  # missing pictures that a message names; the rest is counted
+MAX_NAMED = 10  # files that a message names; the rest is counted
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
-def load_mat(path: Path, key: str, home: str) -> IntArray:
+def load_mat(path: Path, key: str, home: str, other_key: str | None = None) -> IntArray:
     """A variable of whole numbers in a MATLAB file of any version, as MATLAB shows it; `home` says where it is from.
+
+    `other_key` is taken where there is no `key`.
 
     Raises DataError where the file is missing or damaged, or has no such variable.
     """
@@ -34,11 +37,19 @@ def load_mat(path: Path, key: str, home: str) -> IntArray:
         content = _load_hdf5(path) if is_hdf5 else _load_v5(path)
     except Exception as error:  # whatever the damaged bytes lead the readers to
         raise DataError(f"{path}: no MATLAB file that can be read ({error}); take the original") from error
+    if other_key is not None and other_key in content and key not in content:
+        key = other_key
     if key not in content:
+        keys = f"{key} or {other_key}" if other_key else key
         there = ", ".join(k for k in content if not k.startswith("__")) or "nothing"
-        raise DataError(f"{path}: no variable {key} in it (there is: {there}); take the original")
+        raise DataError(f"{path}: no variable {keys} in it (there is: {there}); take the original")
     try:
-        return np.asarray(content[key]).astype(np.int64)
+        values = np.asarray(content[key])
+        with np.errstate(invalid="ignore"):
+            numbers = values.astype(np.int64)
+        if not np.array_equal(numbers, values):  # fractions and NaN would become other numbers in silence
+            raise ValueError("fractions or NaN")
+        return numbers
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: {key} holds no whole numbers ({error}); take the original") from error
 
@@ -69,21 +80,42 @@ def check_counts(root: Path, title: str, counts: Mapping[str, int], official: Ma
     return wrong and f"not the whole of {title}, figures are not comparable: {wrong}"
 
 
-def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted: what a disk lists is in no order. Raises DataError where it is none."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: missing; unpack the data set again, or give another --source")
-    return sorted(name for name in os.listdir(folder) if not name.startswith(".") and (folder / name).is_dir())
+def is_picture(name: str) -> bool:
+    """Whether a file's name is that of a picture."""
+    return name.lower().endswith(PICTURES)
+
+
+def some(items: Sequence[object]) -> str:
+    """The first of some paths or names, and how many more there are."""
+    more = f" and {len(items) - MAX_NAMED:,} more" if len(items) > MAX_NAMED else ""
+    return ", ".join(map(str, items[:MAX_NAMED])) + more
+
+
+def printable(name: str) -> str:
+    """A file's name as text that can be printed, also where its bytes are no UTF-8."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def pictures_of(folder: Path) -> list[str]:
-    """Names of the pictures in a folder, by the numbers in them (2 before 10). Raises DataError where there is none."""
+    """Names of the pictures in a folder, by the numbers in them (2 before 10).
+
+    Raises DataError where there is none, and where two have one name but for the type or leading zeros.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder}: missing; unpack the data set again")
-    names = [name for name in os.listdir(folder) if name.lower().endswith(PICTURES) and not name.startswith(".")]
-    if not names:
-        raise DataError(f"{folder}: no picture in it ({', '.join(PICTURES)}); unpack it again, or remove the folder")
-    return sorted(names, key=natural)
+    listed = os.listdir(folder)
+    keys = sorted(natural(name) for name in listed if is_picture(name) and not name.startswith("."))
+    if not keys:
+        there = f"; there is {some(sorted(map(printable, listed)))}" if listed else ""
+        raise DataError(
+            f"{folder}: no picture in it ({', '.join(PICTURES)}){there}; unpack it again, or remove the folder"
+        )
+    first: dict[tuple[object, ...], str] = {}
+    for (*parts, (_, ending)), name in keys:
+        other = first.setdefault((*parts, ending.rpartition(".")[0]), name)
+        if other != name:
+            raise DataError(f"{folder}: {other} and {name} are one frame by their names; remove one of them")
+    return [name for _, name in keys]
 
 
 def natural(name: str) -> tuple[list[tuple[int, str]], str]:
@@ -92,23 +124,35 @@ def natural(name: str) -> tuple[list[tuple[int, str]], str]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
 
 
-def numbered(names: Sequence[str], what: str) -> tuple[dict[str, int], dict[str, str]]:
-    """A number for each name, and the fact that says which where they are no numbers from 1 already."""
+def numbered(root: Path, names: Sequence[str], what: str) -> tuple[dict[str, int], dict[str, str]]:
+    """A number for each name, and the fact that says which where they are no numbers from 1 already.
+
+    Raises DataError where two names differ in zeros, spaces or letter case alone: whether they are one is a guess.
+    """
+    first: dict[int | str, str] = {}
+    for name in names:
+        plain = unicodedata.normalize("NFKC", name).strip().casefold()
+        other = first.setdefault(int(plain) if plain.isdecimal() else plain, name)
+        if other != name:
+            raise DataError(
+                f"{root}: {what} {other!r} and {name!r} differ in zeros, spaces or letter case alone; rename one of "
+                "them everywhere"
+            )
     numbers = {name: int(name) for name in names if name.isdecimal() and int(name) > 0}
-    if len(set(numbers.values())) == len(names):
+    if len(numbers) == len(names):
         return numbers, {}
     numbers = {name: number for number, name in enumerate(names, start=1)}
-    return numbers, {what: ", ".join(f"{number} {name}" for name, number in numbers.items())}
+    return numbers, {what: ", ".join(f"{number} {printable(name)}" for name, number in numbers.items())}
 
 
 def files_of(folder: Path, names: Sequence[str]) -> Iterator[Frame]:
     """The frames that lie in a folder under these names."""
     for name in names:
         path = f"{folder}/{name}"
-        yield Frame(path, bind(_read_file, path))
+        yield Frame(path, bind(read_file, path))
 
 
-def _read_file(path: str) -> bytes:
+def read_file(path: str) -> bytes:
     """As Path.read_bytes, in a quarter of its time, which counts where a file has a few kilobytes."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -120,32 +164,24 @@ def _read_file(path: str) -> bytes:
     return data
 
 
-def missing_pictures(missing: Sequence[Path], listed_in: str) -> DataError:
+def missing_pictures(missing: Sequence[Path], listed_in: str, way_out: str = "unpack them again") -> DataError:
     """The error for pictures that lists promise."""
-    named = ", ".join(map(str, missing[:MAX_NAMED]))
-    more = f" and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
-    return DataError(f"listed in {listed_in}, but missing: {named}{more}; unpack them again")
+    return DataError(f"listed in {listed_in}, but missing: {some(missing)}; {way_out}")
 
 
-def two_cameras(
-    name: str,
-    protocols: Sequence[Protocol],
-    folders: Mapping[int, Sequence[Path]],
-    test: Sequence[Sequence[frozenset[int]]],
-    facts: Mapping[str, str],
-) -> Source:
-    """A data set of one tracklet for each person and camera: who is asked for on camera 1 is searched on camera 2.
+def check_gaps(numbers: Mapping[str, Sequence[int]], start: int | None = None) -> dict[str, str]:
+    """The fact `gaps`, where frame numbers of a tracklet are missing; empty where none is.
 
     Args:
-        folders: Of each person's pictures, camera 1 first.
-        test: For each protocol and split the persons that test; all others train.
+        numbers: Of each tracklet, by its key, in rising order.
+        start: Number of every tracklet's first frame, if it is always the same.
     """
-    tracklets = []
-    for pid, of_cameras in sorted(folders.items()):
-        for camid, folder in enumerate(of_cameras, start=1):
-            names = pictures_of(folder)
-            role = Role.QUERY if camid == 1 else Role.GALLERY
-            roles = [role if pid in persons else Role.TRAIN for splits in test for persons in splits]
-            key = f"{pid:04d}C{camid}T0001"
-            tracklets.append(SourceTracklet(key, pid, camid, len(names), tuple(roles), bind(files_of, folder, names)))
-    return Source(name, tuple(protocols), tuple(tracklets), facts)
+    gaps = {}
+    for key, frames in numbers.items():
+        first = frames[0] if start is None else min(start, frames[0])
+        if missing := frames[-1] + 1 - first - len(frames):
+            gaps[key] = missing
+    if not gaps:
+        return {}
+    named = some([f"{key} {count:,}" for key, count in gaps.items()])
+    return {"gaps": f"frames missing by their numbers: {sum(gaps.values()):,} ({named})"}

@@ -10,13 +10,15 @@ identity on the same camera keeps it from finding itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial as bind
 from pathlib import Path
 
 from shards.records import DataError, Protocol, Role, Source, SourceTracklet
-from shards.sources.common import check_counts, files_of, pictures_of, subfolders
+from shards.sources.common import check_counts, check_gaps, files_of, some
+from shards.sources.copies import Pictures, are_copies
+from shards.sources.walk import Walk
 
 NAME = re.compile(r"(\d{4})_?C(\d)_?F(\d{4,})_?[XD](\d+)\.jpg")
 OFFICIAL = Protocol("official", description="queries stand in the gallery; same identity and camera is ignored")
@@ -36,27 +38,33 @@ OFFICIAL_COUNTS = {
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A tracklet's folder, what the names in it say, and the names in the order of time."""
+    """A tracklet's folder, and what the names in it say."""
 
     folder: Path
     pid: int
     camid: int
-    names: tuple[str, ...]
+    frames: dict[int, str]  # name of each number, rising
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.frames.values())
+
+    @property
+    def key(self) -> str:
+        return f"{self.pid:04d}C{self.camid}T{int(self.folder.name):04d}"
 
 
 def read(root: Path, *, partial: bool = False) -> Source:
     """Walk the three folders and check names, counts and the queries' copies.
 
     Raises DataError with folder and way out: a folder missing, a name of another form, frames of several tracklets in
-    one folder, a query that differs from its copy, counts that are not the official ones (unless `partial`).
+    one folder, a query whose names or bytes differ from its copy's, counts that are not the official ones (unless
+    `partial`).
     """
-    train, query, gallery = ({_place(found): found for found in _walk(root / p)} for p in ("train", "query", "gallery"))
-    for place, found in query.items():
-        copy = gallery.get(place)
-        if copy is not None and copy.names != found.names:
-            raise DataError(
-                f"{found.folder} and {copy.folder} should hold the same frames and do not; unpack both again"
-            )
+    walk = Walk(root)
+    parts = ("train", "query", "gallery")
+    train, query, gallery = ({_place(found): found for found in _walk(walk, root / part)} for part in parts)
+    _check_copies([(found, gallery[place]) for place, found in query.items() if place in gallery])
     counts = {
         "training identities": len({found.pid for found in train.values()}),
         "training tracklets": len(train),
@@ -76,22 +84,39 @@ def read(root: Path, *, partial: bool = False) -> Source:
         _tracklet(found, Role.QUERY | Role.GALLERY if place in query else Role.GALLERY)
         for place, found in gallery.items()
     ]
-    return Source("duke", (OFFICIAL,), tuple(tracklets), {"partial": note} if note else {})
+    facts = walk.facts()
+    if note:  # the whole data set has the official number of frames, so no gap in it is a loss
+        frames = {found.key: list(found.frames) for part in (train, query, gallery) for found in part.values()}
+        facts = {"partial": note, **check_gaps(frames), **facts}
+    return Source("duke", (OFFICIAL,), tuple(tracklets), facts)
+
+
+def _check_copies(pairs: Sequence[tuple[_Found, _Found]]) -> None:
+    same = are_copies([(Pictures(one.folder, one.names), Pictures(two.folder, two.names)) for one, two in pairs])
+    for (query, copy), equal in zip(pairs, same, strict=True):
+        if not equal or query.names != copy.names:
+            raise DataError(
+                f"{query.folder} and {copy.folder} should hold the same frames and do not; unpack both again"
+            )
 
 
 def _place(found: _Found) -> tuple[str, str]:
     return found.folder.parent.name, found.folder.name
 
 
-def _walk(part: Path) -> Iterator[_Found]:
-    for identity in subfolders(part):
-        for number in subfolders(part / identity):
+def _walk(walk: Walk, part: Path) -> Iterator[_Found]:
+    empty = []
+    for identity in walk.folders(part):
+        numbers = walk.folders(part / identity)
+        if not numbers:
+            empty.append(part / identity)
+        for number in numbers:
             folder = part / identity / number
             if not (identity.isdecimal() and number.isdecimal()):
                 raise DataError(f"{folder}: no folder like {part.name}/0005/2200; is this DukeMTMC-VideoReID?")
             frames: dict[int, str] = {}
             said: set[tuple[int, int]] = set()
-            for name in pictures_of(folder):
+            for name in walk.pictures(folder):
                 match = NAME.fullmatch(name)
                 if match is None:
                     raise DataError(f"{folder / name}: no name like 0005_C2_F0001_X000123.jpg; remove it")
@@ -101,12 +126,14 @@ def _walk(part: Path) -> Iterator[_Found]:
             if len(said) != 1 or min(said)[0] != int(identity):
                 raise DataError(f"{folder}: its names are of (identity, camera) {sorted(said)}; unpack it again")
             pid, camid = said.pop()
-            yield _Found(folder, pid, camid, tuple(frames[frame] for frame in sorted(frames)))
+            yield _Found(folder, pid, camid, {frame: frames[frame] for frame in sorted(frames)})
+    if empty:
+        raise DataError(f"{some(empty)}: no folders of tracklets in it; unpack it again, or remove the folder")
 
 
 def _tracklet(found: _Found, role: Role) -> SourceTracklet:
     return SourceTracklet(
-        key=f"{found.pid:04d}C{found.camid}T{int(found.folder.name):04d}",
+        key=found.key,
         pid=found.pid,
         camid=found.camid,
         num_frames=len(found.names),

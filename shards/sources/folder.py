@@ -3,24 +3,31 @@
     ROOT/<split>/<identity>/<camera>/<tracklet>/*.jpg|png
 
 Splits are `train` and either `test`, where the first tracklet of each identity and camera is a query and all are the
-gallery, or `query` and `gallery`; `val` may stand beside them, divided as `test` is. A query that lies in the gallery
-under the same identity, camera and tracklet is stored once, as both. Identities and cameras are numbers from 1, or
-names, which get numbers in their order; the identities `distractor` and `junk` are special. Frames go by the numbers
-in their names, 2 before 10.
+gallery, or `query` and `gallery`; `val` may stand beside them, divided as `test` is. A query that has a copy in the
+gallery, of the same identity, camera and bytes, is stored once, as both. Identities and cameras are numbers from 1, or
+names, which get numbers in their order. The identities `distractor` (MARS's `0000`) and `junk` (`-1`, `00-1`) are no
+persons. Frames go by the numbers in their names, 2 before 10. Pictures are bmp, jpg (jpeg, jpe, jfif), png, tif (tiff)
+and webp; what else lies there is counted and named.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial as bind
 from pathlib import Path
 
+from shards.paths import path
 from shards.records import DISTRACTOR_PID, JUNK_PID, DataError, Protocol, Role, Source, SourceTracklet
-from shards.sources.common import files_of, natural, numbered, pictures_of, subfolders
+from shards.sources.common import files_of, natural, numbered, some
+from shards.sources.copies import Pictures, are_copies
+from shards.sources.walk import Walk
 
-SPECIAL = {"distractor": DISTRACTOR_PID, "junk": JUNK_PID}
+LAYOUT = "<split>/<identity>/<camera>/<tracklet>/*.jpg"
+NAMES = {DISTRACTOR_PID: "distractor", JUNK_PID: "junk"}
+SPECIAL = {DISTRACTOR_PID: re.compile("distractors?|0000", re.I), JUNK_PID: re.compile("junk|0*-0*1", re.I)}
 LAYOUTS = ({"train", "test"}, {"train", "query", "gallery"}, {"test"}, {"query", "gallery"}, {"train"})
 TEST = Protocol("test", description="the gallery is all of the test part; same identity and camera is ignored")
 VALIDATION = Protocol("validation", description="as test, on the validation part")
@@ -43,7 +50,7 @@ class _Found:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `build folder`."""
     parser.add_argument(
-        "--source", type=Path, required=True, metavar="DIR", help="folder of <split>/<identity>/<camera>/<tracklet>"
+        "--source", type=path, required=True, metavar="DIR", help="folder of <split>/<identity>/<camera>/<tracklet>"
     )
     parser.add_argument("--name", metavar="NAME", help="of the data set (default: that of the folder)")
     parser.set_defaults(read=lambda args: read(args.source, name=args.name))
@@ -52,39 +59,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read(root: Path, *, name: str | None = None) -> Source:
     """Walk the folders and number identities and cameras.
 
-    Raises DataError with folder and way out: splits that make no layout, a level missing, no pictures, a query that
-    differs from its copy in the gallery.
+    Raises DataError with folder and way out: splits that make no layout, a level missing, no pictures, a link that
+    leads nowhere, names that may be one identity or two, a distractor that trains.
     """
-    splits = set(subfolders(root))
+    walk = Walk(root)
+    splits = set(walk.folders(root))
     if splits - {"val"} not in LAYOUTS:
         raise DataError(
             f"{root}: folders {', '.join(sorted(splits)) or 'none'}; train and test belong here, or train, query and "
             "gallery; val besides"
         )
-    found = {split: _walk(root, split) for split in ("train", "query", "gallery", "test", "val") if split in splits}
-    for wrong in (t for split in ("train", "query") for t in found.get(split, ()) if t.identity in SPECIAL):
-        raise DataError(
-            f"{wrong.folder(root)}: {wrong.identity} neither trains nor asks; move it to the gallery or test"
-        )
+    found: dict[str, list[_Found]] = {
+        split: _walk(walk, root, split) for split in ("train", "query", "gallery", "test", "val") if split in splits
+    }
+    special, facts_of_special = _special(root, found)
     everything = [tracklet for part in found.values() for tracklet in part]
-    pids, told_pids = numbered(sorted({t.identity for t in everything} - set(SPECIAL), key=natural), "identities")
-    camids, told_camids = numbered(sorted({t.camera for t in everything}, key=natural), "cameras")
-    both = _both(root, found.get("query", []), found.get("gallery", []))
+    persons = sorted({t.identity for t in everything} - set(special), key=natural)
+    pids, facts_of_pids = numbered(root, persons, "identities")
+    pids |= special
+    camids, facts_of_camids = numbered(root, sorted({t.camera for t in everything}, key=natural), "cameras")
+    copies, facts_of_copies = _copies(root, found.get("query", []), found.get("gallery", []))
+    copied = set(copies.values())
     protocols = (TEST, VALIDATION) if "val" in splits else (TEST,)
     tracklets = []
     for split, part in found.items():
-        numbers: dict[tuple[str, str], int] = {}
+        numbers: dict[tuple[int, int], int] = {}
         for tracklet in part:
-            track = tracklet.identity, tracklet.camera, tracklet.tracklet
-            number = numbers[track[:2]] = numbers.get(track[:2], 0) + 1
-            if split == "query" and track in both:
+            pid, camid = pids[tracklet.identity], camids[tracklet.camera]
+            number = numbers[pid, camid] = numbers.get((pid, camid), 0) + 1
+            if split == "query" and tracklet in copies:
                 continue
-            pid = {**pids, **SPECIAL}[tracklet.identity]
-            camid = camids[tracklet.camera]
-            is_query = track in both if split == "gallery" else number == 1 and pid > 0
+            is_query = tracklet in copied if split == "gallery" else number == 1 and pid > 0
             tracklets.append(
                 SourceTracklet(
-                    key=f"{split}-{tracklet.identity if pid <= 0 else f'{pid:04d}'}C{camid}T{number:04d}",
+                    key=f"{split}-{NAMES.get(pid, f'{pid:04d}')}C{camid}T{number:04d}",
                     pid=pid,
                     camid=camid,
                     num_frames=len(tracklet.names),
@@ -92,40 +100,82 @@ def read(root: Path, *, name: str | None = None) -> Source:
                     frames=bind(files_of, tracklet.folder(root), tracklet.names),
                 )
             )
-    return Source(name or root.resolve().name, protocols, tuple(tracklets), {**told_pids, **told_camids})
+    facts = {**facts_of_pids, **facts_of_camids, **facts_of_special, **facts_of_copies, **walk.facts()}
+    return Source(name or root.resolve().name, protocols, tuple(tracklets), facts)
 
 
-def _walk(root: Path, split: str) -> list[_Found]:
+def _walk(walk: Walk, root: Path, split: str) -> list[_Found]:
     found = []
-    for identity in subfolders(root / split):
-        for camera in subfolders(root / split / identity):
-            tracklets = subfolders(root / split / identity / camera)
+    empty: dict[str, list[Path]] = {"cameras": [], "tracklets": []}
+    for identity in walk.folders(root / split):
+        cameras = walk.folders(root / split / identity)
+        if not cameras:
+            empty["cameras"].append(root / split / identity)
+        for camera in cameras:
+            tracklets = walk.folders(root / split / identity / camera)
             if not tracklets:
-                raise DataError(
-                    f"{root / split / identity / camera}: no folders of tracklets in it; the layout is "
-                    "<split>/<identity>/<camera>/<tracklet>/*.jpg"
-                )
+                empty["tracklets"].append(root / split / identity / camera)
             for tracklet in sorted(tracklets, key=natural):
-                names = tuple(pictures_of(root / split / identity / camera / tracklet))
+                names = tuple(walk.pictures(root / split / identity / camera / tracklet))
                 found.append(_Found(split, identity, camera, tracklet, names))
+    missing = [f"{some(folders)}: no folders of {level} in it" for level, folders in empty.items() if folders]
     if not found:
-        raise DataError(f"{root / split}: not one tracklet; the layout is <split>/<identity>/<camera>/<tracklet>/*.jpg")
+        missing.append(f"{root / split}: not one tracklet")
+    if missing:
+        raise DataError(
+            f"{'; '.join(missing)}; the layout is {LAYOUT}, so add what is missing, or remove the empty folders"
+        )
     return found
 
 
-def _both(root: Path, query: Sequence[_Found], gallery: Sequence[_Found]) -> set[tuple[str, str, str]]:
-    """Tracklets that are query and gallery."""
-    copies = {(t.identity, t.camera, t.tracklet): t for t in gallery}
-    both = set()
-    for tracklet in query:
-        track = tracklet.identity, tracklet.camera, tracklet.tracklet
-        if copy := copies.get(track):
-            if copy.names != tracklet.names:
+def _special(root: Path, found: Mapping[str, Sequence[_Found]]) -> tuple[dict[str, int], dict[str, str]]:
+    """The identities that are no persons, and the fact that says how MARS's names were read.
+
+    Raises DataError where one of them trains or asks, and where an identity 0 may be a person or not.
+    """
+    special: dict[str, int] = {}
+    persons = {t.identity: t for split in ("query", "train") for t in reversed(found.get(split, ()))}
+    for name in sorted({t.identity for part in found.values() for t in part}, key=natural):
+        pid = next((pid for pid, pattern in SPECIAL.items() if pattern.fullmatch(name)), None)
+        if pid is not None:
+            special[name] = pid
+            if name in persons:
                 raise DataError(
-                    f"{tracklet.folder(root)} and {copy.folder(root)} have one name and other pictures; rename one"
+                    f"{persons[name].folder(root)}: {name} neither trains nor asks; move it to the gallery or test, or "
+                    "rename it if it is a person"
                 )
-            both.add(track)
-    return both
+        elif name.isdecimal() and int(name) == 0 and name not in persons:
+            raise DataError(
+                f"{root}: identity {name}: a person, or MARS's distractors? Rename it to distractor, or number persons "
+                "from 1"
+            )
+    readings = [f"{name} is {NAMES[pid]}" for name, pid in special.items() if name != NAMES[pid]]
+    return special, {"distractors and junk": ", ".join(readings)} if readings else {}
+
+
+def _copies(
+    root: Path, query: Sequence[_Found], gallery: Sequence[_Found]
+) -> tuple[dict[_Found, _Found], dict[str, str]]:
+    """The copy in the gallery of each query that has one, of the same identity, camera and bytes; and the fact."""
+    places: dict[tuple[str, str], list[_Found]] = {}
+    for tracklet in gallery:
+        places.setdefault((tracklet.identity, tracklet.camera), []).append(tracklet)
+    pairs = [(one, other) for one in query for other in places.get((one.identity, one.camera), ())]
+    pairs.sort(key=lambda pair: pair[0].tracklet != pair[1].tracklet)  # of several copies, the one of the same name
+    same = are_copies([(Pictures(a.folder(root), a.names), Pictures(b.folder(root), b.names)) for a, b in pairs])
+    copies: dict[_Found, _Found] = {}
+    taken: set[_Found] = set()
+    for (one, other), equal in zip(pairs, same, strict=True):
+        if equal and one not in copies and other not in taken:
+            copies[one] = other
+            taken.add(other)
+    differ = sum(one.tracklet == other.tracklet and one not in copies for one, other in pairs)
+    facts = []
+    if copies:
+        facts.append(f"queries with the same bytes in the gallery, stored once: {len(copies):,}")
+    if differ:
+        facts.append(f"queries with a namesake of other pictures in the gallery, both stored: {differ:,}")
+    return copies, {"copies": "; ".join(facts)} if facts else {}
 
 
 def _takes(protocol: Protocol, split: str) -> bool:

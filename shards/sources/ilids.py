@@ -14,7 +14,9 @@ import re
 from pathlib import Path
 
 from shards.records import DataError, Protocol, Source
-from shards.sources.common import IntArray, check_counts, load_mat, subfolders, two_cameras
+from shards.sources.common import IntArray, check_counts, load_mat
+from shards.sources.two_cameras import two_cameras
+from shards.sources.walk import Walk
 
 PERSON = re.compile(r"person(\d{3})")
 SPLITS = Path("train-test people splits") / "train_test_splits_ilidsvid.mat"
@@ -26,10 +28,15 @@ def read(root: Path, *, partial: bool = False) -> Source:
     """List the persons, read the splits and turn positions into persons.
 
     Raises DataError with file and way out: folders missing or of another form, cameras with different persons, splits
-    that are not of these persons, counts that are not the official ones (unless `partial`).
+    that are not of these persons, pictures named for another person or camera, counts that are not the official ones
+    (unless `partial`).
     """
+    walk = Walk(root)
     cameras = [root / "i-LIDS-VID" / "sequences" / f"cam{camid}" for camid in (1, 2)]
-    first, second = (subfolders(camera) for camera in cameras)
+    first, second = (walk.folders(camera) for camera in cameras)
+    for other in walk.folders(cameras[0].parent):
+        if other not in ("cam1", "cam2"):
+            walk.skip("pictures", cameras[0].parent / other)
     if first != second:
         alone = sorted(set(first) ^ set(second))[0]
         raise DataError(f"{cameras[0].parent}: {alone} is on one camera only; unpack the data set again")
@@ -51,7 +58,8 @@ def read(root: Path, *, partial: bool = False) -> Source:
     half = splits.shape[1] // 2
     test = [[_persons(numbers, rows) for rows in part] for part in (splits[:, :half], splits[:, half:])]
     folders = {number: [camera / name for camera in cameras] for number, name in zip(numbers, first, strict=True)}
-    return two_cameras("ilids", protocols, folders, test, {"partial": note} if note else {})
+    facts = {"partial": note} if note else {}
+    return two_cameras("ilids", protocols, walk, folders, "cam{1}_person{0:03d}_".format, test, facts)
 
 
 def _number(folder: Path) -> int:

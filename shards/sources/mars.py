@@ -7,22 +7,24 @@
     ROOT/info/query_IDX.mat                       1-based rows of the test info
 
 A third part may stand beside them (bbox_val, val_name.txt, tracks_val_info.mat, query_val_IDX.mat): MARS has none.
-Identity and camera come from the info files, and every name listed is checked against them.
+Identity and camera come from the info files, and every name listed is checked against them. With --partial a partial
+download will do: tracklets that lack pictures are left out, and counted.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial as bind
 from pathlib import Path
 
 import numpy as np
 
 from shards.records import JUNK_PID, DataError, Protocol, Role, Source, SourceTracklet
-from shards.sources.common import IntArray, check_counts, files_of, load_mat, missing_pictures
+from shards.sources.common import IntArray, check_counts, files_of, load_mat, missing_pictures, some
+from shards.sources.walk import Walk
 
 START = re.compile(r"(\d{4}|00-1)C(\d)T\d{4,}F")  # of a name: all but the frame and .jpg
 INFO_HOME = "it comes with the official evaluation code (MARS-evaluation, folder info)"
@@ -57,29 +59,57 @@ class _Part:
     names: list[tuple[str, ...]]
     queries: frozenset[int]
 
+    def without(self, positions: frozenset[int]) -> _Part:
+        """The part but for some rows; positions count from 0."""
+        kept = [position for position in range(len(self.names)) if position not in positions]
+        names = [self.names[position] for position in kept]
+        queries = frozenset(new for new, old in enumerate(kept) if old in self.queries)
+        return replace(self, rows=self.rows[kept], names=names, queries=queries)
 
-def read(root: Path, *, name: str = "mars", partial: bool = False, check_files: bool = True) -> Source:
+
+def read(
+    root: Path,
+    *,
+    name: str = "mars",
+    partial: bool = False,
+    official: Mapping[str, int] | None = OFFICIAL_COUNTS,
+    check_files: bool = True,
+) -> Source:
     """Read the info files, check them against the names, the counts and (`check_files`) the folders.
 
+    Args:
+        partial: Accept other counts than the official ones, and leave out tracklets whose pictures are not all there.
+        official: Counts to expect; None for a set that has MARS's layout alone.
+
     Raises DataError with file and way out: wrong folder, a file missing or damaged, names that disagree with the
-    info, counts that are not MARS's (unless `partial`), pictures missing.
+    info; pictures missing, counts that are not the official ones (both unless `partial`).
     """
     if not (root / "info").is_dir():
         raise DataError(f"{root}: no folder info here; give the folder that holds bbox_train, bbox_test and info")
-    train = _read_part(root, "train", None)
-    test = _read_part(root, "test", "query_IDX")
-    parts, protocols = [train, test], [OFFICIAL, QUERIES_REMOVED]
+    parts = [_read_part(root, "train", None), _read_part(root, "test", "query_IDX")]
+    protocols = [OFFICIAL, QUERIES_REMOVED]
     if (root / "info" / "tracks_val_info.mat").is_file():
         parts.append(_read_part(root, "val", "query_val_IDX"))
         protocols.append(VALIDATION)
 
-    note = check_counts(root, "MARS", _counts(train, test), OFFICIAL_COUNTS, partial)
-    facts = {"partial": note} if note and name == "mars" else {}
+    walk, notes = Walk(root), []
     if check_files:
-        for part in parts:
-            _check_files(part)
+        checked = [_check_files(part, walk) for part in parts]
+        missing = [path for paths, _ in checked for path in paths]
+        if missing and not partial:
+            choice = "" if official is None else ", or leave out their tracklets with --partial"
+            raise missing_pictures(missing, "the info files", f"unpack them again{choice}")
+        incomplete = [numbers for _, numbers in checked]
+        if any(incomplete):
+            notes.append(_left_out(parts, incomplete))
+        parts = [part.without(numbers) for part, numbers in zip(parts, incomplete, strict=True)]
+    if official is not None and (note := check_counts(root, "MARS", _counts(*parts[:2]), official, partial)):
+        notes.insert(0, note)
     tracklets = [tracklet for part in parts for tracklet in _tracklets(part, protocols)]
-    return Source(name, tuple(protocols), tuple(tracklets), facts)
+    if not tracklets:
+        raise DataError(f"{root}: not one tracklet has all its pictures; unpack bbox_train and bbox_test here")
+    facts = {"partial": "; ".join(notes)} if notes else {}
+    return Source(name, tuple(protocols), tuple(tracklets), {**facts, **walk.facts()})
 
 
 def _read_part(root: Path, part: str, query_key: str | None) -> _Part:
@@ -158,22 +188,49 @@ def _counts(train: _Part, test: _Part) -> dict[str, int]:
     }
 
 
-def _check_files(part: _Part) -> None:
-    """Every listed picture is there: one listing of each identity's folder, not a million questions."""
-    listed: dict[str, list[str]] = {}
-    for names in part.names:
-        listed.setdefault(names[0][:4], []).extend(names)
+def _check_files(part: _Part, walk: Walk) -> tuple[list[Path], frozenset[int]]:
+    """What the info files list and the folders lack, and the positions of the tracklets that are therefore incomplete.
+
+    Each identity's folder is listed once, instead of a million questions. What lies there unlisted is noted in `walk`.
+    """
+    of_identity: dict[str, list[int]] = {}
+    for position, names in enumerate(part.names):
+        of_identity.setdefault(names[0][:4], []).append(position)
+    if not part.folder.is_dir():
+        return [part.folder], frozenset(range(len(part.names)))
+    for name in sorted(set(os.listdir(part.folder)).difference(of_identity)):
+        walk.skip("pictures that the info files do not list", part.folder / name)
     missing: list[Path] = []
-    for identity, pictures in listed.items():
+    incomplete: set[int] = set()
+    for identity, positions in of_identity.items():
         folder = part.folder / identity
         if not folder.is_dir():
-            raise DataError(
-                f"{folder}: missing, with {len(pictures)} pictures that the info files list; unpack it again"
-            )
-        there = set(os.listdir(folder))
-        missing += [folder / name for name in pictures if name not in there]
-    if missing:
-        raise missing_pictures(missing, "the info files")
+            missing.append(folder)
+            incomplete.update(positions)
+            continue
+        unlisted = set(os.listdir(folder))
+        for position in positions:
+            names = part.names[position]
+            gone = [folder / name for name in names if name not in unlisted]
+            unlisted.difference_update(names)
+            if gone:
+                missing += gone
+                incomplete.add(position)
+        for name in sorted(unlisted):
+            walk.skip("pictures that the info files do not list", folder / name)
+    return missing, frozenset(incomplete)
+
+
+def _left_out(parts: Sequence[_Part], incomplete: Sequence[frozenset[int]]) -> str:
+    """Say which tracklets lack pictures, for the fact `partial`."""
+    gone = [
+        (part, position) for part, positions in zip(parts, incomplete, strict=True) for position in sorted(positions)
+    ]
+    queries = sum(position in part.queries for part, position in gone)
+    return (
+        f"tracklets left out, since pictures of them are missing: {len(gone):,} "
+        f"({some([_key(part.names[position][0]) for part, position in gone])}), queries among them: {queries:,}"
+    )
 
 
 def _tracklets(part: _Part, protocols: Sequence[Protocol]) -> Iterator[SourceTracklet]:

@@ -1,6 +1,6 @@
 """PRID-2011, multi-shot (Hirzer et al., SCIA 2011), with the ten splits in common use.
 
-    ROOT/multi_shot/cam_{a,b}/person_<number4>/*.png
+    ROOT/multi_shot/cam_{a,b}/person_<number4>/<frame4>.png
     SPLITS.json    a list of splits: {"train": ["person_0001", ...], "test": [...]}, 89 persons each
 
 The splits come with several public toolkits, not with the data. Persons are taken by their names in the splits: most
@@ -14,8 +14,11 @@ import json
 import re
 from pathlib import Path
 
+from shards.paths import path
 from shards.records import DataError, Protocol, Source
-from shards.sources.common import check_counts, two_cameras
+from shards.sources.common import check_counts
+from shards.sources.two_cameras import two_cameras
+from shards.sources.walk import Walk
 
 PERSON = re.compile(r"person_(\d{4})")
 CAMERAS = ("cam_a", "cam_b")
@@ -24,8 +27,8 @@ OFFICIAL_COUNTS = {"splits": 10, "persons": 178, "persons of each half": 89}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `build prid`."""
-    parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder with multi_shot")
-    parser.add_argument("--splits", type=Path, required=True, metavar="FILE", help="the ten splits, JSON")
+    parser.add_argument("--source", type=path, required=True, metavar="DIR", help="folder with multi_shot")
+    parser.add_argument("--splits", type=path, required=True, metavar="FILE", help="the ten splits, JSON")
     parser.add_argument("--partial", action="store_true", help="accept other numbers of splits and persons")
     parser.set_defaults(read=lambda args: read(args.source, args.splits, partial=args.partial))
 
@@ -34,7 +37,7 @@ def read(root: Path, splits: Path, *, partial: bool = False) -> Source:
     """Read the splits and find their persons on both cameras.
 
     Raises DataError with file and way out: splits that are none or overlap, another number of them or of persons than
-    in common use (unless `partial`), persons without pictures.
+    in common use (unless `partial`), persons without pictures, pictures whose names are no numbers.
     """
     halves = _read_splits(splits)
     persons = frozenset.union(*(train | test for train, test in halves))
@@ -54,7 +57,22 @@ def read(root: Path, splits: Path, *, partial: bool = False) -> Source:
     folders = {pid: [root / "multi_shot" / cam / f"person_{pid:04d}" for cam in CAMERAS] for pid in persons}
     if not (root / "multi_shot").is_dir():
         raise DataError(f"{root}: no folder multi_shot here; give the folder prid_2011 that holds it")
-    return two_cameras("prid", [protocol], folders, [[test for _, test in halves]], {"partial": note} if note else {})
+    walk = Walk(root)
+    _skip_foreign(walk, root / "multi_shot")
+    test = [[test for _, test in halves]]
+    facts = {"partial": note} if note else {}
+    return two_cameras("prid", [protocol], walk, folders, lambda pid, camid: "", test, facts, first_frame=1)
+
+
+def _skip_foreign(walk: Walk, multi_shot: Path) -> None:
+    """Note what is no folder of a camera or person; persons whom the splits leave out belong to the data set."""
+    for name in walk.folders(multi_shot):
+        if name not in CAMERAS:
+            walk.skip("pictures", multi_shot / name)
+    for camera in CAMERAS:
+        for name in walk.folders(multi_shot / camera):
+            if not PERSON.fullmatch(name):
+                walk.skip("pictures", multi_shot / camera / name)
 
 
 def _read_splits(path: Path) -> list[tuple[frozenset[int], frozenset[int]]]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import json
 import os
 import signal
@@ -10,16 +11,20 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial as bind
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import shards
 from shards.__main__ import main
-from shards.records import DataError, Frame, UsageError
+from shards.records import DataError, Frame, Protocol, Role, Source, SourceTracklet, UsageError
 from shards.shard import SIDECAR, Encoding
 from shards.sources import mars
+from shards.sources.common import files_of, pictures_of
 from shards.verify import verify
 from shards.write import BUILDING, Build, Part, building, plan_shards, write
 from tests.shards.trees import build_mars, contents, mars_tree, picture
@@ -117,6 +122,40 @@ def test_bad_frames_can_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixtur
     stored = [reader.encoded(1, number) for number in range(4)]
     assert stored == [frame.read() for frame in source.tracklets[1].frames() if frame.name != str(cut)]
     assert verify(out) == []
+
+
+def test_what_readers_could_not_show_is_stored_as_png(tmp_path: Path) -> None:
+    """Pictures on their side (EXIF) and of other formats become PNGs of their upright pixels, also for plain readers of
+    WebDataset; those that were turned are a fact of the set. All others keep their bytes."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = np.random.default_rng(0).integers(0, 256, (24, 12, 3), np.uint8)
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    Image.fromarray(np.rot90(upright)).save(folder / "1.png", exif=exif.tobytes())
+    Image.fromarray(np.rot90(upright)).save(folder / "2.tif", exif=exif.tobytes())
+    Image.fromarray(upright).save(folder / "3.webp", lossless=True)
+    Image.fromarray(upright).save(folder / "4.bmp")
+    Image.fromarray(upright).save(folder / "5.jfif", "jpeg")
+    names = pictures_of(folder)
+    frames = bind(files_of, folder, names)
+    source = Source("x", (Protocol("p"),), (SourceTracklet("a", 1, 1, len(names), (Role.TRAIN,), frames),))
+    for size in (None, (12, 6)):
+        out = tmp_path / f"out{size}"
+        with building(out) as building_folder:
+            write(source, building_folder, encoding=Encoding(size, 95))
+        reader = shards.open(out)
+        assert reader.facts["turned"] == "2 pictures, upright as their EXIF orientation says"
+        assert verify(out, decode=True) == []
+        if size:
+            assert {reader.frames(0, [i]).shape for i in range(5)} == {(1, 12, 6, 3)}
+            continue
+        np.testing.assert_array_equal(reader.frames(0, range(4)), np.stack([upright] * 4))
+        assert reader.encoded(0, 4) == (folder / "5.jfif").read_bytes()
+        for number in range(4):
+            with Image.open(io.BytesIO(reader.encoded(0, number))) as picture:
+                assert picture.format == "PNG"
+                np.testing.assert_array_equal(np.asarray(picture), upright)
 
 
 def test_a_part_that_fails_leaves_the_others(tmp_path: Path) -> None:
@@ -308,7 +347,7 @@ def test_the_lock_is_held_until_the_folder_has_its_name(tmp_path: Path, monkeypa
     flock = fcntl.flock
 
     def overtaken(lock: Any, how: int) -> None:
-        late.mkdir()  # the other build, which ends just before this one gets the lock
+        (late / "index").mkdir(parents=True)  # the other build, which ends just before this one gets the lock
         flock(lock, how)
 
     monkeypatch.setattr(fcntl, "flock", overtaken)
@@ -339,6 +378,39 @@ def test_an_existing_folder_is_refused_and_kept(tmp_path: Path) -> None:
     out.symlink_to(tmp_path / "nowhere")
     with pytest.raises(FileExistsError, match="remove it, or give another --out"):
         build_mars(tree, out)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "long way"])
+def test_an_empty_folder_is_a_good_out(tmp_path: Path, kind: str) -> None:
+    """It is replaced at the end, not before: a build that fails leaves it empty. A link to one stays a link."""
+    tree, place = mars_tree(tmp_path / "tree"), tmp_path / "place"
+    place.mkdir()
+    out = {"folder": place, "link": tmp_path / "link", "long way": tmp_path / "tree" / ".." / "place"}[kind]
+    if kind == "link":
+        out.symlink_to(place)
+    with pytest.raises(DataError), building(out):
+        raise DataError("bad")
+    assert list(place.iterdir()) == []
+    assert build_mars(tree, out) == out
+    assert contents(place) == contents(build_mars(tree, tmp_path / "other"))
+    assert out.is_symlink() == (kind == "link")
+    names = {"place", "tree", "other"} | ({"link"} if kind == "link" else set())
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_a_folder_that_cannot_be_replaced_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The current folder, and a mount point: renaming another to them would fail, or leave the shell nowhere."""
+    monkeypatch.chdir(tmp_path)
+    for out in (Path(), tmp_path):
+        with pytest.raises(FileExistsError, match="is the current folder"), building(out):
+            raise AssertionError("entered")
+    mount = next((path for path in (Path("/sys/fs/pstore"), Path("/dev/mqueue")) if path.is_mount()), None)
+    if mount is None or list(mount.iterdir()):
+        pytest.skip("needs an empty mount point")
+    with pytest.raises(FileExistsError, match="is a mount point"), building(mount):
+        raise AssertionError("entered")
 
 
 def test_two_builds_into_one_folder_exclude_each_other(tmp_path: Path) -> None:

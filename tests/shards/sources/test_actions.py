@@ -37,7 +37,8 @@ def test_classes_splits_and_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     root = make(tmp_path / "mine", "train/wave/10", "train/wave/2", "train/jump high/a", "val/wave/x", "test/wave/y")
     for number in (10, 11):
         (root / "train/wave/2" / f"{number}.jpg").write_bytes(picture(next(seeds), (16, 16)))
-    (root / "train/wave/notes.txt").write_text("no clip")
+    for name in ("notes.txt", "loose.jpg", "clip.mp5"):
+        (root / "train/wave" / name).write_text("no clip")
     source = actions.read(root)
     assert [protocol.name for protocol in source.protocols] == ["val", "test"]
     train, none, held_out = Role.TRAIN, Role.NONE, Role.GALLERY
@@ -48,7 +49,13 @@ def test_classes_splits_and_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("val-0002T000001", 2, 3, (held_out, none)),
         ("test-0002T000001", 2, 3, (none, held_out)),
     ]
-    assert source.facts == {"classes": "1 jump high, 2 wave", "frames": "32 of a clip at most, spread evenly"}
+    assert source.facts == {
+        "classes": "1 jump high, 2 wave",
+        "frames": "32 of a clip at most, spread evenly",
+        "skipped": "files of other types: 1 (train/wave/clip.mp5); "
+        "pictures where folders belong: 1 (train/wave/loose.jpg)",
+        "documents": "1, not read (train/wave/notes.txt)",
+    }
     names = [Path(frame.name).name for frame in source.tracklets[1].frames()]
     assert names == ["1.jpg", "2.jpg", "3.jpg", "10.jpg", "11.jpg"]
     chosen = actions.read(root, num_frames=2).tracklets[1]
@@ -94,6 +101,11 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         actions.read(make(tmp_path / "c", "train/a/1", "test/a/1", "test/jump/1", "test/run/1"))
     with pytest.raises(DataError, match="train/a: no clip in it; a clip is a video"):
         actions.read(make(tmp_path / "d", "train/a", "test/a/1"))
+    (make(tmp_path / "f", "train/a/1", "test/a/1") / "train/a/2").symlink_to("nowhere")
+    with pytest.raises(DataError, match="train/a/2: a link that leads nowhere"):
+        actions.read(tmp_path / "f")
+    with pytest.raises(DataError, match="classes 'Wave' and 'wave' differ"):
+        actions.read(make(tmp_path / "g", "train/Wave/1", "train/wave/1", "test/wave/1"))
     (tmp_path / "e/train/a/1").mkdir(parents=True)
     with pytest.raises(DataError, match="1: no picture in it"):
         actions.read(make(tmp_path / "e", "test/a/1"))

@@ -83,11 +83,14 @@ def test_queries_are_stored_once(
         (lambda root: (root / "train/0001/0001" / new(1, 2, 9)).write_bytes(b""), r"\(identity, camera\) \[\(1, 1\)"),
         (lambda root: (root / "train/0001/0001" / old(1, 1, 2)).write_bytes(b""), "frame 2 is .*; remove one"),
         (lambda root: (root / "train/0001/0004").mkdir(), "0004: no picture in it"),
+        (lambda root: (root / "gallery/0005/2200" / new(5, 2, 80)).write_bytes(picture(0)), "should hold the same"),
+        (lambda root: (root / "train/0002").mkdir(), "train/0002: no folders of tracklets in it"),
         (lambda root: (root / "train/0001").rename(root / "train/one"), "no folder like train/0005/2200"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, spoil: Callable[[Path], object], message: str) -> None:
-    """A folder missing, a copy that differs, names of another form or tracklet, a frame twice, an empty folder."""
+    """A folder missing, a copy that differs in names or bytes, names of another form or tracklet, a frame twice, empty
+    folders."""
     root = make(tmp_path / "duke", SMALL)
     spoil(root)
     with pytest.raises(DataError, match=message):
@@ -98,6 +101,16 @@ def test_counts_are_official_or_refused(tmp_path: Path) -> None:
     """What is not the whole data set is refused, and what is missing is counted."""
     with pytest.raises(DataError, match=r"training tracklets 3, not 2,196; .*accept it with --partial"):
         duke.read(make(tmp_path / "duke", SMALL))
+
+
+def test_gaps_and_skipped_files_are_said(tmp_path: Path) -> None:
+    """Missing frame numbers, and pictures outside of all tracklets."""
+    root = make(tmp_path / "duke", SMALL)
+    (root / "train/0001/0002" / new(1, 5, 7)).unlink()
+    (root / "gallery/0005" / new(5, 2, 1)).write_bytes(picture(0))
+    facts = duke.read(root, partial=True).facts
+    assert facts["gaps"] == "frames missing by their numbers: 1 (0001C5T0002 1)"
+    assert facts["skipped"] == "pictures where folders belong: 1 (gallery/0005/0005_C2_F0001_X17.jpg)"
 
 
 @pytest.fixture(scope="module")

@@ -107,3 +107,34 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     (root / ilids.SPLITS).unlink()
     with pytest.raises(DataError, match="missing; it comes with iLIDS-VID"):
         ilids.read(root, partial=True)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("cam1/person004", "cam1_person001_00400.png"),
+        ("cam2/person004", "cam1_person004_00400.png"),
+        ("cam1/person004", "00400.png"),
+    ],
+)
+def test_a_foreign_picture_is_refused(tmp_path: Path, folder: str, name: str) -> None:
+    """Another person's, another camera's, and one of unknown origin, by their names."""
+    root = make(tmp_path / "ilids", [1, 4], rows(10, 2))
+    path = root / "i-LIDS-VID" / "sequences" / folder / name
+    path.write_bytes(png(0))
+    with pytest.raises(DataError, match=f"{folder}: {name}: names here are {folder.replace('/', '_')}_<frame number>"):
+        ilids.read(root, partial=True)
+
+
+def test_gaps_and_skipped_files_are_said(tmp_path: Path) -> None:
+    """Missing numbers within a tracklet, pictures outside of all and other cameras stand in the facts."""
+    root = make(tmp_path / "ilids", [1, 4], rows(10, 2), frames=9)
+    sequences = root / "i-LIDS-VID" / "sequences"
+    for frame in (2, 3, 7):
+        (sequences / "cam2" / "person004" / f"cam2_person004_{frame + 317:05d}.png").unlink()
+    (sequences / "cam1" / "loose.png").write_bytes(png(0))
+    (sequences / "cam3").mkdir()
+    facts = ilids.read(root, partial=True).facts
+    assert facts["gaps"] == "frames missing by their numbers: 3 (0004C2T0001 3)"
+    assert "(i-LIDS-VID/sequences/cam3/)" in facts["skipped"]
+    assert "pictures where folders belong: 1 (i-LIDS-VID/sequences/cam1/loose.png)" in facts["skipped"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import shards
+from shards.__main__ import main
 from shards.records import DataError, Frame, Role, Source
 from shards.sources import mars
 from shards.summary import summary
@@ -134,7 +135,7 @@ def test_other_counts_need_partial_and_are_recorded(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"training identities 2, not 625.*--partial"):
         mars.read(tree)
     assert "training identities 2, not 625" in mars.read(tree, partial=True).facts["partial"]
-    assert mars.read(tree, partial=True, name="synthetic").facts == {}
+    assert mars.read(tree, name="synthetic", official=None).facts == {}
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -168,8 +169,7 @@ FAULTS = {
     "other camera": (lambda t: edit(t / "info/train_name.txt", "0003C1", "0003C2"), "lists 0003C2T0001F001.jpg"),
     "mixed": (lambda t: edit(t / "info/train_name.txt", "T0001F002", "T0009F002"), "not the frames of one tracklet"),
     "twice": (lambda t: edit(t / "info/train_name.txt", "T0001F002", "T0001F001"), "not the frames of one tracklet"),
-    "no folder": (lambda t: shutil.rmtree(t / "bbox_test/0006"), "0006: missing, with 3 pictures"),
-    "no picture": (lambda t: (t / "bbox_train/0003/0003C1T0001F002.jpg").unlink(), "0003C1T0001F002.jpg; unpack"),
+    "no pictures": (lambda t: [shutil.rmtree(t / f"bbox_{p}") for p in ("train", "test")], "not one tracklet has all"),
     "query row": (lambda t: write_info(t, "test", TRAIN, [5]), "query_IDX.mat: row 5, but .* 1 to 4"),
 }
 
@@ -184,3 +184,60 @@ def test_each_fault_has_one_clear_message(tmp_path: Path, fault: str) -> None:
         mars.read(tree, partial=True)
     assert str(tree) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+MISSING = {
+    "part": (lambda t: shutil.rmtree(t / "bbox_test"), ["bbox_test"], {"test"}, (6, 3)),
+    "identity": (lambda t: shutil.rmtree(t / "bbox_test/0006"), ["0006"], {"0006C5T0001"}, (1, 1)),
+    "frames": (
+        lambda t: [(t / f"bbox_test/0004/0004C1T0001F{n}.jpg").unlink() for n in (119, 121)],
+        ["0004C1T0001F119.jpg", "0004C1T0001F121.jpg"],
+        {"0004C1T0001"},
+        (1, 1),
+    ),
+    "train": (
+        lambda t: (t / "bbox_train/0003/0003C1T0001F002.jpg").unlink(),
+        ["0003C1T0001F002.jpg"],
+        {"0003C1T0001"},
+        (1, 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISSING)
+def test_a_partial_download(tmp_path: Path, case: str) -> None:
+    """Missing pictures are refused by name; with --partial, whole tracklets are built with the roles they had, and
+    those left out are counted, queries apart."""
+    tree = mars_tree(tmp_path / "tree")
+    roles = {t.key: t.roles for t in mars.read(tree, partial=True).tracklets}
+    tests = {key for key, (role, _) in roles.items() if role != Role.TRAIN}
+    remove, named, gone, (tracklets, queries) = MISSING[case]
+    remove(tree)
+    for options in ({}, {"name": "synthetic", "official": None}):
+        with pytest.raises(DataError, match="listed in the info files, but missing") as error:
+            mars.read(tree, **options)
+        assert all(name in str(error.value) for name in named)
+        assert ("--partial" in str(error.value)) == (not options)
+    out = tmp_path / "out"
+    assert main(["build", "mars", "--partial", "--source", str(tree), "--out", str(out), "--workers", "1"]) == 0
+    reader = shards.open(out)
+    left = {reader[i].key: tuple(reader[i].roles.values()) for i in range(len(reader))}
+    gone = tests if gone == {"test"} else gone
+    assert left == {key: role for key, role in roles.items() if key not in gone}
+    keys = ", ".join(key for key in roles if key in gone)
+    assert reader.facts["partial"].endswith(
+        f"; tracklets left out, since pictures of them are missing: {tracklets} ({keys}), queries among them: {queries}"
+    )
+
+
+def test_unlisted_pictures_are_said(tmp_path: Path) -> None:
+    """Another person's picture, a loose one, and a folder that the info files do not name; Thumbs.db is ignored."""
+    tree = mars_tree(tmp_path)
+    assert "skipped" not in mars.read(tree, partial=True).facts
+    for name in ("0003/0001C1T0001F001.jpg", "loose.jpg", "0003/Thumbs.db"):
+        (tree / "bbox_train" / name).write_bytes(b"")
+    (tree / "bbox_train/0009").mkdir()
+    assert mars.read(tree, partial=True).facts["skipped"] == (
+        "folders: 1 (bbox_train/0009/); pictures that the info files do not list: 2 (bbox_train/loose.jpg, "
+        "bbox_train/0003/0001C1T0001F001.jpg)"
+    )

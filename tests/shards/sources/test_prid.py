@@ -114,3 +114,20 @@ def test_wrong_folders_are_named(tmp_path: Path) -> None:
         prid.read(root, tmp_path / "none.json")
     with pytest.raises(DataError, match=r"splits 1, not 10; persons 2, not 178"):
         prid.read(root, splits)
+
+
+def test_foreign_pictures_and_gaps(tmp_path: Path) -> None:
+    """A picture whose name is no number is refused; missing numbers, which count from 1, and foreign folders are said;
+    persons whom the splits leave out are no fault."""
+    root = make(tmp_path / "prid_2011", {1, 2}, alone=(385, 386), frames=6)
+    splits = small(tmp_path, [{"train": persons(1), "test": persons(2)}])
+    for frame in (1, 4):
+        (root / "multi_shot/cam_b/person_0002" / f"{frame:04d}.png").unlink()
+    (root / "multi_shot/cam_b/person_2").mkdir()
+    (root / "multi_shot/cam_c").mkdir()
+    facts = prid.read(root, splits, partial=True).facts
+    assert facts["gaps"] == "frames missing by their numbers: 2 (0002C2T0001 2)"
+    assert facts["skipped"] == "folders: 2 (multi_shot/cam_c/, multi_shot/cam_b/person_2/)"
+    (root / "multi_shot/cam_a/person_0001/person_0002_0003.png").write_bytes(png(2))
+    with pytest.raises(DataError, match=r"cam_a/person_0001: person_0002_0003.png: names here are <frame number>"):
+        prid.read(root, splits, partial=True)

@@ -1,0 +1,83 @@
+"""Reads `FOLDER/job/job.json`, which says what job a folder belongs to.
+
+A run folder may come from somebody else. So values are checked, and scripts and logs are looked for in the folder
+itself: a path in the file counts by its last part alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+from mstat.cluster import attempts
+from mstat.cluster.attempts import FOLDER
+from mstat.cluster.job import MAX_ELEMENTS, Kind
+from mstat.errors import UserError
+from shards.text import breaks_lines, printable
+
+SLURM_ID = re.compile(r"\d{1,18}(_\d{1,9})?")
+MAX_PID = 1 << 31
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 4096 and not breaks_lines(value)
+
+
+def _is_id(value: Any) -> bool:
+    return SLURM_ID.fullmatch(value) is not None if isinstance(value, str) else type(value) is int and value > 1
+
+
+def _is_array(value: Any) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, list) or len(value) != 2 or not all(type(bound) is int for bound in value):
+        return False
+    return 0 <= value[0] <= value[1] and value[1] - value[0] < MAX_ELEMENTS
+
+
+CHECKS: dict[str, Callable[[Any], bool]] = {
+    "scheduler": lambda value: value in ("slurm", "local"),
+    "id": _is_id,
+    "collector": _is_id,
+    "kind": lambda value: value in get_args(Kind),
+    "array": _is_array,
+    "name": lambda value: _is_name(value) and "/" not in value,
+    "host": _is_name,
+    "script": _is_name,
+    "log": _is_name,
+    "command": lambda value: isinstance(value, str),
+}
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """The checked content of a folder's job.json; empty without one.
+
+    Returns:
+        Its values; `script` and `log` are paths within the folder (of an array's element, in that of the array).
+
+    Raises:
+        UserError: If a value is none that launch/submit.py writes.
+    """
+    path = folder / FOLDER / "job.json"
+    about = attempts.read_json(path)
+    for key, is_valid in CHECKS.items():
+        if key in about and not is_valid(about[key]):
+            shown = printable(repr(about[key])[:60])
+            raise UserError(f"{path}: {key} is {shown}, which launch/submit.py never writes; remove this file")
+    if about.get("scheduler") == "local" and "id" in about:
+        about["id"] = int(str(about["id"]).partition("_")[0])
+        if not 1 < about["id"] < MAX_PID:
+            raise UserError(f"{path}: id is {about['id']}, which is no process; remove this file")
+    if "script" in about:
+        about["script"] = str(folder / FOLDER / Path(about["script"]).name)
+    if "log" in about:
+        about["log"] = str(_log(folder, Path(about["log"]).name))
+    return about
+
+
+def _log(folder: Path, name: str) -> Path:
+    """The log of that name in the folder's job/, or in that of the array or run to which the folder belongs."""
+    places = [place / FOLDER / name for place in (folder, *folder.parents[:3])]
+    return next((place for place in places if place.is_file()), places[0])

@@ -1,0 +1,42 @@
+"""Tracklets that lie on a disk twice, as query and in the gallery: the same bytes, whatever their names are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from shards.sources.common import read_file
+
+THREADS = 16  # hide the latency of a network's disk; a local one is no slower for them
+
+
+class Pictures(NamedTuple):
+    """The pictures of a tracklet, in the order of time."""
+
+    folder: Path
+    names: Sequence[str]
+
+
+def are_copies(pairs: Sequence[tuple[Pictures, Pictures]]) -> list[bool]:
+    """Whether the two tracklets of each pair have the same pictures, to the byte and in order."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(lambda pair: _same_pictures(*pair), pairs))
+
+
+def _same_pictures(first: Pictures, second: Pictures) -> bool:
+    if len(first.names) != len(second.names):
+        return False
+    paths = zip(first.names, second.names, strict=True)
+    return all(_same_bytes(f"{first.folder}/{one}", f"{second.folder}/{other}") for one, other in paths)
+
+
+def _same_bytes(first: str, second: str) -> bool:
+    """As filecmp.cmp, in half its time, and without reading links to one file."""
+    try:
+        one, other = os.stat(first), os.stat(second)
+    except OSError:  # a link that leads nowhere: a bad frame, which the writer names
+        return False
+    return one.st_size == other.st_size and (os.path.samestat(one, other) or read_file(first) == read_file(second))

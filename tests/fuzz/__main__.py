@@ -1,0 +1,88 @@
+"""Spoil inputs of every kind, read them, and count what became of them: `make fuzz`.
+
+    python -m tests.fuzz [--cases N] [--minutes M] [--seed S] [--only WORD] [--record]
+
+Each case is made by (seed, kind, number) alone, so that one which failed can be made again: its line says how.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.fuzz.cases import FAULTS, Outcome, Result, attempt
+from tests.fuzz.targets import TARGETS, Target
+
+
+def run_target(target: Target, seed: int, numbers: Iterator[int], deadline: float) -> Iterator[tuple[int, Result]]:
+    """Each case's number and result, until the numbers or the time are at their end."""
+    with tempfile.TemporaryDirectory() as scratch:
+        good, spoilt = Path(scratch) / "good", Path(scratch) / "spoilt"
+        good.mkdir()
+        target.make(good)
+        for number in numbers:
+            if time.monotonic() > deadline:
+                return
+            shutil.rmtree(spoilt, ignore_errors=True)
+            shutil.copytree(good, spoilt)
+            target.spoil(spoilt, random.Random(f"{seed} {target.name} {number}"))
+            yield number, attempt(lambda: target.read(spoilt), listed=target.listed)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", type=int, default=400, help="of each kind, at most (default 400)")
+    parser.add_argument("--minutes", type=float, default=20.0, help="in all, at most (default 20)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="kinds whose name has this word")
+    parser.add_argument("--number", type=int, help="one case alone, with its output")
+    parser.add_argument("--record", action="store_true", help="write the counts to benchmarks/")
+    options = parser.parse_args()
+    import torch
+
+    import shards.__main__  # noqa: F401 - imported once, before the children
+
+    torch.set_num_threads(1)
+    chosen = [target for target in TARGETS if options.only in target.name]
+    counts: dict[str, Counter[Outcome]] = {target.name: Counter() for target in chosen}
+    start = time.monotonic()
+    for place, target in enumerate(chosen, start=1):
+        deadline = start + 60 * options.minutes * place / len(chosen)
+        numbers = iter(range(options.cases) if options.number is None else [options.number])
+        for number, result in run_target(target, options.seed, numbers, deadline):
+            counts[target.name][result.outcome] += 1
+            if result.outcome in FAULTS or options.number is not None:
+                again = f"--seed {options.seed} --only '{target.name}' --number {number}"
+                print(f"{result.outcome}: python -m tests.fuzz {again}")
+                print("\n".join(result.output.splitlines()[-40 if options.number is not None else -3 :]))
+        print(f"{target.name}: " + ", ".join(f"{counts[target.name][outcome]} {outcome}" for outcome in Outcome))
+    lines = table(counts)
+    print("\n".join(lines))
+    if options.record:
+        sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+        import record
+
+        title = f"# Mutated inputs, seed {options.seed}: what became of them\n\n{record.conditions('fuzz')}\n\n"
+        record.save("fuzz", title + "\n".join(lines) + "\n")
+    return int(any(count[outcome] for count in counts.values() for outcome in FAULTS))
+
+
+def table(counts: dict[str, Counter[Outcome]]) -> list[str]:
+    """The counts as Markdown."""
+    lines = ["| input | cases | " + " | ".join(Outcome) + " |", "|---|" + "---:|" * (1 + len(Outcome))]
+    for name, count in counts.items():
+        lines.append(f"| {name} | {count.total():,} | " + " | ".join(f"{count[o]:,}" for o in Outcome) + " |")
+    total = sum(counts.values(), Counter())
+    lines.append(f"| **all** | {total.total():,} | " + " | ".join(f"{total[o]:,}" for o in Outcome) + " |")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

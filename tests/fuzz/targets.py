@@ -1,0 +1,418 @@
+"""A good input of every kind, a way to spoil it, and the real command that reads it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tests.fuzz.mutate import dump, mutate_bytes, mutate_json, mutate_text
+
+Status = int | bool | None
+NEVER_IMPORTED = "tests.fuzz.never_imported"  # a file beside this one, which a mutated configuration names
+
+TINY_MODEL = {
+    "image_size": [32, 16],
+    "patch_size": 8,
+    "width": 32,
+    "num_heads": 2,
+    "depths": [1, 1, 1],
+    "num_attributes": 3,
+    "num_temporal_attributes": 3,
+    "num_prototypes": 4,
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of input.
+
+    Attributes:
+        name: Of the kind, in the record.
+        make: Writes a good input into an empty folder.
+        spoil: Changes it, by a generator.
+        read: Reads it by the real code; see `cases.attempt`.
+        listed: Whether a refusal may have several lines.
+    """
+
+    name: str
+    make: Callable[[Path], None]
+    spoil: Callable[[Path, random.Random], None]
+    read: Callable[[Path], Status]
+    listed: bool = False
+
+
+def _quietly(main: Callable[..., int], *arguments: Any) -> int:
+    with redirect_stdout(StringIO()):
+        return main(*arguments)
+
+
+def _script(name: str, *words: object) -> int:
+    """A command of launch/, with this command line."""
+    import importlib
+
+    sys.argv = [f"launch/{name}.py", *map(str, words)]
+    return _quietly(importlib.import_module(f"launch.{name}").main)
+
+
+def _some_file(folder: Path, draw: random.Random, pattern: str = "*") -> Path:
+    return draw.choice(sorted(path for path in folder.rglob(pattern) if path.is_file() and path.stat().st_size))
+
+
+def _spoil_bytes(pattern: str = "*") -> Callable[[Path, random.Random], None]:
+    def spoil(folder: Path, draw: random.Random) -> None:
+        path = _some_file(folder, draw, pattern)
+        path.write_bytes(mutate_bytes(path.read_bytes(), draw))
+
+    return spoil
+
+
+def _spoil_json(path: Path, draw: random.Random) -> None:
+    value = json.loads(path.read_text())
+    for _ in range(draw.choice((1, 1, 2, 5))):
+        value = mutate_json(value, draw)
+    path.write_text(dump(value), errors="surrogatepass")
+
+
+# --- sets of shards
+
+
+def make_set(folder: Path) -> None:
+    """Two shards of real pictures, by the writer."""
+    from shards.sources import mars
+    from shards.write import building, write
+    from tests.shards.trees import mars_tree
+
+    mars_tree(folder / "tree")
+    with building(folder / "set") as out:
+        write(mars.read(folder / "tree", name="fuzz", partial=True), out, shard_bytes=1 << 14, workers=1)
+    shutil.rmtree(folder / "tree")
+    np.save(folder / "frames.npy", _all_frames(folder / "set"))
+
+
+def _all_frames(place: Path) -> np.ndarray:
+    import shards
+
+    reader = shards.open(place)
+    return np.concatenate([reader.frames(i, range(reader[i].num_frames), size=(32, 16)) for i in range(len(reader))])
+
+
+def _spoil_set(folder: Path, draw: random.Random) -> None:
+    _spoil_bytes()(folder / "set", draw)
+
+
+def _spoil_description(folder: Path, draw: random.Random) -> None:
+    """dataset.json with other values, which fits its own checksum."""
+    path = folder / "set" / "dataset.json"
+    content = json.loads(path.read_text())
+    content.pop("checksum")
+    content = mutate_json(content, draw)
+    if isinstance(content, dict):
+        content["checksum"] = _checksum(content)
+    path.write_text(dump(content), errors="surrogatepass")
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    try:
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    except (ValueError, TypeError, RecursionError):
+        return "0" * 64
+
+
+def _spoil_index(folder: Path, draw: random.Random) -> None:
+    """The Arrow file with other bytes or other values, of which dataset.json has the checksum."""
+    import pyarrow as pa
+
+    place = folder / "set"
+    path = place / "index" / "data-00000-of-00001.arrow"
+    if draw.random() < 0.5:
+        path.write_bytes(mutate_bytes(path.read_bytes(), draw))
+    else:
+        table = pa.ipc.open_stream(path.read_bytes()).read_all()
+        rows = table.to_pylist()
+        row, column = draw.choice(rows), draw.choice(table.schema.names)
+        row[column] = _other_value(row[column], draw)
+        try:
+            changed = pa.Table.from_pylist(rows, schema=table.schema)
+        except (pa.ArrowException, OverflowError, TypeError, ValueError):
+            changed = table.slice(1)
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, changed.schema) as writer:
+            writer.write_table(changed)
+    description = place / "dataset.json"
+    content = json.loads(description.read_text())
+    content.pop("checksum")
+    content["index_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    content["checksum"] = _checksum(content)
+    description.write_text(json.dumps(content))
+
+
+def _other_value(value: Any, draw: random.Random) -> Any:
+    numbers = (-1, 0, 1, 255, 2**31 - 1, 2**40, 2**62, -(2**62))
+    if isinstance(value, list) and value and draw.random() < 0.7:
+        changed = list(value)
+        kind = draw.randrange(3)
+        if kind == 0:
+            changed[draw.randrange(len(changed))] = draw.choice(numbers)
+        elif kind == 1:
+            changed.pop()
+        else:
+            changed.append(changed[0])
+        return changed
+    return draw.choice((None, [], "", "../x", "a\x1b[2J", *numbers))
+
+
+def _read_frames(folder: Path) -> bool:
+    """Every frame that is read is the one that was built."""
+    return np.array_equal(_all_frames(folder / "set"), np.load(folder / "frames.npy"))
+
+
+def _read_all(folder: Path) -> Status:
+    """A set that fits its own checksums: whatever it says, reading ends well or by an error."""
+    from shards.__main__ import main
+
+    _all_frames(folder / "set")
+    return _quietly(main, ["info", str(folder / "set")])
+
+
+def _verify(folder: Path) -> Status:
+    """Any other byte of a set is a fault."""
+    from shards.__main__ import main
+
+    return _quietly(main, ["verify", str(folder / "set"), "--workers", "1", "--decode"]) or False
+
+
+# --- configurations
+
+
+def make_config(folder: Path) -> None:
+    """Every setting, as a run folder has it."""
+    from mstat.config import Config
+    from mstat.configure import save_config
+
+    (folder / "run").mkdir()
+    save_config(Config(), folder / "run" / "config.yaml")
+
+
+def _spoil_config(folder: Path, draw: random.Random) -> None:
+    path = folder / "run" / "config.yaml"
+    if draw.random() < 0.3:
+        path.write_text(mutate_text(path.read_text(), draw), errors="surrogatepass")
+        return
+    value = mutate_json(yaml.safe_load(path.read_text()), draw)
+    try:
+        path.write_text(yaml.safe_dump(value, sort_keys=False))
+    except (yaml.YAMLError, RecursionError):
+        path.write_text("[" * 10_000)
+
+
+def _read_config(folder: Path) -> bool:
+    """What is read can be written and read again, and nothing that it names was imported."""
+    from mstat.configure import load_config, save_config
+
+    config = load_config(folder / "run" / "config.yaml")
+    save_config(config, folder / "again.yaml")
+    return load_config(folder / "again.yaml") == config and NEVER_IMPORTED not in sys.modules
+
+
+# --- weights
+
+
+def _model() -> Any:
+    import torch
+
+    from mstat.config import ModelConfig
+    from mstat.model import MSTAT
+
+    torch.manual_seed(0)
+    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in TINY_MODEL.items()}
+    return MSTAT(ModelConfig(**fields))  # type: ignore[arg-type]
+
+
+def make_weights(folder: Path) -> None:
+    """A checkpoint to start from, as safetensors and as a pickle of tensors, and the configuration that fits it."""
+    import torch
+    from safetensors.torch import save_file
+
+    weights = _model().state_dict()
+    save_file(weights, folder / "init.safetensors")
+    torch.save({"model_state": weights}, folder / "init.pth")
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model": TINY_MODEL}))
+
+
+def _spoil_weights(folder: Path, draw: random.Random) -> None:
+    kind = draw.choice(("safetensors", "pth"))
+    path = folder / f"init.{kind}"
+    data = path.read_bytes()
+    if kind == "safetensors" and draw.random() < 0.5:
+        size = int.from_bytes(data[:8], "little")
+        header = dump(mutate_json(json.loads(data[8 : 8 + size]), draw)).encode(errors="surrogatepass")
+        path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + size :])
+    else:
+        path.write_bytes(mutate_bytes(data, draw))
+
+
+def _read_weights(folder: Path) -> bool:
+    """Only finite weights are taken."""
+    import torch
+
+    from mstat.model.pretrained import load_pretrained
+
+    for path in sorted(folder.glob("init.*")):
+        model = _model()
+        load_pretrained(model, path)
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values()):
+            return False
+    return True
+
+
+def make_export(folder: Path) -> None:
+    """A trained model's two files."""
+    from mstat.config import Config, ModelConfig
+    from mstat.export import export
+
+    model = _model()
+    weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in TINY_MODEL.items()}
+    (folder / "run").mkdir()
+    export(folder / "run", weights, Config(model=ModelConfig(**fields)))  # type: ignore[arg-type]
+
+
+def _spoil_export(folder: Path, draw: random.Random) -> None:
+    if draw.random() < 0.6:
+        _spoil_json(folder / "run" / "model.json", draw)
+    else:
+        _spoil_bytes("model.*")(folder / "run", draw)
+
+
+def _read_export(folder: Path) -> bool:
+    """A model that loads gives finite features."""
+    import torch
+
+    import mstat
+
+    features = mstat.load(folder / "run").embed(torch.zeros(1, 2, 32, 16, 3, dtype=torch.uint8))
+    return bool(torch.isfinite(features).all())
+
+
+# --- run folders
+
+
+def make_run(folder: Path) -> None:
+    """What a finished and submitted run leaves, but for its weights."""
+    from mstat.cluster import attempts
+    from tests.mstat.report.conftest import make_evaluation, make_rankings, make_record
+
+    make_config(folder)
+    run = folder / "run"
+    evaluation = {**make_evaluation(), "cameras": [{"query": 1, "gallery": 2, "num_valid_query": 3, "rank1": 0.5}]}
+    contents = {
+        "evaluation.json": evaluation,
+        "rankings.json": make_rankings(),
+        "embedding.json": {"protocol": "official", "split": "0", "points": [[0.0, 1.0], [1.0, 0.0]], "pids": [1, 2]},
+        "environment.json": {"command": "train", "started": "2026-01-01", "versions": {"torch": "2"}, "world_size": 1},
+        "state.json": {"state": "failed", "step": 30, "reason": "stopped"},
+    }
+    for name, content in contents.items():
+        (run / name).write_text(json.dumps(content))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(make_record(step)) + "\n" for step in range(1, 31)))
+    about = {"scheduler": "slurm", "kind": "train", "array": None, "script": "job.sh", "name": "x", "id": "7"}
+    attempts.write_json(run / "job" / "job.json", {**about, "log": "x-7.log"})
+    attempts.append(run, {"event": "submit"})
+    attempts.append(run, {"event": "end", "outcome": "failed", "reason": "stopped", "step": 30})
+    (run / "job" / "x-7.log").write_text("=== mstat: attempt 1\nerror: stopped\n")
+    (folder / "before.json").write_text(json.dumps(_names(folder)))
+
+
+def _names(folder: Path) -> list[str]:
+    """What lies beside the run folder."""
+    inside = folder / "run"
+    return sorted(str(path) for path in folder.rglob("*") if path != inside and not path.is_relative_to(inside))
+
+
+def _spoil_run(folder: Path, draw: random.Random) -> None:
+    path = _some_file(folder / "run", draw)
+    if path.suffix == ".json" and draw.random() < 0.7:
+        _spoil_json(path, draw)
+    elif path.suffix == ".jsonl" and draw.random() < 0.7:
+        lines = path.read_text().splitlines()
+        at = draw.randrange(len(lines))
+        lines[at] = dump(mutate_json(json.loads(lines[at]), draw))
+        path.write_text("\n".join(lines), errors="surrogatepass")
+    else:
+        path.write_bytes(mutate_bytes(path.read_bytes(), draw))
+
+
+def _report(folder: Path) -> Status:
+    """The page is made, and nothing is written beside the run folder."""
+    status = _script("report", folder / "run")
+    before = json.loads((folder / "before.json").read_text())
+    return status or set(_names(folder)) <= {*before, str(folder / "before.json")}
+
+
+def _status(folder: Path) -> Status:
+    return _script("submit", "status", folder / "run")
+
+
+# --- sources
+
+
+def make_video(folder: Path) -> None:
+    """A folder of pictures with tracks, and a set of MARS's layout with its MATLAB files."""
+    from tests.shards.trees import mars_tree, picture
+
+    (folder / "frames").mkdir()
+    for number in range(1, 7):
+        (folder / "frames" / f"{number:06d}.jpg").write_bytes(picture(number, (96, 96)))
+    rows = [f"{frame},{person},{8 * person},4,24,60,1,-1,-1,-1" for frame in range(1, 7) for person in (1, 2)]
+    (folder / "tracks.txt").write_text("\n".join(rows) + "\n")
+    mars_tree(folder / "mars")
+
+
+def _spoil_tracks(folder: Path, draw: random.Random) -> None:
+    path = folder / "tracks.txt"
+    path.write_text(mutate_text(path.read_text(), draw), errors="surrogatepass")
+
+
+def _build(folder: Path, *words: object) -> Status:
+    from shards.__main__ import main
+
+    out = folder / "out"
+    status = _quietly(main, ["build", *map(str, words), "--out", str(out), "--workers", "1"])
+    return status or _quietly(main, ["verify", str(out), "--workers", "1", "--decode"]) == 0
+
+
+def _build_mot(folder: Path) -> Status:
+    tracks = ("--video", folder / "frames", "--tracks", folder / "tracks.txt", "--halve-tracks")
+    return _build(folder, "mot", *tracks)
+
+
+def _build_mars(folder: Path) -> Status:
+    return _build(folder, "mars", "--source", folder / "mars", "--partial")
+
+
+TARGETS = (
+    Target("sets: other bytes, read", make_set, _spoil_set, _read_frames),
+    Target("sets: other bytes, verified", make_set, _spoil_set, _verify, listed=True),
+    Target("sets: dataset.json of other values", make_set, _spoil_description, _read_all),
+    Target("sets: index of other values", make_set, _spoil_index, _read_all),
+    Target("configurations", make_config, _spoil_config, _read_config),
+    Target("weights to start from", make_weights, _spoil_weights, _read_weights),
+    Target("exported models", make_export, _spoil_export, _read_export),
+    Target("run folders, reported", make_run, _spoil_run, _report),
+    Target("run folders, status", make_run, _spoil_run, _status),
+    Target("tracks", make_video, _spoil_tracks, _build_mot, listed=True),
+    Target("pictures of tracks", make_video, _spoil_bytes("frames/*.jpg"), _build_mot, listed=True),
+    Target("MATLAB files", make_video, _spoil_bytes("*.mat"), _build_mars, listed=True),
+    Target("pictures and lists of MARS", make_video, _spoil_bytes("mars/**/*"), _build_mars, listed=True),
+)
