@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-import rich
 import torch
 from rich.markup import escape
 
@@ -146,7 +145,7 @@ def evaluate_run(
         assert folder is not None
         console().print(score_table(files["evaluation.json"]))  # first: the folder may be one to read alone
         for remark in _remarks(run, folder, reader, config):
-            rich.print(f"[bold yellow]{escape(remark)}[/]")
+            console().print(f"[bold yellow]{escape(remark)}[/]", soft_wrap=True)
         write_files(folder, files, config)
     engine.barrier()
     return files["evaluation.json"]
@@ -175,6 +174,9 @@ def _remarks(run: Path, folder: Path, reader: Reader, config: Config) -> list[st
             why = "another protocol or split than the run's own"
         else:
             why = f"not the set that {run} was trained on (checksum {(trained_checksum(run) or 'unknown')[:12]})"
+            own = Folder(run).evaluation
+            if not isinstance(own, str) and (own.get("dataset") or {}).get("name") == reader.name:
+                why += ", but of its name: whether the model has learned from what it is tested on is not known"
         remarks.append(f"Scored on {what}: {why}. The files are in {folder}; the run's own scores stay as they were.")
     if not isinstance(before, str):
         known, now = {**before, **(before.get("eval") or {})}, deciding(config.eval)

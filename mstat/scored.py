@@ -52,9 +52,10 @@ TERMS = {
 
 def terms(evaluation: Mapping[str, Any], checksum: str | None) -> dict[str, Any]:
     """What scores were made under, in words: the set, the protocol, the settings. What is not known is left out."""
-    known = {**(evaluation.get("eval") or {}), **evaluation}
-    found = {words: known[key] for key, words in TERMS.items() if key in known and known[key] is not None}
-    return {**found, "shards": checksum[:12]} if checksum else found
+    settings = evaluation.get("eval")
+    known = {**(settings if isinstance(settings, dict) else {}), **evaluation}
+    found = {words: known[key] for key, words in TERMS.items() if known.get(key) is not None}
+    return {**found, "shards": str(checksum)[:12]} if checksum else found
 
 
 def scored_checksum(run: Path, evaluation: Mapping[str, Any]) -> str | None:

@@ -113,9 +113,8 @@ def write_reports(folder: Path, run: Path, reader: Reader) -> Path:
 def _header(name: str, folder: Folder) -> str:
     parts = [f"<h1>{page.escape(name)}</h1>"]
     if folder.of_run != folder.run:
-        parts.append(
-            f'<p class="soft">Scores of the run <a href="../../report.html">{page.escape(folder.of_run)}</a></p>'
-        )
+        of_run = page.escape(folder.of_run.name)
+        parts.append(f'<p class="soft">Scores of the run <a href="../../report.html">{of_run}</a></p>')
     else:
         parts.append(page.shown("state.json", state, folder.json("state.json")))
     if not isinstance(folder.environment, str):

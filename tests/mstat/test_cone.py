@@ -68,7 +68,7 @@ def test_similarities_and_distances_keep_their_digits() -> None:
 
 
 def test_equal_features_stay_equal() -> None:
-    """Copies of gallery items, in other tiles and of another length, are next to each other in order."""
+    """Copies of gallery items, in other tiles and of another length, are next to each other and in order."""
     query, gallery, labels = cone(1e-6, torch.float32)
     gallery = torch.cat([gallery, gallery[:40], 2 * gallery[:40]])
     labels[2:] = (np.concatenate([label, label[:40], label[:40]]) for label in labels[2:])

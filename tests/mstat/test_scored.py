@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import shards
-from mstat.config import Config, DataConfig
+from mstat.config import Config, DataConfig, TrainConfig
 from mstat.configure import load_config, save_config
 from mstat.engine import Engine
 from mstat.errors import UserError
@@ -143,21 +143,23 @@ def test_nothing_to_score_is_said_at_the_start(tmp_path: Path) -> None:
         "nobody": (make_set(tmp_path / "c", "c"), "1", "no identity of a query is in the gallery:? ?"),
     }
     for reader, split, message in messages.values():
-        config = Config(data=DataConfig(shards=reader.path, split=split))
+        config = Config(data=DataConfig(shards=reader.path, split=split), train=TrainConfig(precision="no"))
         with pytest.raises(UserError, match=f"none of the 1 queries .*({message}).*--train.eval_every null"):
             Trial(Engine(config), reader, config)
-    config = Config(run=str(tmp_path / "run"), data=DataConfig(shards=str(tmp_path / "c"), split="all"))
+    config = dataclasses.replace(config, run=str(tmp_path / "run"))
+    config.data.split = "all"
     with pytest.raises(UserError, match="none of the 1 queries"):
         train_runs(config, Engine(config))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_collapsed_model_is_said(tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Weights of nothing but zeros: in evaluation.json, the table and the report; the plane is drawn all the same."""
+    """A model that sees nothing: in evaluation.json, the table and the report; the plane is drawn all the same."""
     flags = ["--run", str(tmp_path / "run"), "--data.num_workers", "0", "--eval.baselines", "false"]
     config = load_config(tiny_config, [*flags, "--eval.pictures", "true"])
     run = make_run(tmp_path / "run", config.data, shards.open(config.data.shards).checksum)
-    weights = {f"model.{key}": torch.zeros_like(value) for key, value in MSTAT(config.model).state_dict().items()}
+    weights = {f"model.{key}": value for key, value in MSTAT(config.model).state_dict().items()}
+    weights["model.stem.patch.weight"].zero_()
     export(run, weights, config)
     evaluate_runs(config, Engine(config))
     warnings = json.loads((run / "evaluation.json").read_text())["warnings"]
