@@ -59,7 +59,7 @@ def read_plain(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         data = file.read(most_bytes + 1)
     if len(data) > most_bytes:
-        raise UserError(f"{path.name} has more than {most_bytes >> 20:,} MiB")
+        raise UserError(f"{path.name} has more than {most_bytes:,} bytes")
     return data
 
 
