@@ -31,7 +31,7 @@ from mstat.errors import UserError
 from mstat.join import join, launcher_keeps_store
 from mstat.launcher import check_launcher, is_on
 from mstat.model import no_weight_decay
-from mstat.model.weights import reason
+from mstat.model.weights import load_state, reason
 from mstat.report.console import console
 from mstat.rollcall import LostRankError, RollCall, failed_collective
 from shards.parallel import available_cpus
@@ -267,7 +267,7 @@ class Engine:
             return
         file = folder / OPTIMIZER_FILE
         try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = load_state(file)
             self.task.load_state_dict(state["task"])
             self.optimizer.load_state_dict(state["optimizer"])
         except Exception as error:  # what a damaged file raises is for it to choose; torch's advice is to run its code

@@ -20,6 +20,7 @@ from mstat.files import read_plain_json, write_json
 from mstat.model import MSTAT
 from mstat.model.classifier import to_timesformer
 from mstat.model.rebuild import FLOATS, check_tensors, fill, model_config
+from mstat.model.source import refuse_changed
 from mstat.model.weights import named
 from shards.paths import expand
 from shards.text import printable
@@ -115,8 +116,8 @@ def load_model(run_or_file: str | PathLike[str]) -> MSTAT:
             raise UserError(
                 f"{path}: not there; a finished run has model.safetensors and model.json side by side{newest}"
             )
-    description, config = _description(description_file, weights_file)
-    refuse_changed(weights_file, description)
+    config = _described(description_file, weights_file)
+    refuse_changed(weights_file)
     try:
         with safe_open(weights_file, "pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no dict
@@ -131,8 +132,8 @@ def load_model(run_or_file: str | PathLike[str]) -> MSTAT:
         raise UserError(f"{weights_file}: no weights: {printable(' '.join(str(error).split()))}") from None
 
 
-def _description(path: Path, weights_file: Path) -> tuple[dict[str, Any], ModelConfig]:
-    """What a model.json says, and the settings of the model in it."""
+def _described(path: Path, weights_file: Path) -> ModelConfig:
+    """The settings of the model in a model.json."""
     try:
         description = read_plain_json(path.resolve(), MOST_DESCRIPTION)
         if not isinstance(description, dict):
@@ -141,23 +142,9 @@ def _description(path: Path, weights_file: Path) -> tuple[dict[str, Any], ModelC
             raise UserError(f"format {description.get('format')!r:.60}, this program reads {FORMAT}")
         if "classifier" in description:
             raise UserError(CLASSIFIER.format(weights_file))
-        return description, model_config(description.get("model"))
+        return model_config(description.get("model"))
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: not a description of a model: {printable(error)}") from None
-
-
-def refuse_changed(weights_file: Path, description: Mapping[str, Any]) -> None:
-    """Refuse weights that are not those beside which the description was written. Older versions wrote no checksum.
-
-    Raises:
-        UserError: If the checksums differ.
-    """
-    expected = description.get("sha256")
-    if expected is not None and checksum(weights_file) != expected:
-        raise UserError(
-            f"{weights_file}: changed after it was written (another SHA-256 than in {weights_file.stem}.json): "
-            "copy both files anew"
-        )
 
 
 def _from_checkpoint(folder: Path) -> MSTAT:
