@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from mstat.config import ALL_SPLITS, DataConfig, EvalConfig
 from mstat.configure import load_config
 from mstat.files import read_plain_json
-from mstat.run import shards_checksum
 
 if TYPE_CHECKING:
     from shards.read import Reader
@@ -56,6 +55,12 @@ def terms(evaluation: Mapping[str, Any], checksum: str | None) -> dict[str, Any]
     known = {**(settings if isinstance(settings, dict) else {}), **evaluation}
     found = {words: known[key] for key, words in TERMS.items() if known.get(key) is not None}
     return {**found, "shards": str(checksum)[:12]} if checksum else found
+
+
+def shards_checksum(run: Path) -> str | None:
+    """Checksum of the shards that a run was trained with, where its environment.json has it."""
+    checksum = _json(run / "environment.json").get("shards_checksum")
+    return checksum if isinstance(checksum, str) else None
 
 
 def scored_checksum(run: Path, evaluation: Mapping[str, Any]) -> str | None:

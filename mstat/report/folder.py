@@ -16,8 +16,7 @@ from mstat.elsewhere import find_shards
 from mstat.errors import UserError
 from mstat.files import read_plain, read_plain_json, write_plain
 from mstat.plain_yaml import read_plain_yaml
-from mstat.run import shards_checksum
-from mstat.scored import EVALUATIONS, scored_checksum
+from mstat.scored import EVALUATIONS, scored_checksum, shards_checksum
 from shards.records import DataError
 
 if TYPE_CHECKING:
