@@ -139,7 +139,7 @@ def evaluate_run(
         folder = folder or evaluation_folder(run, reader, config.data)
         if obstacle := why_not_writable(folder):
             way_out = "the table below will be all; --out FOLDER writes elsewhere"
-            rich.print(f"[yellow]{escape(str(obstacle))}: {way_out}[/]")
+            console().print(f"[yellow]{escape(str(obstacle))}: {way_out}[/]", soft_wrap=True)
     files = evaluate(engine, model, reader, config)
     files["evaluation.json"] |= notes
     if engine.is_main:

@@ -58,7 +58,7 @@ def terms(evaluation: Mapping[str, Any], checksum: str | None) -> dict[str, Any]
 
 
 def shards_checksum(run: Path) -> str | None:
-    """Checksum of the shards that a run was trained with, where its environment.json has it."""
+    """Checksum of the set that a run was trained on, as its environment.json has it; None where it has none."""
     checksum = _json(run / "environment.json").get("shards_checksum")
     return checksum if isinstance(checksum, str) else None
 
