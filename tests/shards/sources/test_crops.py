@@ -178,8 +178,8 @@ def test_swapped_frames_and_ids_are_refused(read: Read, tmp_path: Path) -> None:
     """Rows of id, frame, ... without names would be short tracks that jump from person to person; with names they are
     read. People who jump, as in a picture every few seconds, are no reason to refuse, be they several or one."""
     full = draw(tmp_path / "full")
-    apart = [row.split(",", 2) for row in rows() if row.split(",")[1] in "25"]
-    swapped = [f"{pid},{frame},{box}" for frame, pid, box in apart]
+    apart = [(frame, pid, *place(1 if pid == 2 else 5, frame)) for frame in range(1, LENGTH + 1) for pid in (2, 5)]
+    swapped = [f"{pid},{frame},{left},{top},20,40" for frame, pid, left, top in apart]
     with pytest.raises(DataError, match="frame and id seem swapped"):
         read(full, swapped)
     assert [t.num_frames for t in read(full, ["id,frame,x,y,w,h", *swapped]).tracklets] == [LENGTH, LENGTH]
