@@ -68,6 +68,7 @@ class Columns:
     places: Mapping[str, int]
     numbering: str = "MOT"
     unused: tuple[str, ...] = ()  # names of columns that nothing is made of
+    is_clear: bool = False  # names leave no doubt whether boxes begin at a corner or a centre; x and y may be either
 
 
 def spelling(name: str) -> str:
@@ -137,7 +138,8 @@ def of_header(path: Path, names: Sequence[str]) -> Columns:
             raise DataError(f"{path}:1: {shown!r}: no column {one} or {other}; {ACCEPTED}")
     visdrone = "objectcategory" in spelled or {"truncation", "occlusion"} <= set(spelled)
     unused = tuple(name for place, name in enumerate(names) if place not in places.values())
-    return Columns(places, "VisDrone" if visdrone else "MOT", unused)
+    is_clear = "right" in places or "left" not in places or spelled[places["left"]] != "x"
+    return Columns(places, "VisDrone" if visdrone else "MOT", unused, is_clear)
 
 
 def of_rows(path: Path, rows: Sequence[Sequence[str]]) -> Columns:

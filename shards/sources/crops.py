@@ -112,6 +112,7 @@ class Camera:
                     size = image_HW3.shape[1], image_HW3.shape[0]
                     scale = _scale(self, size, seqinfo)
                     _check_corners(self, size)
+                    _check_centres(self, size)
                     _check_order(self)
                 for box in boxes:
                     self._cut_box(box, box.scaled(*scale), image_HW3, crop_size, store)
@@ -218,6 +219,31 @@ def _check_corners(camera: Camera, size: tuple[int, int]) -> None:
         )
 
 
+def _check_centres(camera: Camera, size: tuple[int, int]) -> None:
+    """Raise DataError where left and top are centres: boxes reach over the right and the lower edge, and all would fit
+    if they were. Over one of these edges people may have left, which is a warning."""
+    boxes, path = camera.tracks.boxes, camera.tracks.path
+    if camera.tracks.is_clear or camera.tracks_size or len(boxes) < 10:
+        return
+    fit = all(
+        b.width / 2 - BEYOND <= b.left <= size[0] + BEYOND - b.width / 2
+        and b.height / 2 - BEYOND <= b.top <= size[1] + BEYOND - b.height / 2
+        for b in boxes
+    )
+    right = sum(b.left + b.width > size[0] + BEYOND for b in boxes)
+    lower = sum(b.top + b.height > size[1] + BEYOND for b in boxes)
+    if not fit or right + lower < 0.01 * len(boxes):
+        return
+    message = (
+        f"{path}: {right:,} boxes reach over the right edge of {camera.video} and {lower:,} over the lower one, and "
+        "all would fit if they were centres and sizes; name the columns in a first line: frame,id,cx,cy,width,height "
+        "if they are, frame,id,left,top,width,height if not"
+    )
+    if min(right, lower) > 0.002 * len(boxes):
+        raise DataError(message)
+    camera.warnings.append(message)
+
+
 def _check_order(camera: Camera) -> None:
     """Raise DataError where frame and id are swapped: no id's boxes follow each other, and those of a frame do."""
     boxes = camera.tracks.boxes
@@ -251,7 +277,6 @@ def _look_at_edges(camera: Camera, size: tuple[int, int]) -> None:
     boxes, path, video = camera.tracks.boxes, camera.tracks.path, camera.video
     right, bottom = max(b.left + b.width for b in boxes), max(b.top + b.height for b in boxes)
     way_out = "if the tracks were made at another size, say it with --tracks-size WIDTHxHEIGHT"
-    centres = "; if these are centres of boxes, name the columns in a first line, as frame,id,cx,cy,width,height"
     if len(boxes) >= 10 and right < 0.7 * size[0] and bottom < 0.7 * size[1]:
         camera.warnings.append(
             f"no box of {path} reaches beyond {right:.0f}x{bottom:.0f} of {video}'s {size[0]}x{size[1]} pixels; "
@@ -262,5 +287,5 @@ def _look_at_edges(camera: Camera, size: tuple[int, int]) -> None:
     if over > max(1, 0.01 * len(boxes), 5 * before):
         camera.warnings.append(
             f"{over:,} boxes of {path} reach over the right edge of {video} ({size[0]} pixels), to {right:.0f}, and "
-            f"{before:,} over the left one; {way_out}{centres}"
+            f"{before:,} over the left one; {way_out}"
         )

@@ -55,6 +55,7 @@ class Tracks:
         unused: Ids that occur only in rows that are no boxes to use.
         size: Width and height of the pictures in which the boxes were drawn, where the file says so.
         unread: Names of columns that nothing is made of.
+        is_clear: Names of columns say that boxes begin at a corner, or a centre.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class Tracks:
     unused: set[str] = field(default_factory=set)
     size: tuple[int, int] | None = None
     unread: tuple[str, ...] = ()
+    is_clear: bool = False
 
 
 def read_tracks(
@@ -98,7 +100,9 @@ def read_tracks(
     named = Counter[str]() if place is None else Counter(_class_of(fields[place]) for fields in good)
     wanted = people(path, columns, named, _labels(path), classes)
 
-    tracks = Tracks(path, num_rows=len(rows), size=_size(comments, columns, good), unread=columns.unused)
+    tracks = Tracks(
+        path, num_rows=len(rows), size=_size(comments, columns, good), unread=columns.unused, is_clear=columns.is_clear
+    )
     rules = _Rules(columns.places, count, wanted, MIN_VISIBILITY if min_visibility is None else min_visibility)
     seen: dict[tuple[int, int], Box] = {}
     twice: set[tuple[int, int]] = set()

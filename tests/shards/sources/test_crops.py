@@ -188,15 +188,24 @@ def test_swapped_frames_and_ids_are_refused(read: Read, tmp_path: Path) -> None:
         assert len(read(full, jumps).tracklets) == len(persons)
 
 
-def test_centres_without_names_are_doubtful(read: Read, tmp_path: Path) -> None:
-    """Boxes that reach over the right edge alone may be centres and sizes; names of columns say so."""
+def test_centres_without_names_are_refused(read: Read, tmp_path: Path) -> None:
+    """Boxes that reach over the right and the lower edge, and would all fit as centres, are refused: also those named
+    x and y. Over one edge alone they are doubtful. Names that leave no doubt decide."""
     full = draw(tmp_path / "full")
-    boxes = [row.split(",") for row in rows()]
-    centres = [f"{f},{p},{float(x) + float(w) / 2},{float(y) + float(h) / 2},{w},{h}" for f, p, x, y, w, h in boxes]
-    assert "if these are centres of boxes" in read(full, centres).facts["doubtful"]
-    source = read(full, ["frame,id,cx,cy,width,height", *centres])
-    assert person(source) > 0.99
-    assert "doubtful" not in source.facts
+    centres = [
+        f"{frame},{pid},{left + 10},{top + 20},20,40"
+        for frame in range(1, LENGTH + 1)
+        for pid, (left, top) in ((2, place(1, frame)), (3, (place(2, frame)[0], 60)))
+    ]
+    for lines in (centres, ["frame,id,x,y,w,h", *centres]):
+        with pytest.raises(
+            DataError, match=r"2 boxes reach .*12 over the lower one, and all would fit if they were centres"
+        ):
+            read(full, lines)
+    assert "doubtful" not in read(full, ["frame,id,cx,cy,width,height", *centres]).facts
+    assert "would fit if" not in read(full, ["frame,id,left,top,width,height", *centres]).facts.get("doubtful", "")
+    low = [row for row in centres if int(row.split(",")[0]) < LENGTH]
+    assert "0 boxes reach over the right edge" in read(full, low).facts["doubtful"]
 
 
 def test_what_lies_among_the_pictures_is_counted(read: Read, tmp_path: Path) -> None:
