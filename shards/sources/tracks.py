@@ -153,8 +153,12 @@ class _Rules:
             return "marked as outside, lost or ignored"
         if self.people is not None and (name := _class_of(fields[self.places["class"]])) not in self.people:
             return f"of class {name}"
-        if "visibility" in self.places and 0 <= self._number(fields, "visibility") < self.min_visibility:
-            return f"visible by less than {self.min_visibility:g}"
+        if "visibility" in self.places:
+            visibility = self._number(fields, "visibility")
+            if visibility > 1:
+                raise ValueError(f"visibility {visibility:g}: a share of the person, 0 to 1, is needed")
+            if 0 <= visibility < self.min_visibility:
+                return f"visible by less than {self.min_visibility:g}"
         frame, pid = self._number(fields, "frame"), self._number(fields, "id")
         if frame < 0 or frame % 1:
             raise ValueError(f"frame {frame:g}, id {pid:g}: a frame is a whole number")
@@ -200,6 +204,8 @@ def _lines(path: Path) -> tuple[list[str], list[tuple[int, str]]]:
         raise DataError(f"{path}: no such file; give --tracks a file of rows frame,id,left,top,width,height")
     data = path.read_bytes()
     encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    if encoding != "utf-16" and b"\0" in data:
+        raise DataError(f"{path}: a binary file, not rows of text; unpack it, or export it as CSV; {ACCEPTED}")
     text = data.decode(encoding, errors="replace")
     if text.lstrip().startswith(("<", "{", "[")):
         kind = "XML or HTML" if text.lstrip().startswith("<") else "JSON"

@@ -66,6 +66,7 @@ def test_layouts_of_the_field(text: str, tmp_path: Path) -> None:
         ('7 1 10 20 30 60 1 0 1 "Pedestrian"\n', "column 10 holds words"),  # VATIC: id, corners, frame, flags, label
         ("1,1,10,20,30,60,1,1,7\n", "no class and visibility"),
         ("<annotations/>\n", "XML"),
+        ("PK\x03\x04\0\0xlsx\n", "a binary file"),
         ('{"tracks": []}\n', "JSON"),
         ("frame,id,left,top,width\n1,1,2,3,4\n", "no column height or h"),
         ("frame,id,x,y,z\n1,1,2,3,4\n", "no column left or x"),
@@ -110,6 +111,8 @@ def test_mot17_classes_and_visibility(tmp_path: Path) -> None:
     assert pids(path, min_visibility=0.0) == [1, 4, 5]
     with pytest.raises(DataError, match=r"no row has a class of --classes 3; classes 1 \(3 rows\)"):
         read_tracks(path, classes=frozenset({"3"}))
+    percent = written(tmp_path / "percent.csv", "frame,id,x,y,w,h,visibility\n1,1,9,9,30,60,1\n1,2,9,9,30,60,30\n")
+    assert "visibility 30: a share of the person" in read_tracks(percent).faults[0]
     bare = written(tmp_path / "bare.txt", "1,1,9,9,30,60\n")
     with pytest.raises(DataError, match="no column of classes"):
         read_tracks(bare, classes=frozenset({"1"}))
