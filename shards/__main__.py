@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from shards.parallel import available_cpus
-from shards.records import DataError, UsageError
+from shards.records import WARNINGS, DataError, UsageError
 from shards.sources import SOURCES, add_options
 from shards.sources.options import positive_int, size_HW, task_of
 
@@ -74,7 +74,11 @@ def _add_workers(command: argparse.ArgumentParser) -> None:
 
 def build(args: argparse.Namespace) -> int:
     """Make a folder of shards."""
+    from rich.console import Console
+
+    from shards.read import Reader
     from shards.shard import DEFAULT_QUALITY, Encoding
+    from shards.summary import show_built, show_warnings, summary
     from shards.write import Build, Part, building, scratch_folder
 
     if args.quality and not args.size:
@@ -86,8 +90,9 @@ def build(args: argparse.Namespace) -> int:
     part = Part(*args.array_task) if args.array_task else None
     with building(args.out, part=part) as folder:
         args.scratch = scratch_folder(folder, part)
+        source = args.read(args)
         plan = Build(
-            source=args.read(args),
+            source=source,
             folder=folder,
             shard_bytes=args.shard_size << 20,
             encoding=Encoding(args.size, args.quality or DEFAULT_QUALITY),
@@ -97,9 +102,11 @@ def build(args: argparse.Namespace) -> int:
         if part:
             made = plan.write_part(part)
             print(f"{folder}: part {part.number} of {part.count} is whole: {made} shards; after all parts, --join them")
+            show_warnings([f"{name}: {source.facts[name]}" for name in WARNINGS if name in source.facts], Console())
             return 0
         description = plan.join() if args.join else plan.write()
     print(f"{args.out}: {description.counts['tracklets']:,} tracklets, {description.counts['frames']:,} frames")
+    show_built(summary(Reader(args.out)), Console())
     return 0
 
 

@@ -148,7 +148,7 @@ class Reader:
 
     @property
     def warnings(self) -> list[str]:
-        """What every score on this set must say: it is not the whole data set, or frames were left out."""
+        """What every score on this set must say: it is not the whole data set, or something was dropped of it."""
         return [f"{name}: {self.facts[name]}" for name in WARNINGS if name in self.facts]
 
     @property

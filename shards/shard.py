@@ -29,19 +29,28 @@ BAD_FRAME = (ValueError, FileNotFoundError, IsADirectoryError, PermissionError)
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """`size` None keeps each frame's bytes as they came; (H, W) makes a JPEG of that size and `quality` of each."""
+    """How frames are stored: with `size` (H, W) as JPEGs of that size and `quality`, without as they came.
+
+    What readers of shards could not show rightly becomes a PNG, which loses nothing: other formats, and pictures that
+    lie on their side with EXIF to say so.
+    """
 
     size: tuple[int, int] | None = None
     quality: int = DEFAULT_QUALITY
 
-    def apply(self, data: bytes) -> tuple[bytes, str]:
-        """The bytes to store of a frame's, and their extension. Raises ValueError where they are no whole picture."""
-        extension = pictures.check(data)
-        if self.size is None:
-            return data, extension
-        pictures.check_pixels(data)  # once encoded again, damage could no longer be seen
-        image = pictures.resize(pictures.decode(data, self.size)[None], self.size)[0]
-        return pictures.encode(image, self.quality), "jpg"
+    def apply(self, data: bytes) -> tuple[bytes, str, bool]:
+        """Return the bytes to store of a frame's, their extension, and whether the picture was turned upright.
+
+        Raises ValueError where the frame is no whole picture.
+        """
+        extension, orientation = pictures.check(data)
+        turned = orientation != 1
+        if self.size:
+            image_HW3 = pictures.resize(pictures.decode(data, self.size)[None], self.size)[0]
+            return pictures.encode(image_HW3, self.quality), "jpg", turned
+        if turned or extension not in pictures.STORED:
+            return pictures.encode_png(pictures.decode(data)), "png", turned
+        return data, extension, False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +71,13 @@ class Written:
     """What became of it: its record and the rows of its tracklets, and its bad frames, a line each.
 
     Without `drop`, a shard that has bad frames has no record. A tracklet of which no frame is left has no row.
+    `turned` counts the pictures that were turned by their EXIF orientation.
     """
 
     record: index.ShardRecord | None
     table: pa.Table | None
     faults: list[str]
+    turned: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +104,21 @@ class _Sidecar:
                 return None
         except FileNotFoundError:
             return None
-        return _Sidecar(
-            facts["plan"], facts["source"], Written(record, table.replace_schema_metadata(), facts["faults"])
-        )
+        written = Written(record, table.replace_schema_metadata(), facts["faults"], facts["turned"])
+        return _Sidecar(facts["plan"], facts["source"], written)
 
     def write(self, job: Job) -> None:
         """Before the shard gets its name."""
         record, table, faults = self.written.record, self.written.table, self.written.faults
         assert record is not None
         assert table is not None
-        facts = {"plan": self.plan, "source": self.source, "record": asdict(record), "faults": faults}
+        facts = {
+            "plan": self.plan,
+            "source": self.source,
+            "record": asdict(record),
+            "faults": faults,
+            "turned": self.written.turned,
+        }
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema.with_metadata({"facts": json.dumps(facts)})) as stream:
             stream.write_table(table)
@@ -178,6 +194,7 @@ class _Picture:
 
     data: bytes
     extension: str
+    turned: bool
     crc32: int
 
 
@@ -186,11 +203,13 @@ def _write_tar(path: Path, job: Job, progress: Progress) -> _Sidecar:
     is only checked."""
     digest = _Digest()
     faults: list[str] = []
+    turned = 0
     with path.open("wb") as file:
         shard = _Shard(file, job)
         for tracklet in job.tracklets:
             progress.check()
             good = list(_good_pictures(tracklet, job.encoding, digest, faults))
+            turned += sum(picture.turned for picture in good)
             if job.drop and not good:
                 faults.append(f"{tracklet.key}: no frame is left of it, so it is left out")
             elif job.drop or not faults:
@@ -201,7 +220,7 @@ def _write_tar(path: Path, job: Job, progress: Progress) -> _Sidecar:
         record, table = shard.end()
         if hasattr(os, "posix_fadvise"):  # starts the writing to disk; the build waits for it, once, at its end
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    return _Sidecar(job.plan, digest.hex(), Written(record, table, faults))
+    return _Sidecar(job.plan, digest.hex(), Written(record, table, faults, turned))
 
 
 def _good_pictures(
@@ -214,12 +233,12 @@ def _good_pictures(
         try:
             came = frame.read()
             checksum = digest.add(came)
-            data, extension = encoding.apply(came)
+            data, extension, turned = encoding.apply(came)
         except BAD_FRAME as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             faults.append(f"{frame.name}: {tracklet.key}: {reason}")
         else:
-            yield _Picture(data, extension, checksum if data is came else index.crc32(data))
+            yield _Picture(data, extension, turned, checksum if data is came else index.crc32(data))
     if count != tracklet.num_frames:
         raise DataError(
             f"{tracklet.key}: {count} frames came where the source promised {tracklet.num_frames}; "

@@ -1,8 +1,8 @@
-"""What `info` shows: how many identities, tracklets and frames each protocol has in each role and camera."""
+"""What `info` shows, and a build at its end: what each protocol has in each role and camera, and what is to be seen."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from shards.read import Reader
 from shards.records import DISTRACTOR_PID, WARNINGS, Role
 
 BARS = " ▁▂▃▄▅▆▇█"
+MAX_SHOWN = 20  # identities that a warning names
+MAX_FACT = 400  # letters of a fact at the end of a build; a set may have thousands of names
 BINS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # frames; the last bin is open
 ROLES = ("train", "query", "gallery", "distractors", "junk")
 
@@ -30,7 +32,7 @@ def summary(reader: Reader) -> dict[str, Any]:
         for protocol in reader.protocols
     ]
     num_bytes = reader.num_bytes
-    return {
+    content = {
         "name": reader.name,
         "checksum": reader.checksum,
         "bytes": sum(shard.bytes for shard in reader.description.shards),
@@ -46,6 +48,7 @@ def summary(reader: Reader) -> dict[str, Any]:
         },
         "protocols": protocols,
     }
+    return {**content, "warnings": _warnings(content)}
 
 
 def _histogram(lengths: np.ndarray) -> list[int]:
@@ -73,7 +76,13 @@ def _split(reader: Reader, protocol: str, split: str) -> dict[str, Any]:
         }
         for camid in np.unique(reader.camids[roles > 0])
     }
-    return {**counts, "valid_queries": num_valid_queries(reader, query, gallery), "per_camera": cameras}
+    in_both = np.intersect1d(reader.pids[members["train"]], reader.pids[query | gallery])
+    return {
+        **counts,
+        "valid_queries": num_valid_queries(reader, query, gallery),
+        "in_train_and_test": in_both[in_both > 0].tolist(),
+        "per_camera": cameras,
+    }
 
 
 def _counts(reader: Reader, chosen: np.ndarray, cameras: bool = True) -> dict[str, Any]:
@@ -103,6 +112,60 @@ def num_valid_queries(reader: Reader, query: np.ndarray, gallery: np.ndarray) ->
     return sum(bool(cameras.get(pid, set()) - {camid}) for pid, camid in asked)
 
 
+def _warnings(content: dict[str, Any]) -> list[str]:
+    """What must not be overlooked in a summary: what was dropped or is doubtful, and splits that score nothing."""
+    lines = [f"{name}: {content['facts'][name]}" for name in WARNINGS if name in content["facts"]]
+    for protocol in content["protocols"]:
+        for split, counts in protocol["splits"].items():
+            label, queries = _label(protocol, split), counts["query"]["tracklets"]
+            if queries and not counts["valid_queries"]:
+                lines.append(
+                    f"{label}: none of {queries:,} queries has a match on another camera; nothing can be scored"
+                )
+            if queries and (in_both := counts["in_train_and_test"]):
+                shown = ", ".join(map(str, in_both[:MAX_SHOWN])) + (", ..." if len(in_both) > MAX_SHOWN else "")
+                lines.append(f"{label}: {len(in_both):,} identities are in training and in test: {shown}")
+    return lines
+
+
+def show_facts(facts: Mapping[str, str], console: Console, max_length: int | None = None) -> None:
+    """Print the facts of a set but those that are warnings, each to a length."""
+    for name, fact in facts.items():
+        if name not in WARNINGS:
+            shown = fact if max_length is None or len(fact) <= max_length else f"{fact[:max_length]}... (see info)"
+            console.print(f"{name}: {shown}", highlight=False, markup=False, soft_wrap=True)
+
+
+def show_warnings(lines: Sequence[str], console: Console) -> None:
+    """Print warnings so that they are seen on a light and on a dark terminal."""
+    for line in lines:
+        console.print("[black on yellow]warning[/]", end=" ")
+        console.print(line, highlight=False, markup=False, style="bold", soft_wrap=True)
+
+
+def show_built(content: dict[str, Any], console: Console) -> None:
+    """Print what a build says at its end: the facts, the valid queries of each split, and last the warnings."""
+    show_facts(content["facts"], console, MAX_FACT)
+    for protocol in content["protocols"]:
+        splits: dict[str, list[str]] = {}
+        for split, counts in protocol["splits"].items():
+            if queries := counts["query"]["tracklets"]:
+                splits.setdefault(f"valid queries: {counts['valid_queries']:,} of {queries:,}", []).append(split)
+        for text, names in splits.items():
+            label = protocol["name"] if len(protocol["splits"]) == 1 else f"{protocol['name']}, {_split_names(names)}"
+            console.print(f"{label}: {text}", highlight=False, markup=False, soft_wrap=True)
+    show_warnings(content["warnings"], console)
+
+
+def _label(protocol: dict[str, Any], split: str) -> str:
+    name: str = protocol["name"]
+    return name if len(protocol["splits"]) == 1 else f"{name}, split {split}"
+
+
+def _split_names(names: Sequence[str]) -> str:
+    return f"split {names[0]}" if len(names) == 1 else f"splits {', '.join(names)}"
+
+
 def show(content: dict[str, Any], console: Console) -> None:
     """Print a summary for people."""
     console.print(
@@ -111,8 +174,7 @@ def show(content: dict[str, Any], console: Console) -> None:
         f"{content['shards']} shards"
     )
     console.print(f"checksum {content['checksum']}", highlight=False)
-    for name, fact in content["facts"].items():
-        console.print(f"{name}: {fact}", highlight=False, markup=False, style="yellow" if name in WARNINGS else None)
+    show_facts(content["facts"], console)
     if content["encoding"]:
         height, width = content["encoding"]["size"]
         console.print(f"frames re-encoded to {height}x{width}, quality {content['encoding']['quality']}")
@@ -128,7 +190,7 @@ def show(content: dict[str, Any], console: Console) -> None:
     for protocol in content["protocols"]:
         splits = list(protocol["splits"].items())
         for split, counts in splits:
-            label = protocol["name"] if len(splits) == 1 else f"{protocol['name']}, split {split}"
+            label = _label(protocol, split)
             shown = [role for role in ROLES if counts[role]["lengths"]]
             console.print(f"[bold]{escape(label)}[/]: {escape(protocol['description'])}")
             table = Table(box=None)
@@ -152,6 +214,7 @@ def show(content: dict[str, Any], console: Console) -> None:
                 cameras.add_row(str(camid), *(_cell(camera[role]) if role in camera else "–" for role in shown))
             console.print(cameras)
             console.print(f"valid queries: {counts['valid_queries']:,} of {counts['query']['tracklets']:,}\n")
+    show_warnings(content["warnings"], console)
 
 
 def _cell(counts: dict[str, Any]) -> str:

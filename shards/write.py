@@ -197,6 +197,8 @@ class Build:
         if lost:
             gone = sorted({t.key for t in self.source.tracklets} - set(table["key"].to_pylist()))
             facts["left out"] = f"{lost:,} bad frames" + (f"; no frame is left of {', '.join(gone)}" if gone else "")
+        if turned := sum(result.turned for result in results):
+            facts["turned"] = f"{turned:,} pictures, upright as their EXIF orientation says"
         pids = table["pid"].to_numpy()
         description = index.Description(
             name=self.source.name,
@@ -270,7 +272,7 @@ def _mean_frame_bytes(tracklets: Sequence[SourceTracklet], encoding: Encoding) -
     sizes = []
     for tracklet in tracklets[:: -(-len(tracklets) // SAMPLED_FRAMES)]:
         try:
-            data, _ = encoding.apply(next(tracklet.frames()).read())
+            data, *_ = encoding.apply(next(tracklet.frames()).read())
         except (*BAD_FRAME, StopIteration):
             continue
         sizes.append(tar.BLOCK * (1 + -(-len(data) // tar.BLOCK)))
@@ -281,5 +283,6 @@ def _fingerprint(source: Source, encoding: Encoding, parts: Sequence[tuple[int, 
     """Of all that decides the bytes of the shards but the frames; these are compared shard by shard."""
     rows = [(t.key, t.pid, t.camid, t.num_frames, t.roles) for t in source.tracklets]
     protocols = [asdict(protocol) for protocol in source.protocols]
-    plan = [source.name, protocols, rows, asdict(encoding), parts, index.VERSION]
+    # "upright": shards of a build that an older version began, which turned no pictures, are not taken up.
+    plan = [source.name, protocols, rows, asdict(encoding), parts, index.VERSION, "upright"]
     return hashlib.sha256(json.dumps(plan).encode()).hexdigest()

@@ -1,67 +1,57 @@
 """Your own video: one file or folder of pictures a camera, and its tracks.
 
-    frame (from 1), id (from 1), left, top, width, height [, confidence, ...]     a row a box, in pixels
+Tracks are rows, a row a box, in pixels of the video:
 
-Tracks are rows in that order (MOT), or a CSV whose first line names its columns (x, y, w, h will do, too). In a folder
-a picture is the frame that its name says where all names are numbers (000001.jpg), else pictures count from 1 in order.
-The same id in two files is the same person. Each video is decoded once, in order; the crops go to a temporary file
-from which the writer takes them. One camera alone can be halved: each identity's own track, in time, so that every
-identity is seen by both halves (halving the video would leave few on both sides).
+    frame, id, left, top, width, height [, confidence [, class [, visibility]]]    MOT16, MOT17, MOT20, CVAT (MOT 1.1)
+    frame, id, left, top, width, height, confidence, x, y, z                       MOT15, DeepSORT, ByteTrack, ...
+    frame, id, left, top, width, height, score, category, truncation, occlusion    VisDrone
+
+or columns in any order under a first line of names: frame, id, and left, top, width, height (bb_left, x, w, ...), or
+corners (xmin, ymin, xmax, ymax; x1, y1, x2, y2), or centres (cx, cy, width, height); confidence, class, visibility.
+Between columns stand commas, semicolons, tabs or spaces. Any other file is refused.
+
+Frames and ids count from 1. The same id in two files is the same person. Rows of confidence 0 (MOT: not to be used),
+of classes that are no people (used: MOT 1, pedestrian; VisDrone 1 and 2; labels.txt of CVAT; --classes) and of which
+nothing is visible (--min-visibility) are left out and counted.
+
+In a folder a picture is the frame that its name says: the number that varies in names of one pattern (000001.jpg,
+cam_1_frame_0003.jpg). Other names are refused, or count from --first-frame.
+
+A seqinfo.ini beside the tracks, or one folder up, must fit the video's size and number of frames. --tracks-size scales
+boxes that were drawn on another size. A build that loses more boxes or identities at the picture's edges than
+--max-dropped is refused.
+
+Each video is decoded once, in order; the crops go to a temporary file from which the writer takes them. One camera
+alone can be halved: each identity's own track, in time, so that every identity is seen by both halves (halving the
+video would leave few on both sides).
 """
 
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial as bind
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import TypeVar
 
 from shards.records import DataError, Frame, Protocol, Role, Source, SourceTracklet, UsageError
-from shards.sources.options import positive_int, size_HW
-from shards.sources.video import QUALITY, decode
+from shards.sources.crops import DROP, Camera, Crop, missing_frames
+from shards.sources.options import natural_number, percent, positive_int, share, size_HW, size_WH
+from shards.sources.tracks import MIN_VISIBILITY, Tracks, listed, read_tracks, reasons
+from shards.sources.video import bad_frame
 
-MIN_SIDE = 4  # pixels; a box that the picture's edge leaves thinner than this shows nobody
-MAX_VALUE = 1e9  # of a number in a row; beyond it is damage
-COLUMNS = (("frame",), ("id",), ("left", "x"), ("top", "y"), ("width", "w"), ("height", "h"), ("confidence", "conf"))
+MAX_DROPPED = 5.0  # per cent of a camera's boxes, or of its identities
+MAX_SHOWN = 20  # identities that a fact or a message names
+T = TypeVar("T")
 PROTOCOL = Protocol("cross-camera", description="a query for each identity and camera; all test tracklets are searched")
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A row of a tracks file; `line` is where it stands there."""
-
-    line: int
-    frame: int
-    pid: int
-    left: float
-    top: float
-    width: float
-    height: float
-
-    def inside(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Rows and columns (top, bottom, left, right) of the box within a picture of that size."""
-        top, bottom = (min(max(round(y), 0), height) for y in (self.top, self.top + self.height))
-        left, right = (min(max(round(x), 0), width) for x in (self.left, self.left + self.width))
-        return top, bottom, left, right
-
-
-@dataclass(frozen=True, slots=True)
-class Crop:
-    """Where an encoded crop lies in the temporary file, and what it shows."""
-
-    pid: int
-    name: str
-    offset: int
-    size: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `build mot`."""
-    ids = "ids, as 3,5,8, that test; all others train (default: every second id)"
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--video",
         type=Path,
         required=True,
@@ -69,15 +59,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="video or folder of pictures, one for each camera",
     )
-    parser.add_argument(
-        "--tracks", type=Path, required=True, action="append", metavar="FILE", help="one for each video"
+    add("--tracks", type=Path, required=True, action="append", metavar="FILE", help="one for each video")
+    add("--halve-tracks", action="store_true", help="one video: halves of each track are two cameras")
+    add("--max-frames", type=positive_int, default=32, metavar="N", help="longest tracklet (default: 32)")
+    ids = "ids, as 3,5,8, that test; all others train (default: every second id)"
+    add("--test-identities", type=identities, metavar="IDS", help=ids)
+    add("--crop-size", type=size_HW, default=(256, 128), metavar="HxW", help="default: 256x128")
+    add(
+        "--first-frame",
+        type=natural_number,
+        action="append",
+        metavar="N",
+        help="number that the tracks give to the first frame or picture; one for all videos, or one for each",
     )
-    parser.add_argument("--halve-tracks", action="store_true", help="one video: halves of each track are two cameras")
-    parser.add_argument(
-        "--max-frames", type=positive_int, default=32, metavar="N", help="longest tracklet (default: 32)"
+    add(
+        "--tracks-size",
+        type=size_WH,
+        action="append",
+        metavar="WxH",
+        help="size of the pictures on which the tracks were made, width first; boxes are scaled; one for all, or each",
     )
-    parser.add_argument("--test-identities", type=identities, metavar="IDS", help=ids)
-    parser.add_argument("--crop-size", type=size_HW, default=(256, 128), metavar="HxW", help="default: 256x128")
+    add("--classes", type=class_names, metavar="NAMES", help="classes that are people, as 1,2,7 or person,rider")
+    visible = f"least visibility of a box, 0 to 1 (default: {MIN_VISIBILITY} where the tracks have it)"
+    add("--min-visibility", type=share, metavar="V", help=visible)
+    limit = f"most that may be lost at the pictures' edges, of boxes or identities (default: {MAX_DROPPED:g}%%)"
+    add("--max-dropped", type=percent, default=MAX_DROPPED, metavar="P%", help=limit)
     parser.set_defaults(
         read=lambda args: read(
             args.video,
@@ -87,6 +93,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             max_frames=args.max_frames,
             test_identities=args.test_identities,
             crop_size=args.crop_size,
+            first_frame=args.first_frame or (),
+            tracks_size=args.tracks_size or (),
+            classes=args.classes,
+            min_visibility=args.min_visibility,
+            max_dropped=args.max_dropped,
+            drop=args.bad_frames == "drop",
         )
     )
 
@@ -94,6 +106,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def identities(text: str) -> list[int]:
     """Ids with commas between; the name is what argparse shows where they are none."""
     return [int(part) for part in text.split(",")]
+
+
+def class_names(text: str) -> frozenset[str]:
+    """Classes with commas between: numbers or names."""
+    return frozenset(part.strip().lower() for part in text.split(","))
 
 
 def read(
@@ -105,122 +122,132 @@ def read(
     max_frames: int = 32,
     test_identities: Sequence[int] | None = None,
     crop_size: tuple[int, int] = (256, 128),
+    first_frame: Sequence[int] = (),
+    tracks_size: Sequence[tuple[int, int]] = (),
+    classes: frozenset[str] | None = None,
+    min_visibility: float | None = None,
+    max_dropped: float = MAX_DROPPED,
+    drop: bool = False,
 ) -> Source:
     """Decode the videos and cut out the tracks; crops are JPEGs of `crop_size` (H, W) in a file under `scratch`.
 
+    Args:
+        first_frame: The number that the tracks give to the first frame; none, one for all videos, or one for each.
+        tracks_size: Width and height of the pictures on which the tracks were made; as many as of `first_frame`.
+        classes: Numbers or names of the classes that are people; None takes those of the tracks' layout.
+        min_visibility: Boxes of a lower visibility are left out.
+        max_dropped: Per cent of a camera's boxes or identities that may be lost at the pictures' edges.
+        drop: Leave out malformed rows, and boxes of frames that are not there, instead of failing.
+
     Raises UsageError on options that do not fit each other, DataError (with file and line) on a video that cannot be
-    decoded, a malformed row, or tracks that go on after their video has ended.
+    decoded, on tracks that do not fit it, and on malformed rows, all of them at once.
     """
     if len(videos) != len(tracks):
         raise UsageError(f"{len(videos)} --video and {len(tracks)} --tracks; give one tracks file for each video")
     if halve_tracks and len(videos) != 1:
         raise UsageError(f"--halve-tracks makes two cameras of one video, and {len(videos)} are given; leave it out")
-    boxes = [parse_tracks(path) for path in tracks]
-    pids = sorted({box.pid for rows in boxes for box in rows})
-    test = set(pids[1::2] if test_identities is None else test_identities)
-    if unknown := test.difference(pids):
-        raise UsageError(f"--test-identities {sorted(unknown)}: not in the tracks, which have {pids}")
+    first_frames = _for_each("--first-frame", first_frame, len(videos))
+    sizes = _for_each("--tracks-size", tracks_size, len(videos))
+    cameras = [
+        Camera(video, _read(path, video, first, classes, min_visibility), first, size)
+        for video, path, first, size in zip(videos, tracks, first_frames, sizes, strict=True)
+    ]
+    if not drop:
+        _check_rows(cameras)
+    known = sorted({box.pid for camera in cameras for box in camera.tracks.boxes})
+    if unknown := set(test_identities or ()).difference(known):
+        raise UsageError(f"--test-identities {sorted(unknown)}: not in the tracks, which have {known}")
 
     scratch.mkdir(parents=True, exist_ok=True)
     store = scratch / "crops"
     with store.open("wb") as file:
-        cut = [
-            _cut(video, path, rows, crop_size, file) for video, path, rows in zip(videos, tracks, boxes, strict=True)
-        ]
-    cameras = [_by_identity(crops) for crops in cut]
+        for camera in cameras:
+            camera.cut(crop_size, file, drop=drop)
+    for camera in cameras:
+        _check_dropped(camera, max_dropped)
+    pids = sorted({crop.pid for camera in cameras for crop in camera.crops})
+    test = set(pids[1::2] if test_identities is None else test_identities)
+    by_identity = [_by_identity(camera.crops) for camera in cameras]
     if halve_tracks:
-        cameras = _halve(cameras[0])
+        by_identity = _halve(by_identity[0])
+    tracklets = tuple(_tracklets(by_identity, max_frames, test, store))
+    return Source("mot", (PROTOCOL,), tracklets, _facts(cameras, test, halve_tracks))
+
+
+def _for_each(option: str, values: Sequence[T], count: int) -> Sequence[T | None]:
+    if len(values) not in (0, 1, count):
+        raise UsageError(f"{len(values)} {option} for {count} --video; give one for all, or one for each")
+    return [None] * count if not values else values if len(values) == count else list(values) * count
+
+
+def _read(
+    path: Path, video: Path, first_frame: int | None, classes: frozenset[str] | None, min_visibility: float | None
+) -> Tracks:
+    lowest = first_frame if first_frame is not None else 0 if video.is_dir() else 1  # names of pictures may begin at 0
+    return read_tracks(path, classes=classes, min_visibility=min_visibility, first_frame=lowest)
+
+
+def _check_rows(cameras: Sequence[Camera]) -> None:
+    """Raise DataError with all rows that are wrong, in all files."""
+    faults = [fault for camera in cameras for fault in camera.tracks.faults]
+    if not faults:
+        return
+    for camera in cameras:
+        if frames := camera.frames():
+            missing = {box.frame for box in camera.tracks.boxes} - set(frames)
+            faults += missing_frames(camera, missing, max(frames))
+    raise DataError("\n".join([*listed(faults), f"{len(faults):,} bad rows; correct them, or {DROP}"]))
+
+
+def _check_dropped(camera: Camera, max_dropped: float) -> None:
+    """Raise DataError where the pictures show too few of the boxes."""
+    boxes = camera.in_frames
+    identities = {box.pid for box in boxes}
+    gone = sorted(identities - {crop.pid for crop in camera.crops})
+    if boxes and max(camera.lost / len(boxes), len(gone) / len(identities)) > max_dropped / 100:
+        raise DataError(
+            f"{camera.tracks.path}: {camera.lost:,} of {len(boxes):,} boxes lie, by half or more, outside the "
+            f"pictures of {camera.video}, and {len(gone)} of {len(identities)} identities are gone{_named(gone)}: were "
+            "the tracks made at another size? Give the video of the tracks, or say their size with --tracks-size "
+            f"WIDTHxHEIGHT, or accept the loss with --max-dropped (now {max_dropped:g}%)"
+        )
+
+
+def _facts(cameras: Sequence[Camera], test: set[int], halved: bool) -> dict[str, str]:
+    """What `info` shows; keys in WARNINGS are those of what was lost or may be wrong."""
+    num_rows = sum(camera.tracks.num_rows for camera in cameras)
+    num_crops = sum(len(camera.crops) for camera in cameras)
+    outside = sum(camera.mostly_outside for camera in cameras)
     facts = {
-        "test identities": ", ".join(map(str, sorted(test))),
-        "boxes": f"{sum(map(len, boxes))}, {sum(map(len, boxes)) - sum(map(len, cut))} dropped "
-        f"(thinner than {MIN_SIDE} pixels in the picture)",
+        "test identities": ", ".join(map(str, sorted(test))) or "none",
+        "boxes": f"{num_crops:,} of {num_rows:,} rows"
+        + (f", {outside:,} of them half or more outside" if outside else ""),
     }
-    if halve_tracks:
+    if turned := sum(camera.counts["turned"] for camera in cameras):
+        facts["turned"] = f"{turned:,} pictures, upright as their EXIF orientation says"
+    if halved:
         facts["cameras"] = "one physical camera; C1 and C2 are the halves of each identity's track in time"
-    return Source("mot", (PROTOCOL,), tuple(_tracklets(cameras, max_frames, test, store)), facts)
+    dropped: Counter[str] = sum((camera.dropped for camera in cameras), Counter())
+    if dropped:
+        facts["dropped"] = f"{num_rows - num_crops:,} of {num_rows:,} boxes: {reasons(dropped)}"
+        if unused := sum(len(camera.tracks.unused) for camera in cameras):
+            facts["dropped"] += f"; ids of such rows alone: {unused:,}"
+    gone = [f"{camera.tracks.path}{_named(camera.vanished)}" for camera in cameras if camera.vanished]
+    if gone:
+        facts["vanished"] = f"identities of which no box is left: {'; '.join(gone)}"
+    if warnings := [warning for camera in cameras for warning in camera.warnings]:
+        facts["doubtful"] = "; ".join(warnings)
+    return facts
 
 
-def parse_tracks(path: Path) -> list[Box]:
-    """Read a tracks file; rows of confidence 0, which MOT marks as not to be used, are left out."""
-    boxes: list[Box] = []
-    seen: dict[tuple[int, int], int] = {}
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; give --tracks a file of rows frame,id,left,top,width,height")
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    places, start = _columns(path, lines[0]) if lines else (list(range(7)), 0)
-    for line, text in enumerate(lines[start:], start=start + 1):
-        if not text.strip():
-            continue
-        parts = text.split(",")
-        try:
-            values = [float(parts[place]) for place in places if place < len(parts)]
-        except ValueError as error:
-            raise DataError(
-                f"{path}:{line}: {text.strip()!r}: {error}; rows are numbers with commas between"
-            ) from error
-        if len(values) < 6 or not all(abs(value) < MAX_VALUE for value in values):  # nor is any of them nan
-            raise DataError(f"{path}:{line}: {text.strip()!r}: frame,id,left,top,width,height are needed")
-        if len(values) > 6 and values[6] == 0:
-            continue
-        frame, pid, left, top, width, height = values[:6]
-        if frame < 1 or frame % 1 or pid < 1 or pid % 1:
-            raise DataError(f"{path}:{line}: frame {frame:g}, id {pid:g}: both count from 1; renumber them")
-        if width <= 0 or height <= 0:
-            raise DataError(f"{path}:{line}: a box of {width:g} x {height:g} pixels; correct or remove the row")
-        first = seen.setdefault((int(frame), int(pid)), line)
-        if first != line:
-            raise DataError(
-                f"{path}:{line}: id {pid:g} has a box in frame {frame:g} already (line {first}); remove one"
-            )
-        boxes.append(Box(line, int(frame), int(pid), left, top, width, height))
-    if not boxes:
-        raise DataError(f"{path}: not one box; give --tracks a file of rows frame,id,left,top,width,height")
-    return boxes
-
-
-def _columns(path: Path, first: str) -> tuple[list[int], int]:
-    """Where frame, id, left, top, width, height and confidence stand in a row, and the first row's line, from 0."""
-    names = [name.strip().strip('"').lower() for name in first.split(",")]
-    if not set(names) & {name for column in COLUMNS for name in column}:
-        return list(range(7)), 0
-    places = []
-    for column in COLUMNS:
-        found = [names.index(name) for name in column if name in names]
-        if found:
-            places.append(found[0])
-        elif column is not COLUMNS[-1]:
-            raise DataError(f"{path}:1: {first.strip()!r}: no column {' or '.join(column)}")
-    return places, 1
-
-
-def _cut(video: Path, tracks: Path, boxes: Sequence[Box], size: tuple[int, int], store: BinaryIO) -> list[Crop]:
-    """Append the crops of one video to `store`, in the order of time."""
-    from shards import pictures
-
-    of_frame: dict[int, list[Box]] = {}
-    for box in boxes:
-        of_frame.setdefault(box.frame, []).append(box)
-    crops: list[Crop] = []
-    number = 0
-    for number, image_HW3 in decode(video):
-        for box in of_frame.pop(number, ()):
-            top, bottom, left, right = box.inside(*image_HW3.shape[:2])
-            if min(bottom - top, right - left) >= MIN_SIDE:
-                data = pictures.encode(pictures.resize(image_HW3[None, top:bottom, left:right], size)[0], QUALITY)
-                crops.append(Crop(box.pid, f"{tracks}:{box.line}", store.tell(), len(data)))
-                store.write(data)
-        if not of_frame:
-            return crops
-    box = min((box for rows in of_frame.values() for box in rows), key=lambda box: box.line)
-    raise DataError(
-        f"{tracks}:{box.line}: frame {box.frame}, but {video} has no such frame (its last is {number}); do they belong "
-        "together?"
-    )
+def _named(pids: Sequence[int]) -> str:
+    more = f" and {len(pids) - MAX_SHOWN} more" if len(pids) > MAX_SHOWN else ""
+    return f" ({', '.join(map(str, pids[:MAX_SHOWN]))}{more})" if pids else ""
 
 
 def _by_identity(crops: Sequence[Crop]) -> dict[int, list[Crop]]:
     tracks: dict[int, list[Crop]] = {}
-    for crop in crops:
+    for crop in sorted(crops, key=lambda crop: crop.frame):  # names may put pictures in another order
         tracks.setdefault(crop.pid, []).append(crop)
     return tracks
 
@@ -258,4 +285,5 @@ def _frames(store: Path, crops: Sequence[Crop]) -> Iterator[Frame]:
     with store.open("rb") as file:
         for crop in crops:
             file.seek(crop.offset)
-            yield Frame(crop.name, bind(bytes, file.read(crop.size)))
+            data = file.read(crop.size)
+            yield Frame(crop.name, bind(bad_frame, crop.fault) if crop.fault else bind(bytes, data))

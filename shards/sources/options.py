@@ -14,6 +14,43 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def natural_number(text: str) -> int:
+    """A number from 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
+    return int(text)
+
+
+def percent(text: str) -> float:
+    """A share of 0% to 100%, as the number before the sign: 5% or 5 is 5.0."""
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no percentage like 5% (0% to 100%)")
+    return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
+    return value
+
+
+def size_WH(text: str) -> tuple[int, int]:
+    """A size in pixels as videos have it, width first: 1920x1080."""
+    width, cross, height = text.lower().partition("x")
+    if not cross:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size like 1920x1080 (width first)")
+    return positive_int(width), positive_int(height)
+
+
 def size_HW(text: str) -> tuple[int, int]:
     """A size in pixels, height first: 256x128."""
     height, cross, width = text.lower().partition("x")

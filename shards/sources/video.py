@@ -1,77 +1,258 @@
-"""Video files and folders of pictures as frames, for the sources that begin with a video."""
+"""Video files and folders of pictures as frames, for the sources that begin with a video.
+
+Frames are those that a player shows, upright, and count from 1: without the lead-in that a trimmed file hides, and
+without what an open group of pictures at its start refers to and lost.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial as bind
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from shards.records import DataError, Frame
 from shards.sources.common import pictures_of
 
-VIDEOS = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
-QUALITY = 95  # of what is cut out of a video, before a build's own --size
-
-
-def decode(video: Path) -> Iterator[tuple[int, np.ndarray[Any, np.dtype[np.uint8]]]]:
-    """The frames of a video or folder with their numbers, uint8 RGB of shape H,W,3, upright as a player shows them.
-
-    Raises DataError where it cannot be decoded, or not to its end.
-    """
-    if video.is_dir():
-        yield from _decode_folder(video)
-        return
+if TYPE_CHECKING:  # av is loaded where a video is opened: `--help` does without
     import av
+    from av.container import InputContainer
 
-    try:
-        with av.open(str(video)) as container:
-            if not container.streams.video:
-                raise DataError(f"{video}: no video in it")
-            for number, frame in enumerate(container.decode(video=0), start=1):
-                image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-                yield number, np.rot90(image, frame.rotation // 90) if frame.rotation else image
-    except av.FFmpegError as error:
-        raise DataError(f"{video}: cannot be decoded ({error.strerror}); a whole video file is needed") from error
+VIDEOS = (
+    *(".3g2", ".3gp", ".asf", ".avi", ".divx", ".flv", ".m2t", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpe"),
+    *(".mpeg", ".mpg", ".mts", ".ogv", ".qt", ".ts", ".vob", ".webm", ".wmv"),
+)
+QUALITY = 95  # of what is cut out of a video, before a build's own --size
+# Decoders that mark the frames in which they conceal damage. They are not told to fail at it, as all others are: they
+# would fail at the start of many a healthy file, too, whose first frames refer to ones before it.
+MARKING = ("flv1", "h263", "h264", "mpeg1video", "mpeg2video", "mpeg4")
+TYPE_B, MAX_GROUP = (
+    3,
+    16,
+)  # FFmpeg's number of frames predicted from later ones; more of them follow on each other nowhere
+CUT_SECONDS, CUT_SHARE = 0.25, 0.02  # and two frames: by which a file may end before its header says, and be whole
+
+Uint8Array = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def _decode_folder(folder: Path) -> Iterator[tuple[int, np.ndarray[Any, np.dtype[np.uint8]]]]:
+def decode(video: Path, counts: Counter[str] | None = None) -> Iterator[tuple[int, Uint8Array | DataError]]:
+    """The frames of a video or folder, counted from 1, uint8 RGB of shape H,W,3, upright as a player shows them.
+
+    Pictures of a folder come in the order of `pictures_of`.
+
+    A damaged frame, and each that was predicted from one, comes as the DataError that says so. `counts["turned"]` is
+    raised by each picture that its EXIF orientation turns.
+
+    Raises DataError where the video cannot be decoded, or not to its end, or changes its size.
+    """
+    size: tuple[int, ...] = ()
+    for number, image_HW3 in _decode_folder(video, counts) if video.is_dir() else _decode_file(video):
+        if not isinstance(image_HW3, DataError):
+            size = size or image_HW3.shape
+            if image_HW3.shape != size:
+                raise DataError(
+                    f"{video}: frame {number}: {image_HW3.shape[1]} x {image_HW3.shape[0]} pixels, but "
+                    f"{size[1]} x {size[0]} before; split the video there, or bring it to one size"
+                )
+        yield number, image_HW3
+
+
+def _decode_folder(folder: Path, counts: Counter[str] | None) -> Iterator[tuple[int, Uint8Array]]:
     from shards import pictures
 
-    names = pictures_of(folder)
-    stems = [Path(name).stem for name in names]
-    numbers = [int(stem) for stem in stems] if all(stem.isdecimal() for stem in stems) else range(1, len(names) + 1)
-    for number, name in zip(numbers, names, strict=True):
+    for number, name in enumerate(pictures_of(folder), start=1):
         data = (folder / name).read_bytes()
         try:
-            pictures.check(data)
-            yield number, pictures.decode(data)
+            kind = pictures.check(data)
+            image_HW3 = pictures.decode(data)
         except ValueError as error:
             raise DataError(f"{folder / name}: {error}; replace it") from error
+        if counts is not None:
+            counts["turned"] += kind.orientation != 1
+        yield number, image_HW3
+
+
+def _decode_file(video: Path) -> Iterator[tuple[int, Uint8Array | DataError]]:
+    """As `decode`."""
+    import av
+
+    number = 0
+    try:
+        with av.open(str(video)) as container:
+            for frame, fault in _shown(container, _stream(video, container)):
+                number += 1
+                if fault:
+                    yield number, DataError(f"{video}: frame {number}: damaged ({fault}); take the original")
+                else:
+                    yield number, _upright(video, number, frame)
+    except av.FFmpegError as error:
+        where = f" past frame {number}" if number else ""
+        raise DataError(
+            f"{video}: cannot be decoded{where} ({error.strerror}); a whole video file is needed"
+        ) from error
+    if not number:
+        raise DataError(f"{video}: cannot be decoded (not one frame in it); a whole video file is needed")
+
+
+def _shown(container: InputContainer, stream: av.VideoStream) -> Iterator[tuple[Any, str]]:
+    """The frames in the order in which they are shown, each with what damaged it ("" where nothing did).
+
+    Damage spreads by prediction: to the frames of type B that are shown before a damaged frame, and to all after it up
+    to the next key frame. Lost frames come as None, so that the numbers of later ones are right.
+    """
+    import av
+
+    fault, since, lost = "", -1, 0  # what is wrong now, the time of the last frame known to be damaged, frames lost
+    keys: set[int | None] = set()  # times of key frames, as the container has them: damaged AV1 calls others so
+    joins = container.format.name == "mpegts"  # which calls the joint of two recordings corrupt; the decoder sees loss
+    clock = _Clock(stream)
+
+    def judged(group: list[Any]) -> Iterator[tuple[Any, str]]:
+        nonlocal fault, since, lost
+        corrupt = [frame for frame in group if frame.is_corrupt]
+        last = group[-1]
+        if (
+            fault
+            and not corrupt
+            and last.key_frame
+            and (last.pts is None or last.pts > since)
+            and keys & {last.pts, None}
+        ):
+            yield from ((clock.show(frame, fault), fault) for frame in group[:-1])
+            yield from ((clock.show(None, fault), fault) for _ in range(clock.missed(last, lost)))
+            fault, lost, group = "", 0, [last]
+        if corrupt:
+            fault, since = "the decoder had to make up parts of it", corrupt[-1].pts or since
+        yield from ((clock.show(frame, fault), fault) for frame in group)
+
+    group: list[Any] = []  # frames of type B, and the one that is shown after them
+    for packet in container.demux(stream):
+        frames: list[Any] = []
+        if packet.is_keyframe:
+            keys.add(packet.pts)
+        try:
+            frames = packet.decode()
+        except av.FFmpegError as error:
+            lost += packet.size > 0 and not packet.is_discard
+            fault, since = str(error.strerror), packet.pts or since
+        if packet.is_corrupt and not joins:
+            fault, since = "some of its bytes are missing", packet.pts or since
+        for frame in frames:
+            group.append(frame)
+            if frame.pict_type != TYPE_B or len(group) == MAX_GROUP:
+                yield from judged(group)
+                group = []
+    if group:
+        yield from judged(group)
+    yield from ((None, fault) for _ in range(lost))
+
+
+class _Clock:
+    """Tells how many frames damage has swallowed, in a video whose frames come at a constant rate until then."""
+
+    def __init__(self, stream: av.VideoStream) -> None:
+        self._rate, self._start, self._shown = stream.average_rate, None, 0
+
+    def show(self, frame: Any, fault: str) -> Any:
+        """Count a frame; return it."""
+        if not fault:
+            self._start = frame.time if self._start is None else self._start
+            if self._position(frame) != self._shown:
+                self._rate = None
+        self._shown += 1
+        return frame
+
+    def missed(self, frame: Any, lost: int) -> int:
+        """Frames that should have been shown before this one; `lost` where time does not tell."""
+        position = self._position(frame)
+        return lost if position is None else max(0, position - self._shown)
+
+    def _position(self, frame: Any) -> int | None:
+        if frame.time is None or self._start is None or not self._rate:
+            return None
+        return round((frame.time - self._start) * self._rate)
+
+
+def _stream(video: Path, container: InputContainer) -> av.VideoStream:
+    """The video stream that players take, which is neither the first of several nor a cover; its decoder is strict."""
+    from av.stream import Disposition
+
+    stream: Any = container.streams.best("video")
+    if stream is None or stream.disposition & Disposition.attached_pic:
+        raise DataError(f"{video}: no video in it")
+    context = stream.codec_context
+    context.thread_count = 1  # with several, FFmpeg's decoders neither mark nor report most of what they conceal
+    marks = context.codec.name in MARKING
+    context.options = {"err_detect": "crccheck+bitstream+buffer" + ("" if marks else "+explode")}
+    return stream
+
+
+def _upright(video: Path, number: int, frame: Any) -> Uint8Array:
+    """A frame's pixels, turned and mirrored as its display matrix says."""
+    from shards import pictures
+
+    image_HW3 = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    if matrix is None:
+        return image_HW3
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32).tolist()  # x' = a x + c y, y' = b x + d y
+    if max(abs(b), abs(c)) * 100 <= min(abs(a), abs(d)):
+        return pictures.turn(image_HW3, transpose=False, flip_rows=d < 0, flip_columns=a < 0)
+    if max(abs(a), abs(d)) * 100 <= min(abs(b), abs(c)):
+        return pictures.turn(image_HW3, transpose=True, flip_rows=b < 0, flip_columns=c < 0)
+    raise DataError(
+        f"{video}: frame {number}: to be shown turned by {np.degrees(np.arctan2(b, a)):.0f}°; only quarter turns are "
+        "made here; encode it upright, as `ffmpeg -i IN OUT.mp4` does"
+    )
 
 
 def count_frames(video: Path) -> int:
-    """Frames that a video file says it has, in its header or else by its packets; none is decoded.
+    """Frames of a video file by its packets; none is decoded. 0 where it cannot be opened, or holds no video.
 
-    0 where it cannot be opened, or holds no video.
+    A file that was cut off has as many as it had when it was whole, so that a build misses those that are gone.
     """
     import av
 
+    count, end = 0, 0.0
+    first = None  # time of the first key frame: frames of before it, which refer to what is not there, are not shown
     try:
         with av.open(str(video)) as container:
-            if not container.streams.video:
-                return 0
-            return container.streams.video[0].frames or sum(packet.size > 0 for packet in container.demux(video=0))
-    except av.FFmpegError:
-        return 0
+            stream = _stream(video, container)
+            rate = stream.average_rate
+            promised = (container.duration or 0) / av.time_base
+            if container.format.name == "avi" and rate:  # whose duration is adapted to the file
+                promised = max(promised, float(stream.frames / rate))
+            start = (container.start_time or 0) / av.time_base
+            for packet in container.demux():
+                time = packet.dts if packet.pts is None else packet.pts
+                if time is not None:
+                    end = max(end, float((time + (packet.duration or 0)) * packet.time_base) - start)
+                if packet.stream_index != stream.index or packet.is_discard or not packet.size:
+                    continue
+                if first is None and packet.is_keyframe:
+                    first = time
+                is_led = first is not None and time is not None and time < first
+                count += not is_led and not _is_hidden(stream, packet)
+    except (av.FFmpegError, DataError):
+        return count
+    if 0 < end < promised * (1 - CUT_SHARE) - CUT_SECONDS - 2 / (rate or 1):
+        return round(count * promised / end)
+    return count
+
+
+def _is_hidden(stream: av.VideoStream, packet: av.Packet) -> bool:
+    """Whether a packet gives no frame of its own: VP8's reference frames say so in their first byte."""
+    return stream.codec_context.name in ("vp8", "libvpx") and not bytes(packet)[0] & 0x10
 
 
 def frames_of_video(video: Path, numbers: Sequence[int]) -> Iterator[Frame]:
     """JPEGs of the frames of a video file that have these numbers, from 1 and rising.
 
-    A frame that does not come is one whose `read` raises ValueError: a build lists it, or drops it, as any bad picture.
+    A frame that does not come, or comes damaged, is one whose `read` raises ValueError: a build lists it, or drops it,
+    as any bad picture.
     """
     from shards import pictures
 
@@ -81,14 +262,19 @@ def frames_of_video(video: Path, numbers: Sequence[int]) -> Iterator[Frame]:
         for number, image_HW3 in decode(video):
             if number == waiting[0]:
                 waiting.pop(0)
-                yield Frame(f"{video}: frame {number}", bind(bytes, pictures.encode(image_HW3, QUALITY)))
+                name = f"{video}: frame {number}"
+                if isinstance(image_HW3, DataError):
+                    yield Frame(name, bind(bad_frame, str(image_HW3).removeprefix(f"{name}: ")))
+                else:
+                    yield Frame(name, bind(bytes, pictures.encode(image_HW3, QUALITY)))
                 if not waiting:
                     return
     except DataError as error:
         reason = str(error).removeprefix(f"{video}: ")
     for number in waiting:
-        yield Frame(f"{video}: frame {number}", bind(_missing, reason))
+        yield Frame(f"{video}: frame {number}", bind(bad_frame, reason))
 
 
-def _missing(reason: str) -> bytes:
+def bad_frame(reason: str) -> bytes:
+    """Raise ValueError: the `read` of a frame that cannot be had."""
     raise ValueError(reason)

@@ -6,15 +6,16 @@ import zlib
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageOps
 
 from shards import pictures
 from tests.shards.trees import picture
 
 
-def encode(image: np.ndarray, form: str, **options: object) -> bytes:
+def encode(image: np.ndarray, form: str, mode: str | None = None, **options: object) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, form, **options)
+    picture = Image.fromarray(image)
+    (picture.convert(mode) if mode else picture).save(buffer, form, **options)
     return buffer.getvalue()
 
 
@@ -44,7 +45,7 @@ def zeroed(data: bytes, start: int, stop: int) -> bytes:
 )
 def test_whole_pictures_pass_and_decode(data: bytes) -> None:
     """Whole JPEGs and PNGs, grey and progressive ones and such with stray bytes too, pass and decode to RGB."""
-    assert pictures.check(data) == ("png" if data is PNG else "jpg")
+    assert pictures.check(data) == ("png" if data is PNG else "jpg", 1)
     assert pictures.decode(data).shape[2] == 3
 
 
@@ -52,6 +53,13 @@ def huge_jpeg() -> bytes:
     data = bytearray(JPEG)
     frame = data.index(b"\xff\xc0")
     data[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"  # height and width
+    return bytes(data)
+
+
+def twelve_bits() -> bytes:
+    data = bytearray(JPEG)
+    frame = data.index(b"\xff\xc0")
+    data[frame + 1], data[frame + 4] = 0xC1, 12  # extended sequential, and its bits
     return bytes(data)
 
 
@@ -79,12 +87,85 @@ def huge_png() -> bytes:
         (zeroed(PNG, 50, 80), "damaged"),
         (encode(RAMP[..., 0].astype(np.uint16) * 200, "png"), "16 bits"),
         (huge_png(), "100000x100000"),
+        (twelve_bits(), "a JPEG of 12 bits a channel"),
+        (JPEG.replace(b"\xff\xc0", b"\xff\xc9", 1), "lossless or arithmetic"),
+        (encode(np.zeros((8, 8, 4), np.uint8), "jpeg", mode="CMYK"), "4 channels"),
+        (encode(RAMP, "webp")[:-40], "neither|damaged"),
+        (encode(RAMP, "bmp")[:-40], "damaged"),
+        (encode(RAMP, "tiff", compression="tiff_lzw")[:-40], "nor a whole BMP, TIFF or WebP"),
+        (encode(RAMP[..., 0].astype(np.float32), "tiff"), "mode F"),
+        (encode(RAMP[..., 0].astype(np.uint16) * 200, "tiff"), "16 bits"),
+        (encode(RAMP, "tiff", save_all=True, append_images=[Image.fromarray(RAMP)]), "2 pictures in one file"),
+        (encode(RAMP, "webp", save_all=True, append_images=[Image.fromarray(255 - RAMP)]), "2 pictures in one file"),
+        (encode(np.dstack([RAMP, RAMP[..., 1]]), "png"), "transparent pixels"),
+        (encode(np.dstack([RAMP, RAMP[..., 1]]), "webp"), "transparent pixels"),
+        (PNG[:50] + bytes([PNG[50] ^ 1]) + PNG[51:], "damaged"),
     ],
 )
 def test_what_is_no_picture_is_refused_with_its_reason(data: bytes, reason: str) -> None:
     """Empty, foreign, cut off, damaged or absurdly large data is refused, also where its head and end are whole."""
     with pytest.raises(ValueError, match=reason):
         _ = pictures.check(data) and pictures.check_pixels(data)
+
+
+FORMATS: dict[str, dict[str, object]] = {
+    "jpeg": {"quality": 95, "subsampling": 0},
+    "png": {},
+    "tiff": {},
+    "webp": {"lossless": True},
+}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright(form: str, orientation: int) -> None:
+    """All eight orientations, in each format with EXIF: Pillow's upright pixels; also at a fraction of the size."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(RAMP, form, exif=exif.tobytes(), **FORMATS[form])
+    with Image.open(io.BytesIO(data)) as picture:
+        wanted = np.asarray(ImageOps.exif_transpose(picture))
+    assert wanted.shape == ((60, 40, 3) if orientation < 5 else (40, 60, 3))
+    assert pictures.check(data).orientation == orientation
+    np.testing.assert_array_equal(pictures.decode(data), wanted)
+    small = pictures.decode(data, (wanted.shape[0] // 2, wanted.shape[1] // 2))
+    small = pictures.resize(small[None], (wanted.shape[0] // 2, wanted.shape[1] // 2))[0]
+    assert np.abs(small.astype(int) - wanted[::2, ::2]).mean() < 6
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0MM\0*\0\0", b"Exif\0\0" + b"\xff" * 40, b"other notes", 9, 0])
+def test_broken_exif_is_no_orientation(exif: bytes | int) -> None:
+    """EXIF that cannot be read, or holds no orientation that there is, leaves the picture as it is."""
+    if isinstance(exif, int):
+        made = Image.Exif()
+        made[0x0112] = exif
+        exif = made.tobytes()
+    data = JPEG[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + JPEG[2:]
+    assert pictures.check(data).orientation == 1
+    np.testing.assert_array_equal(pictures.decode(data), pictures.decode(JPEG))
+
+
+@pytest.mark.parametrize("form", ["bmp", "tiff", "webp", "png", "gif palette"])
+def test_other_formats_decode_exactly(form: str) -> None:
+    """BMP, TIFF and WebP give their pixels, as do a picture of a palette and one whose alpha hides nothing."""
+    opaque = np.dstack([RAMP, np.full(RAMP.shape[:2], 255, np.uint8)])
+    data = {
+        "bmp": encode(RAMP, "bmp"),
+        "tiff": encode(RAMP, "tiff", compression="tiff_lzw"),
+        "webp": encode(opaque, "webp", lossless=True),
+        "png": encode(opaque, "png"),
+        "gif palette": encode(RAMP // 128 * 255, "png", mode="P"),
+    }[form]
+    pictures.check(data)
+    np.testing.assert_array_equal(pictures.decode(data), RAMP // 128 * 255 if form == "gif palette" else RAMP)
+
+
+@pytest.mark.parametrize("start", [HALF, len(JPEG) - 300])
+def test_no_half_of_a_picture_is_decoded(start: int) -> None:
+    """Where the decoder makes up pixels for lost ones, `decode` refuses, at every size: nothing grey is used."""
+    for size in (None, (64, 32)):
+        with pytest.raises(ValueError, match="damaged"):
+            pictures.decode(JPEG[:start] + JPEG[-2:], size)
 
 
 def test_png_decodes_exactly() -> None:

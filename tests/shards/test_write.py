@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import json
 import os
 import signal
@@ -10,16 +11,20 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial as bind
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import shards
 from shards.__main__ import main
-from shards.records import DataError, Frame, UsageError
+from shards.records import DataError, Frame, Protocol, Role, Source, SourceTracklet, UsageError
 from shards.shard import SIDECAR, Encoding
 from shards.sources import mars
+from shards.sources.common import files_of, pictures_of
 from shards.verify import verify
 from shards.write import BUILDING, Build, Part, building, plan_shards, write
 from tests.shards.trees import build_mars, contents, mars_tree, picture
@@ -117,6 +122,40 @@ def test_bad_frames_can_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixtur
     stored = [reader.encoded(1, number) for number in range(4)]
     assert stored == [frame.read() for frame in source.tracklets[1].frames() if frame.name != str(cut)]
     assert verify(out) == []
+
+
+def test_what_readers_could_not_show_is_stored_as_png(tmp_path: Path) -> None:
+    """Pictures on their side (EXIF) and of other formats become PNGs of their upright pixels, also for plain readers of
+    WebDataset; those that were turned are a fact of the set. All others keep their bytes."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = np.random.default_rng(0).integers(0, 256, (24, 12, 3), np.uint8)
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    Image.fromarray(np.rot90(upright)).save(folder / "1.png", exif=exif.tobytes())
+    Image.fromarray(np.rot90(upright)).save(folder / "2.tif", exif=exif.tobytes())
+    Image.fromarray(upright).save(folder / "3.webp", lossless=True)
+    Image.fromarray(upright).save(folder / "4.bmp")
+    Image.fromarray(upright).save(folder / "5.jfif", "jpeg")
+    names = pictures_of(folder)
+    frames = bind(files_of, folder, names)
+    source = Source("x", (Protocol("p"),), (SourceTracklet("a", 1, 1, len(names), (Role.TRAIN,), frames),))
+    for size in (None, (12, 6)):
+        out = tmp_path / f"out{size}"
+        with building(out) as building_folder:
+            write(source, building_folder, encoding=Encoding(size, 95))
+        reader = shards.open(out)
+        assert reader.facts["turned"] == "2 pictures, upright as their EXIF orientation says"
+        assert verify(out, decode=True) == []
+        if size:
+            assert {reader.frames(0, [i]).shape for i in range(5)} == {(1, 12, 6, 3)}
+            continue
+        np.testing.assert_array_equal(reader.frames(0, range(4)), np.stack([upright] * 4))
+        assert reader.encoded(0, 4) == (folder / "5.jfif").read_bytes()
+        for number in range(4):
+            with Image.open(io.BytesIO(reader.encoded(0, number))) as picture:
+                assert picture.format == "PNG"
+                np.testing.assert_array_equal(np.asarray(picture), upright)
 
 
 def test_a_part_that_fails_leaves_the_others(tmp_path: Path) -> None:

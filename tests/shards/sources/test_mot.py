@@ -13,6 +13,7 @@ import shards
 from shards import pictures
 from shards.records import DataError, Role, Source
 from shards.sources import mot
+from shards.sources.video import decode
 from shards.write import building, write
 from tests.shards.trees import shared_data
 
@@ -85,7 +86,7 @@ def test_pairs_are_cameras_and_share_identities(video: Path, tmp_path: Path) -> 
 def test_halved_tracks_are_two_cameras(video: Path, tmp_path: Path) -> None:
     """With --halve-tracks the first half of each identity's own track is camera 1, the second camera 2."""
     tracks = make_tracks(tmp_path / "t.txt", (1, 2), 16)
-    tracks.write_text(tracks.read_text() + "".join(f"{f},3,70,20,30,60\n" for f in range(13, 21)))
+    tracks.write_text(tracks.read_text() + "".join(f"{f},3,70,20,30,60,1,-1,-1,-1\n" for f in range(13, 21)))
     source = mot.read([video], [tracks], tmp_path / "s", halve_tracks=True)
     assert {t.key: t.num_frames for t in source.tracklets} == {
         f"000{pid}C{camid}T0001": frames for camid in (1, 2) for pid, frames in ((1, 8), (2, 8), (3, 4))
@@ -98,10 +99,15 @@ def test_boxes_are_clipped_and_thin_ones_dropped(video: Path, tmp_path: Path) ->
     """Boxes over the edge are clipped to the picture, those left thinner than 4 pixels dropped and counted; rows of
     confidence 0 are not used."""
     tracks = tmp_path / "t.txt"
-    tracks.write_text("1,1,-20,-10,40,60\n2,1,-20,10,23,40,1\n3,1,200,10,30,40\n4,1,100,50,60,200\n5,1,9,9,20,40,0\n")
-    source = mot.read([video], [tracks], tmp_path / "s", test_identities=[])
+    tracks.write_text(
+        "1,1,-20,-10,40,60,1\n2,1,-20,10,23,40,1\n3,1,200,10,30,40,1\n4,1,100,50,60,200,1\n5,1,9,9,20,40,0\n"
+    )
+    source = mot.read([video], [tracks], tmp_path / "s", test_identities=[], max_dropped=100)
     assert [t.num_frames for t in source.tracklets] == [2]
-    assert source.facts["boxes"].startswith("4, 2 dropped")
+    assert source.facts["boxes"] == "2 of 5 rows, 2 of them half or more outside"
+    assert source.facts["dropped"] == (
+        "3 of 5 boxes: 1 of confidence 0, 1 thinner than 4 pixels in it, 1 outside the picture"
+    )
     left, right = crops(source, "0001C1T0001")
     assert left.mean(axis=(0, 1))[2] < 60
     assert right.mean(axis=(0, 1))[2] > 180
@@ -112,13 +118,17 @@ def test_boxes_are_clipped_and_thin_ones_dropped(video: Path, tmp_path: Path) ->
     [
         ("1,1,a,2,3,4", "t.txt:2: .*could not convert"),
         ("1,1,2,3", "t.txt:2: .*are needed"),
-        ("0,1,2,3,4,5", "t.txt:2: frame 0, id 1: both count from 1"),
+        ("0,1,2,3,4,5", "t.txt:2: frame 0, id 1: frames count from 1; say --first-frame 0"),
+        ("2,0,2,3,4,5", "t.txt:2: id 0: ids count from 1; add 1 to all ids"),
         ("1,-1,2,3,4,5", "t.txt:2: frame 1, id -1"),
+        ("-3,1,2,3,4,5", "t.txt:2: frame -3"),
         ("1.5,1,2,3,4,5", "t.txt:2: frame 1.5"),
         ("2,2,2,3,0,5", "t.txt:2: a box of 0 x 5 pixels"),
         ("2,2,nan,3,4,5", "t.txt:2: "),
         ("2,2,1e308,3,1e308,5", "t.txt:2: "),
         ("2,1e25,2,3,4,5", "t.txt:2: "),
+        ("2,1_0,2,3,4,5", "t.txt:2: could not convert '1_0'"),
+        ("2,1,2,3,4,5,6", "t.txt:2: 7 columns, and the others have 6"),
         ("1,9,2,3,4,5", r"t.txt:2: id 9 has a box in frame 1 already \(line 1\)"),
         ("21,9,2,3,40,50", "t.txt:2: frame 21, but .*a.mp4 has no such frame .its last is 20"),
     ],
@@ -129,14 +139,6 @@ def test_bad_rows_are_named_by_file_and_line(video: Path, tmp_path: Path, row: s
     tracks.write_text(f"1,9,2,3,40,50\n{row}\n")
     with pytest.raises(DataError, match=message):
         mot.read([video], [tracks], tmp_path / "s")
-
-
-def test_rows_of_confidence_0_are_not_looked_at(tmp_path: Path) -> None:
-    """A row that MOT marks as not to be used may hold what is no box; a byte order mark is not part of a number."""
-    tracks = tmp_path / "t.txt"
-    unused = "1,-1,2,3,40,50,0\n1,9,2,3,0,50,0\n1,9,2,3,40,50,0\n"
-    tracks.write_text(f"\ufeff1,9,2,3,40,50,1\n{unused}", encoding="utf-8")
-    assert [(box.line, box.pid) for box in mot.parse_tracks(tracks)] == [(1, 9)]
 
 
 def test_videos_that_cannot_be_decoded_are_named(tmp_path: Path) -> None:
@@ -155,7 +157,7 @@ def test_a_video_taken_upright_is_turned(tmp_path: Path) -> None:
     matrix = data.index(b"tkhd") + 44
     data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, HEIGHT << 16, 0, 1 << 30)
     (tmp_path / "turned.mp4").write_bytes(data)
-    _, image = next(mot.decode(tmp_path / "turned.mp4"))
+    _, image = next(decode(tmp_path / "turned.mp4"))
     assert image.shape == (WIDTH, HEIGHT, 3)
     assert image[: WIDTH // 2 - 8].mean((0, 1))[2] < 60 < 180 < image[WIDTH // 2 + 8 :].mean((0, 1))[2]
 
@@ -191,26 +193,6 @@ def test_pictures_with_numbers_are_the_frames_that_these_say(tmp_path: Path) -> 
     (folder / "000003.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"000003.png: neither JPEG nor PNG"):
         mot.read([folder], [tracks], tmp_path / "s")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "frame,id,left,top,width,height,confidence\n{frame},{pid},10,20,30,60,1\n9,1,10,20,30,60,0\n",
-        'id,"frame",conf,H,W,Y,X,colour\n{pid},{frame},1,60,30,20,10,9\n1,9,0,60,30,20,10,9\n',
-        "{frame},{pid},10,20,30,60,1,-1,-1,-1\n9,1,10,20,30,60,0,-1,-1,-1\n",
-    ],
-    ids=["named", "other order", "MOT"],
-)
-def test_tracks_are_mot_rows_or_named_columns(text: str, tmp_path: Path) -> None:
-    """Columns are found by name, in any order; without names they are MOT's. Confidence 0 is left out."""
-    path = tmp_path / "t.csv"
-    path.write_text(text.format(frame=5, pid=1))
-    (box,) = mot.parse_tracks(path)
-    assert (box.frame, box.pid, box.left, box.top, box.width, box.height) == (5, 1, 10, 20, 30, 60)
-    path.write_text("frame,id,left,top,width\n")
-    with pytest.raises(DataError, match=r"t.csv:1: .* no column height or h"):
-        mot.parse_tracks(path)
 
 
 def test_options_must_fit_each_other(video: Path, tmp_path: Path) -> None:

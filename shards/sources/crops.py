@@ -1,0 +1,231 @@
+"""Cutting the boxes of one camera out of its video: which frame and which size they belong to, what is lost and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from shards import pictures
+from shards.records import DataError
+from shards.sources.common import pictures_of
+from shards.sources.sequence import Seqinfo, frame_numbers, read_seqinfo
+from shards.sources.tracks import Box, Tracks, listed
+from shards.sources.video import QUALITY, count_frames, decode
+
+MIN_SIDE = 4  # pixels; a box that the picture's edge leaves thinner than this shows nobody
+OUTSIDE, THIN = "outside the picture", f"thinner than {MIN_SIDE} pixels in it"
+BEYOND = 2.0  # pixels over the edge that rounding explains
+DROP = "leave them out with --bad-frames drop"
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """Where an encoded crop lies in the temporary file, and what it shows; `fault` says why there is none."""
+
+    pid: int
+    frame: int
+    name: str
+    offset: int
+    size: int
+    fault: str = ""
+
+
+@dataclass(slots=True)
+class Camera:
+    """A video, its tracks, and what was cut out of it.
+
+    Args:
+        first_frame: The number that the tracks give to the first frame or picture; None where it is not said.
+        tracks_size: Width and height of the pictures in which the tracks were made; None where it is not said.
+        dropped: Boxes that are not cut, by reason: those of the tracks file, and what the pictures leave of the boxes.
+        warnings: What may be wrong and cannot be known.
+    """
+
+    video: Path
+    tracks: Tracks
+    first_frame: int | None = None
+    tracks_size: tuple[int, int] | None = None
+    crops: list[Crop] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)  # of `decode`
+    missing: set[int] = field(default_factory=set)  # frames of boxes that the video does not have
+    mostly_outside: int = 0  # boxes that are cut, though the picture shows less than half of them
+
+    @property
+    def lost(self) -> int:
+        """Boxes of which the picture shows less than half, or nothing."""
+        return self.dropped[OUTSIDE] + self.dropped[THIN] + self.mostly_outside
+
+    @property
+    def vanished(self) -> list[int]:
+        """Identities of which no crop is left."""
+        return sorted(self.tracks.pids - {crop.pid for crop in self.crops})
+
+    @property
+    def in_frames(self) -> list[Box]:
+        """The boxes whose frames are there."""
+        return [box for box in self.tracks.boxes if box.frame not in self.missing]
+
+    def frames(self) -> Sequence[int]:
+        """The number of each frame, in order. Of a video file it is what its header says, which may be a little off."""
+        if self.video.is_dir():
+            lowest = min(box.frame for box in self.tracks.boxes)
+            return frame_numbers(self.video, pictures_of(self.video), self.first_frame, lowest)
+        first = 1 if self.first_frame is None else self.first_frame
+        return range(first, first + count_frames(self.video))
+
+    def cut(self, crop_size: tuple[int, int], store: BinaryIO, *, drop: bool) -> None:
+        """Append the crops to `store`, in the order of time.
+
+        Raises DataError on pictures of another size or number than seqinfo.ini says, and, without `drop`, on boxes of
+        frames that are not there.
+        """
+        self.dropped.update(self.tracks.dropped)
+        seqinfo = read_seqinfo(self.tracks.path)
+        frames = self.frames()
+        _check_length(self, frames, seqinfo)
+        of_frame: dict[int, list[Box]] = {}
+        for box in self.tracks.boxes:
+            of_frame.setdefault(box.frame, []).append(box)
+        size: tuple[int, int] | None = None  # width and height of the pictures
+        scale = 1.0, 1.0
+        frame = 0
+        for position, image_HW3 in decode(self.video, self.counts):
+            # A header may promise fewer frames than a video has.
+            frame = frames.start + position - 1 if isinstance(frames, range) else frames[position - 1]
+            boxes = of_frame.pop(frame, ())
+            if isinstance(image_HW3, DataError):
+                fault = str(image_HW3)
+                self.crops += [Crop(box.pid, frame, self._name(box), store.tell(), 0, fault) for box in boxes]
+            else:
+                if size is None:
+                    size = image_HW3.shape[1], image_HW3.shape[0]
+                    scale = _scale(self, size, seqinfo)
+                    _check_corners(self, size)
+                for box in boxes:
+                    self._cut_box(box, box.scaled(*scale), image_HW3, crop_size, store)
+            if not of_frame:
+                break
+        if of_frame:
+            self._leave_out(set(of_frame), frame if isinstance(frames, range) else max(frames), drop)
+        if size:
+            _look_at_edges(self, size, seqinfo)
+
+    def _cut_box(
+        self, box: Box, scaled: Box, image_HW3: pictures.Uint8Array, crop_size: tuple[int, int], store: BinaryIO
+    ) -> None:
+        top, bottom, left, right = scaled.inside(*image_HW3.shape[:2])
+        if bottom <= top or right <= left:
+            self.dropped[OUTSIDE] += 1
+        elif min(bottom - top, right - left) < MIN_SIDE:
+            self.dropped[THIN] += 1
+        else:
+            self.mostly_outside += (bottom - top) * (right - left) < scaled.width * scaled.height / 2
+            data = pictures.encode(pictures.resize(image_HW3[None, top:bottom, left:right], crop_size)[0], QUALITY)
+            self.crops.append(Crop(box.pid, box.frame, self._name(box), store.tell(), len(data)))
+            store.write(data)
+
+    def _name(self, box: Box) -> str:
+        return f"{self.tracks.path}:{box.line}"
+
+    def _leave_out(self, missing: set[int], last: int, drop: bool) -> None:
+        self.missing = missing
+        faults = missing_frames(self, missing, last)
+        if not drop:
+            raise DataError("\n".join([*listed(faults), f"{len(faults):,} boxes of frames that are not there; {DROP}"]))
+        self.dropped["of frames that are not there"] += len(faults)
+
+
+def missing_frames(camera: Camera, missing: set[int], last: int) -> list[str]:
+    """A fault for each box of these frames."""
+    return [
+        f"{camera.tracks.path}:{box.line}: frame {box.frame}, but {camera.video} has no such frame (its last is "
+        f"{last}); do they belong together?"
+        for box in camera.tracks.boxes
+        if box.frame in missing
+    ]
+
+
+def _check_length(camera: Camera, frames: Sequence[int], seqinfo: Seqinfo | None) -> None:
+    """Tracks of another frame rate fit their video for a while, and show nobody."""
+    if not frames:  # a video that says nothing of its length, or cannot be opened: decoding will show
+        return
+    num_frames = len(frames), max(frames) - min(1, min(frames)) + 1  # of a folder with gaps the second is right
+    if seqinfo and seqinfo.num_frames and min(abs(seqinfo.num_frames - count) for count in num_frames) > 1:
+        raise DataError(
+            f"{seqinfo.path}: seqLength {seqinfo.num_frames:,}, and {camera.video} has {num_frames[0]:,} frames: at "
+            "another frame rate the tracks' numbers are other frames; give the video of the tracks, or correct the file"
+        )
+    last = max(box.frame for box in camera.tracks.boxes)
+    if not seqinfo and len(frames) > 10 and last < 0.6 * max(frames):
+        camera.warnings.append(
+            f"{camera.tracks.path} ends at frame {last:,}, {camera.video} at {max(frames):,}: were the tracks made at "
+            "another frame rate?"
+        )
+
+
+def _scale(camera: Camera, size: tuple[int, int], seqinfo: Seqinfo | None) -> tuple[float, float]:
+    """How many pixels of the pictures one of the tracks is. Raises DataError where their sizes are known to differ."""
+    if camera.tracks_size:
+        width, height = camera.tracks_size
+        x, y = size[0] / width, size[1] / height
+        if (width > height) != (size[0] > size[1]) and abs(x / y - 1) > 0.02:
+            raise DataError(
+                f"--tracks-size {width}x{height}, and {camera.video} has {size[0]}x{size[1]}: one stands, one lies; "
+                "the width comes first"
+            )
+        if abs(x / y - 1) > 0.02:
+            camera.warnings.append(
+                f"--tracks-size {width}x{height} is of another shape than {camera.video} with {size[0]}x{size[1]}"
+            )
+        return x, y
+    known_sizes = [(camera.tracks.size, camera.tracks.path)]
+    if seqinfo:
+        known_sizes.append((seqinfo.size, seqinfo.path))
+    for known, where in known_sizes:
+        if known and known != size:
+            raise DataError(
+                f"{camera.tracks.path}: tracks of {known[0]}x{known[1]} pixels (says {where}), and {camera.video} has "
+                f"{size[0]}x{size[1]}; give the video of the tracks, or --tracks-size {known[0]}x{known[1]}, which "
+                "scales the boxes"
+            )
+    return 1.0, 1.0
+
+
+def _check_corners(camera: Camera, size: tuple[int, int]) -> None:
+    """Raise DataError where width and height are the right and lower edge: nearly all are larger than left and top and
+    within the picture, but the sums are not."""
+    boxes = camera.tracks.boxes
+    corners = sum(b.left < b.width <= size[0] and b.top < b.height <= size[1] for b in boxes)
+    over = sum(b.left + b.width > size[0] + BEYOND or b.top + b.height > size[1] + BEYOND for b in boxes)
+    if corners >= 0.9 * len(boxes) and over > 0.1 * len(boxes):
+        raise DataError(
+            f"{camera.tracks.path}: its boxes are corners (left, top, right, bottom) where width and height should be: "
+            f"{over:,} of {len(boxes):,} would reach over the edge of {camera.video}; name the columns in a first "
+            "line, as frame,id,xmin,ymin,xmax,ymax"
+        )
+
+
+def _look_at_edges(camera: Camera, size: tuple[int, int], seqinfo: Seqinfo | None) -> None:
+    """Warn of boxes that end far from the edges, or beyond the right one alone: the tracks may have another size."""
+    if camera.tracks_size:
+        return
+    boxes, path, video = camera.tracks.boxes, camera.tracks.path, camera.video
+    right, bottom = max(b.left + b.width for b in boxes), max(b.top + b.height for b in boxes)
+    way_out = "if the tracks were made at another size, say it with --tracks-size WIDTHxHEIGHT"
+    if len(boxes) >= 10 and not seqinfo and right < 0.7 * size[0] and bottom < 0.7 * size[1]:
+        camera.warnings.append(
+            f"no box of {path} reaches beyond {right:.0f}x{bottom:.0f} of {video}'s {size[0]}x{size[1]} pixels; "
+            f"{way_out}"
+        )
+    over = sum(b.left + b.width > size[0] + BEYOND for b in boxes)
+    before = sum(b.left < -BEYOND for b in boxes)
+    if over > max(1, 0.01 * len(boxes), 5 * before):
+        camera.warnings.append(
+            f"{over:,} boxes of {path} reach over the right edge of {video} ({size[0]} pixels), to {right:.0f}, and "
+            f"{before:,} over the left one; {way_out}"
+        )
