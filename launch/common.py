@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mstat.errors import UserError
+from shards.paths import path
 
 if TYPE_CHECKING:
     from mstat.config import Config
@@ -29,17 +30,25 @@ def run_parser(prog: str, description: str | None, example: str) -> argparse.Arg
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"Any setting of launch/train.py may follow, as in {example}.",
     )
-    parser.add_argument("--run", type=Path, required=True, help="run folder that launch/train.py made")
+    parser.add_argument("--run", type=path, required=True, help="run folder that launch/train.py made")
     return parser
 
 
 def config_of_run(run: Path, overrides: Sequence[str]) -> Config:
     """The settings of a run folder, changed by flags. Raises ValueError where it is none."""
     from mstat.configure import load_config
+    from mstat.elsewhere import find_file, find_shards
 
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run}: no config.yaml in it: --run must be a folder that launch/train.py made")
-    return load_config(run / "config.yaml", ["--run", str(run), *overrides])
+    config = load_config(run / "config.yaml", ["--run", str(run), *overrides])
+    recorded = config.data.shards
+    config.data.shards = find_shards(run, recorded)
+    if config.data.shards != recorded and os.environ.get("RANK", "0") == "0":
+        print(f"data.shards: {recorded} is not in this folder; taken: {config.data.shards}", file=sys.stderr)
+    if config.model.init:
+        config.model.init = find_file(run, config.model.init)
+    return config
 
 
 def report_errors(command: Callable[[], None]) -> int:
@@ -49,7 +58,9 @@ def report_errors(command: Callable[[], None]) -> int:
     `MSTAT_DEBUG=1` prints the traceback of both.
     """
     from mstat.signals import end_with_launcher
+    from shards.terminal import print_anything
 
+    print_anything()
     end_with_launcher()
     try:
         command()

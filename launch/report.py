@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import report_errors
+from shards.paths import path
 
 
 def main() -> int:
@@ -44,10 +45,10 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, also one of --data.split all")
+    parser.add_argument("runs", type=path, nargs="+", metavar="RUN", help="run folder, also one of --data.split all")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path,
         metavar="PAGE",
         help="of a comparison (default comparison.html); its pictures lie beside it, in PAGE's name with -figures",
     )

@@ -20,6 +20,7 @@ from mstat.configure import parse
 from mstat.errors import UserError
 from mstat.experiments import EXPERIMENTS, QUICK
 from shards.__main__ import task_of
+from shards.paths import path
 
 if TYPE_CHECKING:
     from mstat.config import Config
@@ -94,7 +95,7 @@ def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("experiment", choices=EXPERIMENTS, metavar="EXPERIMENT", help=titles)
     parser.add_argument("--seeds", type=int, default=3, help="runs of each row, from the config's seed on (default 3)")
     parser.add_argument("--quick", action="store_true", help="40 steps, one seed: does it run? The scores say nothing")
-    parser.add_argument("--out", type=Path, help="folder of all (default runs/reproduce/<set>/<full|quick>)")
+    parser.add_argument("--out", type=path, help="folder of all (default runs/reproduce/<set>/<full|quick>)")
     parser.add_argument("--array-task", type=task_of, metavar="I/N", help="do every N-th run, beginning with the I-th")
     options, rest = parser.parse_known_args(argv)
     if options.seeds < 1:

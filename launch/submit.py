@@ -23,6 +23,7 @@ from mstat.cluster.job import Job
 from mstat.cluster.sites import Site, load_site
 from mstat.cluster.targets import KINDS, seconds, target
 from mstat.errors import UserError
+from shards.paths import path
 
 COMMANDS = ("status", "logs", "cancel", "continue")
 
@@ -85,7 +86,7 @@ def manage(argv: Sequence[str]) -> None:
     argv, flags = _cut(argv)
     parser = argparse.ArgumentParser(prog=f"submit.py {argv[0]}", allow_abbrev=False)
     parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("runs", nargs="+", type=path, metavar="RUN", help="run folder")
     if argv[0] == "logs":
         parser.add_argument("--follow", action="store_true", help="go on, as tail --follow does")
         parser.add_argument("--lines", type=int, default=40, help="of each log (default 40)")
@@ -167,7 +168,7 @@ def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--job", choices=KINDS, default="train", help="; ".join(f"{kind}: {what}" for kind, what in KINDS.items()))
     what = "local: start it now, here or on --hosts; kubernetes: with --dry-run, a JobSet"
     add("--scheduler", choices=("slurm", "local", "kubernetes"), default="slurm", help=what)
-    add("--site", type=Path, metavar="YAML", help="what is particular to this cluster, as in configs/sites/")
+    add("--site", type=path, metavar="YAML", help="what is particular to this cluster, as in configs/sites/")
     add("--dry-run", action="store_true", help="print what would be submitted, and do nothing")
     add("--name", help="of the job (default: the run folder's)")
     add("--nodes", type=_positive, default=1)

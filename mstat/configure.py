@@ -19,6 +19,7 @@ import yaml
 from mstat.config import Config
 from mstat.errors import UserError
 from mstat.files import write_text
+from shards.paths import expand
 
 
 class _Parser(jsonargparse.ArgumentParser):
@@ -49,9 +50,19 @@ def parse(argv: Sequence[str], default_config: Path | None = None, **options: An
         files = ["--config", str(default_config)]
     parsed = parser.instantiate(parser.parse_args(files + flags))
     config = Config(**{key: value for key, value in vars(parsed).items() if key != "config"})
+    try:
+        expand_paths(config)
+    except ValueError as error:
+        parser.error(str(error))
     if complaint := out_of_range(config):
         parser.error(complaint)
     return config
+
+
+def expand_paths(config: Config) -> None:
+    """Put the home folder for `~` into every setting that is a path. Raises UsageError where there is no such user."""
+    config.run, config.data.shards = expand(config.run), expand(config.data.shards)
+    config.model.init = config.model.init and expand(config.model.init)
 
 
 # Smallest and largest value of the numbers that would otherwise fail late and unclearly.
@@ -127,6 +138,7 @@ def override(config: Config, settings: Mapping[str, str]) -> Config:
         within[name] = yaml.safe_load(value)
     parser = _plain_parser()
     changed = Config(**{k: v for k, v in vars(parser.instantiate(parser.parse_object(plain))).items() if k != "config"})
+    expand_paths(changed)
     if complaint := out_of_range(changed):
         raise UserError(complaint)
     return changed

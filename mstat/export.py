@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mstat.errors import UserError
 from mstat.files import write_json
 from mstat.model import MSTAT
 from mstat.model.classifier import to_timesformer
+from shards.paths import expand
 
 FORMAT = 1
 
@@ -59,7 +60,7 @@ def _write(run: Path, tensors: dict[str, torch.Tensor], description: dict[str, A
 
 def load_model(run_or_file: str | PathLike[str]) -> MSTAT:
     """See `mstat.load`."""
-    weights_file = Path(run_or_file)
+    weights_file = Path(expand(fspath(run_or_file)))
     if weights_file.is_dir():
         weights_file = weights_file / "model.safetensors"
     description_file = weights_file.with_suffix(".json")

@@ -89,6 +89,7 @@ def write_environment(run: Path, world_size: int, shards_checksum: str) -> None:
         run / "environment.json",
         {
             "command": shlex.join(sys.argv),
+            "folder": os.getcwd(),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions(),
             "commit": commit(),

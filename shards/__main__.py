@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from shards.parallel import available_cpus
+from shards.paths import path, place
 from shards.records import WARNINGS, DataError, UsageError
 from shards.sources import SOURCES, add_options
 from shards.sources.options import positive_int, size_HW, task_of
+from shards.terminal import print_anything
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,23 +39,23 @@ def parser() -> argparse.ArgumentParser:
         _add_writing(source)
 
     verify = commands.add_parser("verify", help="check every byte of a folder of shards")
-    verify.add_argument("folder", type=Path, metavar="DIR")
+    verify.add_argument("folder", type=path, metavar="DIR")
     verify.add_argument("--decode", action="store_true", help="decode every picture, too")
     _add_workers(verify)
 
     info = commands.add_parser("info", help="show what a folder of shards holds")
-    info.add_argument("place", metavar="DIR", help="or a URL")
+    info.add_argument("place", type=place, metavar="DIR", help="or a URL")
     info.add_argument("--json", action="store_true", help="for programs")
 
     show = commands.add_parser("show", help="put the frames of a tracklet on one picture")
-    show.add_argument("place", metavar="DIR", help="or a URL")
+    show.add_argument("place", type=place, metavar="DIR", help="or a URL")
     show.add_argument("key", metavar="KEY", help="of the tracklet, as 0002C1T0001")
-    show.add_argument("--out", type=Path, metavar="FILE", help="default: KEY.png in the current folder")
+    show.add_argument("--out", type=path, metavar="FILE", help="default: KEY.png in the current folder")
     return main_parser
 
 
 def _add_writing(source: argparse.ArgumentParser) -> None:
-    source.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make; must not exist")
+    source.add_argument("--out", type=path, required=True, metavar="DIR", help="folder to make; an empty one will do")
     source.add_argument("--shard-size", type=positive_int, default=256, metavar="MB", help="about (default: 256)")
     source.add_argument("--size", type=size_HW, metavar="HxW", help="re-encode each frame to this size")
     source.add_argument("--quality", type=positive_int, metavar="Q", help="of --size, 1 to 100 (default: 90)")
@@ -155,16 +158,22 @@ def show(args: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
+    print_anything()
     args = parser().parse_args(arguments)
     again = "; what is finished is kept, the same command goes on from there" if args.command == "build" else ""
     try:
-        return {"build": build, "verify": verify, "info": info, "show": show}[args.command](args)
+        status = {"build": build, "verify": verify, "info": info, "show": show}[args.command](args)
+        sys.stdout.flush()
+        return status
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (UsageError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads the output has seen enough, as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python would write at its end
+        return 1
     except OSError as error:  # no space left, no permission
         where = "" if error.filename or args.command != "build" else f"{args.out}: "  # a write that fails names no file
         print(f"error: {where}{error}{again}", file=sys.stderr)

@@ -7,17 +7,22 @@ place when whole; nothing is locked, and whoever finds one may use it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import resource
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from shards.cache import Cache
+from shards.paths import expand
 from shards.records import DataError
 
+MAX_OPEN = 256  # shards of a set, in a process
 BLOCK_BYTES = 1 << 20
 BLOCKS_IN_MEMORY = 16  # of a process
 DEFAULT_CACHE_GB = 20.0
@@ -54,13 +59,13 @@ class Files(Protocol):
 
 def open_files(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None, cache_gb: float | None) -> Files:
     """The files of a local folder or URL; `cache` and `cache_gb` as in `shards.open`."""
-    text = os.fspath(path)
+    text = expand(os.fspath(path))
     if "://" not in text:
         return LocalFiles(Path(text))
     if text.startswith("file://"):
         return LocalFiles(Path(text.removeprefix("file://")))
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mstat" / "shards"
-    folder = Path(cache or os.environ.get("MSTAT_CACHE") or default)
+    folder = Path(expand(os.fspath(cache or os.environ.get("MSTAT_CACHE") or default)))
     gigabytes = cache_gb if cache_gb is not None else _gigabytes(os.environ.get("MSTAT_CACHE_GB"))
     return RemoteFiles(text.rstrip("/"), Cache(folder, round(gigabytes * 1e9)))
 
@@ -72,17 +77,35 @@ def _gigabytes(text: str | None) -> float:
         raise DataError(f"MSTAT_CACHE_GB={text}: not a number of gigabytes") from None
 
 
-class LocalFiles:
-    """A folder. Files are opened when first read and kept open.
+class _Descriptor:
+    """An open file. It closes when nobody holds it: a thread may still read through one that gave way to another."""
 
-    `os.pread` has no file position to share, so forked processes may read through the same descriptor.
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
+def _max_open() -> int:
+    """How many files a Reader keeps open: a quarter of what the process may open, which others need, too."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MAX_OPEN if limit == resource.RLIM_INFINITY else max(1, min(MAX_OPEN, limit // 4))
+
+
+class LocalFiles:
+    """A folder. Files are opened when first read; those read last stay open, a bounded number.
+
+    `os.pread` has no file position to share, so forked processes and threads may read through the same descriptor.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._files: dict[str, BinaryIO] = {}
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; make it with `python -m shards build ... --out {folder}`")
         self.folder = folder
+        self._open = lru_cache(_max_open())(partial(_open, folder))
 
     def where(self, name: str) -> str:
         return str(self.folder / name)
@@ -97,25 +120,27 @@ class LocalFiles:
         return [(self.folder / name).stat().st_size for name in names]
 
     def read(self, name: str, places: Sequence[Place]) -> list[bytes]:
-        file = self._files.get(name)
-        if file is None:
-            file = self._files[name] = (self.folder / name).open("rb", buffering=0)
-        number = file.fileno()
+        try:
+            file = self._open(name)
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            self._open.cache_clear()  # other sets and connections of this process have taken the rest
+            file = self._open(name)
         if len(places) > 1 and hasattr(os, "posix_fadvise"):
             for offset, size in places:  # a disk then looks for all of them at once
-                os.posix_fadvise(number, offset, size, os.POSIX_FADV_WILLNEED)
-        return [os.pread(number, size, offset) for offset, size in places]
+                os.posix_fadvise(file.number, offset, size, os.POSIX_FADV_WILLNEED)
+        return [os.pread(file.number, size, offset) for offset, size in places]
 
     def forget(self, name: str, offset: int, size: int) -> bool:
         return False
 
     def close(self) -> None:
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+        self._open.cache_clear()
 
-    def __del__(self) -> None:
-        self.close()
+
+def _open(folder: Path, name: str) -> _Descriptor:
+    return _Descriptor(os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC))
 
 
 class RemoteFiles:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import re
 import zlib
 from collections.abc import Iterable, Mapping
@@ -135,7 +136,9 @@ def load_table(files: Files, sha256: str) -> pa.Table:
             raise DataError(
                 f"{files.where(INDEX_FILE)}: changed since the build (SHA-256); bring it back, or build the set again"
             )
-        table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+        with path.open("rb") as file:  # pa.memory_map takes no path whose bytes are no UTF-8
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        table = pa.ipc.open_stream(pa.py_buffer(mapped)).read_all()
         return table.select(SCHEMA.names).cast(SCHEMA)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise DataError(

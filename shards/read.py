@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from shards import index, pictures
 from shards.files import LocalFiles, RemoteFiles, open_files
+from shards.paths import expand
 from shards.records import WARNINGS, DataError, Protocol, Role, Tracklet, UsageError
 
 Int64Array = np.ndarray[Any, np.dtype[np.int64]]
@@ -59,8 +60,8 @@ class Reader:
         cache: str | os.PathLike[str] | None = None,
         cache_gb: float | None = None,
     ) -> None:
-        self.path, self._cache = os.fspath(path), (cache, cache_gb)
-        self._files = open_files(path, cache, cache_gb)
+        self.path, self._cache = expand(os.fspath(path)), (cache, cache_gb)
+        self._files = open_files(self.path, cache, cache_gb)
         self.description, self.checksum = index.load_description(self._files)
         if isinstance(self._files, RemoteFiles):
             self._files.version = self.checksum
@@ -158,7 +159,7 @@ class Reader:
 
     def find(self, key: str) -> int:
         """The tracklet of a key. Raises KeyError."""
-        place = pc.index(self._table["key"], key).as_py()
+        place = pc.index(self._table["key"], key).as_py() if key.isascii() else -1  # no key has other letters
         if place < 0:
             raise KeyError(key)
         return int(place)

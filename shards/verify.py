@@ -111,6 +111,14 @@ def _faults(job: _Job, data: memoryview, progress: Progress) -> list[str]:
         faults.append("changed since the build (SHA-256)")
     else:
         intact = True
+    num_frames = sum(len(row["sizes"]) for row in job.rows)
+    if not intact and num_frames > 1 and not any(_in_place(row, data) for row in job.rows):
+        progress.check()
+        progress.advance(len(job.rows), num_frames)
+        what = (
+            f"not one frame of its {len(job.rows):,} tracklets lies where it was written: another file, or overwritten"
+        )
+        return [f"{faults[0]}; {what}; bring it back, or build the set again"]
     members, foreign = _scan(data)
     for row in job.rows:
         progress.check()
@@ -122,14 +130,23 @@ def _faults(job: _Job, data: memoryview, progress: Progress) -> list[str]:
         faults += [f"{row['key']}: {what}" for what in found_faults]
         progress.advance(1, len(row["sizes"]))
     faults += foreign
-    faults += [f"{key}: {_member(number)} is not in the index" for key, number in members]
-    return faults
+    unknown: dict[str, list[int]] = {}
+    for key, number in members:
+        unknown.setdefault(key, []).append(number)
+    return faults + [f"{key}: {_members(numbers, 'not in the index')}" for key, numbers in unknown.items()]
+
+
+def _in_place(row: dict[str, Any], data: memoryview) -> bool:
+    """Whether one frame of a tracklet at least lies whole where the index says."""
+    frames = zip(row["offsets"], row["sizes"], row["crc32"], strict=True)
+    return any(index.crc32(data[offset : offset + size]) == checksum for offset, size, checksum in frames)
 
 
 def _verify_row(row: dict[str, Any], members: dict[Any, _Member], role_names: Any, data: memoryview) -> list[str]:
     """Faults of one tracklet; takes its members out of `members`."""
     faults: list[str] = []
     lost: list[int] = []
+    changed: list[int] = []
     hidden = moved = 0
     content = index.sample_json(row["key"], row["pid"], row["camid"], len(row["sizes"]), row["roles"], role_names)
     expected = {
@@ -144,10 +161,12 @@ def _verify_row(row: dict[str, Any], members: dict[Any, _Member], role_names: An
             else:
                 lost.append(number)
         elif found.crc32 != member.crc32:
-            faults.append(f"frame {number} has changed (CRC-32)")
+            changed.append(number)
         elif found.offset != member.offset:
             moved += 1
     sample = members.pop((row["key"], JSON_MEMBER), None)
+    if changed:
+        faults.append(_members(changed, "changed (CRC-32)", "has", "have"))
     if index.crc32(content) != row["json_crc32"]:
         faults.append("the index disagrees with the json it was made with")
     if sample is None:
@@ -155,7 +174,7 @@ def _verify_row(row: dict[str, Any], members: dict[Any, _Member], role_names: An
     elif sample.crc32 != row["json_crc32"]:
         faults.append("its json has changed (CRC-32)")
     if lost:
-        faults.append(f"{_member(lost[0])} is missing" if len(lost) == 1 else f"{len(lost)} frames are missing: {lost}")
+        faults.append(_members(lost, "missing"))
     if hidden:
         faults.append(f"{hidden} frames: {INTACT_BUT_UNREACHABLE}")
     if moved:
@@ -163,7 +182,7 @@ def _verify_row(row: dict[str, Any], members: dict[Any, _Member], role_names: An
     return faults
 
 
-def _unframed(row: dict[str, Any], role_names: Any, data: memoryview) -> Iterator[str]:
+def _unframed(row: dict[str, Any], role_names: Any, data: memoryview) -> list[str]:
     """Members whose bytes are whole where they should be, and not what lies around them: tar header and padding."""
     key, sizes = row["key"], row["sizes"]
     content = index.sample_json(key, row["pid"], row["camid"], len(sizes), row["roles"], role_names)
@@ -172,13 +191,24 @@ def _unframed(row: dict[str, Any], role_names: Any, data: memoryview) -> Iterato
     for number, (offset, size, checksum) in enumerate(zip(row["offsets"], sizes, row["crc32"], strict=True)):
         extension = "jpg" if data[offset : offset + 2] == pictures.JPEG_START else "png"
         expected.append((number, f"{key}.{number:05d}.{extension}", offset, size, checksum))
+    headers, zeros = [], []
     for number, name, offset, size, checksum in expected:
         end = offset + size
         if index.crc32(data[offset:end]) == checksum:
             if data[offset - tar.BLOCK : offset] != tar.header(name, size):
-                yield f"{_member(number)}: its tar header has changed"
+                headers.append(number)
             if any(data[end : end + -size % tar.BLOCK]):
-                yield f"{_member(number)}: the zeros behind it have changed"
+                zeros.append(number)
+    faults = []
+    for numbers, one, many in (
+        (headers, "its tar header has changed", "their tar headers have changed"),
+        (zeros, "the zeros behind it have changed", "the zeros behind them have changed"),
+    ):
+        if len(numbers) == 1:
+            faults.append(f"{_member(numbers[0])}: {one}")
+        elif numbers:
+            faults.append(f"{', '.join(map(_member, numbers[:3]))}{' ...' * (len(numbers) > 3)}: {many}")
+    return faults
 
 
 def _undecodable(row: dict[str, Any], data: memoryview) -> Iterator[str]:
@@ -195,6 +225,15 @@ def _undecodable(row: dict[str, Any], data: memoryview) -> Iterator[str]:
 
 def _member(number: int) -> str:
     return "its json" if number == JSON_MEMBER else f"frame {number}"
+
+
+def _members(numbers: list[int], what: str, singular: str = "is", plural: str = "are") -> str:
+    """One line for members with the same fault."""
+    if len(numbers) == 1:
+        return f"{_member(numbers[0])} {singular} {what}"
+    frames = [number for number in numbers if number != JSON_MEMBER]
+    also = " and its json" if len(frames) < len(numbers) else ""
+    return f"{len(frames)} frames{also} {plural} {what}: {frames}"
 
 
 def _scan(data: memoryview) -> tuple[dict[tuple[str, int], _Member], list[str]]:

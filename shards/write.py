@@ -52,10 +52,11 @@ def building(out: Path, *, part: Part | None = None) -> Iterator[Path]:
     """A folder beside `out` to build in, renamed to `out` at the end (of a part: left as it is).
 
     Any end but a good one, kill -9 included, leaves it to be taken up again; bad data or usage (DataError, UsageError)
-    only where it holds a whole shard. Raises FileExistsError where `out` exists or another build is writing there;
-    parts of one build may write at the same time.
+    only where it holds a whole shard. Raises FileExistsError where `out` exists and is no empty folder, or another
+    build is writing there; parts of one build may write at the same time.
     """
     _check_free(out)
+    out = out.resolve()  # a link to an empty folder is that folder: nothing could be renamed to the link
     folder = out.with_name(out.name + BUILDING)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+") as lock:  # over NFS, a shared lock needs a file open to read, the other to write
@@ -100,8 +101,17 @@ def _wait_for_disk(path: Path) -> None:
 
 
 def _check_free(out: Path) -> None:
-    if os.path.lexists(out):  # a link that leads nowhere could not be made a folder, after all the work
+    """Nothing may be there but an empty folder, which the finished one replaces."""
+    if not os.path.lexists(out):
+        return
+    if not out.is_dir():  # also a link that leads nowhere: it could not be made a folder, after all the work
         raise FileExistsError(f"{out} exists; remove it, or give another --out")
+    if any(out.iterdir()):
+        raise FileExistsError(f"{out} exists and is not empty; remove it, or give another --out")
+    if out.resolve().is_mount():
+        raise FileExistsError(f"{out} is a mount point, which nothing can replace; give a folder in it as --out")
+    if out.samefile(Path.cwd()):
+        raise FileExistsError(f"{out} is the current folder, which is to be replaced; start the build from another one")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import jsonargparse
 import yaml
 
 from mstat.errors import UserError
+from shards.paths import expand
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -105,6 +106,17 @@ def load_site(path: Path | None) -> Site:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Site)
     try:
-        return Site(**vars(parser.parse_object(content)))
+        return _expanded(Site(**vars(parser.parse_object(content))))
     except (jsonargparse.ArgumentError, TypeError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def _expanded(site: Site) -> Site:
+    """A site with the home folder for `~`: the batch script quotes these values, which keeps a shell from doing it."""
+    for name in ("python", "project", "accelerate", "host_python"):
+        if value := getattr(site, name):
+            setattr(site, name, expand(value))
+    for name, value in site.environment.items():
+        if value.startswith("~/"):
+            site.environment[name] = expand(value)
+    return site

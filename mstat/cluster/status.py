@@ -187,9 +187,11 @@ def num_steps(run: Path) -> int | None:
         if config.train.steps is not None:
             return config.train.steps
         import shards
+        from mstat.elsewhere import find_shards
         from mstat.train import training_plan
 
-        return config.train.epochs * training_plan(shards.open(config.data.shards), config).steps_per_epoch
+        reader = shards.open(find_shards(run, config.data.shards))
+        return config.train.epochs * training_plan(reader, config).steps_per_epoch
     except (OSError, ValueError, SystemExit):
         return None
 

@@ -11,6 +11,7 @@ from mstat.cluster.attempts import FOLDER
 from mstat.cluster.sites import PROJECT
 from mstat.configure import parse
 from mstat.errors import UserError
+from shards.paths import path
 
 KINDS = {
     "train": "launch/train.py",
@@ -54,7 +55,7 @@ def target(kind: str, arguments: Sequence[str], directory: Path | None = None) -
 
 def _option(arguments: Sequence[str], name: str, why: str = "") -> Path:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument(name, type=Path, dest="value")
+    parser.add_argument(name, type=path, dest="value")
     found: Path | None = parser.parse_known_args(list(arguments))[0].value
     if found is None:
         raise UserError(f"{name} is missing after --" + (f", {why}" if why else ""))

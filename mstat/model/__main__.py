@@ -21,6 +21,8 @@ from mstat.configure import load_config
 from mstat.model.mstat import MSTAT
 from mstat.model.pretrained import load_pretrained
 from mstat.report.start import print_start
+from shards.paths import path
+from shards.terminal import print_anything
 
 PARTS = ("stem", "stage1.blocks", "stage1.aap", "stage2.blocks", "stage2.iap", "stage3.blocks", "stage3.iap")
 OTHER = "norms, class token"
@@ -62,10 +64,11 @@ def count(config: ModelConfig, num_frames: int) -> dict[str, Size]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print a table; exit status 0, 1 where a checkpoint is refused, or 2 where the config is bad."""
+    print_anything()
     parser = argparse.ArgumentParser(prog="python -m mstat.model", description=__doc__)
-    parser.add_argument("--config", type=Path, help="YAML of a run; without it, the paper's model")
+    parser.add_argument("--config", type=path, help="YAML of a run; without it, the paper's model")
     parser.add_argument("--frames", type=int, help="frames of a clip; without it, the config's clip.num_frames")
-    parser.add_argument("--init", type=Path, metavar="FILE", help="show how a run with --model.init FILE would start")
+    parser.add_argument("--init", type=path, metavar="FILE", help="show how a run with --model.init FILE would start")
     options = parser.parse_args(arguments)
     run = load_config(options.config) if options.config else Config()
     if options.init:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mstat.elsewhere import find_shards
 from mstat.errors import UserError
 from mstat.files import read_plain, read_plain_json, write_plain
 from mstat.plain_yaml import read_plain_yaml
@@ -155,8 +156,9 @@ class Folder:
             raise DataError(
                 "config.yaml names shards behind a URL, which a report does not open by itself; give it as --shards"
             )
+        place = find_shards(self.run, place)
         if not Path(place).is_dir():
-            raise DataError(f"{place} (data.shards) is not there, seen from the current folder")
+            raise DataError(f"{place} (data.shards) is not there, seen from the current folder or where the run began")
         return shards.open(place)
 
     def save(self, name: str, data: bytes) -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from pathlib import Path
 from types import ModuleType
 
+from shards.paths import path
 from shards.sources import actions, drawn_actions, duke, folder, generated, ilids, lsvid, mars, mot, prid
 
 SOURCES: dict[str, ModuleType] = {
@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser, source: ModuleType) -> None:
     if hasattr(source, "add_arguments"):
         source.add_arguments(parser)
         return
-    parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="ROOT of the layout above")
+    parser.add_argument("--source", type=path, required=True, metavar="DIR", help="ROOT of the layout above")
     options = []
     if "partial" in inspect.signature(source.read).parameters:
         parser.add_argument("--partial", action="store_true", help="accept counts other than the official ones")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial as bind
 from pathlib import Path
 
+from shards.paths import path
 from shards.records import DataError, Frame, Protocol, Role, Source, SourceTracklet
 from shards.sources.common import files_of, natural, numbered, some
 from shards.sources.options import positive_int
@@ -27,7 +28,7 @@ NUM_FRAMES = 32
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `build actions`."""
-    parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder of <split>/<class>/<clip>")
+    parser.add_argument("--source", type=path, required=True, metavar="DIR", help="folder of <split>/<class>/<clip>")
     parser.add_argument("--name", metavar="NAME", help="of the data set (default: that of the folder)")
     parser.add_argument(
         "--frames",

@@ -22,8 +22,10 @@ MAX_NAMED = 10  # files that a message names; the rest is counted
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
-def load_mat(path: Path, key: str, home: str) -> IntArray:
+def load_mat(path: Path, key: str, home: str, other_key: str | None = None) -> IntArray:
     """A variable of whole numbers in a MATLAB file of any version, as MATLAB shows it; `home` says where it is from.
+
+    `other_key` is taken where there is no `key`.
 
     Raises DataError where the file is missing or damaged, or has no such variable.
     """
@@ -35,11 +37,19 @@ def load_mat(path: Path, key: str, home: str) -> IntArray:
         content = _load_hdf5(path) if is_hdf5 else _load_v5(path)
     except Exception as error:  # whatever the damaged bytes lead the readers to
         raise DataError(f"{path}: no MATLAB file that can be read ({error}); take the original") from error
+    if other_key is not None and other_key in content and key not in content:
+        key = other_key
     if key not in content:
+        keys = f"{key} or {other_key}" if other_key else key
         there = ", ".join(k for k in content if not k.startswith("__")) or "nothing"
-        raise DataError(f"{path}: no variable {key} in it (there is: {there}); take the original")
+        raise DataError(f"{path}: no variable {keys} in it (there is: {there}); take the original")
     try:
-        return np.asarray(content[key]).astype(np.int64)
+        values = np.asarray(content[key])
+        with np.errstate(invalid="ignore"):
+            numbers = values.astype(np.int64)
+        if not np.array_equal(numbers, values):  # fractions and NaN would become other numbers in silence
+            raise ValueError("fractions or NaN")
+        return numbers
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: {key} holds no whole numbers ({error}); take the original") from error
 

@@ -12,6 +12,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from shards.paths import path
 from shards.records import Source, UsageError
 from shards.sources import actions
 from shards.sources.generated import draw_where_missing
@@ -24,7 +25,7 @@ GENERATOR = 1  # goes up whenever the same seed gives other bytes
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `build synthetic-actions`."""
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything that is drawn (default: 0)")
-    parser.add_argument("--tree", type=Path, metavar="DIR", help="where to draw it (default: OUT-tree); it is kept")
+    parser.add_argument("--tree", type=path, metavar="DIR", help="where to draw it (default: OUT-tree); it is kept")
     parser.set_defaults(read=lambda args: read(args.tree or args.out.with_name(args.out.name + "-tree"), args.seed))
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial as bind
 from pathlib import Path
 
+from shards.paths import path
 from shards.records import DISTRACTOR_PID, JUNK_PID, DataError, Protocol, Role, Source, SourceTracklet
 from shards.sources.common import files_of, natural, numbered, some
 from shards.sources.copies import Pictures, are_copies
@@ -49,7 +50,7 @@ class _Found:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `build folder`."""
     parser.add_argument(
-        "--source", type=Path, required=True, metavar="DIR", help="folder of <split>/<identity>/<camera>/<tracklet>"
+        "--source", type=path, required=True, metavar="DIR", help="folder of <split>/<identity>/<camera>/<tracklet>"
     )
     parser.add_argument("--name", metavar="NAME", help="of the data set (default: that of the folder)")
     parser.set_defaults(read=lambda args: read(args.source, name=args.name))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from shards.paths import path
 from shards.records import DataError, Source
 from shards.sources import mars
 
@@ -18,7 +19,7 @@ from shards.sources import mars
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `build synthetic`."""
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything that is drawn (default: 0)")
-    parser.add_argument("--tree", type=Path, metavar="DIR", help="where to draw it (default: OUT-tree); it is kept")
+    parser.add_argument("--tree", type=path, metavar="DIR", help="where to draw it (default: OUT-tree); it is kept")
     parser.set_defaults(
         read=lambda args: read(args.tree or args.out.with_name(args.out.name + "-tree"), args.seed, args.workers)
     )
@@ -45,7 +46,7 @@ def draw_where_missing(tree: Path, seed: int, provenance: str, draw: Callable[[]
     """
     from shards.sources.synthetic import SEED_FILE
 
-    if tree.exists():
+    if tree.is_file() or (tree.exists() and any(tree.iterdir())):
         path = tree / SEED_FILE
         drawn_from = path.read_text(encoding="utf-8") if path.is_file() else ""
         if not drawn_from.startswith(f"seed {seed}\n"):

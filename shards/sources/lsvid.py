@@ -2,8 +2,13 @@
 
     ROOT/list_sequence/list_seq_{train,val,test}.txt    a tracklet a line: <path prefix> <label>
     ROOT/<path prefix>_*.jpg                            its frames; the third part of the name, between _, is the camera
-    ROOT/{val,test}/data/info_{val,test}.mat            query: rows of the list, from 1; info_<part>: a row each of
+    ROOT/test/data/info_{val,test}.mat                  query: rows of the list, from 1; info_test: a row each of
                                                         (start, end, label, camera); MATLAB v7.3 or v5
+
+Copies differ in the place of the lists and info files: they may lie in val/data, test/data, data, info/data,
+info/list_sequence and the like, or directly in ROOT. The variables of info_val.mat are called as those of info_test.mat
+(info_val is taken, too). The end - start + 1 frames of each row are compared with the pictures. A copy without the
+validation part (no pictures, or neither list nor info) is whole without it.
 
 Gallery is the whole part, queries included. Each part has labels of its own, from 0: identities are the labels plus 1,
 plus 10,000 in the validation part and 20,000 in the test part.
@@ -11,6 +16,7 @@ plus 10,000 in the validation part and 20,000 in the test part.
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -18,10 +24,33 @@ from dataclasses import dataclass
 from functools import partial as bind
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from shards.records import DataError, Protocol, Role, Source, SourceTracklet
-from shards.sources.common import PICTURES, check_counts, files_of, load_mat, missing_pictures, natural
+from shards.sources.common import (
+    MAX_NAMED,
+    PICTURES,
+    IntArray,
+    check_counts,
+    files_of,
+    load_mat,
+    missing_pictures,
+    natural,
+)
 
 HOME = "it comes with LS-VID"
+PLACES = (  # of lists and info files, in the copies that are in use
+    "list_sequence",
+    "info/list_sequence",
+    "val/data",
+    "test/data",
+    "data",
+    "info/data",
+    "val",
+    "test",
+    "info",
+    ".",
+)
 LABELS = 10_000  # more than a part has
 PARTS = ("train", "val", "test")
 PREFIX = re.compile(r"[^_]+_[^_]+_c?(\d+)(_[^_]+)*")
@@ -51,44 +80,125 @@ class _Row:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The tracklets of one part, and what its files say of them.
+
+    rows         a tracklet each; one without pictures has no names
+    unlisted     pictures beside theirs that the list does not name
+    queries      numbers of rows, from 0
+    differences  a line for each way in which pictures are missing or rows do not follow each other
+    """
+
+    rows: tuple[_Row, ...]
+    unlisted: int
+    queries: frozenset[int]
+    differences: list[str]
+
+
 def read(root: Path, *, partial: bool = False) -> Source:
     """Read lists and info files, find each tracklet's frames, and check all against each other.
 
-    Raises DataError with file, line and way out: a list or info file missing or damaged, a path that leads out of
-    `root`, a name of another form, a tracklet without frames, counts that are not the official ones (unless `partial`).
+    Raises DataError with file, line and way out: a list or info file missing, damaged or there in two versions, a path
+    that leads out of `root`, a name of another form, more pictures than a row counts; and, unless `partial`, pictures
+    missing, rows that overlap or leave frames out, counts that are not the official ones. `partial` leaves out
+    tracklets without any picture. All that it accepts is in the fact `partial`.
     """
-    if not (root / "list_sequence").is_dir():
-        raise DataError(f"{root}: no folder list_sequence here; give the folder LS-VID that holds it")
-    rows = {part: _read_list(root, part) for part in PARTS}
-    queries = {part: _read_queries(root, part, rows[part]) for part in ("val", "test")}
-    counts = {
-        "training identities": len({row.label for row in rows["train"]}),
-        "training tracklets": len(rows["train"]),
-        "validation identities": len({row.label for row in rows["val"]}),
-        "validation tracklets": len(rows["val"]),
-        "validation queries": len(queries["val"]),
-        "test identities": len({row.label for row in rows["test"]}),
-        "test tracklets": len(rows["test"]),
-        "queries": len(queries["test"]),
-        "cameras": len({row.camid for part in rows.values() for row in part}),
-    }
-    note = check_counts(root, "LS-VID", counts, OFFICIAL_COUNTS, partial)
+    without = _without_validation(root, partial)
+    parts = {part: _read_part(root, part) for part in PARTS if part != "val" or not without}
+    differences = [difference for part in parts.values() for difference in part.differences]
+    if differences and not partial:
+        raise DataError("\n".join([*differences, f"{root}: unpack it again, or accept this with --partial"]))
+    counts: dict[str, int] = {}
+    cameras: set[int] = set()
+    for name, part in parts.items():
+        title = {"train": "training", "val": "validation", "test": "test"}[name]
+        there = {number: row for number, row in enumerate(part.rows) if row.names}
+        counts[f"{title} identities"] = len({row.label for row in there.values()})
+        counts[f"{title} tracklets"] = len(there)
+        if name != "train":
+            counts["queries" if name == "test" else "validation queries"] = len(part.queries & there.keys())
+        cameras |= {row.camid for row in there.values()}
+    counts["cameras"] = len(cameras)
+    official = {what: count for what, count in OFFICIAL_COUNTS.items() if what in counts}
+    note = "; ".join(filter(None, [check_counts(root, "LS-VID", counts, official, partial), *differences]))
+
     facts = {"identities": f"label + 1 of the list, + {LABELS:,} in val, + {2 * LABELS:,} in test"}
+    if without:
+        facts["validation"] = without
+    if unlisted := sum(part.unlisted for part in parts.values()):
+        facts["not listed"] = f"{unlisted:,} pictures beside those of the tracklets are in no list, and left out"
+    if note:
+        facts["partial"] = note
+    protocols = (OFFICIAL, VALIDATION) if "val" in parts else (OFFICIAL,)
     tracklets = [
-        _tracklet(row, part, offset, number in queries.get(part, ()))
-        for offset, part in enumerate(PARTS)
-        for number, row in enumerate(rows[part])
+        _tracklet(row, name, number in part.queries, protocols)
+        for name, part in parts.items()
+        for number, row in enumerate(part.rows)
+        if row.names
     ]
-    return Source("lsvid", (OFFICIAL, VALIDATION), tuple(tracklets), {**facts, **({"partial": note} if note else {})})
+    return Source("lsvid", protocols, tuple(tracklets), facts)
 
 
-def _read_list(root: Path, part: str) -> list[_Row]:
-    path = root / "list_sequence" / f"list_seq_{part}.txt"
-    if not path.is_file():
-        raise DataError(f"{path}: missing; {HOME}")
-    rows, missing = [], []
+def _without_validation(root: Path, partial: bool) -> str:
+    """Why there is no validation part, for the facts; empty where there is one.
+
+    Raises DataError where a half of it is missing: the list, or the info file (unless `partial`).
+    """
+    path, info_path = _find(root, "list_seq_val.txt"), _find(root, "info_val.mat")
+    if path is None:
+        if info_path:
+            raise DataError(
+                f"list_seq_val.txt: missing in {root}, but {info_path} is there; {HOME}; or move that away, too"
+            )
+        return "none in this copy: no list_seq_val.txt, no info_val.mat"
+    rows, _ = _read_list(root, path)
+    if not any(row.names for row in rows):
+        return f"none in this copy: no picture of {path}"
+    if info_path is None and not partial:
+        raise DataError(
+            f"info_val.mat: missing in {root}, but list and pictures of the validation part are there; {HOME}; or do "
+            "without that part with --partial"
+        )
+    return "" if info_path else "left out: info_val.mat is missing"
+
+
+def _find(root: Path, name: str) -> Path | None:
+    """Where a list or info file lies. Raises DataError where two files of that name differ."""
+    paths = [root / place / name for place in PLACES if (root / place / name).is_file()]
+    for path in paths[1:]:
+        if not filecmp.cmp(paths[0], path, shallow=False):
+            raise DataError(f"{paths[0]} and {path} differ; keep the original, and move the other away")
+    return paths[0] if paths else None
+
+
+def _find_or_fail(root: Path, name: str) -> Path:
+    path = _find(root, name)
+    if path is None:
+        raise DataError(
+            f"{name}: missing in {root} ({', '.join(PLACES[:-1])}, or {root} itself); {HOME}; give the folder LS-VID "
+            "that holds list_sequence"
+        )
+    return path
+
+
+def _read_part(root: Path, part: str) -> _Part:
+    path = _find_or_fail(root, f"list_seq_{part}.txt")
+    rows, unlisted = _read_list(root, path)
+    if part == "train":  # nothing says how many frames these have
+        missing = [row.folder / f"{row.prefix}_*" for row in rows if not row.names]
+        differences = [str(missing_pictures(missing, str(path)))] if missing else []
+        return _Part(rows, unlisted, frozenset(), differences)
+    info_path = _find_or_fail(root, f"info_{part}.mat")
+    info, queries = _read_info(info_path, part, rows)
+    return _Part(rows, unlisted, queries, _differences(info_path, info, rows))
+
+
+def _read_list(root: Path, path: Path) -> tuple[tuple[_Row, ...], int]:
+    """The lines of a list, and the number of pictures in their folders that no line names."""
+    rows = []
     listed: dict[Path, Mapping[str, list[str]]] = {}
-    for line, text in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+    for line, text in enumerate(path.read_text("utf-8-sig", errors="replace").rstrip().splitlines(), start=1):
         where = PurePosixPath(text.rpartition(" ")[0].strip())
         label = text.rpartition(" ")[2]
         match = PREFIX.fullmatch(where.name)
@@ -100,12 +210,9 @@ def _read_list(root: Path, part: str) -> list[_Row]:
         if folder not in listed:
             listed[folder] = _by_prefix(folder)
         names = listed[folder].get(where.name, [])
-        if not names:
-            missing.append(root / f"{where}_*")
         rows.append(_Row(folder, where.name, int(label), int(match[1]), tuple(names)))
-    if missing:
-        raise missing_pictures(missing, str(path))
-    return rows
+    num_listed = sum(len(row.names) for row in rows)
+    return tuple(rows), sum(len(names) for by_prefix in listed.values() for names in by_prefix.values()) - num_listed
 
 
 def _by_prefix(folder: Path) -> dict[str, list[str]]:
@@ -117,30 +224,70 @@ def _by_prefix(folder: Path) -> dict[str, list[str]]:
     return names
 
 
-def _read_queries(root: Path, part: str, rows: Sequence[_Row]) -> frozenset[int]:
-    path = root / part / "data" / f"info_{part}.mat"
-    info, query = load_mat(path, f"info_{part}", HOME), load_mat(path, "query", HOME).ravel() - 1
+def _read_info(path: Path, part: str, rows: Sequence[_Row]) -> tuple[IntArray, frozenset[int]]:
+    """The rows of an info file and the numbers (from 0) of its queries, checked against the list."""
+    # The kit calls them info_test in info_val.mat, too; other tools have written info_val there.
+    info = load_mat(path, "info_test", HOME, "info_val" if part == "val" else None)
+    query = load_mat(path, "query", HOME).ravel() - 1
     if info.shape != (len(rows), 4):
-        raise DataError(f"{path}: info_{part} of shape {info.shape}, but the list has {len(rows)} lines of 4 numbers")
-    for line, (row, (_, _, label, camid)) in enumerate(zip(rows, info.tolist(), strict=True), start=1):
+        raise DataError(f"{path}: rows of shape {info.shape}, but the list has {len(rows)} lines of 4 numbers")
+    for line, (row, (start, end, label, camid)) in enumerate(zip(rows, info.tolist(), strict=True), start=1):
+        if not 1 <= start <= end:
+            raise DataError(f"{path}: row {line}: {start} to {end} are no frames; take the original")
         if (row.label, row.camid) != (label, camid):
             raise DataError(
                 f"{path}: row {line}: label {label}, camera {camid}, but the list has {row.prefix} with label "
                 f"{row.label}; take the originals of both"
             )
+        if len(row.names) > end - start + 1:
+            raise DataError(
+                f"{path}: row {line}: {start} to {end} are {end - start + 1} frames, but {row.folder / row.prefix}_* "
+                f"are {len(row.names)} pictures; remove those of other tracklets, or unpack it again"
+            )
     outside = query[(query < 0) | (query >= len(rows))]
     if len(outside):
         raise DataError(f"{path}: query {outside[0] + 1}, but the list has lines 1 to {len(rows)}; take the original")
-    return frozenset(query.tolist())
+    if len(np.unique(query)) != len(query):
+        raise DataError(f"{path}: query names a row twice; take the original")
+    return info, frozenset(query.tolist())
 
 
-def _tracklet(row: _Row, part: str, offset: int, is_query: bool) -> SourceTracklet:
+def _differences(path: Path, info: IntArray, rows: Sequence[_Row]) -> list[str]:
+    """A line for each way in which rows and pictures do not fit: pictures missing, rows that overlap or leave a gap."""
+    lines = []
+    short = {row: end - start + 1 for row, (start, end, _, _) in zip(rows, info.tolist(), strict=True)}
+    short = {row: frames for row, frames in short.items() if len(row.names) < frames}
+    if short:
+        named = [f"{row.folder / row.prefix}_* ({len(row.names)} of {frames})" for row, frames in short.items()]
+        more = f" and {len(named) - MAX_NAMED} more" if len(named) > MAX_NAMED else ""
+        lost = sum(frames - len(row.names) for row, frames in short.items())
+        lines.append(
+            f"{path}: pictures of {len(named):,} tracklets are missing, {lost:,} in all: "
+            f"{', '.join(named[:MAX_NAMED])}{more}"
+        )
+    by_start = info[np.argsort(info[:, 0], kind="stable")]
+    gaps = by_start[:, 0] - 1 - np.concatenate([[0], np.maximum.accumulate(by_start[:-1, 1])])
+    for what, wrong in (("overlap", gaps < 0), ("leave a gap before them", gaps > 0)):
+        if wrong.any():
+            start, end = by_start[wrong][0, :2]
+            lines.append(f"{path}: {wrong.sum():,} rows {what}, the first is {start} to {end}")
+    return lines
+
+
+def _tracklet(row: _Row, part: str, is_query: bool, protocols: Sequence[Protocol]) -> SourceTracklet:
     tested = Role.QUERY | Role.GALLERY if is_query else Role.GALLERY
     return SourceTracklet(
         key=f"{part}-{row.prefix}",
-        pid=offset * LABELS + row.label + 1,
+        pid=PARTS.index(part) * LABELS + row.label + 1,
         camid=row.camid,
         num_frames=len(row.names),
-        roles=tuple(Role.TRAIN if part == "train" else tested if part == own else Role.NONE for own in ("test", "val")),
+        roles=tuple(
+            Role.TRAIN
+            if part == "train"
+            else tested
+            if part == ("val" if protocol is VALIDATION else "test")
+            else Role.NONE
+            for protocol in protocols
+        ),
         frames=bind(files_of, row.folder, row.names),
     )

@@ -36,6 +36,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
+from shards.paths import path
 from shards.records import DataError, Frame, Protocol, Role, Source, SourceTracklet, UsageError
 from shards.sources.crops import DROP, Camera, Crop, missing_frames
 from shards.sources.options import natural_number, percent, positive_int, share, size_HW, size_WH
@@ -53,13 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--video",
-        type=Path,
+        type=path,
         required=True,
         action="append",
         metavar="PATH",
         help="video or folder of pictures, one for each camera",
     )
-    add("--tracks", type=Path, required=True, action="append", metavar="FILE", help="one for each video")
+    add("--tracks", type=path, required=True, action="append", metavar="FILE", help="one for each video")
     add("--halve-tracks", action="store_true", help="one video: halves of each track are two cameras")
     add("--max-frames", type=positive_int, default=32, metavar="N", help="longest tracklet (default: 32)")
     ids = "ids, as 3,5,8, that test; all others train (default: every second id)"

@@ -14,6 +14,7 @@ import json
 import re
 from pathlib import Path
 
+from shards.paths import path
 from shards.records import DataError, Protocol, Source
 from shards.sources.common import check_counts
 from shards.sources.two_cameras import two_cameras
@@ -26,8 +27,8 @@ OFFICIAL_COUNTS = {"splits": 10, "persons": 178, "persons of each half": 89}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `build prid`."""
-    parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder with multi_shot")
-    parser.add_argument("--splits", type=Path, required=True, metavar="FILE", help="the ten splits, JSON")
+    parser.add_argument("--source", type=path, required=True, metavar="DIR", help="folder with multi_shot")
+    parser.add_argument("--splits", type=path, required=True, metavar="FILE", help="the ten splits, JSON")
     parser.add_argument("--partial", action="store_true", help="accept other numbers of splits and persons")
     parser.set_defaults(read=lambda args: read(args.source, args.splits, partial=args.partial))
 

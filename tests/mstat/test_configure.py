@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mstat.config import Config
-from mstat.configure import load_config, parse, save_config
+from mstat.configure import load_config, override, parse, save_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -89,3 +89,22 @@ def test_an_unknown_key_in_a_file_is_refused(
     with pytest.raises(SystemExit):
         load_config(tmp_path / "bad.yaml")
     assert f"unknown setting {wrong!r}: did you mean {right!r}" in capsys.readouterr().err
+
+
+def test_a_tilde_in_a_setting_is_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In every setting that is a path, from a YAML, a flag or an experiment's row; not in a URL. The name of a YAML,
+    too. config.yaml holds the whole path. A user that does not exist is refused."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("run: ~/runs/x\nmodel: {init: ~/start.pth}\n")
+    config = parse(["--config=~/mine.yaml", "--data.shards=~/data/x"])
+    paths = (f"{tmp_path}/runs/x", f"{tmp_path}/data/x", f"{tmp_path}/start.pth")
+    assert (config.run, config.data.shards, config.model.init) == paths
+    save_config(config, tmp_path / "config.yaml")
+    assert "~" not in (tmp_path / "config.yaml").read_text()
+    changed = override(config, {"model.init": "~/other.pth", "data.shards": "s3://bucket/~/x"})
+    assert (changed.model.init, changed.data.shards) == (f"{tmp_path}/other.pth", "s3://bucket/~/x")
+    with pytest.raises(SystemExit):
+        parse(["--run=~nobody-here/x"])
+    assert "~nobody-here is no user's home folder" in capsys.readouterr().err

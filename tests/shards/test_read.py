@@ -214,3 +214,51 @@ def test_a_frame_damaged_before_the_build_is_named(tree: Path, tmp_path: Path) -
     assert reader.frames(i, [0]).any()
     with pytest.raises(DataError, match=r"0001C1T0001 frame 1: damaged .*; replace it"):
         reader.frames(i, [0, 1])
+
+
+MANY_SHARDS = """
+import os, resource, sys, threading
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+import shards
+from shards.verify import verify
+
+def num_open():
+    return len(os.listdir("/proc/self/fd"))
+
+reader = shards.open(sys.argv[1])
+assert len(reader.description.shards) > 64
+expected = [reader.encoded(i, 0) for i in range(len(reader))]
+assert num_open() < 32, num_open()
+
+def again(readers, step):
+    for i in range(0, 3 * len(reader), step):
+        for one in readers:
+            assert one.encoded(i % len(reader), 0) == expected[i % len(reader)]
+
+failed = []
+threading.excepthook = failed.append
+threads = [threading.Thread(target=again, args=([reader], step)) for step in (1, 5, 7, 11)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert not failed, failed
+child = os.fork()
+again([reader], 1)
+if child == 0:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+again([shards.open(sys.argv[1]) for _ in range(8)], 1)  # together they would take more than there is
+reader.close()
+assert verify(__import__("pathlib").Path(sys.argv[1])) == []
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts its open files in /proc")
+def test_the_number_of_open_shards_is_bounded(tmp_path: Path) -> None:
+    """A process that may open 64 files reads a set of 86 shards: at random, from threads that push each other's shards
+    out, in a forked child, through eight readers at once, and to verify it."""
+    tree = mars_tree(tmp_path / "tree", size=(16, 8), repeat=20)
+    out = build_mars(tree, tmp_path / "out", shard_bytes=1)
+    done = subprocess.run(
+        [sys.executable, "-c", MANY_SHARDS, str(out)], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

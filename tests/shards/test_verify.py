@@ -212,3 +212,38 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(out: Path) -> None:
         assert f"{shard}: " in faults
         assert f"member {name!r} is none that the writer makes" in faults
         shard.write_bytes(whole)
+
+
+@pytest.mark.parametrize("wrong", ["swapped", "other size", "zeros", "empty", "text"])
+def test_a_wrong_shard_is_one_fault(out: Path, tmp_path: Path, wrong: str) -> None:
+    """Another shard under its name, one of another build, or nothing of it: one line, not one a tracklet or frame; so
+    with --decode."""
+    shard, second = out / "shard-000000.tar", out / "shard-000001.tar"
+    size = shard.stat().st_size
+    if wrong == "swapped":
+        shard.write_bytes(second.read_bytes())
+    elif wrong == "other size":
+        other = build_mars(mars_tree(tmp_path / "other", size=(48, 24)), tmp_path / "other-out")
+        shard.write_bytes((other / shard.name).read_bytes())
+    else:
+        shard.write_bytes({"zeros": bytes(size), "empty": b"", "text": b"<!DOCTYPE html>"}[wrong])
+    rows = shards_of(out).count(0)
+    (fault,) = verify(out, decode=True)
+    assert fault.startswith(f"{shard}: ")
+    assert f"not one frame of its {rows} tracklets lies where it was written" in fault
+
+
+def test_a_tracklet_has_one_line_for_each_kind_of_fault(out: Path) -> None:
+    """However many of its frames have it: changed bytes, changed headers, frames that the index does not know."""
+    reader = shards.open(out)
+    shard = out / "shard-000000.tar"
+    whole = shard.read_bytes()
+    for number in (1, 2, 4):
+        flip(shard, shard.read_bytes().index(reader.encoded(1, number)) + 200)
+    assert verify(out)[1:] == [f"{shard}: 0001C2T0002: 3 frames have changed (CRC-32): [1, 2, 4]"]
+    shard.write_bytes(whole)
+    for number in (1, 2, 3, 4):
+        flip(shard, shard.read_bytes().index(reader.encoded(1, number)) - 512 + 155)
+    assert verify(out)[1:] == [f"{shard}: 0001C2T0002: frame 1, frame 2, frame 3 ...: their tar headers have changed"]
+    rewrite(shard, lambda name: True, ("0009C1T0001.json", "0009C1T0001.00000.jpg", "0009C1T0001.00001.jpg"))
+    assert f"{shard}: 0009C1T0001: 2 frames and its json are not in the index: [0, 1]" in verify(out)

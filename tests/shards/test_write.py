@@ -347,7 +347,7 @@ def test_the_lock_is_held_until_the_folder_has_its_name(tmp_path: Path, monkeypa
     flock = fcntl.flock
 
     def overtaken(lock: Any, how: int) -> None:
-        late.mkdir()  # the other build, which ends just before this one gets the lock
+        (late / "index").mkdir(parents=True)  # the other build, which ends just before this one gets the lock
         flock(lock, how)
 
     monkeypatch.setattr(fcntl, "flock", overtaken)
@@ -378,6 +378,39 @@ def test_an_existing_folder_is_refused_and_kept(tmp_path: Path) -> None:
     out.symlink_to(tmp_path / "nowhere")
     with pytest.raises(FileExistsError, match="remove it, or give another --out"):
         build_mars(tree, out)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "long way"])
+def test_an_empty_folder_is_a_good_out(tmp_path: Path, kind: str) -> None:
+    """It is replaced at the end, not before: a build that fails leaves it empty. A link to one stays a link."""
+    tree, place = mars_tree(tmp_path / "tree"), tmp_path / "place"
+    place.mkdir()
+    out = {"folder": place, "link": tmp_path / "link", "long way": tmp_path / "tree" / ".." / "place"}[kind]
+    if kind == "link":
+        out.symlink_to(place)
+    with pytest.raises(DataError), building(out):
+        raise DataError("bad")
+    assert list(place.iterdir()) == []
+    assert build_mars(tree, out) == out
+    assert contents(place) == contents(build_mars(tree, tmp_path / "other"))
+    assert out.is_symlink() == (kind == "link")
+    names = {"place", "tree", "other"} | ({"link"} if kind == "link" else set())
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_a_folder_that_cannot_be_replaced_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The current folder, and a mount point: renaming another to them would fail, or leave the shell nowhere."""
+    monkeypatch.chdir(tmp_path)
+    for out in (Path(), tmp_path):
+        with pytest.raises(FileExistsError, match="is the current folder"), building(out):
+            raise AssertionError("entered")
+    mount = next((path for path in (Path("/sys/fs/pstore"), Path("/dev/mqueue")) if path.is_mount()), None)
+    if mount is None or list(mount.iterdir()):
+        pytest.skip("needs an empty mount point")
+    with pytest.raises(FileExistsError, match="is a mount point"), building(mount):
+        raise AssertionError("entered")
 
 
 def test_two_builds_into_one_folder_exclude_each_other(tmp_path: Path) -> None:

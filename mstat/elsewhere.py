@@ -1,0 +1,64 @@
+"""Relative paths in the settings of a run, seen from another folder than the one in which the run began."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def find_shards(run: Path, shards: str) -> str:
+    """Where a run's `data.shards` lies: as it stands if it is there, else from where the run began.
+
+    Runs of older versions do not say where they began. For them, and for a project that was moved, the folders above
+    the run folder are tried: a set is taken there only if its checksum is the recorded one.
+
+    Returns `shards` itself where no set is found; opening it says what is missing.
+    """
+    if "://" in shards or Path(shards).is_absolute() or Path(shards).is_dir():
+        return shards
+    environment = _environment(run)
+    began, checksum = environment.get("folder"), environment.get("shards_checksum")
+    if began and _checksum(Path(began) / shards):
+        return str(Path(began) / shards)
+    for folder in run.resolve().parents:
+        found = _checksum(folder / shards)
+        if found and found == (checksum or found):
+            return str(folder / shards)
+    return shards
+
+
+def find_file(run: Path, file: str) -> str:
+    """The same for a file, as `model.init`; only from where the run began."""
+    began = _environment(run).get("folder")
+    elsewhere = Path(began or ".") / file
+    return str(elsewhere) if not Path(file).exists() and elsewhere.exists() else file
+
+
+def _environment(run: Path) -> dict[str, Any]:
+    """environment.json of a run, or of the first run in the folder of all splits."""
+    for path in _environments(run):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, dict):
+            return content
+    return {}
+
+
+def _environments(run: Path) -> Iterator[Path]:
+    yield run / "environment.json"
+    yield from sorted(run.glob("split-*/environment.json"))
+
+
+def _checksum(folder: Path) -> str | None:
+    """Of the set of shards in a folder; None where there is none."""
+    from shards.index import DESCRIPTION_FILE
+
+    try:
+        checksum = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))["checksum"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return checksum if isinstance(checksum, str) else None
