@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from shards import index, pictures, tar
 from shards.files import LocalFiles
 from shards.parallel import Progress, run_jobs
+from shards.plain import sha256_of
 from shards.records import DataError
 
 INTACT_BUT_UNREACHABLE = "a damaged tar header hides them from tar; the index still reads them"
@@ -52,7 +55,7 @@ def verify(folder: Path, workers: int = 1, *, decode: bool = False) -> list[str]
     try:
         files = LocalFiles(folder)
         description, _ = index.load_description(files)
-        table = index.load_table(files, description.index_sha256)
+        table = index.load_table(files, description)
     except DataError as error:  # without its index nothing else can be told
         return [str(error)]
 
@@ -77,7 +80,7 @@ def _index_faults(folder: Path, description: index.Description) -> Iterator[str]
         path = folder / index.INDEX_FOLDER / name
         if not path.is_file():
             yield f"{path}: missing"
-        elif index.file_sha256(path) != sha256:
+        elif sha256_of(path) != sha256:
             yield f"{path}: changed since the build (SHA-256)"
 
 
@@ -119,7 +122,9 @@ def _faults(job: _Job, data: memoryview, progress: Progress) -> list[str]:
             f"not one frame of its {len(job.rows):,} tracklets lies where it was written: another file, or overwritten"
         )
         return [f"{faults[0]}; {what}; bring it back, or build the set again"]
-    members, foreign = _scan(data)
+    members, foreign, end = _scan(data)
+    if intact and not _is_zero(data[end:]):
+        foreign.append(f"bytes after the last member, from {end:,} on, are not zero; build the set again")
     for row in job.rows:
         progress.check()
         found_faults = _verify_row(row, members, job.role_names, data)
@@ -160,7 +165,7 @@ def _verify_row(row: dict[str, Any], members: dict[Any, _Member], role_names: An
                 hidden += 1
             else:
                 lost.append(number)
-        elif found.crc32 != member.crc32:
+        elif (found.crc32, found.size) != (member.crc32, member.size):
             changed.append(number)
         elif found.offset != member.offset:
             moved += 1
@@ -171,7 +176,7 @@ def _verify_row(row: dict[str, Any], members: dict[Any, _Member], role_names: An
         faults.append("the index disagrees with the json it was made with")
     if sample is None:
         faults.append("its json is missing")
-    elif sample.crc32 != row["json_crc32"]:
+    elif (sample.crc32, sample.size) != (row["json_crc32"], len(content)):
         faults.append("its json has changed (CRC-32)")
     if lost:
         faults.append(_members(lost, "missing"))
@@ -236,14 +241,22 @@ def _members(numbers: list[int], what: str, singular: str = "is", plural: str = 
     return f"{len(frames)} frames{also} {plural} {what}: {frames}"
 
 
-def _scan(data: memoryview) -> tuple[dict[tuple[str, int], _Member], list[str]]:
-    """Walk a tar: each member by (key, frame number or JSON_MEMBER), in order, and those that are none of ours.
+def _is_zero(data: memoryview) -> bool:
+    return not np.frombuffer(data, np.uint8).any()
 
-    A tar that breaks off gives the members before the break.
+
+def _scan(data: memoryview) -> tuple[dict[tuple[str, int], _Member], list[str], int]:
+    """Walk a tar.
+
+    Returns:
+        Each member by (key, frame number or JSON_MEMBER), in order; those that are none of ours; where the last ends.
+        A tar that breaks off gives the members before the break.
     """
+    end = 0
     members: dict[tuple[str, int], _Member] = {}
     foreign: list[str] = []
     for name, offset, length in tar.walk(data):
+        end = offset + length
         match = MEMBER.fullmatch(name)
         if match is None:
             foreign.append(f"member {name!r} is none that the writer makes; build the set again")
@@ -253,4 +266,4 @@ def _scan(data: memoryview) -> tuple[dict[tuple[str, int], _Member], list[str]]:
             foreign.append(f"{match[1]}: member {name!r} is one too many: {_member(member[1])} stands before it")
         else:
             members[member] = _Member(offset, length, index.crc32(data[offset : offset + length]))
-    return members, foreign
+    return members, foreign, end

@@ -30,13 +30,12 @@ from shards.records import DataError, Protocol, Role, Source, SourceTracklet
 from shards.sources.common import (
     MAX_NAMED,
     PICTURES,
-    IntArray,
     check_counts,
     files_of,
-    load_mat,
     missing_pictures,
     natural,
 )
+from shards.sources.matlab import IntArray, load_mat
 
 HOME = "it comes with LS-VID"
 PLACES = (  # of lists and info files, in the copies that are in use
