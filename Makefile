@@ -91,6 +91,9 @@ bench-loading: $(VENV)/.train ## the loader's rate, the cores a GPU needs, stall
 bench-growth: $(VENV)/.train ## how cost grows with clips, frames, identities, ranks, gallery, queries, build (8 minutes)
 	$(BIN)/python benchmarks/growth.py
 
+bench-under-load: $(VENV)/.train ## a training beside busy loops, by settings of OpenMP; run it on a quiet machine (10 minutes)
+	$(BIN)/python benchmarks/under_load.py
+
 bench-startup: $(VENV)/.train ## seconds to a help, to the first step after a restart, for a checkpoint (12 GB of memory)
 	$(BIN)/python benchmarks/startup.py
 

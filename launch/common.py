@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 SYNTHETIC_CONFIG = PROJECT / "configs" / "synthetic.yaml"
 
 
-def run_parser(prog: str, description: str | None, example: str) -> argparse.ArgumentParser:
+def run_parser(prog: str, description: str | None, example: str, required: bool = True) -> argparse.ArgumentParser:
     """The command line of what is done with a trained run: --run, and any setting besides, as in `example`."""
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -30,18 +31,36 @@ def run_parser(prog: str, description: str | None, example: str) -> argparse.Arg
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"Any setting of launch/train.py may follow, as in {example}.",
     )
-    parser.add_argument("--run", type=path, required=True, help="run folder that launch/train.py made")
+    parser.add_argument("--run", type=path, required=required, help="run folder that launch/train.py made")
     return parser
 
 
+def checkpoint_option(parser: argparse.ArgumentParser) -> None:
+    """--checkpoint, for what can be done with the weights of a run that is not finished."""
+    parser.add_argument(
+        "--checkpoint",
+        metavar="NAME",
+        help="folder of a checkpoint (RUN/checkpoints/step-...), or its step, or newest, or best (train.keep_best)",
+    )
+
+
+def run_of(arguments: argparse.Namespace) -> Path:
+    """--run, or the run in whose folder --checkpoint lies."""
+    if arguments.run is None and arguments.checkpoint is None:
+        raise UserError("which run? Give --run DIR, or --checkpoint DIR/checkpoints/step-...")
+    run: Path = arguments.run or Path(arguments.checkpoint).absolute().parent.parent
+    return run
+
+
 def config_of_run(run: Path, overrides: Sequence[str]) -> Config:
-    """The settings of a run folder, changed by flags. Raises ValueError where it is none."""
-    from mstat.configure import load_config
+    """The settings of a run folder, changed by flags. Raises UserError where it is none; bad flags exit with 2."""
+    from mstat.configure import parse
     from mstat.elsewhere import find_file, find_shards
 
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run}: no config.yaml in it: --run must be a folder that launch/train.py made")
-    config = load_config(run / "config.yaml", ["--run", str(run), *overrides])
+    argv = ["--config", str(run / "config.yaml"), "--run", str(run), *overrides]
+    config = parse(argv, prog=str(run / "config.yaml"))
     recorded = config.data.shards
     config.data.shards = find_shards(run, recorded)
     if config.data.shards != recorded and os.environ.get("RANK", "0") == "0":
@@ -97,15 +116,16 @@ def _can_be_mended(error: Exception) -> bool:
 
     if isinstance(error, OSError):
         of_network = isinstance(error, TimeoutError | ConnectionError)
-        return of_network or error.filename is not None or error.errno in MACHINE_ERRORS
-    # torch's own words where a loader's worker was killed, most often for its memory.
-    killed_worker = isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
-    return killed_worker or isinstance(error, UserError | DataError | UsageError | NotFiniteError | LostRankError)
+        return of_network or error.filename is not None or error.errno in MACHINE_ERRORS or _of_a_worker(error)
+    return isinstance(error, UserError | DataError | UsageError | NotFiniteError | LostRankError)
+
+
+def _of_a_worker(error: OSError) -> bool:
+    """The same for an error that a loader's worker sent: only the words of its number and its file come across."""
+    words = re.search(r"\[Errno (\d+)\] [^:]*(: .+)?$", last_line(error))
+    return words is not None and (words[2] is not None or int(words[1]) in MACHINE_ERRORS)
 
 
 def last_line(error: BaseException) -> str:
-    """The message itself, also of an error that a loader's worker sent with its traceback."""
-    text = str(error).strip()
-    if "Original Traceback" in text:
-        return text.splitlines()[-1].split(": ", 1)[-1]
-    return " ".join(text.split())
+    """The message in one line."""
+    return " ".join(str(error).split())

@@ -1,6 +1,7 @@
 """Score a trained run: `accelerate launch launch/evaluate.py --run DIR [--section.key value ...]`.
 
 Takes DIR/config.yaml, changed by flags, and DIR/model.safetensors; writes DIR/evaluation.json and DIR/report.html.
+With --checkpoint it scores a checkpoint, of a run that is not finished too, and writes to DIR/evaluations/step-...
 """
 
 from __future__ import annotations
@@ -10,21 +11,27 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from launch.common import config_of_run, report_errors, run_parser
+from launch.common import checkpoint_option, config_of_run, report_errors, run_of, run_parser
+from shards.paths import path
 
 
 def main() -> int:
-    parser = run_parser("launch/evaluate.py", __doc__, "--eval.num_frames 32 or --data.protocol NAME")
+    parser = run_parser("launch/evaluate.py", __doc__, "--eval.num_frames 32 or --data.protocol NAME", False)
+    checkpoint_option(parser)
+    parser.add_argument(
+        "--out", type=path, metavar="FOLDER", help="where evaluation.json and what goes with it are left"
+    )
     arguments, overrides = parser.parse_known_args()
 
     def command() -> None:
-        config = config_of_run(arguments.run, overrides)
+        run = run_of(arguments)
+        config = config_of_run(run, overrides)
 
         from mstat.engine import Engine
         from mstat.splits import evaluate_runs
 
-        with Engine(config) as engine:
-            evaluate_runs(config, engine)
+        with Engine(config, also={"model.safetensors": run / "model.safetensors"}) as engine:
+            evaluate_runs(config, engine, arguments.checkpoint, arguments.out)
 
     return report_errors(command)
 

@@ -3,10 +3,10 @@
     accelerate launch          --config_file FILE --machine_rank 1 ... launch/train.py --config configs/mars.yaml
     python launch/preflight.py --config_file FILE --machine_rank 1 ... launch/train.py --config configs/mars.yaml
 
-Also for launch/pretrain.py, evaluate.py and reproduce.py. Started like this it tells which machines have not come, too,
-for whom the launcher itself would wait for 15 minutes. It is what the launcher starts on each process: `accelerate
-launch ... launch/preflight.py [options] -- <flags of launch/train.py>`. Exit status: 0 all good, 1 something is wrong,
-2 bad usage.
+Also for launch/pretrain.py, evaluate.py, robustness.py and reproduce.py. Started like this it tells which machines have
+not come, too, for whom the launcher itself would wait for 15 minutes. It is what the launcher starts on each process:
+`accelerate launch ... launch/preflight.py [options] -- <flags of launch/train.py>`. Exit status: 0 all good,
+1 something is wrong, 2 bad usage.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from mstat.configure import parse
 if TYPE_CHECKING:
     from mstat.config import Config
 
-SCRIPTS = ("train", "pretrain", "evaluate", "reproduce")
+SCRIPTS = ("train", "pretrain", "evaluate", "robustness", "reproduce")
+SCORING = ("evaluate", "robustness")
 
 
 def main() -> int:
@@ -47,7 +48,7 @@ def main() -> int:
         from mstat.cluster.preflight import check
         from mstat.cluster.verdict import Asked
 
-        clips = config.batch.num_identities * config.batch.num_tracklets if options.script != "evaluate" else None
+        clips = config.batch.num_identities * config.batch.num_tracklets if options.script not in SCORING else None
         hosts = tuple(filter(None, options.hosts.split(",")))
         asked = Asked(options.expect_processes, hosts, options.max_skew, options.min_bandwidth, clips)
         good = tell(check(config, options.script, asked, options.timeout))
@@ -63,8 +64,10 @@ def main() -> int:
 
 def settings_of(script: str, words: Sequence[str]) -> Config:
     """What the script would take from its command line."""
-    if script == "evaluate":
-        options, overrides = run_parser("launch/evaluate.py", None, "").parse_known_args(words)
+    if script in SCORING:
+        parser = run_parser(f"launch/{script}.py", None, "")
+        parser.add_argument("--quick", action="store_true")  # of robustness.py
+        options, overrides = parser.parse_known_args(words)
         return config_of_run(options.run, overrides)
     if script == "reproduce":
         from launch import reproduce

@@ -47,7 +47,8 @@ def main() -> int:
         if options.array_task:
             number, count = options.array_task
             runs = runs[number - 1 :: count]
-        with Engine(settings) as engine, suppress(StopRequested):  # told and written down
+        also = {f"--{name}": str(value) for name, value in vars(options).items()}
+        with Engine(settings, also=also) as engine, suppress(StopRequested):  # told and written down
             make_synthetic(settings, engine)
             for number, job in enumerate(runs, start=1):
                 done = engine.from_main(job.is_done())

@@ -28,7 +28,8 @@ def main() -> int:
         from mstat.report.robustness import table
         from mstat.robustness import study
 
-        with Engine(config) as engine:
+        also = {"model.safetensors": arguments.run / "model.safetensors", "--quick": arguments.quick}
+        with Engine(config, also=also) as engine:
             found = study(config, engine, arguments.quick)
             if engine.is_main:
                 rich.print(table(found))

@@ -11,12 +11,13 @@ if TYPE_CHECKING:
 
 
 def load(run_or_file: str | PathLike[str]) -> MSTAT:
-    """A trained model in evaluation mode, from a run folder or its model.safetensors.
+    """A trained model in evaluation mode, from a run folder, its model.safetensors, or one of its checkpoints.
 
-    `model.embed(frames)` then gives features of uint8 clips B,T,H,W,3 of any size.
+    `model.embed(frames)` then gives float32 features of uint8 clips B,T,H,W,3 of any size, also after `half` or
+    `bfloat16`.
 
     Raises:
-        ValueError: If the weights or the model.json beside them are missing or do not fit each other.
+        UserError: If the weights or the model.json beside them are missing or do not fit each other.
     """
     from mstat.export import load_model  # torch comes only now: `import mstat` alone stays light
 

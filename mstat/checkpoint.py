@@ -1,6 +1,6 @@
 """Checkpoints of a run: written aside, renamed when whole, the newest whole one wins.
 
-    RUN/checkpoints/step-000000500/   optimizer.pt (weights and optimiser state) or deepspeed/, and checkpoint.json
+    RUN/checkpoints/step-000000500/   weights and optimiser state, and checkpoint.json (mstat/checkpoint_files.py)
     RUN/checkpoints/.step-000000500   the same while it is being written or removed; gone with the next save
 
 A name without the dot is a promise: it is given by one rename after every file is on the disk. The training waits for
@@ -10,32 +10,30 @@ of (seed, step), so weights, optimiser state and the step are the whole state.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import io
 import json
 import os
-import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import rich
 import torch
+from rich.markup import escape
 
+from mstat.checkpoint_files import META, NAME, damaged, folders, not_finite, read_meta, refuse_damaged, way_out
 from mstat.engine import Engine
 from mstat.errors import UserError
-from mstat.run import write_state
+from mstat.evaluations import kept
+from mstat.model.weights import named
+from mstat.run import NotFiniteError, write_state
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.staging import DefaultStager
-
-NAME = re.compile(r"step-(\d{9})")
-META = "checkpoint.json"
-
-
-def folders(run: Path) -> list[tuple[int, Path]]:
-    """Whole checkpoints of a run as (step, folder), oldest first."""
-    found = [(NAME.fullmatch(path.name), path) for path in (run / "checkpoints").glob("step-*")]
-    return sorted((int(match[1]), path) for match, path in found if match and (path / META).is_file())
 
 
 class Writer:
@@ -48,6 +46,9 @@ class Writer:
         engine, run: Whose state is written, and where.
         keep: Newest checkpoints that stay.
         facts: What a run must not change when it goes on; JSON values.
+
+    Attributes:
+        best: A step whose checkpoint stays, too, whatever its age.
     """
 
     def __init__(self, engine: Engine, run: Path, keep: int, facts: dict[str, Any]) -> None:
@@ -55,6 +56,8 @@ class Writer:
         self.stager = _stager(engine.device)
         self.thread = ThreadPoolExecutor(1, "checkpoint")
         self.begun: Future[None] | None = None
+        before = kept(run)
+        self.best: int | None = before["step"] if before else None
 
     def __enter__(self) -> Writer:
         return self
@@ -76,8 +79,8 @@ class Writer:
         aside = self.run / "checkpoints" / f".step-{step:09d}"
         if self.engine.is_main:
             for rest in aside.parent.glob(".step-*"):
-                shutil.rmtree(rest)
-            aside.mkdir(parents=True)
+                _remove(rest)
+            aside.mkdir(parents=True, exist_ok=True)
         self.engine.barrier()
         files = self.engine.snapshot(aside, self.stager.stage)
         self.begun = self.thread.submit(self._write, step, aside, files)
@@ -100,46 +103,71 @@ class Writer:
     def _write(self, step: int, aside: Path, files: list[tuple[Path, Any]]) -> None:
         """The thread's part: this rank's files, and when all ranks have theirs, the name."""
         try:
-            for path, state in files:
-                _save(state, path)
-            self.engine.barrier_of_writers()
+            for _, state in files:
+                _refuse_not_finite(step, state)
+            written = {str(path.relative_to(aside)): _save(state, path) for path, state in files}
+            of_all_ranks = self.engine.gather_from_writers(written)
             if self.engine.is_main:
-                self._name(step, aside)
+                self._name(step, aside, {name: file for of_rank in of_all_ranks for name, file in of_rank.items()})
             self.engine.barrier_of_writers()
         except BaseException:
             if self.engine.is_main:
                 shutil.rmtree(aside, ignore_errors=True)
             raise
 
-    def _name(self, step: int, aside: Path) -> None:
-        meta = {"step": step, "world_size": self.engine.world_size, **self.facts, "bytes": _sizes(aside)}
+    def _name(self, step: int, aside: Path, written: dict[str, Written]) -> None:
+        meta = {
+            "step": step,
+            "world_size": self.engine.world_size,
+            **self.facts,
+            "bytes": {name: file.size for name, file in sorted(written.items())},
+            "sha256": {name: file.sha256 for name, file in sorted(written.items())},
+        }
         (aside / META).write_text(json.dumps(meta, indent=2) + "\n")
         _to_disk(aside)
-        aside.rename(aside.with_name(aside.name[1:]))
+        whole = aside.with_name(aside.name[1:])
+        if whole.exists():  # without a description, or the run would have gone on from it
+            _remove(whole)
+        aside.rename(whole)
         _sync(aside.parent)
-        for _, old in folders(self.run)[: -max(self.keep, 1)]:
-            # First the dot: what a crash leaves of it must not pass for whole.
-            shutil.rmtree(old.rename(old.with_name("." + old.name)))
+        for old_step, old in folders(self.run)[: -max(self.keep, 1)]:
+            if old_step != self.best:
+                _remove(old)
         write_state(self.run, "running", step)
+
+
+def _refuse_not_finite(step: int, state: Any) -> None:
+    """No checkpoint holds weights from which nothing can go on."""
+    if isinstance(state, dict) and "task" in state and (broken := not_finite(state["task"])):
+        raise NotFiniteError(f"step {step}: weights are not finite after the update: {named(broken)}")
+
+
+def _remove(folder: Path) -> None:
+    """Take a checkpoint's name away, then its files: what a crash leaves of it must not pass for whole.
+
+    What cannot be removed (`.nfs...`, a file that somebody holds open) is tried again at the next save.
+    """
+    aside = folder.with_name(f".{folder.name.lstrip('.')}.old")
+    if aside.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder = folder.rename(aside)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def restore(engine: Engine, run: Path, facts: dict[str, Any]) -> int:
     """Load the newest whole checkpoint; gives its step, 0 without one. Every rank calls it.
 
     Raises:
-        ValueError: If the checkpoint was made by another kind of run than `facts` describes, or a file of it is cut.
+        UserError: If the checkpoint was made by another kind of run than `facts` describes, or is not what was written.
     """
-    found = engine.from_main(folders(run)[-1:])
-    if not found:
+    newest = engine.from_main(folders(run)[-1:])
+    if engine.is_main:
+        _mention_hollow(run)
+    if not newest:
         return 0
-    step, folder = found[0]
-    meta = json.loads((folder / META).read_text())
-    if (sizes := _sizes(folder)) != meta["bytes"]:
-        damaged = sorted(name for name in sizes.keys() | meta["bytes"] if sizes.get(name) != meta["bytes"].get(name))
-        raise UserError(
-            f"{folder}: {', '.join(damaged)} changed after the checkpoint was made: "
-            "copy it anew, or remove the folder to go on from the one before"
-        )
+    step, folder = newest[0]
+    meta = read_meta(folder)
     for name, value in facts.items():
         if meta.get(name) != value:
             raise UserError(
@@ -149,10 +177,28 @@ def restore(engine: Engine, run: Path, facts: dict[str, Any]) -> int:
     if engine.is_deepspeed and meta["world_size"] != engine.world_size:
         raise UserError(
             f"{folder}: DeepSpeed wrote it on {meta['world_size']} processes, here are {engine.world_size}: "
-            f"launch with --num_processes {meta['world_size']}, or start a new run from its weights (--model.init)"
+            f"launch with --num_processes {meta['world_size']}, "
+            f"or start a new run from its weights (--run ANOTHER --model.init {folder})"
         )
+    # Each rank reads its share of the files, and all of them know what any has found.
+    share = sorted(meta["bytes"])[engine.rank :: engine.world_size]
+    refuse_damaged(folder, _of_all(engine, damaged(folder, meta, share)))
     engine.load(folder)
+    if broken := _of_all(engine, engine.not_finite()):
+        raise UserError(f"{folder}: holds weights that are not finite: {named(broken)}; {way_out(folder)}")
     return step
+
+
+def _of_all(engine: Engine, names: list[str]) -> list[str]:
+    """What any rank names, once."""
+    return sorted({name for names_of_rank in engine.gather_objects(names) for name in names_of_rank})
+
+
+def _mention_hollow(run: Path) -> None:
+    """Say which folders have the name of a checkpoint and are none."""
+    for path in sorted((run / "checkpoints").glob("step-*")):
+        if NAME.fullmatch(path.name) and not (path / META).is_file():
+            rich.print(f"[yellow]{escape(str(path))}: no {META} in it: left out[/]")
 
 
 def _stager(device: torch.device) -> DefaultStager:
@@ -168,25 +214,40 @@ def _stager(device: torch.device) -> DefaultStager:
     )
 
 
-def _save(state: Any, path: Path) -> None:
+class Written(NamedTuple):
+    """What a file is known by later."""
+
+    size: int
+    sha256: str
+
+
+class _Summing(io.BufferedWriter):
+    """A file that takes its checksum while torch.save writes it, which goes from the first byte to the last."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "wb"))
+        self.digest = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return super().write(data)
+
+
+def _save(state: Any, path: Path) -> Written:
     """torch.save, and to the disk, through a file of Python's: the training has the interpreter while that one writes,
     and what the system says of a full disk is not lost. (Through its own, torch says "unexpected pos".)
     """
     try:
-        with path.open("wb") as file:
+        with _Summing(path) as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
+            return Written(file.tell(), file.digest.hexdigest())
     except (RuntimeError, OSError) as error:
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError) and cause.errno is not None:
             raise OSError(cause.errno, os.strerror(cause.errno), str(path)) from None
         raise
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != META)
-    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
 
 
 def _to_disk(folder: Path) -> None:

@@ -36,8 +36,8 @@ class BatchConfig:
     """The global batch, over all ranks together: P identities times K tracklets.
 
     Attributes:
-        num_identities: P, different identities in a batch.
-        num_tracklets: K, clips of each, from different cameras where the identity has them.
+        num_identities: P, different identities in a batch; BatchHard needs 2 at least.
+        num_tracklets: K, clips of each, from different cameras where the identity has them; BatchHard needs 2 at least.
     """
 
     num_identities: int = 12
@@ -70,8 +70,9 @@ class ModelConfig:
     """MSTAT's shape. Defaults are the paper's; every size, down to one for a CPU, is these fields alone.
 
     Attributes:
-        init: File to start from: a TimeSformer (official or Hugging Face), a plain ViT of timm's, or one of our
-            `model.safetensors`. `python -m mstat.model --init FILE` shows what would be taken from it.
+        init: What to start from: a TimeSformer (official or Hugging Face), a plain ViT of timm's, or an MSTAT of ours;
+            a file, a folder with one, a run, or a checkpoint. `python -m mstat.model --init PATH` shows what would be
+            taken from it. A run that goes on from a checkpoint does not need it any more.
         image_size: Height and width in pixels; frames are resized to it.
         patch_size: P, side of a square patch in pixels.
         width: D, length of a token. The paper has D = 3 P^2.
@@ -201,6 +202,8 @@ class TrainConfig:
         save_every: Steps between checkpoints; 0 saves at the end only. They are copied, which takes their size in CPU
             memory from the first one on, and written during the next steps.
         keep: Newest checkpoints that are kept.
+        keep_best: Keep the checkpoint with the best score of the evaluations during training, too: by mAP, or rank-1
+            where a protocol has no mAP. Needs `eval_every`. `launch/evaluate.py --checkpoint best` scores it.
         eval_every: Steps between evaluations during training; 0 evaluates at the end only, null never.
         log_every: Steps between two reads of the losses from the device (each waits for it).
         timeout_minutes: How long a process waits for the others before it gives up; longer than a save takes.
@@ -213,6 +216,7 @@ class TrainConfig:
     activation_checkpointing: bool = False
     save_every: int = 500
     keep: int = 2
+    keep_best: bool = False
     eval_every: int | None = 0
     log_every: int = 10
     timeout_minutes: float = 30.0

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
-from operator import attrgetter
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,108 +18,130 @@ import yaml
 from mstat.config import Config
 from mstat.errors import UserError
 from mstat.files import write_text
+from mstat.ranges import is_number, out_of_range, setting_types
+from mstat.settings_file import flags_of
 from shards.paths import expand
+from shards.records import UsageError
+
+SECTIONS = [key for key, value in asdict(Config()).items() if isinstance(value, dict)]
+# `010` would be eight in a list, and `1:30` ninety: YAML 1.1 counts in eights and in sixties.
+ODD_NUMBER = re.compile(r"(?:^|[\[,\s])([-+]?(?:0\d|\d+:\d)[\d:.]*)")
+
+
+class _Refused(Exception):
+    """Settings that do not parse. No ValueError, which jsonargparse would catch."""
 
 
 class _Parser(jsonargparse.ArgumentParser):
-    """Complains in one line, with the nearest valid key, and exits with 2."""
+    """Complains in one line, with the nearest valid key."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        print(f"{self.prog}: {_with_nearest_key(' '.join(message.split()))}", file=sys.stderr)
-        raise SystemExit(2)
+        raise _Refused(_with_nearest_key(" ".join(message.split())))
 
 
 def parse(argv: Sequence[str], default_config: Path | None = None, **options: Any) -> Config:
     """The settings that a command line asks for: its YAML, or `default_config`, changed by its flags.
 
-    Flags count wherever they stand: the YAML is read first even if it is named last.
+    Flags count wherever they stand: the YAML is read first even if it is named last. Bad settings end the process with
+    one line and status 2.
     """
     parser = _parser(**options)
-    files, flags = [], []
+    try:
+        return _read(parser, argv, default_config)
+    except _Refused as refused:
+        print(f"{parser.prog}: {refused}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The settings in a YAML file, changed by flags.
+
+    Raises:
+        UserError: If they do not parse.
+    """
+    try:
+        return _read(_plain_parser(), ["--config", str(path), *overrides], None)
+    except _Refused as refused:
+        raise UserError(f"{refused}" if str(path) in str(refused) else f"{path}: {refused}") from None
+
+
+def _read(parser: jsonargparse.ArgumentParser, argv: Sequence[str], default_config: Path | None) -> Config:
+    names: list[str] = []
+    flags: list[str] = []
     rest = list(argv)
     while rest:
         word = rest.pop(0)
         if word == "--config" and rest:
-            files += [word, rest.pop(0)]
+            names.append(rest.pop(0))
         elif word.startswith("--config="):
-            files.append(word)
+            names.append(word.partition("=")[2])
         else:
             flags.append(word)
-    if not files and default_config is not None:
-        files = ["--config", str(default_config)]
-    parsed = parser.instantiate(parser.parse_args(files + flags))
+    if not names and default_config is not None:
+        names = [str(default_config)]
+    try:
+        of_files = [flag for name in names for flag in flags_of(Path(expand(name)), SECTIONS)]
+        _refuse_unknown(of_files)
+        _refuse_classes(flags)
+        _refuse_odd_numbers(of_files + flags)
+    except (UserError, UsageError) as error:
+        raise _Refused(str(error)) from None
+    parsed = parser.instantiate(parser.parse_args(of_files + flags))
     config = Config(**{key: value for key, value in vars(parsed).items() if key != "config"})
     try:
         expand_paths(config)
-    except ValueError as error:
-        parser.error(str(error))
+    except UserError as error:
+        raise _Refused(str(error)) from None
     if complaint := out_of_range(config):
-        parser.error(complaint)
+        raise _Refused(complaint)
     return config
 
 
 def expand_paths(config: Config) -> None:
-    """Put the home folder for `~` into every setting that is a path. Raises UsageError where there is no such user."""
-    config.run, config.data.shards = expand(config.run), expand(config.data.shards)
-    config.model.init = config.model.init and expand(config.model.init)
+    """Put the home folder for `~` into every setting that is a path.
+
+    Raises:
+        UserError: If there is no such user, or a name is no UTF-8: config.yaml could not hold it.
+    """
+    try:
+        config.run, config.data.shards = expand(config.run), expand(config.data.shards)
+        config.model.init = config.model.init and expand(config.model.init)
+        for name in filter(None, (config.run, config.data.shards, config.model.init)):
+            name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{error.object!r}: a name that is no UTF-8; rename it, or make a link to it") from None
+    except UsageError as error:
+        raise UserError(str(error)) from None
 
 
-# Smallest and largest value of the numbers that would otherwise fail late and unclearly.
-RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**63),
-    "data.num_workers": (0, 1024),
-    "batch.num_identities": (1, 2**31),
-    "batch.num_tracklets": (1, 2**31),
-    "clip.num_frames": (1, 2**31),
-    "clip.stride": (1, 2**31),
-    "clip.flip": (0, 1),
-    "clip.crop_padding": (0, 2**15),
-    "clip.erase": (0, 1),
-    "model.tps_probability": (0, 1),
-    "model.tps_block": (0, 2**31),
-    "model.drop_path": (0, 0.999),
-    "loss.label_smoothing": (0, 0.999),
-    "loss.metric_warmup_steps": (0, 2**31),
-    "loss.mining_groups": (1, 2**31),
-    "loss.metric_weight": (0, math.inf),
-    "optim.lr": (0, math.inf),
-    "schedule.step_epochs": (1, 2**31),
-    "schedule.warmup_steps": (0, 2**31),
-    "train.epochs": (1, 2**31),
-    "train.save_every": (0, 2**31),
-    "train.keep": (1, 2**31),
-    "train.log_every": (1, 2**31),
-    "eval.num_frames": (1, 2**31),
-    "eval.batch_size": (1, 2**31),
-    "eval.num_rankings": (0, 2**31),
-    "eval.seed": (0, 2**63),
-    "eval.occlusion": (0, 1),
-}
+def _refuse_unknown(flags: Sequence[str]) -> None:
+    """Refuse what is no setting: of a file's keys, `help` would be taken for the flag."""
+    for flag in flags:
+        key = flag.removeprefix("--").partition("=")[0]
+        if key not in setting_types():
+            raise UserError(_with_nearest_key(f"unrecognized arguments: --{key}"))
 
 
-def out_of_range(config: Config) -> str | None:
-    """What is wrong with the numbers of a config, if anything."""
-    for key, (smallest, largest) in RANGES.items():
-        value = attrgetter(key)(config)
-        if not smallest <= value <= largest:
-            return f"{key} is {value}, it must be at least {smallest:g}" + (f" and at most {largest:g}" * (largest < 2))
-    if config.eval.resolution is not None and config.eval.resolution < 1:
-        return f"eval.resolution is {config.eval.resolution}, it must be at least 1, or null"
-    if config.clip.crop_padding >= min(config.model.image_size):
-        return f"clip.crop_padding is {config.clip.crop_padding}, it must be less than model.image_size"
-    if config.loss.metric == "sphereface" and (config.loss.angular_margin or 1) % 1:
-        return f"loss.angular_margin is {config.loss.angular_margin}, SphereFace's must be a whole number"
-    if config.batch.num_identities % config.loss.mining_groups:
-        return (
-            f"loss.mining_groups is {config.loss.mining_groups}, it must divide batch.num_identities "
-            f"({config.batch.num_identities}): a part holds whole identities"
-        )
-    return None
+def _refuse_classes(flags: Sequence[str]) -> None:
+    """Refuse a section as a whole, and `class_path` in one: jsonargparse would import what they name."""
+    for flag in flags:
+        key = flag.removeprefix("--").partition("=")[0]
+        section, _, name = key.partition(".")
+        if not flag.startswith("--") or section not in SECTIONS or key in setting_types():
+            continue
+        if name:
+            raise UserError(_with_nearest_key(f"unrecognized arguments: --{key}"))
+        raise UserError(f"--{section} is a section: give its settings one by one, as --{section}.NAME")
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """The settings in a YAML file, changed by flags."""
-    return parse(["--config", str(path), *overrides], prog=path.name)
+def _refuse_odd_numbers(words: Sequence[str]) -> None:
+    """Refuse what YAML 1.1 would read as another number than people do."""
+    types = setting_types()
+    for flag, following in zip_longest(words, words[1:], fillvalue=""):
+        key, is_joined, value = flag.removeprefix("--").partition("=")
+        odd = ODD_NUMBER.search(value if is_joined else following)
+        if odd and is_number(types.get(key)):
+            raise UserError(f"{key} is {odd[1]}: write it as a plain decimal number")
 
 
 def override(config: Config, settings: Mapping[str, str]) -> Config:
@@ -137,7 +158,11 @@ def override(config: Config, settings: Mapping[str, str]) -> Config:
             raise UserError(_with_nearest_key(f"unrecognized arguments: --{key}"))
         within[name] = yaml.safe_load(value)
     parser = _plain_parser()
-    changed = Config(**{k: v for k, v in vars(parser.instantiate(parser.parse_object(plain))).items() if k != "config"})
+    try:
+        parsed = parser.instantiate(parser.parse_object(plain))
+    except _Refused as refused:
+        raise UserError(str(refused)) from None
+    changed = Config(**{key: value for key, value in vars(parsed).items() if key != "config"})
     expand_paths(changed)
     if complaint := out_of_range(changed):
         raise UserError(complaint)
@@ -189,5 +214,5 @@ def _with_nearest_key(message: str) -> str:
         key = alone[1] or alone[2]
     else:
         return message
-    near = difflib.get_close_matches(key, ["config", *_keys()], n=1, cutoff=0.4)
+    near = difflib.get_close_matches(key, [near for near in ("config", *_keys()) if near != key], n=1, cutoff=0.4)
     return f"unknown setting {key!r}" + (f": did you mean {near[0]!r}?" if near else "; --help lists all")

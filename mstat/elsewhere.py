@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from mstat.files import read_plain_json
 
 
 def find_shards(run: Path, shards: str) -> str:
@@ -20,7 +21,7 @@ def find_shards(run: Path, shards: str) -> str:
         return shards
     environment = _environment(run)
     began, checksum = environment.get("folder"), environment.get("shards_checksum")
-    if began and _checksum(Path(began) / shards):
+    if isinstance(began, str) and _checksum(Path(began) / shards):
         return str(Path(began) / shards)
     for folder in run.resolve().parents:
         found = _checksum(folder / shards)
@@ -32,7 +33,7 @@ def find_shards(run: Path, shards: str) -> str:
 def find_file(run: Path, file: str) -> str:
     """The same for a file, as `model.init`; only from where the run began."""
     began = _environment(run).get("folder")
-    elsewhere = Path(began or ".") / file
+    elsewhere = Path(began if isinstance(began, str) else ".") / file
     return str(elsewhere) if not Path(file).exists() and elsewhere.exists() else file
 
 
@@ -40,7 +41,7 @@ def _environment(run: Path) -> dict[str, Any]:
     """environment.json of a run, or of the first run in the folder of all splits."""
     for path in _environments(run):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_plain_json(path)
         except (OSError, ValueError):
             continue
         if isinstance(content, dict):
@@ -58,7 +59,7 @@ def _checksum(folder: Path) -> str | None:
     from shards.index import DESCRIPTION_FILE
 
     try:
-        checksum = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))["checksum"]
+        checksum = read_plain_json((folder / DESCRIPTION_FILE).resolve())["checksum"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return checksum if isinstance(checksum, str) else None

@@ -10,27 +10,32 @@ import contextlib
 import os
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs, broadcast_object_list
+from rich.markup import escape
 from torch import nn
 
 from mstat import signals
+from mstat.agreement import common_facts
+from mstat.checkpoint_files import OPTIMIZER_FILE, WEIGHTS_FILE, not_finite
 from mstat.config import Config, OptimConfig
 from mstat.errors import UserError
 from mstat.join import join, launcher_keeps_store
+from mstat.launcher import check_launcher, is_on
 from mstat.model import no_weight_decay
+from mstat.model.weights import reason
+from mstat.report.console import console
 from mstat.rollcall import LostRankError, RollCall, failed_collective
 from shards.parallel import available_cpus
 
-OPTIMIZER_FILE = "optimizer.pt"
 REDUCE_BUCKET = 25_000_000  # numbers; DeepSpeed's default of 500 million is 2 GB of memory beside every model
 START_UP = timedelta(minutes=5)  # ranks start apart: a cold start of torch alone took 40 s
 
@@ -76,11 +81,20 @@ class Engine:
 
     Args:
         start_up: How long ranks wait for each other at the start, where `train.timeout_minutes` is less.
+        also: What must be the same on every rank besides `mstat.agreement.common_facts`; None compares nothing.
+
+    Raises:
+        UserError: If the ranks were not started alike, or the launcher asks for what is not done here.
     """
 
-    def __init__(self, config: Config, start_up: timedelta = START_UP) -> None:
+    def __init__(
+        self, config: Config, start_up: timedelta = START_UP, also: Mapping[str, Any] | None = MappingProxyType({})
+    ) -> None:
+        for note in check_launcher(config):
+            if os.environ.get("RANK", "0") == "0":
+                console().print(f"[yellow]{escape(note)}[/]", highlight=False, soft_wrap=True)
         on_cpu = not torch.cuda.is_available()
-        deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
+        deepspeed = is_on("ACCELERATE_USE_DEEPSPEED")
         plugin, stage = None, 0
         if deepspeed:
             if on_cpu:
@@ -96,7 +110,7 @@ class Engine:
         self.timeout = timedelta(minutes=config.train.timeout_minutes)
         attempt = None
         if backend is not None and not dist.is_initialized():
-            attempt = join(backend, max(self.timeout, start_up))
+            attempt = join(backend, max(self.timeout, start_up), {} if also is None else common_facts(config, also))
         self.accelerator = Accelerator(
             cpu=on_cpu and not deepspeed,  # DeepSpeed on CPUs goes by DS_ACCELERATOR; `cpu` would make it DDP
             # With DeepSpeed, the torch_autocast section does it.
@@ -115,6 +129,10 @@ class Engine:
             raise UserError(
                 f"{launched} processes were launched, but each believes in {self.accelerator.num_processes}: "
                 "launch with --multi_gpu or --use_deepspeed (on CPUs too), as configs/accelerate/ddp.yaml does"
+            )
+        if self.accelerator.device.type not in ("cpu", "cuda"):
+            raise UserError(
+                f"the launcher asks for {self.accelerator.device.type}: mstat runs on GPUs of CUDA and on CPUs"
             )
         self.config = config
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
@@ -226,6 +244,10 @@ class Engine:
             writer.save = lambda state_dict, path: files.append((Path(path), copy(state_dict)))
             writer.preserves_storage_sharing = lambda: False  # or DeepSpeed would copy the weights, too
             self.wrapped.save_checkpoint(str(folder), tag="deepspeed", save_latest=False)
+            # The same weights, whole: DeepSpeed's files are cut by rank, and are pickles that only a resume may read.
+            whole = self.weights() if self.kind == "zero3" else copy(self.task.state_dict()) if self.is_main else None
+            if self.is_main:
+                files.append((folder / WEIGHTS_FILE, {"task": whole}))
             return files
         if self.is_main:
             state = {"task": self.task.state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -233,15 +255,28 @@ class Engine:
         return []
 
     def load(self, folder: Path) -> None:
-        """Undo `snapshot`, from its files. They are the user's own; DDP's are still read without running code."""
+        """Undo `snapshot`, from its files. They are the user's own; DDP's are still read without running code.
+
+        Raises:
+            UserError: If they do not hold what `snapshot` writes.
+        """
         if self.is_deepspeed:
             path, _ = self.wrapped.load_checkpoint(str(folder), tag="deepspeed")
             if path is None:
                 raise UserError(f"{folder}: DeepSpeed finds no checkpoint in it")
             return
-        state = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
-        self.task.load_state_dict(state["task"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        file = folder / OPTIMIZER_FILE
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            self.task.load_state_dict(state["task"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except Exception as error:  # what a damaged file raises is for it to choose; torch's advice is to run its code
+            raise UserError(f"{file}: not the state of this run: {reason(file, error)}") from None
+
+    def not_finite(self) -> list[str]:
+        """Names of the weights here that are not finite; with ZeRO-3, of those in this rank's parts."""
+        parameters = {name: getattr(value, "ds_tensor", value) for name, value in self.task.named_parameters()}
+        return not_finite({**parameters, **dict(self.task.named_buffers())})
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The whole task's weights on the main process (ZeRO-3 gathers them; every rank calls it)."""
@@ -255,8 +290,11 @@ class Engine:
 
     def barrier_of_writers(self) -> None:
         """The same for a thread beside the training; one at a time in each rank."""
-        if self.writers is not None:
-            dist.barrier(self.writers)
+        self.gather_from_writers(None)
+
+    def gather_from_writers(self, value: Any) -> list[Any]:
+        """`gather_objects` for that thread."""
+        return self._gather(value, self.writers)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over ranks, in place."""
@@ -272,10 +310,13 @@ class Engine:
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Every rank's value, in rank order; for small things."""
-        if self.control is None:
+        return self._gather(value, self.control)
+
+    def _gather(self, value: Any, group: dist.ProcessGroup | None) -> list[Any]:
+        if group is None:
             return [value]
         values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value, group=self.control)
+        dist.all_gather_object(values, value, group=group)
         return values
 
     def stop_if_asked(self) -> None:

@@ -6,21 +6,23 @@ D feature.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import rich
 import torch
+from rich.markup import escape
 
 from mstat.baselines import hsv_histogram
 from mstat.config import Config, DataConfig, EvalConfig
 from mstat.configure import load_config
 from mstat.engine import Engine
 from mstat.errors import UserError
-from mstat.files import write_json
+from mstat.files import why_not_writable, write_json
 from mstat.metrics import Scores
 from mstat.model import MSTAT
 from mstat.model.pretrained import load_pretrained
@@ -93,6 +95,9 @@ def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> di
     if config.eval.baselines:
         cmc_only = reader.protocol(config.data.protocol).cmc_only
         evaluation["baselines"] = _baselines(trial, config, cmc_only)
+        if not can_start(config):
+            missing = f"model.init ({config.model.init}) is not there any more: no score of the untrained model"
+            evaluation["warnings"] = [*evaluation["warnings"], missing]
     told = {key: evaluation[key] for key in ("protocol", "split")}
     files = {
         "evaluation.json": evaluation,
@@ -103,13 +108,33 @@ def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> di
     return files
 
 
-def evaluate_run(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> dict[str, Any]:
-    """Evaluate a model, leave the files in the run folder and print the table of scores; gives evaluation.json's."""
+def evaluate_run(
+    engine: Engine,
+    model: MSTAT,
+    reader: Reader,
+    config: Config,
+    folder: Path | None = None,
+    notes: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Evaluate a model, print the table of scores, and leave the files in a folder; gives evaluation.json's.
+
+    Args:
+        folder: Made if missing; None is the run folder.
+        notes: What evaluation.json is to say besides.
+
+    Raises:
+        OSError: If the files cannot be written. The table is printed before, so that the work is not lost.
+    """
+    folder = Path(config.run) if folder is None else folder
+    if engine.is_main and (obstacle := why_not_writable(folder)):
+        rich.print(f"[yellow]{escape(str(obstacle))}: the table below will be all; --out FOLDER writes elsewhere[/]")
     files = evaluate(engine, model, reader, config)
+    files["evaluation.json"] |= notes
     if engine.is_main:
-        for name, content in files.items():
-            write_json(Path(config.run) / name, content)
         rich.print(score_table(files["evaluation.json"]))
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_json(folder / name, content)
     engine.barrier()
     return files["evaluation.json"]
 
@@ -144,14 +169,21 @@ def summarise(scores: Scores, cmc_only: bool) -> dict[str, Any]:
     return {**summary, "mAP": None} if cmc_only else summary
 
 
+def can_start(config: Config) -> bool:
+    """Whether the untrained model can be made: a run that goes on does not need the file of `model.init`."""
+    return not config.model.init or Path(config.model.init).exists()
+
+
 def _baselines(trial: Trial, config: Config, cmc_only: bool) -> dict[str, Any]:
     """What the same protocol gives without training, and without a model."""
-    torch.manual_seed(config.seed)
-    untrained = MSTAT(config.model).to(trial.engine.device)
-    if config.model.init:
-        load_pretrained(untrained, Path(config.model.init))
-    parts = trial.extract(untrained, config.model.image_size)
-    found = {"untrained": summarise(trial.rank(join_stages(parts, config.eval.stage_norm))[0], cmc_only)}
+    found = {}
+    if can_start(config):
+        torch.manual_seed(config.seed)
+        untrained = MSTAT(config.model).to(trial.engine.device)
+        if config.model.init:
+            load_pretrained(untrained, Path(config.model.init))
+        parts = trial.extract(untrained, config.model.image_size)
+        found["untrained"] = summarise(trial.rank(join_stages(parts, config.eval.stage_norm))[0], cmc_only)
 
     def histograms(frames_BTHWC: torch.Tensor) -> list[torch.Tensor]:
         clips = frames_BTHWC.cpu().numpy()

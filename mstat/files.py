@@ -1,4 +1,4 @@
-"""Small files that a reader never sees half of: written under another name, renamed when whole."""
+"""Small files that a reader never sees half of: written under another name, renamed when whole. And their reading."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_BYTES = 64 << 20  # of a small file
 def write_text(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
     try:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")  # names on a disk need not be UTF-8
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
@@ -26,6 +26,18 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def why_not_writable(folder: Path) -> OSError | None:
+    """What keeps files from being written to a folder, which is made if it is missing; None if nothing does."""
+    probe = folder / f".probe.{platform.node()}.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        return error
+    return None
 
 
 def read_plain(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
@@ -76,3 +88,18 @@ def write_plain(path: Path, data: bytes) -> None:
         aside.replace(path)  # a link of that name is replaced, not followed
     finally:
         aside.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file of a run holds.
+
+    Raises:
+        UserError: If it holds none, as after a copy that was cut.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: damaged, or no JSON ({error}): copy or make it anew") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: no JSON object, but a {type(content).__name__}: copy or make it anew")
+    return content

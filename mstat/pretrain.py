@@ -190,6 +190,7 @@ PRETRAINING = Objective(
     task=ActionTask,
     check=lambda engine, reader, config: held_out(reader, config),
     score=_score,
+    main_scores=("accuracy",),
     evaluate=_evaluate,
     export=_export,
     report=lambda run, reader: f"start from it: launch/train.py --model.init {run / 'model.safetensors'}",

@@ -7,7 +7,6 @@ OUT/<experiment>.{json,md,svg}     ours, mean and standard deviation over the se
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from mstat.config import Config
 from mstat.configure import flat, load_config, override
 from mstat.errors import UserError
 from mstat.experiments import Experiment, Row
-from mstat.files import write_json, write_text
+from mstat.files import read_json, write_json, write_text
 from mstat.report import figures
 from mstat.report.scores import ABSENT, COLUMNS
 from mstat.run import read_state
@@ -81,7 +80,7 @@ def results(name: str, experiment: Experiment, of_jobs: Sequence[Job]) -> dict[s
     columns = experiment.columns
     for row in experiment.rows:
         mine = [job for job in of_jobs if job.row is row]
-        evaluations = [json.loads((Path(job.config.run) / "evaluation.json").read_text()) for job in mine]
+        evaluations = [read_json(Path(job.config.run) / "evaluation.json") for job in mine]
         rows.append(
             {
                 "name": row.name,

@@ -1,6 +1,6 @@
 """The run folder: what it holds and how each file is written, so that a reader never sees half of one.
 
-config.yaml  environment.json  state.json  init.json  metrics.jsonl  evaluations.jsonl  checkpoints/
+config.yaml  environment.json  state.json  init.json  metrics.jsonl  evaluations.jsonl  checkpoints/  evaluations/
 model.safetensors  model.json  evaluation.json  rankings.json  embedding.json  robustness.json  report.html  figures/
 """
 
@@ -25,7 +25,7 @@ from typing import Any, Literal
 import torch
 
 from mstat.errors import UserError
-from mstat.files import write_json, write_text
+from mstat.files import read_json, write_json, write_text
 from shards.plain import open_lock
 
 PACKAGES = ("mstat", "torch", "accelerate", "deepspeed", "datasets", "webdataset", "safetensors", "numpy", "simplejpeg")
@@ -48,7 +48,7 @@ def write_state(run: Path, state: State, step: int, reason: str | None = None) -
 def read_state(run: Path) -> dict[str, Any]:
     """What `write_state` wrote; of a run that did not begin, that it failed at step 0."""
     try:
-        return dict(json.loads((run / "state.json").read_text()))
+        return read_json(run / "state.json")
     except FileNotFoundError:
         return {"state": "failed", "step": 0, "reason": "it did not begin"}
 

@@ -60,8 +60,9 @@ def asked() -> int:
 
 @contextmanager
 def blocked() -> Iterator[None]:
-    """Processes started within it never see a stop signal: schedulers signal them all, and loaders must go on."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    """Processes started within it never see a stop signal, nor Ctrl-C: schedulers and terminals signal them all, and
+    loaders must go on until this process ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*STOP_SIGNALS, signal.SIGINT))
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ from rich.markup import escape
 import mstat
 import shards
 from mstat import checkpoint
+from mstat.checkpoint_files import find
 from mstat.config import ALL_SPLITS, Config
 from mstat.configure import load_config, save_config
 from mstat.engine import Engine
@@ -72,34 +73,48 @@ def train_runs(config: Config, engine: Engine) -> None:
             _leave_mean(run, evaluations)
 
 
-def evaluate_runs(config: Config, engine: Engine) -> None:
+def evaluate_runs(config: Config, engine: Engine, checkpoint: str | None = None, out: Path | None = None) -> None:
     """Score each run that `config` asks for, anew. Every rank calls it.
 
+    Args:
+        checkpoint: Of the run, as `mstat.checkpoint_files.find` takes it; None is the trained model.
+        out: Where the files go. None is the run folder, or RUN/evaluations/step-... for a checkpoint.
+
     Raises:
-        ValueError: If a run is missing or not finished, or was trained with tracklets that it would be scored on.
+        UserError: If a run is missing or not finished, or was trained with tracklets that it would be scored on.
     """
     reader = shards.open(config.data.shards)
 
-    def evaluate_split(of_split: Config) -> dict[str, Any]:
+    def evaluate_split(of_split: Config, folder: Path | None = None) -> dict[str, Any]:
         run = Path(of_split.run)
         if not (run / "config.yaml").is_file():
             again = f"launch/train.py --data.split {of_split.data.split} --run {run}"
             raise UserError(f"{run}: no config.yaml in it; {again} makes this run")
         refuse_trained(reader, run, of_split.data)
-        evaluation = evaluate_run(engine, mstat.load(run).to(engine.device), reader, of_split)
+        source = run if checkpoint is None else find(run, checkpoint)
+        model = mstat.load(source).to(engine.device)
+        notes = {}
+        if checkpoint is not None:
+            of_split = dataclasses.replace(of_split, model=dataclasses.replace(model.config, init=of_split.model.init))
+            notes, folder = {"checkpoint": str(source)}, folder or run / "evaluations" / source.resolve().name
+        evaluation = evaluate_run(engine, model, reader, of_split, folder, notes)
         if engine.is_main:
-            print(f"report: {write_report(run, reader)}")
+            print(f"report: {write_report(run, reader)}" if folder is None else f"scores of {source}: {folder}")
         return evaluation
 
     if config.data.split == ALL_SPLITS:
-        evaluations = _each_split(config, engine, evaluate_split)
+        if checkpoint is not None:
+            raise UserError(f"{config.run}: a checkpoint is one split's: give --run {config.run}/split-NAME")
+        evaluations = _each_split(
+            config, engine, lambda c: evaluate_split(c, None if out is None else out / Path(c.run).name)
+        )
         if engine.is_main:
-            _leave_mean(Path(config.run), evaluations)
+            _leave_mean(Path(config.run), evaluations, out)
     elif load_config(Path(config.run) / "config.yaml").data.split == ALL_SPLITS:
         split = config.data.split or reader.protocol(config.data.protocol).splits[0]
-        evaluate_split(_of_split(config, split))
+        evaluate_split(_of_split(config, split), out)
     else:
-        evaluate_split(config)
+        evaluate_split(config, out)
 
 
 def _each_split(
@@ -115,11 +130,11 @@ def _each_split(
     return evaluations
 
 
-def _leave_mean(run: Path, evaluations: Mapping[str, Mapping[str, Any]]) -> None:
+def _leave_mean(run: Path, evaluations: Mapping[str, Mapping[str, Any]], out: Path | None = None) -> None:
     mean = mean_of_splits(evaluations)
-    write_json(run / "evaluation.json", mean)
     console().print(score_table(mean))
-    print(f"report: {write_report(run)}")
+    write_json((out or run) / "evaluation.json", mean)
+    print(f"report: {write_report(run)}" if out is None else f"scores of {run}: {out}")
 
 
 def _of_split(config: Config, split: str) -> Config:

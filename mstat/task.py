@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from mstat.config import Config
+from mstat.errors import UserError
 from mstat.gather import gather
 from mstat.losses import NAMES, cross_entropy, metric_loss
 from mstat.model import MSTAT, Classifier, feature_dims
+from mstat.ranges import lacks_triplets
 
 
 class Head(nn.Module):
@@ -33,10 +35,16 @@ class Head(nn.Module):
 
 
 class Task(nn.Module):
-    """MSTAT with its training losses: label-smoothed cross-entropy and a metric loss on every stage."""
+    """MSTAT with its training losses: label-smoothed cross-entropy and a metric loss on every stage.
+
+    Raises:
+        UserError: If BatchHard would find no triplet in the batches of `config`.
+    """
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__()
+        if complaint := lacks_triplets(config):
+            raise UserError(complaint)
         self.config = config.loss
         self.model = MSTAT(config.model)
         self.dims = feature_dims(config.model)

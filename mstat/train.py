@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import errno
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ import shards
 from mstat import checkpoint, signals
 from mstat.config import Config
 from mstat.configure import save_config
-from mstat.data.loader import TrainingBatches, load, start_fork_server
+from mstat.data.loader import TrainingBatches, load
 from mstat.data.plan import Plan
+from mstat.data.workers import start_fork_server
 from mstat.engine import Engine
 from mstat.errors import UserError
 from mstat.evaluate import evaluate_run, score
+from mstat.evaluations import Evaluations, kept
 from mstat.export import export
 from mstat.files import write_json
 from mstat.model import MSTAT
@@ -35,7 +37,7 @@ from mstat.report.html import write_report
 from mstat.report.progress import Progress
 from mstat.report.scores import short
 from mstat.report.start import print_start, start_record
-from mstat.run import Journal, cut_back, locked, write_environment, write_state
+from mstat.run import Journal, locked, write_environment, write_state
 from mstat.schedule import learning_rate, metric_weight
 from mstat.task import ActionTask, Task
 from mstat.trial import Trial
@@ -51,6 +53,7 @@ class Objective:
         task: The module to train, for so many classes; its `model` is what is scored.
         check: Refuses, with a ValueError, what cannot be scored. Every rank calls this and the next two.
         score: Scores during training: what evaluations.jsonl holds, and the words that are printed.
+        main_scores: Names of scores, of which the first that is not null decides what is best (`train.keep_best`).
         evaluate: Scores at the end: writes evaluation.json, prints a table, returns what it holds.
         export: Writes model.safetensors and model.json out of the task's weights.
         report: Writes what a person looks at; returns the last words of the run.
@@ -60,6 +63,7 @@ class Objective:
     task: Callable[[Config, int], Task | ActionTask]
     check: Callable[[Engine, Reader, Config], Any]
     score: Callable[[Engine, Any, Reader, Config], tuple[dict[str, Any], str]]
+    main_scores: Sequence[str]
     evaluate: Callable[[Engine, Any, Reader, Config], dict[str, Any]]
     export: Callable[[Path, Mapping[str, torch.Tensor], Config], None]
     report: Callable[[Path, Reader], str]
@@ -75,6 +79,7 @@ REIDENTIFICATION = Objective(
     task=Task,
     check=Trial,
     score=_score,
+    main_scores=("mAP", "rank1"),
     evaluate=evaluate_run,
     export=export,
     report=lambda run, reader: f"report: {write_report(run, reader)}",
@@ -94,7 +99,8 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
         NotFiniteError: If a loss or gradient is not finite; no checkpoint holds what came of it.
     """
     run = Path(config.run)
-    start_fork_server(config.data.num_workers)
+    if config.data.num_workers:
+        start_fork_server()
     reader = shards.open(config.data.shards)
     plan = training_plan(reader, config)
     if plan.size < engine.world_size:
@@ -105,6 +111,8 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
     if config.train.compile and engine.kind == "zero3":
         # It fetches the weights of each layer by hooks inside the blocks, which no compiler can look into.
         raise UserError("train.compile does not go with ZeRO-3: leave it out, or launch with zero2.yaml")
+    if config.train.keep_best and not config.train.eval_every:
+        raise UserError("train.keep_best keeps the best of the evaluations during training: set --train.eval_every N")
     num_steps = config.train.epochs * plan.steps_per_epoch if config.train.steps is None else config.train.steps
 
     torch.manual_seed(config.seed)
@@ -114,7 +122,8 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
     if config.train.compile:
         task.model.compile_blocks()
     init: list[Row] = []
-    if config.model.init:
+    begins = engine.from_main(not checkpoint.folders(run))  # else a checkpoint has all weights
+    if config.model.init and begins:
         init = load_pretrained(task.model, Path(config.model.init))
         init += [Row(NO_KEY, name, KEPT) for name in task.state_dict() if not name.startswith("model.")]
     engine.prepare(task)
@@ -123,17 +132,19 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
         objective.check(engine, reader, config)  # what cannot be scored is refused before the work, not after
 
     facts = {**run_facts(config, engine, reader), **objective.facts(config)}
-    if config.resume == "never" and engine.from_main(bool(checkpoint.folders(run))):
+    if config.resume == "never" and not begins:
         raise UserError(f"{run}: holds checkpoints and --resume is never: give another --run folder")
     with locked(run) if engine.is_main else contextlib.nullcontext(), signals.listening():
         start = checkpoint.restore(engine, run, facts)
+        if start == 0 and not begins:
+            raise UserError(f"{run}: its checkpoints were removed while this training started: start it again")
         if start > num_steps:
             raise UserError(
                 f"{run}: has {start} steps, train.steps asks for {num_steps}: raise it, or give another --run"
             )
         if engine.is_main:
             save_config(config, run / "config.yaml")
-            if config.model.init and start == 0:
+            if config.model.init and init:
                 write_json(run / "init.json", start_record(config.model.init, init))
                 print_start(config.model.init, init)
             if start < num_steps:
@@ -165,9 +176,13 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
             explained.add_note(where)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 explained.add_note("make room, and the same command goes on")
+            if explained is error:
+                raise  # as it is: the cause of a worker's error is its traceback
             raise explained from None
         if engine.is_main:
             write_state(run, "done", num_steps)
+            if config.train.keep_best and (best := kept(run)):
+                print(f"best of the evaluations during training: step {best['step']} (--checkpoint best)")
             print(objective.report(run, reader))
     return evaluation
 
@@ -190,9 +205,11 @@ def loop(
     """
     run = Path(config.run)
     journal = Journal(run, start, plan.size, engine.is_main)
-    evaluated = engine.from_main(cut_back(run / "evaluations.jsonl", start) if engine.is_main else None)
+    evaluations = Evaluations(run, objective.main_scores)
+    last, best = engine.from_main(evaluations.resume(start) if engine.is_main else None)
     noise_for = dataclasses.replace(config, model=task.model.config)  # pretraining's model is not the config's
-    dataset = TrainingBatches(reader, plan, noise_for, engine.rank, engine.world_size)
+    mean_pixel = (255 * task.model.stem.pixel_mean).round().int().tolist()
+    dataset = TrainingBatches(reader, plan, noise_for, engine.rank, engine.world_size, mean_pixel)
     on_gpu = engine.device.type == "cuda"
     done = saved = start
     with (
@@ -202,12 +219,18 @@ def loop(
     ):
         try:
             for step, batch in enumerate(loader, start):
-                if step > evaluated and _due(step, config.train.eval_every):
-                    scores, told = objective.score(engine, task.model, reader, config)
+                if step > last and _due(step, config.train.eval_every):
+                    scores, words = objective.score(engine, task.model, reader, config)
+                    is_best = config.train.keep_best and evaluations.main(scores) > best
+                    if is_best:
+                        best, writer.best = evaluations.main(scores), step
+                        words += ", the best so far: its checkpoint is kept"
+                        if saved < step:
+                            writer.save(step)
+                            saved = step
                     if engine.is_main:
-                        progress.say(f"step {step}: {told}")
-                        with (run / "evaluations.jsonl").open("a") as file:
-                            file.write(json.dumps({"step": step, **scores}) + "\n")
+                        evaluations.add(step, scores, is_best)
+                    progress.say(f"step {step}: {words}")
                 lr = learning_rate(
                     config.optim,
                     config.schedule,

@@ -1,6 +1,7 @@
 """Paths and URLs as people write them.
 
-A shell expands `~` in `--out ~/x`, but not in `--out=~/x`, a YAML or a variable. So every path of a command line, a setting or the environment goes through `expand`.
+A shell expands `~` in `--out ~/x`, but not in `--out=~/x`, a YAML or a variable. So every path of a command line, a
+setting or the environment goes through `expand`.
 """
 
 from __future__ import annotations
@@ -51,6 +52,6 @@ def check_url(url: str) -> None:
     if "::" in IPV6.sub("", url, count=1):
         raise DataError(f"{url}: a chain of URLs (::), which is not opened; give the folder of shards itself")
     if protocol not in PROTOCOLS:
-        raise DataError(f"{url}: {protocol}:// is not opened; a URL begins with one of {', '.join(PROTOCOLS)}")
+        raise DataError(f"{url}: a protocol that is not opened; a URL begins with one of {', '.join(PROTOCOLS)}")
     if not rest.strip("/"):
         raise DataError(f"{url}: no address after {protocol}://")

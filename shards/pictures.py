@@ -91,6 +91,8 @@ def check(data: bytes) -> Kind:
         _check_size(*_png_size(data))
         if PNG_END not in data:
             raise ValueError("cut off: no PNG end marker")
+        with _opened(data) as picture:
+            picture.verify()  # the checksums, at which decoding does not look
     with _opened(data) as picture:
         _check_size(picture.height, picture.width)
         if (count := getattr(picture, "n_frames", 1)) > 1:
@@ -218,15 +220,11 @@ def _decode_jpeg(data: bytes, colours: str, **options: int) -> Uint8Array:
 
 
 def _decode_other(data: bytes) -> Uint8Array:
-    is_png = data.startswith(PNG_SIGNATURE)
-    if is_png:
-        size = _png_size(data)
-        _check_size(*size)
-        with _opened(data) as picture:
-            if (picture.height, picture.width) != size:  # a second header counts for Pillow
-                raise ValueError(f"its second header says {picture.height}x{picture.width} pixels")
-            picture.verify()  # the checksums, at which decoding does not look
+    if is_png := data.startswith(PNG_SIGNATURE):
+        _check_size(*_png_size(data))
     with _opened(data) as picture:
+        if is_png and (picture.height, picture.width) != _png_size(data):  # a second header counts for Pillow
+            raise ValueError(f"its second header says {picture.height}x{picture.width} pixels")
         _check_size(picture.height, picture.width)
         image_HW3 = np.array(picture.convert("RGB"))
         is_tiff = picture.format == "TIFF"  # Pillow turns it itself, and nothing else

@@ -40,8 +40,8 @@ OUTCOMES = {DONE: "done", FAILED: "failed", REQUEUE: "requeue", RESTART: "restar
 LOST = re.compile(
     r"no answer from rank|does not answer|every rank answers|ranks have not started|gloo/|Connection closed by peer"
     r"|Connection reset by peer|Timed out waiting|Broken pipe|Dist(Network|Store)Error|nccl(Remote|System)Error"
-    # A loader worker or its fork server was killed, for its memory most often.
-    r"|DataLoader worker .*(killed by signal|exited unexpectedly)|EOFError: unexpected EOF|Connection refused"
+    # Words of mstat/data/workers.py: a process of the loader was killed, for its memory most often.
+    r"|a process of the loader \(pid|no process can be started for the loader"
 )
 FULL = re.compile(r"No space left on device|Disk quota exceeded")
 KILLED = re.compile(r"exitcode\s*: -(9|15|7)\b")

@@ -6,13 +6,12 @@ standard deviation under `sd`.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from mstat.errors import UserError
-from mstat.files import write_json
+from mstat.files import read_json, write_json
 from mstat.means import mean_of, numbers
 from mstat.report.console import console
 from mstat.report.progress import score_table
@@ -28,7 +27,7 @@ def collect(folder: Path) -> dict[str, Any]:
     missing = [path.name for path in runs if not (path / "evaluation.json").is_file()]
     if missing or not runs:
         raise UserError(f"{folder}: not scored: {', '.join(missing) or 'no seed-* in it'}; after a repair, continue")
-    evaluations = {path.name: json.loads((path / "evaluation.json").read_text()) for path in runs}
+    evaluations = {path.name: read_json(path / "evaluation.json") for path in runs}
     seeds = {name: numbers(evaluation) for name, evaluation in evaluations.items()}
     mean = {**mean_of(list(evaluations.values())), "seeds": seeds}
     write_json(folder / "evaluation.json", mean)
@@ -38,7 +37,7 @@ def collect(folder: Path) -> dict[str, Any]:
 def main() -> int:
     try:
         mean = collect(Path(sys.argv[1]))
-    except ValueError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     console().print(score_table(mean))

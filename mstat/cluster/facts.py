@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 import platform
 import shutil
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 import shards
+from mstat.agreement import PROJECT, settings_facts, source_digest
+from mstat.checkpoint_files import folders
 from mstat.cluster.verdict import human
 from mstat.config import ACTIONS_SHARDS, ALL_SPLITS, Config, DataConfig
 from mstat.run import commit, versions
@@ -23,7 +25,6 @@ from mstat.train import training_plan
 from shards.read import Reader
 from shards.records import DataError
 
-PROJECT = Path(__file__).resolve().parents[2]
 QUERY = ("index", "uuid", "name", "memory.used", "memory.total", "ecc.errors.uncorrected.volatile.total")
 SLOWDOWN = ("clocks_event_reasons.hw_slowdown", "clocks_throttle_reasons.hw_slowdown")  # before driver 535
 BUSY = 0.05  # of a GPU's memory, in use before we begin; the driver itself takes less
@@ -42,6 +43,7 @@ class Facts:
     Attributes:
         source: Digest of the Python files, which tells two trees apart even where git is not at hand.
         shards: The set's checksum; `NOT_BUILT` where training will make the set; None where it cannot be read.
+        settings: What mstat.agreement.settings_facts gives.
         num_gpus: That torch may use here.
         gpus: What nvidia-smi says of each, for the table.
         free, needed: Bytes in the run folder.
@@ -53,6 +55,7 @@ class Facts:
     source: str = ""
     versions: dict[str, str] = field(default_factory=versions)
     shards: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
     num_gpus: int = 0
     gpus: list[str] = field(default_factory=list)
     free: int | None = None
@@ -62,23 +65,16 @@ class Facts:
 
 def gather_facts(config: Config, processes: int, script: str = "train") -> dict[str, Any]:
     """The facts of this node, on which `processes` ranks of launch/<script>.py live."""
-    facts = Facts(source=source_digest(PROJECT))
+    facts = Facts(source=source_digest(PROJECT), settings=json.loads(json.dumps(settings_facts(config))))
     facts.versions["CUDA of torch"] = torch.version.cuda or "none"
     _look_at_gpus(facts, processes)
     reader = _look_at_shards(facts, config.data)
-    if script != "evaluate" and config.model.init and not Path(config.model.init).exists():
+    going_on = bool(folders(Path(config.run)))  # a checkpoint has all weights, those of model.init too
+    needs_init = script not in ("evaluate", "robustness") and not going_on
+    if needs_init and config.model.init and not Path(config.model.init).exists():
         facts.faults.append((f"model.init: {config.model.init} is not there", "copy it to this node, too"))
     _look_at_run(facts, config, script, reader)
     return asdict(facts)
-
-
-def source_digest(project: Path) -> str:
-    """SHA-256 of the names and bytes of all Python files that a run may execute."""
-    digest = hashlib.sha256()
-    for room in ("shards", "mstat", "launch"):
-        for path in sorted((project / room).rglob("*.py")):
-            digest.update(f"{path.relative_to(project)}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 def _look_at_shards(facts: Facts, data: DataConfig) -> Reader | None:
@@ -191,12 +187,14 @@ def _look_at_run(facts: Facts, config: Config, script: str, reader: Reader | Non
 
 
 def room_needed(config: Config, reader: Reader, make: MakeTask = Task) -> int:
-    """Bytes of all that a run has on the disk at once: `train.keep` checkpoints, one in the making, the weights."""
+    """Bytes of all that a run has on the disk at once: `train.keep` checkpoints, the best one if asked for, one in the
+    making, the weights.
+    """
     if config.data.split == ALL_SPLITS:
         first = reader.protocol(config.data.protocol).splits[0]
         config = Config(**{**vars(config), "data": DataConfig(**{**vars(config.data), "split": first})})
     weights, each = checkpoint_bytes(config, len(training_plan(reader, config).pids), make)
-    return (config.train.keep + 1) * each + weights
+    return (config.train.keep + config.train.keep_best + 1) * each + weights
 
 
 def checkpoint_bytes(config: Config, num_classes: int, make: MakeTask = Task) -> tuple[int, int]:
@@ -207,6 +205,6 @@ def checkpoint_bytes(config: Config, num_classes: int, make: MakeTask = Task) ->
     weights = parameters + sum(buffer.nbytes for buffer in task.buffers())
     kept = 2 if config.optim.name == "adamw" else int(config.optim.momentum > 0)
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        kept += 1  # ZeRO's own fp32 copy
+        kept += 2  # ZeRO's own fp32 copy, and the whole weights beside its parts
     stored = len(task.state_dict()) + (kept + 1) * len(list(task.parameters()))
     return weights, weights + kept * parameters + HEADER_BYTES * stored

@@ -18,11 +18,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from mstat.cluster.verdict import name_of
+from mstat.errors import UserError
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -75,11 +76,27 @@ def _place(launcher: Sequence[str]) -> tuple[int, int, tuple[str, int] | None]:
     for name in ("config_file", "machine_rank", "num_machines", "main_process_ip", "main_process_port"):
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", dest=name)
     flags = vars(parser.parse_known_args(launcher)[0])
-    written = yaml.safe_load(Path(flags["config_file"]).read_text()) if flags["config_file"] else {}
+    written = _yaml(Path(flags["config_file"])) if flags["config_file"] else {}
     found = {name: value if value is not None else written.get(name) for name, value in flags.items()}
-    port = int(found["main_process_port"] or 29500)
-    address = (found["main_process_ip"], port) if found["main_process_ip"] else None
-    return int(found["machine_rank"] or 0), int(found["num_machines"] or 1), address
+    numbers = {}
+    for name, default in (("main_process_port", 29500), ("machine_rank", 0), ("num_machines", 1)):
+        try:
+            numbers[name] = int(found[name] or default)
+        except (ValueError, TypeError):
+            raise UserError(f"--{name} is {found[name]!r}, it must be a whole number") from None
+    address = (found["main_process_ip"], numbers["main_process_port"]) if found["main_process_ip"] else None
+    return numbers["machine_rank"], numbers["num_machines"], address
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    """The settings in a YAML of Accelerate's."""
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise UserError(f"{path}: is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no settings of `accelerate launch`, as configs/accelerate/ddp.yaml does")
+    return content
 
 
 def _watch_start(

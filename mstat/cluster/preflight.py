@@ -26,6 +26,7 @@ from mstat.cluster.meeting import Meeting, meet
 from mstat.cluster.verdict import MEGABYTES, NOT_DONE, Asked, Found, judge, show
 from mstat.config import Config
 from mstat.files import write_json
+from mstat.launcher import check_launcher
 
 ROUNDS = 5
 GRACE = 3.0  # after a rank's error: the others may have something to say as well
@@ -43,8 +44,10 @@ def check(config: Config, script: str, asked: Asked, timeout: float) -> bool:
         Whether all is well, on every rank.
 
     Raises:
+        UserError: If the launcher asks for what training would refuse.
         ConnectionError: Where this rank cannot reach rank 0, or hears no verdict from it.
     """
+    check_launcher(config)
     meeting = meet(timeout)
     with _giving_up(4 * timeout + 4 * GRACE, os.environ.get("MASTER_ADDR", "")):
         if meeting.rank == 0:
@@ -154,8 +157,10 @@ def _reduce(config: Config, timeout: float) -> dict[str, Any]:
     """Make the group, compute and reduce: seconds of the quickest of `ROUNDS` all-reduces."""
     from mstat.engine import Engine
 
+    # `also=None`: the table shows what differs, all of it at once.
     train = dataclasses.replace(config.train, timeout_minutes=timeout / 60)
-    with Engine(dataclasses.replace(config, train=train), start_up=timedelta(seconds=timeout)) as engine:
+    settings = dataclasses.replace(config, train=train)
+    with Engine(settings, start_up=timedelta(seconds=timeout), also=None) as engine:
         device = engine.device
         ones = torch.ones(512, 512, device=device)
         if not bool((ones @ ones == 512).all()):

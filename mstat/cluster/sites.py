@@ -100,8 +100,8 @@ def load_site(path: Path | None) -> Site:
     if path is None:
         return Site()
     try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(path.read_bytes()) or {}
+    except (yaml.YAMLError, UnicodeError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Site)

@@ -10,6 +10,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from mstat.differences import differing, spans
 from mstat.report.console import console
 
 MEGABYTES = 32  # of the all-reduce, about a bucket of gradients
@@ -143,6 +144,12 @@ def _differences(nodes: dict[int, dict[str, Any]]) -> list[Fault]:
         for rank in others:
             what = f"{package} is {nodes[rank]['versions'].get(package, 'not installed')}, the others have {usual}"
             faults.append(Fault(nodes[rank]["host"], what, "install with the same constraints.txt"))
+    for name, values in differing({rank: facts["settings"] for rank, facts in nodes.items()}).items():
+        usual = max(values, key=lambda entry: len(entry[1]))[0]  # of equally many, the first node's
+        for value, ranks in values:
+            for rank in ranks if value != usual else ():
+                what = f"{name} is {value}, the others' {usual}"
+                faults.append(Fault(nodes[rank]["host"], what, "the same command and YAML on every node"))
     known = {rank: facts["shards"] for rank, facts in nodes.items() if facts["shards"] is not None}
     usual, others = odd(known) if known else ("", [])
     for rank in others:
@@ -185,12 +192,24 @@ def show(found: Found, faults: Sequence[Fault]) -> None:
     """One table, a row a node; below it, what is wrong."""
     out = console()
     table = Table(title="launch checks", title_justify="left")
-    for column in ("node", "ranks", "commit", "packages", "shards", "GPUs", "clock", "room in the run folder"):
+    for column in (
+        "node",
+        "ranks",
+        "commit",
+        "packages",
+        "settings",
+        "shards",
+        "GPUs",
+        "clock",
+        "room in the run folder",
+    ):
         table.add_column(column, overflow="fold")
     nodes = found.nodes()
     bad = {fault.where for fault in faults}
     reference = next(iter(nodes.values()))["versions"]
+    first = next(iter(nodes.values()))["settings"]
     for rank, facts in nodes.items():
+        unlike = differing({0: first, 1: facts["settings"]})
         ranks = [other for other, note in found.notes.items() if note["machine"] == found.notes[rank]["machine"]]
         differs = [f"{name} {version}" for name, version in facts["versions"].items() if reference.get(name) != version]
         packages = f"torch {facts['versions']['torch']}" if facts["versions"] is reference else "the same"
@@ -199,6 +218,7 @@ def show(found: Found, faults: Sequence[Fault]) -> None:
             spans(ranks),
             escape(short(facts)),
             escape("\n".join(differs) or packages),
+            escape("\n".join(f"{name} differs" for name in unlike) or "the same"),
             (facts["shards"] or "cannot be read")[:13],
             _gpus(facts),
             _clock(found.clocks.get(rank), rank),
@@ -228,17 +248,6 @@ def short(facts: dict[str, Any]) -> str:
         return f"files {facts['source'][:10]}"
     name, dirty, _ = facts["commit"].partition("-dirty")
     return name[:10] + (" + changes" if dirty else "")
-
-
-def spans(ranks: Sequence[int]) -> str:
-    """0, 1, 2, 5 -> 0-2, 5."""
-    parts: list[list[int]] = []
-    for rank in sorted(ranks):
-        if parts and rank == parts[-1][-1] + 1:
-            parts[-1].append(rank)
-        else:
-            parts.append([rank])
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
 
 
 def _gpus(facts: dict[str, Any]) -> str:

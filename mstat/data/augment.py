@@ -1,54 +1,69 @@
 """Augmentation of a training clip: flip, crop and erasing, each the same on every frame of the clip.
 
-On uint8 frames in the loader's workers. Padding and erased areas are mid-grey, which is about zero to the model.
-Amounts of random erasing are those of its paper (Zhong et al. 2017): 2 to 40 % of the area, aspect 0.3 to 3.3.
+On uint8 frames in the loader's workers. Padding and erased areas get one colour: the pixel mean that the model
+subtracts, so that they are zero to it. Random erasing is that of its paper and its authors' code (Zhong et al. 2017):
+2 to 40 % of the area, and an aspect (height to width) drawn uniformly from 0.3 to 3.3, so that three quarters of the
+areas are higher than wide.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from mstat.config import ClipConfig
 
-GREY = 128
+GREY = 128  # the middle: the pixel mean of a model that no pretrained weights give another one
+Fill = int | Sequence[int]  # of all colours, or of each
 ERASE_AREA = (0.02, 0.4)
 ERASE_ASPECT = (0.3, 1 / 0.3)
 
 
 def augment(
-    frames_THWC: np.ndarray, config: ClipConfig, rng: np.random.Generator, out: np.ndarray | None = None
+    frames_THWC: np.ndarray,
+    config: ClipConfig,
+    rng: np.random.Generator,
+    out: np.ndarray | None = None,
+    fill: Fill = GREY,
 ) -> np.ndarray:
-    """A changed copy of the clip's frames, uint8 T,H,W,3 as they came in; in `out` if given."""
+    """Change a copy of the clip's frames, uint8 T,H,W,3, in `out` if given. `fill` is the colour of what is missing."""
     if rng.random() < config.flip:
         # numpy turns pixels of three bytes round one by one, in ten times the time.
         frames_THWC = torch.from_numpy(frames_THWC).flip(2).numpy()
-    out = crop(frames_THWC, config.crop_padding, rng, out)
+    out = crop(frames_THWC, config.crop_padding, rng, out, fill)
     if rng.random() < config.erase:
-        erase(out, rng)
+        erase(out, rng, fill)
     return out
 
 
-def crop(frames_THWC: np.ndarray, padding: int, rng: np.random.Generator, out: np.ndarray | None = None) -> np.ndarray:
-    """A copy shifted by up to `padding` pixels either way, in `out` if given; what comes into view is grey."""
+def crop(
+    frames_THWC: np.ndarray,
+    padding: int,
+    rng: np.random.Generator,
+    out: np.ndarray | None = None,
+    fill: Fill = GREY,
+) -> np.ndarray:
+    """Shift a copy by up to `padding` pixels either way, in `out` if given; what comes into view is filled."""
     height, width = frames_THWC.shape[1:3]
     dy, dx = rng.integers(-padding, padding + 1, 2)
     out = np.empty_like(frames_THWC) if out is None else out
-    out[:] = GREY
+    out[:] = fill
     out[:, max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)] = frames_THWC[
         :, max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)
     ]
     return out
 
 
-def erase(frames_THWC: np.ndarray, rng: np.random.Generator) -> None:
-    """Paint a random rectangle grey, in place; a draw that does not fit into the frame is drawn again."""
+def erase(frames_THWC: np.ndarray, rng: np.random.Generator, fill: Fill = GREY) -> None:
+    """Fill a random rectangle, in place; a draw that does not fit into the frame is drawn again."""
     height, width = frames_THWC.shape[1:3]
     for _ in range(100):
         area = rng.uniform(*ERASE_AREA) * height * width
-        aspect = np.exp(rng.uniform(*np.log(ERASE_ASPECT)))
+        aspect = rng.uniform(*ERASE_ASPECT)
         h, w = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
         if 0 < h < height and 0 < w < width:
             y, x = rng.integers(height - h + 1), rng.integers(width - w + 1)
-            frames_THWC[:, y : y + h, x : x + w] = GREY
+            frames_THWC[:, y : y + h, x : x + w] = fill
             return

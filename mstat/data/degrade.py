@@ -14,7 +14,9 @@ OCCLUSION = 1  # keeps this draw apart from that of the frames, which is keyed b
 
 
 def occlude(frames_THWC: np.ndarray, fraction: float, seed: int, tracklet: int) -> np.ndarray:
-    """A copy with one grey rectangle over `fraction` of the area, at the same place on every frame.
+    """A copy with one rectangle of mid-grey over `fraction` of the area, at the same place on every frame.
+
+    The grey is the same for all models, also for those that subtract another mean: all are tested on equal pictures.
 
     Its shape, between as high and as wide as the frame, and its place are drawn by (seed, tracklet) and grow with the
     fraction without jumping: what a small one covers lies about where a larger one does.

@@ -7,25 +7,22 @@ T frames, H, W, C = 3, N patches, R residual branches.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import shutil
-import threading
 from collections.abc import Generator, Sequence
+from contextlib import closing
+from functools import partial
 from itertools import cycle
-from multiprocessing import forkserver, resource_tracker
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from mstat import signals
 from mstat.config import Config
-from mstat.data.augment import augment
+from mstat.data.augment import GREY, Fill, augment
 from mstat.data.clips import evaluation_clips, training_frames
 from mstat.data.degrade import occlude, shrink
 from mstat.data.plan import CLIPS, Plan, slice_bounds
+from mstat.data.workers import Place, done
 from mstat.errors import UserError
 from mstat.model.noise import draw_noise
 from shards import pictures
@@ -51,10 +48,15 @@ class TrainingBatches:
 
     frames_BTHWC uint8, tps_BTN int64, keep_BR float32 (see `mstat.model.noise`) of the rank's slice, and
     labels_n int64 of the whole global batch.
+
+    Args:
+        colour: Of erased and padded areas, the model's pixel mean.
     """
 
-    def __init__(self, reader: Reader, plan: Plan, config: Config, rank: int, world_size: int) -> None:
-        self.reader, self.plan, self.config = reader, plan, config
+    def __init__(
+        self, reader: Reader, plan: Plan, config: Config, rank: int, world_size: int, colour: Fill = GREY
+    ) -> None:
+        self.reader, self.plan, self.config, self.colour = reader, plan, config, colour
         self.bounds = slice_bounds(plan.size, world_size, rank)
 
     def room(self) -> Arrays:
@@ -76,7 +78,7 @@ class TrainingBatches:
             rng = np.random.default_rng([config.seed, CLIPS, step, position])
             numbers = training_frames(int(self.reader.num_frames[tracklet]), config.clip, rng)
             frames_THWC = self.reader.frames(tracklet, numbers, size=config.model.image_size)
-            augment(frames_THWC, config.clip, rng, out=room["frames_BTHWC"][place])
+            augment(frames_THWC, config.clip, rng, room["frames_BTHWC"][place], self.colour)
             room["tps_BTN"][place], room["keep_BR"][place] = draw_noise(rng, config.model, config.clip.num_frames)
 
 
@@ -130,8 +132,8 @@ class EvaluationBatches:
         return occlude(frames_THWC, config.occlusion, config.seed, tracklet)
 
 
-class _Ring(Dataset[int]):
-    """Slots that batches are made in, one after another and again from the first: (slot, index) -> the filled slot.
+class _Ring:
+    """Slots that batches are made in, one after another and again from the first.
 
     Workers and trainer share their memory, so that a number is all that is sent. A batch as new shared tensors, which
     torch would send, costs a third more than to make it, in page faults, and is handed over by a thread that has to
@@ -139,16 +141,10 @@ class _Ring(Dataset[int]):
     """
 
     def __init__(self, batches: Batches, num_slots: int, shared: bool) -> None:
-        self.batches = batches
         rooms = {name: torch.from_numpy(array) for name, array in batches.room().items()}
         self.memory = {name: room.new_empty((num_slots, *room.shape)) for name, room in rooms.items()}
         if shared:
             self._share()
-
-    def __getitem__(self, place: tuple[int, int]) -> int:
-        slot, index = place
-        self.batches.fill({name: tensor.numpy() for name, tensor in self.slot(slot).items()}, index)
-        return slot
 
     def _share(self) -> None:
         try:
@@ -166,48 +162,29 @@ class _Ring(Dataset[int]):
         return {name: tensor[number] for name, tensor in self.memory.items()}
 
 
+def _fill(batches: Batches, memory: Tensors, place: Place) -> None:
+    slot, index = place
+    batches.fill({name: tensor[slot].numpy() for name, tensor in memory.items()}, index)
+
+
 def load(
     batches: Batches, indices: Sequence[int], num_workers: int, pin_memory: bool, at_once: int = 1
 ) -> Generator[Tensors]:
     """The batches of `indices` in their order, made ahead by `num_workers` processes.
 
     Their memory is used again: a batch lasts until another `at_once` of them are taken, unless it is pinned. To be
-    closed by who does not take them all, or the workers stay.
+    closed by who does not take them all; it then ends its workers, as it does after an error.
+
+    Raises:
+        UserError: If a worker dies.
+        Exception: What `batches.fill` raised, in a worker too.
     """
-    start_fork_server(num_workers)
-    # DataLoader asks for one more batch before it gives one, so that those which are made, or wait, are never more than
+    # A place is handed out before a batch is given, so that those which are made, or wait, are never more than
     # num_workers * AHEAD; the others are the taker's.
     num_slots = num_workers * AHEAD + at_once
     ring = _Ring(batches, num_slots, shared=num_workers > 0)
-    options: dict[str, Any] = {}
-    if num_workers:
-        context = multiprocessing.get_context("forkserver")
-        options = {"multiprocessing_context": context, "prefetch_factor": AHEAD, "worker_init_fn": _watch_trainer}
     places = zip(cycle(range(num_slots)), indices, strict=False)
-    for number in DataLoader(ring, batch_size=None, sampler=places, num_workers=num_workers, **options):
-        slot = ring.slot(number)
-        yield {name: tensor.pin_memory() for name, tensor in slot.items()} if pin_memory else slot
-
-
-def start_fork_server(num_workers: int) -> None:
-    """What workers are forked from; forking this process itself, with its compute and communication threads, can hang.
-
-    It imports torch, for a second or two: begin early, and there is something else to do meanwhile.
-    """
-    if num_workers:
-        multiprocessing.get_context("forkserver").set_forkserver_preload(["mstat.data.loader"])
-        resource_tracker.ensure_running()  # starting it lets signals through again
-        with signals.blocked():
-            forkserver.ensure_running()
-
-
-def _watch_trainer(worker: int) -> None:
-    """End with the trainer, also where it is killed: torch watches a worker's parent, which is the fork server."""
-    trainer = multiprocessing.parent_process()
-    assert trainer is not None
-
-    def wait() -> None:
-        trainer.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+    with closing(done(partial(_fill, batches), ring.memory, places, num_workers, AHEAD)) as numbers:
+        for number in numbers:
+            slot = ring.slot(number)
+            yield {name: tensor.pin_memory() for name, tensor in slot.items()} if pin_memory else slot

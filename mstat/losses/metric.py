@@ -84,8 +84,8 @@ class OIM(nn.Module):
     """Online instance matching (Xiao et al., CVPR 2017): a softmax over the similarities to a memory of each identity.
 
     The memory starts at 0 and follows the features as a running mean of unit length. Its queue of people without a
-    label is left out: a training set here has none. Two clips of a batch enter one after the other, and the row is
-    brought to unit length after the last.
+    label is left out: a training set here has none. As in the authors' code, the clips of a batch enter one after the
+    other, in the order of the global batch, and each brings its row back to unit length.
 
     Args:
         scale: Of the similarities; the inverse of the paper's temperature.
@@ -106,10 +106,7 @@ class OIM(nn.Module):
         return cross_entropy(logits_nC, labels_n)
 
     def _remember(self, unit_nD: Tensor, labels_n: Tensor) -> None:
-        same_nn = labels_n[:, None] == labels_n
-        later_n = same_nn.triu(1).sum(dim=1)
-        shares_nn = same_nn * (1 - self.momentum) * self.momentum**later_n
-        kept_n = self.momentum ** same_nn.sum(dim=1, keepdim=True)
-        rows_nD = F.normalize(kept_n * self.memory_CD[labels_n] + shares_nn.to(unit_nD.dtype) @ unit_nD)
-        # All clips of an identity write the row of its first: equal rows of a product may differ in their last bits.
-        self.memory_CD[labels_n] = rows_nD[same_nn.to(torch.uint8).argmax(dim=1)]
+        # Slices of one, not numbers: a number of a GPU would have to be waited for.
+        for unit_1D, label_1 in zip(unit_nD.split(1), labels_n.split(1), strict=True):
+            row_1D = self.momentum * self.memory_CD[label_1] + (1 - self.momentum) * unit_1D
+            self.memory_CD[label_1] = F.normalize(row_1D)

@@ -17,7 +17,8 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from mstat.config import Config, ModelConfig
-from mstat.configure import load_config
+from mstat.configure import parse
+from mstat.errors import UserError
 from mstat.model.mstat import MSTAT
 from mstat.model.pretrained import load_pretrained
 from mstat.report.start import print_start
@@ -70,13 +71,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, help="frames of a clip; without it, the config's clip.num_frames")
     parser.add_argument("--init", type=path, metavar="FILE", help="show how a run with --model.init FILE would start")
     options = parser.parse_args(arguments)
-    run = load_config(options.config) if options.config else Config()
+    if options.frames is not None and options.frames < 1:
+        parser.error(f"--frames is {options.frames}, it must be at least 1")
+    run = parse(["--config", str(options.config)], prog=parser.prog) if options.config else Config()
     if options.init:
         return show_init(run.model, options.init)
     config, frames = run.model, options.frames or run.clip.num_frames
     try:
         sizes = count(config, frames)
-    except ValueError as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 2
     height, width = config.image_size
@@ -101,12 +104,12 @@ def show_init(config: ModelConfig, file: Path) -> int:
     try:
         with torch.device("meta"):
             model = MSTAT(config)
-    except ValueError as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 2
     try:
         print_start(str(file), load_pretrained(model, file))
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

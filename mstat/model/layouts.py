@@ -7,13 +7,14 @@ has no place for (registers, LayerScale, ...) are refused by what they have, not
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
 from mstat.errors import UserError
-from mstat.model.weights import named
+from mstat.model.weights import named, printable
 
 # Official name -> ours, inside a block.
 BLOCK_MODULES = {
@@ -73,6 +74,13 @@ HUGGING_FACE = [
 ]
 
 
+# By the patch embedding a model is known: official or timm's, Hugging Face's, ours.
+HUGGING_FACE_STEM = "embeddings.patch_embeddings.projection.weight"
+STEMS = ("patch_embed.proj.weight", HUGGING_FACE_STEM, "stem.patch.weight")
+# What wrappers of torch put into names, at any depth: torch.compile, FSDP, activation checkpointing.
+WRAPPED = r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+
+
 class Stored(NamedTuple):
     """A tensor under the name that its file gives it."""
 
@@ -80,21 +88,64 @@ class Stored(NamedTuple):
     value: Tensor
 
 
-def to_official(path: Path, tensors: dict[str, Tensor]) -> dict[str, Stored]:
-    """Rename a foreign state dict to the official TimeSformer's names, and refuse what is left over or missing."""
-    hugging_face = any("embeddings.patch_embeddings.projection" in key for key in tensors)
+class Bare(NamedTuple):
+    """A state dict without what programs put before its names.
+
+    Attributes:
+        stored: By bare name.
+        taken: What was taken off the keys: the prefix, and what wrappers of torch put into the middle of a name.
+        outside: Keys of the file that do not begin with the prefix: heads and the like.
+    """
+
+    stored: dict[str, Stored]
+    taken: list[str]
+    outside: list[str]
+
+
+def take_off_prefix(path: Path, tensors: dict[str, Tensor]) -> Bare:
+    """The model in a state dict, known by its patch embedding, whatever stands before its names.
+
+    Raises:
+        UserError: If there are several models (a student and its teacher).
+    """
+    keys: dict[str, str] = {}
+    for key in tensors:
+        name = re.sub(WRAPPED, "", key)
+        if name in keys:
+            raise UserError(f"{path}: repeated keys: {named([keys[name], key])}")
+        keys[name] = key
+    prefixes = sorted({name.removesuffix(stem) for name in keys for stem in STEMS if f".{name}".endswith(f".{stem}")})
+    if len(prefixes) > 1:
+        models = ", ".join(repr(printable(prefix)) for prefix in prefixes)
+        raise UserError(f"{path}: holds several models, whose keys begin with {models}: save one of them alone")
+    prefix = prefixes[0] if prefixes else ""
+    inside = {name.removeprefix(prefix): key for name, key in keys.items() if name.startswith(prefix)}
+    outside = [key for name, key in keys.items() if not name.startswith(prefix)]
+    taken = {key.removesuffix(name) for name, key in inside.items() if key.endswith(name)} - {""}
+    taken |= {match[0] for name, key in inside.items() if not key.endswith(name) and (match := re.search(WRAPPED, key))}
+    return Bare({name: Stored(key, tensors[key]) for name, key in inside.items()}, sorted(taken), outside)
+
+
+def to_official(path: Path, bare: dict[str, Stored], buffers: Iterable[str] = ()) -> dict[str, Stored]:
+    """Rename a foreign state dict to the official TimeSformer's names, and refuse what is left over or missing.
+
+    Args:
+        buffers: Keys of tensors that are not floats: named where a weight is missing, which one of them may be.
+    """
+    hugging_face = HUGGING_FACE_STEM in bare
     official: dict[str, Stored] = {}
     unknown = []
-    for key, value in tensors.items():
-        name = hugging_face_name(key) if hugging_face else key.removeprefix("model.")
+    for bare_name, stored in bare.items():
+        name = hugging_face_name(bare_name) if hugging_face else bare_name
         if name is None or name in official:
-            unknown.append(key)
+            unknown.append(stored.key)
         else:
-            official[name] = Stored(key, value)
+            official[name] = stored
     if unknown:
         raise UserError(f"{path}: unknown or repeated keys: {named(unknown)}")
     if "patch_embed.proj.weight" not in official:
-        raise UserError(f"{path}: not a TimeSformer, ViT or MSTAT; its keys begin with {named(tensors)}")
+        keys = [stored.key for stored in bare.values()] or list(buffers)
+        raise UserError(f"{path}: not a TimeSformer, ViT or MSTAT; its keys begin with {named(keys) or 'nothing'}")
     for name, (key, _) in official.items():
         for pattern, why in REFUSED.items():
             if re.fullmatch(pattern, name):
@@ -103,7 +154,7 @@ def to_official(path: Path, tensors: dict[str, Tensor]) -> dict[str, Stored]:
     suffixes = [suffix for suffix in BLOCK_KEYS if has_time(official) or not suffix.startswith("temporal_")]
     num_blocks = len({match[1] for name in official if (match := re.match(r"blocks\.(\d+)\.", name))})
     required = STEM_KEYS | {f"blocks.{i}.{suffix}" for i in range(num_blocks) for suffix in suffixes}
-    refuse_keys(path, set(official), required, set(DROPPED))
+    refuse_keys(path, set(official), required, set(DROPPED), buffers)
     return official
 
 
@@ -120,9 +171,14 @@ def has_time(official: dict[str, Stored]) -> bool:
     return any(".temporal_" in name for name in official)
 
 
-def refuse_keys(path: Path, found: set[str], required: set[str], optional: set[str]) -> None:
-    """Nothing may be left over, nothing may be missing."""
+def refuse_keys(
+    path: Path, found: set[str], required: set[str], optional: set[str], buffers: Iterable[str] = ()
+) -> None:
+    """Nothing may be left over, nothing may be missing, and no weight may be of whole numbers."""
     unknown, missing = found - required - optional, required - found
+    whole = [key for key in buffers if any(f".{key}".endswith(f".{name}") for name in missing)]
+    if whole:
+        raise UserError(f"{path}: weights are not of floats: {named(whole)}")
     if unknown or missing:
         raise UserError(
             f"{path}: unknown keys: {named(sorted(unknown)) or 'none'}; "

@@ -196,7 +196,8 @@ class MSTAT(nn.Module):
         """The features that are compared by cosine: uint8 RGB (B, T, H, W, 3) of any size -> float32 (B, sum of dims).
 
         Frames of another size are resized (bilinear, antialiased) and rounded to bytes, as a decoder would give them.
-        The result is on the model's device.
+        The result is on the model's device. It is float32 whatever the model's type (`half`, `bfloat16`), but for a
+        model in double precision, whose features are float64.
         """
         frames_BTHWC = torch.as_tensor(frames, device=self.stem.position.device)
         if frames_BTHWC.dim() == 5 and frames_BTHWC.shape[2:4] != tuple(self.config.image_size):

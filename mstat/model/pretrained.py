@@ -1,8 +1,8 @@
 """Start from somebody's weights: TimeSformer (official or Hugging Face), a plain ViT, or an MSTAT of our own.
 
-All foreign layouts are first renamed to the official TimeSformer's names (`mstat.model.layouts`), and one table leads
-from there to ours. Every key of a file and every tensor of ours is accounted for; nothing is loaded before all of it
-fits. No code in a checkpoint is run (`mstat.model.weights`).
+`mstat.model.source` reads what a user names. All foreign layouts are first renamed to the official TimeSformer's names
+(`mstat.model.layouts`), and one table leads from there to ours. Every key of a file and every tensor of ours is
+accounted for; nothing is loaded before all of it fits. No code in a checkpoint is run (`mstat.model.weights`).
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mstat.errors import UserError
-from mstat.model.layouts import BLOCK_KEYS, DROPPED, KINDS, Stored, has_time, refuse_keys, to_official
+from mstat.model import positions
+from mstat.model.layouts import BLOCK_KEYS, DROPPED, KINDS, Stored, has_time, refuse_keys, take_off_prefix, to_official
 from mstat.model.mstat import MSTAT
 from mstat.model.noise import block_counts
+from mstat.model.positions import resize_position
+from mstat.model.source import Source, read_source
 from mstat.model.sta import AttributeSTA
-from mstat.model.weights import named, printable, read_tensors
+from mstat.model.weights import named, printable
 
 NO_KEY = "-"  # stands in a row for what comes from no key of the file
 NOWHERE = "dropped"  # stands in a row for a tensor of ours
@@ -57,31 +59,35 @@ class Fill(NamedTuple):
 
 
 def load_pretrained(model: MSTAT, path: str | Path) -> list[Row]:
-    """Fill `model` in place from a file; what the file does not have keeps its random start.
+    """Fill `model` in place from a file or folder; what that does not have keeps its random start.
 
-    Blocks are taken in order: Stage I first, then Stage II; Stage III copies what Stage II takes. The layout is told
-    by the keys, the container by the suffix (`.safetensors`, else a torch file, read with `weights_only=True`).
-    Pixel normalisation comes with the weights where they tell it: TimeSformer's 0.45 / 0.225, ImageNet's of a
-    distilled ViT (DeiT); another ViT keeps our 0.5 / 0.5, which is that of most of timm's.
+    What may be given: `mstat.model.source`. Blocks are taken in order: Stage I first, then Stage II; Stage III copies
+    what Stage II takes. The layout is told by the keys, whatever prefix they have; the container by the suffix
+    (`.safetensors`, else a torch file, read with `weights_only=True`). Pixel normalisation comes with the weights where
+    they tell it: TimeSformer's 0.45 / 0.225, ImageNet's of a distilled ViT (DeiT); another ViT keeps our 0.5 / 0.5,
+    which is that of most of timm's.
 
     Returns:
-        One row or more for every key of the file and every tensor of the model. On the meta device nothing is filled,
-        and the rows are the same.
+        One row or more for every key of the file and every tensor of the model, and one for each thing that was decided
+        on the way (key and name are then NO_KEY). On the meta device nothing is filled, and the rows are the same.
 
     Raises:
-        ValueError: The file is missing or holds more than plain tensors, its layout is unknown, keys are unknown or
+        UserError: The file is missing or holds more than plain tensors, its layout is unknown, keys are unknown or
             missing, shapes do not fit, numbers are not finite. The model is untouched then.
     """
-    path = Path(path)
-    tensors, others = read_tensors(path)
-    rows = [Row(printable(name), NOWHERE, "not weights") for name in others]
+    source = read_source(Path(path))
+    path, tensors = source.path, {key: value.float() for key, value in source.tensors.items()}
+    bare = take_off_prefix(path, tensors)
+    source.notes += [f"{printable(prefix)!r} taken off the keys" for prefix in bare.taken]
+    rows = [Row(printable(name), NOWHERE, why) for name, why in source.others.items()]
+    rows += [Row(key, NOWHERE, "beside the model") for key in bare.outside]
     state = model.state_dict()
-    if "stem.patch.weight" in tensors:
-        refuse_keys(path, set(tensors), required=set(state), optional=set())
-        fills = [Fill(key, key, value, "copied") for key, value in tensors.items()]
+    if "stem.patch.weight" in bare.stored:
+        refuse_keys(path, set(bare.stored), set(state), set(), source.others)
+        fills = list(fills_from_own(model, bare.stored, source))
     else:
-        official = to_official(path, tensors)
-        fills = list(fills_from_official(model, path, official))
+        official = to_official(path, bare.stored, source.others)
+        fills = list(fills_from_official(model, source, official))
         used = {fill.key for fill in fills}
         for name, (key, _) in official.items():
             if key not in used:
@@ -101,10 +107,45 @@ def load_pretrained(model: MSTAT, path: str | Path) -> list[Row]:
         rows.append(Row(fill.key, fill.ours, fill.action))
     filled = {fill.ours for fill in fills}
     rows += [Row(NO_KEY, ours, KEPT) for ours in state if ours not in filled]
-    return [row._replace(shape=tuple(tensors[row.key].shape)) if row.key in tensors else row for row in rows]
+    if cast := sorted({str(value.dtype).removeprefix("torch.") for value in source.tensors.values()} - {"float32"}):
+        source.notes.append(f"weights of {' and '.join(cast)} made float32")
+    notes = [Row(NO_KEY, NO_KEY, note) for note in source.notes]
+    return [row._replace(shape=tuple(tensors[row.key].shape)) if row.key in tensors else row for row in rows] + notes
 
 
-def fills_from_official(model: MSTAT, path: Path, official: dict[str, Stored]) -> Iterator[Fill]:
+def fills_from_own(model: MSTAT, bare: dict[str, Stored], source: Source) -> Iterator[Fill]:
+    """All of another MSTAT, whose frames may have another size: what belongs to a patch is resized as a grid."""
+    state, target = model.state_dict(), model.stem.grid
+    known = source.grid
+    for name, (key, value) in bare.items():
+        of_patches = name == "stem.position" or name.endswith(".temporal.expand.proxies")
+        if of_patches and value.dim() == 2 and value.shape != state[name].shape:
+            found = grid_of(source, key, len(value), known, target, squares_first=False)
+            known = known or found
+            if found is not None:
+                yield Fill(key, name, resize_position(value, target, found), positions.action(found, target))
+                continue
+        yield Fill(key, name, value, "copied")
+
+
+def grid_of(
+    source: Source, key: str, places: int, known: positions.Grid | None, target: positions.Grid, squares_first: bool
+) -> positions.Grid | None:
+    """The grid that so many places are, with a note where it was guessed; None where none fits."""
+    grid, guess = positions.source_grid(places, known, target, squares_first)
+    if grid is None and known is not None:
+        raise UserError(
+            f"{source.path}: {key} has {places} places, and what lies beside the weights says "
+            f"{known[0]} x {known[1]} patches"
+        )
+    if grid is None and guess is not None:
+        raise UserError(f"{source.path}: {key} has {places} places, {guess}")
+    if guess is not None:
+        source.notes.append(guess)
+    return grid
+
+
+def fills_from_official(model: MSTAT, source: Source, official: dict[str, Stored]) -> Iterator[Fill]:
     """All that a TimeSformer or a ViT gives to `model`."""
     first, second, third = block_counts(model.config)
     blocks = [(i, f"stage1.blocks.{i}") for i in range(first)]
@@ -112,7 +153,9 @@ def fills_from_official(model: MSTAT, path: Path, official: dict[str, Stored]) -
     blocks += [(first + i, f"stage3.blocks.{i}") for i in range(third)]
     absent = sorted({i for i, _ in blocks if f"blocks.{i}.norm1.weight" not in official})
     if absent:
-        raise UserError(f"{path}: has no blocks {absent}, which this model needs: see model.depths and model.iap")
+        raise UserError(
+            f"{source.path}: has no blocks {absent}, which this model needs: see model.depths and model.iap"
+        )
     for i, block in blocks:
         # An A-STA is silent by its alpha = 0; were its last layer 0 too, neither would ever get a gradient.
         silence_time = not isinstance(model.get_submodule(block), AttributeSTA)
@@ -122,7 +165,7 @@ def fills_from_official(model: MSTAT, path: Path, official: dict[str, Stored]) -
     yield Fill(key, "stem.patch.weight", kernel.flatten(1) if kernel.dim() > 1 else kernel, "flattened")
     key, bias = official["patch_embed.proj.bias"]
     yield Fill(key, "stem.patch.bias", bias, "copied")
-    yield from fills_of_tokens(model, path, official)
+    yield from fills_of_tokens(model, source, official)
     stages = [name for name in ("stage1", "stage2", "stage3") if getattr(model, name) is not None]
     for kind, stage in product(KINDS, stages):
         key, value = official[f"norm.{kind}"]
@@ -135,27 +178,42 @@ def fills_from_official(model: MSTAT, path: Path, official: dict[str, Stored]) -
         yield Fill(NO_KEY, "stem.pixel_std", torch.tensor([0.229, 0.224, 0.225]), "ImageNet's, as DeiT has it")
 
 
-def fills_of_tokens(model: MSTAT, path: Path, official: dict[str, Stored]) -> Iterator[Fill]:
+def fills_of_tokens(model: MSTAT, source: Source, official: dict[str, Stored]) -> Iterator[Fill]:
     """Class token and positions. The class token's own position is added to it; a distillation token's is left out."""
     cls_key, cls_token = official["cls_token"]
     key, position = official["pos_embed"]
-    before = 2 if "dist_token" in official else 1  # tokens before the patches
     width = cls_token.shape[-1:]
     fits = cls_token.shape == (1, 1, *width) and position.dim() == 3 and position.shape[::2] == (1, *width)
+    before = 1
+    if fits:
+        before = places_before(position.shape[1], "dist_token" in official, source.grid, model.stem.grid)
     if not fits or position.shape[1] <= before:
-        found = f"{tuple(cls_token.shape)} and {tuple(position.shape)}"
-        raise UserError(f"{path}: {cls_key} and {key} are {found}; they should be (1, 1, D) and (1, {before} + N, D)")
-    class_token = cls_token[0, 0] + position[0, 0]
-    yield Fill(cls_key, "stem.class_token", class_token, "its position added to it")
-    yield Fill(key, "stem.class_token", class_token, "place 0, added to the class token")
-    patches = position[0, before:]
-    side, grid = math.isqrt(len(patches)), model.stem.grid
-    resized = resize_position(patches, grid)
-    if resized is patches:
-        action = f"{len(patches)} places as they are"
+        shapes = f"{tuple(cls_token.shape)} and {tuple(position.shape)}"
+        raise UserError(
+            f"{source.path}: {cls_key} and {key} are {shapes}; they should be (1, 1, D) and (1, {before} + N, D)"
+        )
+    if before == 0:
+        yield Fill(cls_key, "stem.class_token", cls_token[0, 0], "copied: it has no position of its own")
     else:
-        action = f"2-D bicubic, {side} x {side} -> {grid[0]} x {grid[1]} ({len(patches)} -> {len(resized)} places)"
-    yield Fill(key, "stem.position", resized, action)
+        class_token = cls_token[0, 0] + position[0, 0]
+        yield Fill(cls_key, "stem.class_token", class_token, "its position added to it")
+        yield Fill(key, "stem.class_token", class_token, "place 0, added to the class token")
+    patches, target = position[0, before:], model.stem.grid
+    grid = grid_of(source, key, len(patches), source.grid, target, squares_first=True)
+    if grid is None:
+        yield Fill(key, "stem.position", patches, "copied")  # its shape is refused
+    else:
+        yield Fill(key, "stem.position", resize_position(patches, target, grid), positions.action(grid, target))
+
+
+def places_before(places: int, distilled: bool, known: positions.Grid | None, target: positions.Grid) -> int:
+    """Positions before those of the patches: of the class token, and of the distillation token; or none."""
+    usual = 2 if distilled else 1
+    if known is not None:
+        return 0 if places == math.prod(known) else usual
+    if places - usual in (math.prod(target), math.isqrt(max(0, places - usual)) ** 2):
+        return usual
+    return 0 if math.isqrt(places) ** 2 == places else usual
 
 
 def fills_of_block(official: dict[str, Stored], index: int, block: str, silence_time: bool) -> Iterator[Fill]:
@@ -171,12 +229,3 @@ def fills_of_block(official: dict[str, Stored], index: int, block: str, silence_
         elif silence_time:
             key, value = official[f"blocks.{index}.attn.{suffix.replace('temporal_fc', 'proj')}"]
             yield Fill(NO_KEY, f"{block}.{ours}", torch.zeros_like(value), "zero: time is not heard yet")
-
-
-def resize_position(position_ND: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Position embeddings of a square picture, bicubic in two dimensions to (rows, columns): (N', D) -> (N, D)."""
-    side = math.isqrt(len(position_ND))
-    if side * side != len(position_ND) or grid == (side, side):
-        return position_ND  # not square: fits as it is, or its shape is refused
-    plane = position_ND.float().unflatten(0, (side, side)).permute(2, 0, 1)[None]
-    return F.interpolate(plane, size=grid, mode="bicubic", align_corners=False)[0].flatten(1).T

@@ -84,7 +84,7 @@ class IAP(nn.Module):
         v_hMd = self.values.unflatten(1, (self.num_heads, -1)).transpose(0, 1)
         logits_BhMS = at_least_fp32(k_hMd / k_hMd.shape[2] ** 0.5 @ q_BhdS)
         class_map_BhM = double_norm_of_class_row(logits_BhMS, self.norm_order)
-        recoded_Bhd = (class_map_BhM[:, :, None] @ v_hMd)[:, :, 0]
+        recoded_Bhd = (class_map_BhM[:, :, None].to(v_hMd.dtype) @ v_hMd)[:, :, 0]
         class_BD = x_BSD[:, 0] + self.proj(recoded_Bhd.flatten(1))
         return class_BD + self.mlp(self.mlp_norm(class_BD))
 

@@ -11,27 +11,57 @@ import re
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mstat.errors import UserError
+from mstat.model.kinds import TENSORFLOW, foreign
 
-WRAPPERS = ("model_state", "state_dict", "model")
+# Names under which training programs put a state dict, beside an optimiser and counters; the first found counts.
+WRAPPERS = (
+    "model_state", "state_dict", "model_state_dict", "model", "task", "module", "net", "network", "weights", "params",
+    "backbone", "encoder", "student", "teacher", "model_ema", "ema_state_dict", "state_dict_ema", "ema",
+)  # fmt: skip
+DEEPEST = 4  # wrappers around each other
 SHOWN = 5  # names in a message
 ONLY_TENSORS = "nothing else is loaded; where you trust it, save its weights alone as .safetensors"
 
 
+class Tensors(NamedTuple):
+    """What a file of weights holds.
+
+    Attributes:
+        tensors: Floats, by name.
+        others: What else there is, by name, and why it is not used.
+        wrappers: Names of the dicts that the tensors lay in, outermost first.
+    """
+
+    tensors: dict[str, Tensor]
+    others: dict[str, str]
+    wrappers: tuple[str, ...] = ()
+
+
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The file's state dict, taken out of a wrapping dict where there is one, and names of what that held besides.
+    """The tensors of a file, and names of what it holds besides. Raises as `read_file`."""
+    tensors, others, _ = read_file(path)
+    return tensors, list(others)
+
+
+def read_file(path: Path) -> Tensors:
+    """The file's state dict, taken out of wrapping dicts where there are any.
 
     Raises:
-        ValueError: If the file is missing, damaged, or more than a dict of plain tensors.
+        UserError: If the file is missing, damaged, or more than a dict of plain tensors.
     """
     if not path.is_file():
+        if path.with_name(f"{path.name}.index").is_file():
+            raise UserError(f"{path}: it is {TENSORFLOW}")
         raise UserError(f"{path}: no such file; model.init wants a checkpoint (.safetensors, .bin, .pth, .pyth)")
+    if kind := foreign(path):
+        raise UserError(f"{path}: not a file of plain tensors: {printable(kind)}")
     try:
         if path.suffix == ".safetensors":
             loaded: Any = load_file(path)
@@ -42,26 +72,44 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         raise UserError(f"{path}: not a file of plain tensors: {reason(path, error)}; {ONLY_TENSORS}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: holds a {type(loaded).__name__}, not a dict of tensors")
-    others: list[str] = []
-    for wrapper in WRAPPERS:
-        if isinstance(loaded.get(wrapper), dict):
-            others = [str(key) for key in loaded if key != wrapper]
-            loaded = loaded[wrapper]
-            break
+    others: dict[str, str] = {}
+    wrappers: list[str] = []
+    while len(wrappers) < DEEPEST and (wrapper := _wrapper(loaded)):
+        others |= {str(key): "not weights" for key in loaded if key != wrapper}
+        loaded = loaded[wrapper]
+        wrappers.append(wrapper)
     for key, value in loaded.items():
         if not isinstance(key, str) or (complaint := strange(value)):
             raise UserError(f"{path}: {named([str(key)])} is {complaint if isinstance(key, str) else 'not a name'}")
-    return {key: value.detach() for key, value in loaded.items()}, others
+    counts = {key: value for key, value in loaded.items() if not value.is_floating_point()}
+    others |= {key: f"of {value.dtype}, not of floats: a buffer" for key, value in counts.items()}
+    tensors = {key: value.detach() for key, value in loaded.items() if key not in counts}
+    return Tensors(tensors, others, tuple(wrappers))
+
+
+def _wrapper(loaded: dict[Any, Any]) -> str | None:
+    """The key of the dict in which the weights are: a usual one, or else the only one with tensors."""
+    for key in WRAPPERS:
+        if isinstance(loaded.get(key), dict):
+            return key
+    if any(isinstance(value, Tensor) for value in loaded.values()):
+        return None
+    with_tensors = [
+        key
+        for key, value in loaded.items()
+        if isinstance(key, str) and isinstance(value, dict) and any(isinstance(v, Tensor) for v in value.values())
+    ]
+    return with_tensors[0] if len(with_tensors) == 1 else None
 
 
 def strange(value: object) -> str | None:
-    """What keeps a value from being a plain array of floats that is all there, if anything."""
+    """What keeps a value from being a plain array of real numbers that is all there, if anything."""
     if type(value) not in (Tensor, nn.Parameter):
         return f"a {type(value).__name__} where tensors should be"
     assert isinstance(value, Tensor)
     if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
         return f"a tensor of another kind: {value.layout}, {value.dtype}, {value.device}"
-    if not value.is_floating_point():
+    if value.is_complex():
         return f"of {value.dtype}, not of floats"
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         # Stretched by strides of 0: it weighs nothing until somebody computes with it.
@@ -98,7 +146,8 @@ def reason(path: Path, error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "its values are nested too deeply"
     told = re.search(r"Trying to load|Unsupported [^.]*|WeightsUnpickler error: [^.\n]*", text)
-    return printable((told[0] if told else text.partition("\n")[0]) or type(error).__name__)
+    words = (told[0] if told else text.partition("\n")[0]) or type(error).__name__
+    return "it is neither torch's nor safetensors" if words.endswith("error: ") else printable(words)
 
 
 def named(keys: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ Names that differ in a block's number, in weight or bias, or in a stage are one 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from rich import box
@@ -32,13 +32,15 @@ class Line(NamedTuple):
     num_keys: int
 
 
-def lines(rows: Iterable[Row]) -> list[Line]:
-    """Rows joined to few lines: first what is used, then what is dropped, then what of ours keeps its own start."""
-    rows = list(rows)
+def lines(rows: Sequence[Row]) -> list[Line]:
+    """Rows joined to few lines: what was decided, what is used, what is dropped, what of ours keeps its own start."""
+    notes = [row for row in rows if row.key == row.ours == NO_KEY]
+    rows = [row for row in rows if row not in notes]
     dropped = [row for row in rows if row.ours == NOWHERE]
     kept = [row for row in rows if row.action == KEPT]
     used = [row for row in rows if row.ours != NOWHERE and row.action != KEPT]
     return [
+        *(Line(note.key, note.ours, note.action, 0) for note in notes),
         *_joined(used, BLOCK, KIND, STAGE),
         *_joined(dropped, WHOLE_BLOCK, BLOCK, KIND),
         *_joined(kept, WHOLE_MODULE, BLOCK, KIND, STAGE, SCALARS),
@@ -49,7 +51,7 @@ def start_table(file: str, rows: Sequence[Row]) -> Table:
     """Where every key goes, how it is changed, why it is dropped, and what of ours no key fills."""
     keys = {row.key for row in rows if row.key != NO_KEY}
     used = {row.key for row in rows if row.key != NO_KEY and row.ours != NOWHERE}
-    ours = {row.ours for row in rows if row.ours != NOWHERE}
+    ours = {row.ours for row in rows if row.ours not in (NOWHERE, NO_KEY)}
     kept = sum(row.action == KEPT for row in rows)
     table = Table(
         title=f"Start from {escape(file)}",
@@ -67,7 +69,8 @@ def start_table(file: str, rows: Sequence[Row]) -> Table:
             table.add_section()
         before = part
         cells = (escape(text) for text in line[:3])
-        table.add_row(str(line.num_keys or ""), *cells, style="dim" if any(part) else None)
+        is_note = line.key == line.ours == NO_KEY
+        table.add_row(str(line.num_keys or ""), *cells, style="yellow" if is_note else "dim" if any(part) else None)
     return table
 
 

@@ -75,7 +75,8 @@ def _load_older(data: bytes, keys: list[str]) -> tuple[list[str], str, np.ndarra
 
     if 0 not in data[:4]:  # else v4, which has no compression
         data = _unpack(data, keys)
-    shapes = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(io.BytesIO(data))}
+    file: Any = io.BytesIO(data)  # which scipy takes, and its stubs do not
+    shapes = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(file)}
     key = _choose(keys, list(shapes))
     if key is None:
         return list(shapes), keys[0], None
@@ -83,7 +84,7 @@ def _load_older(data: bytes, keys: list[str]) -> tuple[list[str], str, np.ndarra
     if kind not in NUMBERS:
         raise ValueError(f"{key} is of the kind {kind}")
     _check_size(key, int(np.prod([int(n) for n in shape], dtype=object)))
-    return list(shapes), key, np.asarray(scipy.io.loadmat(io.BytesIO(data), variable_names=[key])[key])
+    return list(shapes), key, np.asarray(scipy.io.loadmat(file, variable_names=[key])[key])
 
 
 def _unpack(data: bytes, keys: list[str]) -> bytes:

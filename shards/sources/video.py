@@ -33,10 +33,8 @@ QUALITY = 95  # of what is cut out of a video, before a build's own --size
 # Decoders that mark the frames in which they conceal damage. They are not told to fail at it, as all others are: they
 # would fail at the start of many a healthy file, too, whose first frames refer to ones before it.
 MARKING = ("flv1", "h263", "h264", "mpeg1video", "mpeg2video", "mpeg4")
-TYPE_B, MAX_GROUP = (
-    3,
-    16,
-)  # FFmpeg's number of frames predicted from later ones; more of them follow on each other nowhere
+TYPE_B = 3  # FFmpeg's number of frames that are predicted from later ones, too
+MAX_GROUP = 16  # such frames in a row, at most
 CUT_SECONDS, CUT_SHARE = 0.25, 0.02  # and two frames: by which a file may end before its header says, and be whole
 
 Uint8Array = np.ndarray[Any, np.dtype[np.uint8]]
@@ -127,13 +125,8 @@ def _shown(container: InputContainer, stream: av.VideoStream) -> Iterator[tuple[
         nonlocal fault, since, lost
         corrupt = [frame for frame in group if frame.is_corrupt]
         last = group[-1]
-        if (
-            fault
-            and not corrupt
-            and last.key_frame
-            and (last.pts is None or last.pts > since)
-            and keys & {last.pts, None}
-        ):
+        is_key = last.key_frame and keys & {last.pts, None} and (last.pts is None or last.pts > since)
+        if fault and is_key and not corrupt:
             yield from ((clock.show(frame, fault), fault) for frame in group[:-1])
             yield from ((clock.show(None, fault), fault) for _ in range(clock.missed(last, lost)))
             fault, lost, group = "", 0, [last]
@@ -149,8 +142,9 @@ def _shown(container: InputContainer, stream: av.VideoStream) -> Iterator[tuple[
         try:
             frames = packet.decode()
         except av.FFmpegError as error:
-            lost += packet.size > 0 and not packet.is_discard
-            fault, since = str(error.strerror), packet.pts or since
+            if keys:  # a recording that begins in the middle of a group shows nothing of it
+                lost += packet.size > 0 and not packet.is_discard
+                fault, since = str(error.strerror), packet.pts or since
         if packet.is_corrupt and not joins:
             fault, since = "some of its bytes are missing", packet.pts or since
         for frame in frames:
@@ -230,7 +224,7 @@ def count_frames(video: Path) -> int:
     import av
 
     count, end = 0, 0.0
-    first = None  # time of the first key frame: frames of before it, which refer to what is not there, are not shown
+    has_key, first = False, None  # frames before the first key frame, in the file or in time, are not shown
     try:
         with _open(video) as container:
             stream = _stream(video, container)
@@ -243,10 +237,12 @@ def count_frames(video: Path) -> int:
                 time = packet.dts if packet.pts is None else packet.pts
                 if time is not None:
                     end = max(end, float((time + (packet.duration or 0)) * packet.time_base) - start)
-                if packet.stream_index != stream.index or packet.is_discard or not packet.size:
+                if packet.stream_index != stream.index or not packet.size:
                     continue
-                if first is None and packet.is_keyframe:
-                    first = time
+                if packet.is_keyframe and not has_key:
+                    has_key, first, count = True, time, 0
+                if packet.is_discard:
+                    continue
                 is_led = first is not None and time is not None and time < first
                 count += not is_led and not _is_hidden(stream, packet)
     except (av.FFmpegError, DataError):

@@ -7,6 +7,7 @@ the last that the rank does.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -24,7 +25,11 @@ from mstat.engine import Engine
 
 
 def strike(fault: str, features_BD: torch.Tensor) -> torch.Tensor:
-    """A signal to this process, an error in it, or features that spoil a loss or a gradient."""
+    """A signal to this process or to its loader, an error in it, or features that spoil a loss or a gradient."""
+    if fault == "kill-loader":
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid or 0, signal.SIGKILL)
+        return features_BD
     if fault.startswith("SIG"):
         os.kill(os.getpid(), signal.Signals[fault])
         return features_BD

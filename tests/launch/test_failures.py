@@ -113,6 +113,47 @@ def test_a_rank_that_dies_is_named_and_started_again(reference: Path, tiny_confi
     assert_same_losses(folder, reference, rel=1e-5)
 
 
+def test_a_killed_loader_ends_a_run_of_one_process(tiny_config: Path, tmp_path: Path) -> None:
+    """`kill -9` of all its workers: the launch ends with 1 and one line, `failed` says why, and no process is left,
+    since `run` waits until the last of them has closed the output."""
+    folder = tmp_path / "run"
+    arguments = ["--config", tiny_config, "--run", folder, "--data.num_workers", 2, "--train.steps", 100_000]
+    status, output = run("train", arguments, fault="kill-loader 0 7")
+    assert status == 1
+    assert re.search(
+        r"^error: a process of the loader \(pid \d+\) was killed by SIGKILL.*step-000000005$", output, re.M
+    )
+    assert state(folder)["state"] == "failed"
+    assert "was killed by SIGKILL" in state(folder)["reason"]
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_damaged_frame_ends_a_run_of_one_process(
+    command: str, reference: Path, tiny_config: Path, tiny_shards: Path, tmp_path: Path
+) -> None:
+    """Changed bytes, found by a worker: one line with shard, tracklet, frame and way out, exit status 1, no process is
+    left; a training writes `failed`."""
+    folder, damaged = tmp_path / "run", tmp_path / "damaged"
+    shutil.copytree(tiny_shards, damaged)
+    shard = damaged / "shard-000000.tar"
+    changed = bytearray(shard.read_bytes())
+    changed[20_000::3_000] = bytes(255 - byte for byte in changed[20_000::3_000])
+    shard.write_bytes(changed)
+    if command == "evaluate":
+        shutil.copytree(reference, folder)
+        arguments: list[object] = ["--run", folder, "--data.shards", damaged, "--data.num_workers", 2]
+    else:
+        arguments = ["--config", tiny_config, "--run", folder, "--data.shards", damaged, "--data.num_workers", 2]
+    status, output = run(command, arguments)
+    assert status == 1
+    line = rf"^error: {shard}: \S+ frame \d+: its bytes have changed .*`python -m shards verify {damaged}`"
+    assert re.search(line, output, re.M), output
+    assert "RemoteTraceback" not in output
+    if command == "train":
+        assert state(folder)["state"] == "failed"
+        assert "its bytes have changed" in state(folder)["reason"]
+
+
 @pytest.mark.parametrize("kind", ["ddp", "zero2"])
 def test_a_kill_while_a_checkpoint_is_written(kind: str, reference: Path, tiny_config: Path, tmp_path: Path) -> None:
     """The disk of rank 0 takes nothing for two steps after a save, which are done meanwhile, and rank 0 dies in the

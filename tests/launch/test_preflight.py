@@ -27,6 +27,7 @@ def preflight(
     *options: object,
     trees: Sequence[Path] = (PROJECT, PROJECT),
     environments: Sequence[Mapping[str, str]] = (MappingProxyType({}), MappingProxyType({})),
+    own: Sequence[Sequence[object]] = ((), ()),
     machines: Sequence[int] = (0, 1),
     processes: int = 2,
 ) -> list[tuple[int, str]]:
@@ -36,6 +37,7 @@ def preflight(
         settings: Flags of launch/train.py.
         options: Of launch/preflight.py.
         trees: Of each host, a copy of the project.
+        own: Of each host, flags of launch/train.py besides `settings`.
         environments: Of each host, variables besides those of this process.
         machines: Those where it is started.
     """
@@ -44,7 +46,7 @@ def preflight(
         launcher = ["--config_file", PROJECT / "configs" / "accelerate" / "multinode.yaml", "--machine_rank", machine]
         launcher += ["--main_process_ip", ADDRESSES[0], "--main_process_port", PORT, "--num_processes", processes]
         script = trees[machine] / "launch" / "preflight.py"
-        command = [*options, *launcher, trees[machine] / "launch" / "train.py", *settings]
+        command = [*options, *launcher, trees[machine] / "launch" / "train.py", *settings, *own[machine]]
         process = subprocess.Popen(
             [*hosts.on(machine), sys.executable, str(script), *map(str, command)],
             stdout=subprocess.PIPE,
@@ -92,8 +94,8 @@ def other_shards(hosts: Hosts, folder: Path, shards: Path) -> None:
 
 
 def test_all_that_is_wrong_is_said_at_once(hosts: Hosts, tiny_config: Path, tiny_shards: Path, tmp_path: Path) -> None:
-    """Two hosts with other commits, package versions and shards, and fewer processes than asked for: four lines below
-    one table, and in RUN/preflight.json; exit status 1 on both."""
+    """Two hosts with other commits, package versions, settings and shards, and fewer processes than asked for: five
+    lines below one table, and in RUN/preflight.json; exit status 1 on both."""
     other_shards(hosts, tmp_path / "other", tiny_shards)
     settings = ["--config", tiny_config, "--run", tmp_path / "run"]
     (first, printed), (second, _) = preflight(
@@ -103,6 +105,7 @@ def test_all_that_is_wrong_is_said_at_once(hosts: Hosts, tiny_config: Path, tiny
         4,
         trees=(PROJECT, other_tree(tmp_path / "tree")),
         environments=({}, other_package(tmp_path / "packages")),
+        own=((), ("--optim.lr", 0.5)),
     )
     assert (first, second) == (1, 1), printed
     found = json.loads((tmp_path / "run" / "preflight.json").read_text())
@@ -110,12 +113,13 @@ def test_all_that_is_wrong_is_said_at_once(hosts: Hosts, tiny_config: Path, tiny
     assert told[0] == "launch: 2 processes were launched, 4 are asked for"
     assert told[1].startswith("mstat-1: its code is commit ")
     assert told[2].startswith("mstat-1: simplejpeg is 1.0.0, the others have ")
-    assert told[3].startswith("mstat-1: its shards are ")
-    assert len(told) == 4
+    assert told[3] == "mstat-1: optim.lr is 0.5, the others' 0.002"
+    assert told[4].startswith("mstat-1: its shards are ")
+    assert len(told) == 5
     assert not found["good"]
     for line in told:
         assert line in printed
-    for part in ("mstat-0", "mstat-1", "all-reduce of 32 MB over gloo:", "launch checks: 4 wrong, nothing is started"):
+    for part in ("mstat-0", "mstat-1", "all-reduce of 32 MB over gloo:", "launch checks: 5 wrong, nothing is started"):
         assert part in printed
     assert "Traceback" not in printed
 
@@ -128,6 +132,7 @@ def test_for_whom(tiny_config: Path, reference: Path, tmp_path: Path, monkeypatc
         ("train", ["--config", tiny_config, "--run", "a"], "a"),
         ("pretrain", [], "runs/actions"),
         ("evaluate", ["--run", reference, "--eval.num_frames", "2"], str(reference)),
+        ("robustness", ["--run", reference, "--quick"], str(reference)),
         ("reproduce", ["table3", "--quick", "--out", "b", "--config", tiny_config], "b"),
     ):
         command = [*flags, f"launch/{script}.py", *map(str, words)]

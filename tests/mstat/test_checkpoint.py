@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +19,11 @@ import pytest
 import torch
 
 from mstat import checkpoint
+from mstat.checkpoint_files import checksum, folders, read_weights
 from mstat.config import Config
 from mstat.engine import Engine
-from mstat.run import read_state
+from mstat.errors import UserError
+from mstat.run import NotFiniteError, read_state
 from mstat.task import Task
 from tests.conftest import PROJECT
 from tests.mstat.test_task import CLASSES, SMALL
@@ -218,3 +222,163 @@ def test_a_kill_while_a_checkpoint_is_written_costs_that_one(tmp_path: Path) -> 
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(state(fresh), state(engine(1)), strict=True))
     save(fresh, tmp_path, 2)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-000000001", "step-000000002"]
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run, after steps 3 and 7."""
+    run = tmp_path_factory.mktemp("two")
+    made = engine(1)
+    save(made, run, 3)
+    save(made, run, 7)
+    return run
+
+
+@pytest.fixture
+def run(two_checkpoints: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be damaged."""
+    return Path(shutil.copytree(two_checkpoints, tmp_path / "run"))
+
+
+def refused(run: Path) -> str:
+    """The line with which a resume is refused."""
+    with pytest.raises(UserError) as caught:
+        checkpoint.restore(engine(3), run, FACTS)
+    assert "weights_only" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def flip(file: Path, where: int) -> None:
+    """Other bits in 64 bytes."""
+    content = bytearray(file.read_bytes())
+    content[where : where + 64] = bytes(255 - byte for byte in content[where : where + 64])
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("with_checksums", [True, False])
+def test_damage_inside_a_checkpoint_is_noticed(run: Path, with_checksums: bool) -> None:
+    """64 flipped bytes of a weight: the file, the way out and the checkpoint before are named; nothing is loaded. What
+    older versions wrote, without checksums, has those of torch's archives."""
+    newest = run / "checkpoints" / "step-000000007"
+    if not with_checksums:
+        meta = json.loads((newest / "checkpoint.json").read_text())
+        del meta["sha256"]
+        (newest / "checkpoint.json").write_text(json.dumps(meta))
+        assert checkpoint.restore(engine(3), run, FACTS) == 7
+    flip(newest / "optimizer.pt", (newest / "optimizer.pt").stat().st_size // 2)
+    way_out = f"copy it anew, or remove the folder to go on from {run / 'checkpoints' / 'step-000000003'}"
+    expected = f"{newest}: optimizer.pt changed after the checkpoint was made: {way_out}"
+    assert refused(run) == expected
+    with pytest.raises(UserError, match="changed after the checkpoint was made"):
+        read_weights(newest)
+    shutil.rmtree(newest)
+    assert checkpoint.restore(engine(3), run, FACTS) == 3
+
+
+def test_a_file_that_is_gone_is_named(run: Path) -> None:
+    """As one that changed; without a checkpoint before, the message says where the run would start."""
+    shutil.rmtree(run / "checkpoints" / "step-000000003")
+    (run / "checkpoints" / "step-000000007" / "optimizer.pt").unlink()
+    assert "optimizer.pt changed after" in refused(run)
+    assert "the run then starts from step 0" in refused(run)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b"null",
+        b"{}",
+        b"[" * 100_000,
+        b'{"step": 7, "world_size": 1, "bytes": {}}',
+        b'{"step": "7", "world_size": 1, "bytes": {"optimizer.pt": 1}}',
+        b'{"step": 7, "world_size": 1, "bytes": {"/etc/passwd": 1}}',
+        b'{"step": 7, "world_size": 1, "bytes": {"optimizer.pt": "x"}}',
+        b'{"step": 7, "world_size": 1, "bytes": {"optimizer.pt": 1}, "sha256": 3}',
+    ],
+)
+def test_an_odd_description_names_itself(two_checkpoints: Path, tmp_path: Path, content: bytes) -> None:
+    """Whatever stands in checkpoint.json: one line that begins with its path and offers the checkpoint before."""
+    folder = tmp_path / "checkpoints" / "step-000000007"
+    folder.mkdir(parents=True)
+    (folder / "checkpoint.json").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_weights(folder)
+    assert str(caught.value).startswith(f"{folder / 'checkpoint.json'}: not the description of a checkpoint: ")
+    assert "remove the folder" in str(caught.value)
+
+
+def test_a_renamed_folder_is_not_believed(run: Path) -> None:
+    """The state after step 7 does not become that after step 9 by its name."""
+    (run / "checkpoints" / "step-000000007").rename(run / "checkpoints" / "step-000000009")
+    assert "step-000000009: holds the state after step 7, so the folder was renamed: call it step-000000007" in refused(
+        run
+    )
+
+
+def test_weights_that_are_not_finite_are_refused(run: Path) -> None:
+    """Neither written, where the checkpoint before stays, nor gone on from, where the checksums are right."""
+    made = engine(1)
+    with torch.no_grad():
+        next(made.task.parameters())[0] = float("nan")
+    with pytest.raises(NotFiniteError, match="step 9: weights are not finite after the update: "):
+        save(made, run, 9)
+    assert [step for step, _ in folders(run)] == [3, 7]
+
+    newest = run / "checkpoints" / "step-000000007"
+    state = torch.load(newest / "optimizer.pt", weights_only=True)
+    next(iter(state["task"].values()))[0] = float("inf")
+    torch.save(state, newest / "optimizer.pt")
+    meta = json.loads((newest / "checkpoint.json").read_text())
+    meta["sha256"] = {"optimizer.pt": checksum(newest / "optimizer.pt")}
+    meta["bytes"] = {"optimizer.pt": (newest / "optimizer.pt").stat().st_size}
+    (newest / "checkpoint.json").write_text(json.dumps(meta))
+    assert "holds weights that are not finite" in refused(run)
+    with pytest.raises(UserError, match="not finite"):
+        read_weights(newest)
+
+
+def test_an_archive_of_something_else_is_named(run: Path) -> None:
+    """Right by its checksum, and no state of a run: one line, which does not advise to read it without care."""
+    newest = run / "checkpoints" / "step-000000007"
+    torch.save({"task": print}, newest / "optimizer.pt")
+    meta = json.loads((newest / "checkpoint.json").read_text())
+    meta["sha256"] = {"optimizer.pt": checksum(newest / "optimizer.pt")}
+    meta["bytes"] = {"optimizer.pt": (newest / "optimizer.pt").stat().st_size}
+    (newest / "checkpoint.json").write_text(json.dumps(meta))
+    assert "optimizer.pt: not the state of this run: " in refused(run)
+
+
+STRAY = [".DS_Store", ".nfs000000000a1b2c", "Thumbs.db", "._optimizer.pt", "optimizer.pt~"]
+
+
+def test_stray_files_stop_nothing(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Files of other programs, among the checkpoints and in them, even where the next one is to lie: the run goes on
+    and saves; a folder that has lost its description is left out, aloud."""
+    made = engine(3)
+    places = [run / "checkpoints", run / "checkpoints" / "step-000000007", run / "checkpoints" / "step-000000008"]
+    places += [run / "checkpoints" / ".step-000000008", run / "checkpoints" / "lost+found"]
+    for place in places:
+        place.mkdir(exist_ok=True)
+        for name in STRAY:
+            (place / name).write_bytes(b"stray")
+    (run / "checkpoints" / ".step-000000001.swp").touch()
+    assert checkpoint.restore(made, run, FACTS) == 7
+    assert "step-000000008: no checkpoint.json in it: left out" in capfd.readouterr().out.replace("\n", "")
+    save(made, run, 8)
+    assert checkpoint.restore(made, run, FACTS) == 8
+    assert [step for step, _ in folders(run)] == [3, 7, 8]
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path: Path) -> None:
+    """Whatever its age, until another one is the best."""
+    with checkpoint.Writer(engine(), tmp_path, keep=1, facts=FACTS) as writer:
+        for step, best in ((1, None), (2, 2), (3, 2), (4, 2), (5, 5), (6, 5)):
+            writer.best = best
+            writer.save(step)
+            writer.wait()
+            assert {number for number, _ in folders(tmp_path)} == {step, best or step}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
 from mstat.config import Config
 from mstat.configure import load_config, override, parse, save_config
+from mstat.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -81,14 +84,11 @@ def test_bad_settings_are_one_line_and_exit_2(
         ("optm: 1", "optm", "optim"),
     ],
 )
-def test_an_unknown_key_in_a_file_is_refused(
-    text: str, wrong: str, right: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unknown_key_in_a_file_is_refused(text: str, wrong: str, right: str, tmp_path: Path) -> None:
     """The nearest valid key is named, in a section or instead of one."""
     (tmp_path / "bad.yaml").write_text(text)
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match=f"bad.yaml: unknown setting {wrong!r}: did you mean {right!r}"):
         load_config(tmp_path / "bad.yaml")
-    assert f"unknown setting {wrong!r}: did you mean {right!r}" in capsys.readouterr().err
 
 
 def test_a_tilde_in_a_setting_is_the_home_folder(
@@ -108,3 +108,112 @@ def test_a_tilde_in_a_setting_is_the_home_folder(
     with pytest.raises(SystemExit):
         parse(["--run=~nobody-here/x"])
     assert "~nobody-here is no user's home folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["run", "data.shards", "model.init"])
+def test_a_name_that_is_no_utf8_is_refused(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """config.yaml could not hold it, and the run could not be opened again: refused before the run, not after it."""
+    with pytest.raises(SystemExit):
+        parse([f"--{key}", os.fsdecode(b"na\xefve/x")])
+    assert r"'na\udcefve/x': a name that is no UTF-8; rename it, or make a link to it" in capsys.readouterr().err
+
+
+MEANT = [
+    ("train: {precision: no}", "train.precision", "no"),
+    ("train: {precision: No}", "train.precision", None),  # refused: another word
+    ("data: {split: 0}", "data.split", "0"),
+    ("data: {split: 00}", "data.split", "00"),
+    ("data: {split: 010}", "data.split", "010"),
+    ("data: {protocol: 1}", "data.protocol", "1"),
+    ("data: {protocol: on}", "data.protocol", "on"),
+    ("data: {protocol: 1e3}", "data.protocol", "1e3"),
+    ("data: {split: 1:30}", "data.split", "1:30"),
+    ("data: {split: ~}", "data.split", ...),
+    ("data: {split:}", "data.split", ...),
+    ("run: 2024-01-01", "run", "2024-01-01"),
+    ("run: 5", "run", "5"),
+    ("model: {init: no}", "model.init", "no"),
+    ("optim: {lr: 1e-3}", "optim.lr", 1e-3),
+    ("optim: {lr: 2}", "optim.lr", 2.0),
+    ("optim.lr: 3", "optim.lr", 3.0),
+    ("train: {compile: on}", "train.compile", True),
+    ("train: {compile: yes}", "train.compile", True),
+    ("train: {compile: off}", "train.compile", False),
+    ("model:\n  image_size:\n  - 64\n  - 32", "model.image_size", (64, 32)),
+    ("model: {stages: [I, II]}", "model.stages", ("I", "II")),
+    ("loss: {margin: null}", "loss.margin", ...),
+    ("optim:\n  # lr: 3\n", "optim.lr", 1e-3),
+    ("\ufeffseed: 4", "seed", 4),
+    ("optim: &a {lr: 3}", "optim.lr", 3.0),
+    ("<<: {seed: 3}\nrun: a", "seed", 3),
+]
+
+
+@pytest.mark.parametrize(("text", "key", "value"), MEANT, ids=[case[0] for case in MEANT])
+def test_a_word_in_a_file_means_what_it_means_in_a_flag(text: str, key: str, value: object, tmp_path: Path) -> None:
+    """YAML 1.1 has other ideas of `no`, `0`, dates and `1e-3`; `...` stands for null, None for a refusal that names the
+    key."""
+    (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+    if value is None:
+        with pytest.raises(UserError, match=key):
+            load_config(tmp_path / "a.yaml")
+        return
+    assert attrgetter(key)(load_config(tmp_path / "a.yaml")) == (None if value is ... else value)
+
+
+def test_a_file_may_be_utf_16(tmp_path: Path) -> None:
+    """As Windows' editors write it."""
+    (tmp_path / "a.yaml").write_text("run: Läufe/é", encoding="utf-16")
+    assert load_config(tmp_path / "a.yaml").run == "Läufe/é"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nrun: a\nseed: 2", "line 3: seed stands twice in the file, in line 1 before"),
+        ("optim: {lr: 1}\nseed: 1\noptim: {momentum: 0}", "line 3: optim stands twice in the file, in line 1"),
+        ("optim:\n  lr: 1\n  name: sgd\n  lr: 2", "line 4: lr stands twice in optim, in line 2 before"),
+        ("optim: {lr: 1}\noptim.lr: 2", "line 2: optim.lr is set twice, in line 1 before"),
+        ("", "is empty"),
+        ("# all of it\n", "is empty"),
+        ("- seed: 1", "line 1: the file must be a mapping"),
+        ("seed", "line 1: the file must be a mapping"),
+        ("optim: sgd", "line 1: optim must be a mapping"),
+        ("optim: [1]", "line 1: optim must be a mapping"),
+        ("seed: {a: 1}", "unknown setting 'seed.a'"),
+        ("optim: {lr: {a: 1}}", "optim.lr must be a value"),
+        ("optim:\n\tlr: 1", "is no YAML: .* line 2"),
+        ("seed: 1\n---\nseed: 2", "is no YAML: .*another document"),
+        ("seed: 1: 2", "is no YAML"),
+        ("? [a]\n: 1", "a key must be a word"),
+        ("run: null", "run is null, it must have a value"),
+        ("run:", "run is null, it must have a value"),
+        ("run: ''", "run is '' in quotes"),
+        ("run: 'null'", "'null' in quotes"),
+        ("loss: {metric: ~}", "loss.metric"),
+        ("seed: 010", "seed is 010"),
+        ("seed: 1:30", "seed is 1:30"),
+        ("model: {image_size: [064, 32]}", "model.image_size is 064"),
+        ("seed: 1.5", "seed"),
+        ("seed: true", "seed"),
+        ("optim: {lr: nan}", "optim.lr"),
+        ("config: other.yaml", "unknown setting 'config'"),
+        ("help: 1", "unknown setting 'help'"),
+        ("run: !!python/name:os.system ''", "run has the tag"),
+    ],
+)
+def test_what_a_file_cannot_mean_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    """By file and key or line."""
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(UserError, match=message) as refusal:
+        load_config(tmp_path / "bad.yaml")
+    assert "bad.yaml" in str(refusal.value)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """Latin-1, and a folder."""
+    (tmp_path / "bad.yaml").write_bytes("run: Läufe".encode("latin-1"))
+    with pytest.raises(UserError, match=r"bad\.yaml: is no YAML"):
+        load_config(tmp_path / "bad.yaml")
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        load_config(tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -53,3 +55,26 @@ def test_missing_or_foreign_files_are_told(exported: tuple[Path, Task]) -> None:
     (folder / "model.json").unlink()
     with pytest.raises(ValueError, match=r"model.json: not there"):
         mstat.load(folder)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_the_umask_decides_who_may_read(tmp_path: Path, umask: int) -> None:
+    """model.safetensors has the mode of any other file, not safetensors's 0600."""
+    before = os.umask(umask)
+    try:
+        export(tmp_path, Task(Config(model=SMALL), 3).state_dict(), Config(model=SMALL))
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {0o666 & ~umask}
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("half", 0.01), ("bfloat16", 0.05), ("double", 1e-5)])
+def test_other_precisions_embed(exported: tuple[Path, Task], dtype: str, error: float) -> None:
+    """`mstat.load(...).half()` and the like give the features of the model to their own precision, in float32; a model
+    in double precision in float64."""
+    frames = np.random.default_rng(0).integers(0, 256, (2, 3, 40, 30, 3), dtype=np.uint8)
+    expected = mstat.load(exported[0]).embed(frames)
+    features = getattr(mstat.load(exported[0]), dtype)().embed(frames)
+    assert features.dtype == (torch.float64 if dtype == "double" else torch.float32)
+    assert float((features - expected).norm() / expected.norm()) < error

@@ -20,7 +20,7 @@ def attempt(store: dist.Store, order: Sequence[int]) -> dict[int, str]:
     names: dict[int, str] = {}
 
     def one(rank: int) -> None:
-        names[rank] = agree_on_attempt(store, rank, len(order), WAIT)
+        names[rank] = agree_on_attempt(store, rank, len(order), WAIT, {})
 
     threads = [threading.Thread(target=one, args=[rank]) for rank in order]
     for thread in threads:
@@ -47,9 +47,9 @@ def test_what_an_attempt_that_never_met_left_behind_is_not_taken_for_an_answer()
     store = dist.HashStore()
     for rank in (1, 2):
         with pytest.raises(dist.DistError):
-            agree_on_attempt(store, rank, 3, timedelta(seconds=0.2))
+            agree_on_attempt(store, rank, 3, timedelta(seconds=0.2), {})
     with pytest.raises(TimeoutError, match=r"^after 1 s these ranks have not started: 1, 2$"):
-        agree_on_attempt(store, 0, 3, timedelta(seconds=1))
+        agree_on_attempt(store, 0, 3, timedelta(seconds=1), {})
     names = attempt(store, [0, 1, 2])
     assert len(names) == 3
     assert len(set(names.values())) == 1

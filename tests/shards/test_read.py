@@ -204,18 +204,6 @@ def test_the_package_loads_nothing_heavy(out: Path) -> None:
     subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True)
 
 
-def test_a_frame_damaged_before_the_build_is_named(tree: Path, tmp_path: Path) -> None:
-    """A JPEG whose coded pixels were damaged before it was stored is no half grey picture: its key is named."""
-    path = tree / "bbox_train/0001/0001C1T0001F002.jpg"
-    data = picture(7, (256, 128))
-    path.write_bytes(data[: len(data) * 2 // 3] + data[-2:])
-    reader = shards.open(build_mars(tree, tmp_path / "out"))
-    i = reader.find("0001C1T0001")
-    assert reader.frames(i, [0]).any()
-    with pytest.raises(DataError, match=r"0001C1T0001 frame 1: damaged .*; replace it"):
-        reader.frames(i, [0, 1])
-
-
 MANY_SHARDS = """
 import os, resource, sys, threading
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
@@ -262,3 +250,15 @@ def test_the_number_of_open_shards_is_bounded(tmp_path: Path) -> None:
         [sys.executable, "-c", MANY_SHARDS, str(out)], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_frame_damaged_before_the_build_is_named(tree: Path, tmp_path: Path) -> None:
+    """A JPEG whose coded pixels were damaged before it was stored is no half grey picture: its key is named."""
+    path = tree / "bbox_train/0001/0001C1T0001F002.jpg"
+    data = picture(7, (256, 128))
+    path.write_bytes(data[: len(data) * 2 // 3] + data[-2:])
+    reader = shards.open(build_mars(tree, tmp_path / "out"))
+    i = reader.find("0001C1T0001")
+    assert reader.frames(i, [0]).any()
+    with pytest.raises(DataError, match=r"0001C1T0001 frame 1: damaged .*; replace it"):
+        reader.frames(i, [0, 1])

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from mstat.agreement import PROJECT, source_digest
 from mstat.cluster.facts import (
     NOT_BUILT,
-    PROJECT,
     checkpoint_bytes,
     gather_facts,
     read_nvidia_smi,
     room_needed,
-    source_digest,
 )
 from mstat.config import Config
 from mstat.configure import load_config

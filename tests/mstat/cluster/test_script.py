@@ -80,6 +80,21 @@ def test_the_sites_that_come_along(path: Path, tmp_path: Path) -> None:
     assert len(SITES) >= 3
 
 
+def test_a_tilde_in_a_site_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its paths and variables; the script quotes them, so that no shell would put it in. Lines of shell stay."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        "{python: ~/venv/bin/python, host_python: ~/python3, project: ~/mstat, accelerate: ~/ddp.yaml, setup: "
+        "[source ~/venv/bin/activate], environment: {MSTAT_CACHE: ~/cache, NAME: a~b}}"
+    )
+    site = load_site(path)
+    assert (site.python, site.host_python) == (f"{tmp_path}/venv/bin/python", f"{tmp_path}/python3")
+    assert (site.project, site.accelerate) == (f"{tmp_path}/mstat", f"{tmp_path}/ddp.yaml")
+    assert site.environment == {"MSTAT_CACHE": f"{tmp_path}/cache", "NAME": "a~b"}
+    assert site.setup == ["source ~/venv/bin/activate"]
+
+
 def test_a_site_with_a_wrong_key(tmp_path: Path) -> None:
     """It is named, and nothing is submitted."""
     path = tmp_path / "site.yaml"

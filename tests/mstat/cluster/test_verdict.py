@@ -14,6 +14,7 @@ FACTS: dict[str, Any] = {
     "commit": "a" * 40,
     "source": "s0",
     "versions": {"python": "3.11.2", "torch": "2.13.0"},
+    "settings": {"optim.lr": 0.001, "seed": 0, "loss.margin": 0.3},
     "shards": "c" * 64,
     "num_gpus": 8,
     "gpus": ["NVIDIA A100"] * 8,
@@ -49,6 +50,8 @@ def test_all_is_well() -> None:
     ({"source": "s1"}, f"its code differs from the others', at the same commit {'a' * 10}"),
     ({"versions": {"python": "3.11.2", "torch": "2.12.0"}}, "torch is 2.12.0, the others have 2.13.0"),
     ({"versions": {"python": "3.11.2"}}, "torch is not installed, the others have 2.13.0"),
+    ({"settings": {"optim.lr": 0.001, "seed": 1, "loss.margin": 0.3}}, "seed is 1, the others' 0"),
+    ({"settings": {"optim.lr": 0.001, "seed": 0, "loss.margin": None}}, "loss.margin is null, the others' 0.3"),
     ({"shards": "d" * 64}, f"its shards are {'d' * 12}, the others' {'c' * 12}"),
     ({"num_gpus": 7}, "torch sees 7 GPUs, on the other nodes 8"),
     ({"faults": [("GPU 3: 1 uncorrected memory errors (ECC)", "reset")]}, "GPU 3: 1 uncorrected memory errors (ECC)"),
@@ -118,6 +121,18 @@ def test_the_table_says_it_all(capsys: pytest.CaptureFixture[str]) -> None:
         assert part in printed
     assert "6 processes; all-reduce of 32 MB over nccl: 13,333 MB/s a link" in printed
     assert "launch checks: 1 wrong, nothing is started" in printed
+
+
+def test_the_table_names_the_settings_that_differ(capsys: pytest.CaptureFixture[str]) -> None:
+    """By their keys, in the row of the node; each is a fault of its own."""
+    found = healthy()
+    found.notes[4]["facts"]["settings"].update({"seed": 1, "optim.lr": 0.01})
+    faults = judge(found, Asked())
+    assert [fault.what for fault in faults] == ["optim.lr is 0.01, the others' 0.001", "seed is 1, the others' 0"]
+    show(found, faults)
+    printed = capsys.readouterr().out
+    assert "launch checks: 2 wrong, nothing is started" in printed
+    assert "node2: seed is 1, the others' 0" in printed
 
 
 def test_spans() -> None:

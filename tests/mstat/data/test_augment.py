@@ -53,6 +53,32 @@ def test_crop_shifts_by_at_most_the_padding() -> None:
     assert len(shifts) == 25
 
 
+def test_what_is_missing_gets_the_fill() -> None:
+    """Erased and padded areas have the colour that was given, and no other pixel has changed to it or to grey."""
+    fill = (200, 210, 220)
+    clip = frames(1)  # all pixels are darker than that
+    erased = augment(clip, ClipConfig(flip=0, crop_padding=0, erase=1), np.random.default_rng(0), fill=fill)
+    shifted = augment(clip, ClipConfig(flip=0, crop_padding=8, erase=0), np.random.default_rng(0), fill=fill)
+    for out in (erased, shifted):
+        filled = (out == fill).all(-1)
+        assert 0 < filled.sum() < filled.size
+        assert out[~filled].max() < GREY
+
+
+def test_the_aspect_of_erasing_is_uniform() -> None:
+    """Height to width of what is erased lies in 0.3 to 3.3, uniformly, as in its paper: of small areas, which always
+    fit, 1 in 4 is wider than high (0.23 of the draws; a uniform logarithm would have half)."""
+    wide = 0
+    for seed in range(400):
+        clip = frames(1, 400, 400)
+        erase(clip, np.random.default_rng(seed))
+        ys, xs = np.nonzero((clip[0] == GREY).all(-1))
+        height, width = np.ptp(ys) + 1, np.ptp(xs) + 1
+        assert 0.29 < height / width < 3.4
+        wide += height < width
+    assert 60 < wide < 140
+
+
 def test_erasing_paints_one_rectangle_of_the_stated_area() -> None:
     """A full rectangle of grey over 2 to 40 % of the frame (to rounding), at places all over it."""
     centres = []

@@ -62,7 +62,6 @@ def taken(batches: Iterable[dict[str, torch.Tensor]]) -> list[dict[str, torch.Te
     return [{name: tensor.clone() for name, tensor in batch.items()} for batch in batches]
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
 @pytest.mark.parametrize(
     ("world_size", "num_workers"),
     [pytest.param(*cell, marks=() if cell in COVER else pytest.mark.soak) for cell in GRID] + [(5, 0)],

@@ -36,13 +36,14 @@ def test_oim_is_a_softmax_over_its_memory() -> None:
 
 
 def test_oim_remembers_a_running_mean_of_unit_length() -> None:
-    """Clip after clip of a batch, half of the old and half of the new; identities that are not there keep their row."""
+    """As the authors' code has it: clip after clip of a batch, half of the old and half of the new, brought to unit
+    length each time; identities that are not there keep their row."""
     oim = OIM(DIM, CLASSES).double()
     for seed in range(3):
         expected = oim.memory_CD.clone()
         for x, label in zip(F.normalize(features(seed)), LABELS.tolist(), strict=True):
             expected[label] = 0.5 * expected[label] + 0.5 * x
-        expected[:3] = F.normalize(expected[:3])
+            expected[label] /= expected[label].norm()
         oim(features(seed), LABELS)
         torch.testing.assert_close(oim.memory_CD, expected)
     assert (oim.memory_CD[3] == 0).all()

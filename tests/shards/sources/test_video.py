@@ -197,6 +197,15 @@ def test_an_open_group_at_the_start_is_healthy(tmp_path: Path) -> None:
     assert count_frames(path) == len(found)
 
 
+def test_a_start_in_the_middle_of_a_group_is_healthy(tmp_path: Path) -> None:
+    """A recording that begins between key frames: players show nothing before the first, and no frame is lost."""
+    whole = write(tmp_path / "whole.ts", "libx264", bf="0")
+    left_out = iter([False] * 4)
+    path = remux(whole, tmp_path / "a.ts", lambda packet: next(left_out, True))
+    assert numbers(path) == list(range(9, 25))
+    assert count_frames(path) == 16
+
+
 def test_frames_at_any_time_are_counted(tmp_path: Path) -> None:
     """A variable frame rate, also where the header of an AVI counts the gaps: each frame is one."""
     times = [number + 3 * (number // 5) for number in range(24)]
@@ -285,6 +294,18 @@ def test_the_default_stream_is_the_video(tmp_path: Path) -> None:
             container.mux(stream.encode())
     assert numbers(path) == list(range(15, 25))
     assert count_frames(path) == 10
+
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        cover, stream = container.add_stream("mjpeg", 25), container.add_stream("mpeg4", 25)
+        cover.height, cover.width, cover.pix_fmt, cover.disposition = 300, 400, "yuvj420p", Disposition.attached_pic
+        stream.height, stream.width, stream.pix_fmt, stream.bit_rate = HEIGHT, WIDTH, "yuv420p", 1_500_000
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(drawn(30, (300, 400)), "rgb24")))
+        for number in range(10):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(drawn(number + 1), "rgb24")))
+        for each in (cover, stream):
+            container.mux(each.encode())
+    assert numbers(path) == list(range(1, 11))
 
 
 def test_another_size_in_the_middle_is_refused(tmp_path: Path) -> None:
