@@ -105,9 +105,8 @@ def build(args: argparse.Namespace) -> int:
         )
         if part:
             made = plan.write_part(part)
-            print(
-                f"{printable(folder)}: part {part.number} of {part.count} is whole: {made} shards; after all parts, --join them"
-            )
+            where = f"{printable(folder)}: part {part.number} of {part.count}"
+            print(f"{where} is whole: {made} shards; after all parts, --join them")
             show_warnings([f"{name}: {source.facts[name]}" for name in WARNINGS if name in source.facts], Console())
             return 0
         description = plan.join() if args.join else plan.write()

@@ -31,7 +31,7 @@ from shards.parallel import Progress, run_jobs
 from shards.plain import open_lock
 from shards.records import DataError, Source, SourceTracklet, UsageError
 from shards.shard import BAD_FRAME, SIDECAR, Encoding, Job, Written, join_shard, write_shard
-from shards.text import printable
+from shards.text import printable, printable_lines
 
 BUILDING = ".building"
 SCRATCH = "scratch"  # in OUT.building: a source's temporary files
@@ -192,7 +192,7 @@ class Build:
         results = run_jobs(work, jobs, workers=self.workers, total=total)
         faults = [fault for result in results for fault in result.faults]
         if any(result.record is None for result in results):
-            raise DataError("\n".join(map(printable, [*faults, _way_out(work, len(faults))])))
+            raise DataError(printable_lines([*faults, _way_out(work, len(faults))]))
         for fault in faults:
             print(printable(f"left out: {fault}"), file=sys.stderr)
         return results

@@ -14,7 +14,7 @@ from shards.sources.common import pictures_of
 from shards.sources.sequence import Seqinfo, frame_numbers, read_seqinfo
 from shards.sources.tracks import Box, Tracks, listed
 from shards.sources.video import QUALITY, count_frames, decode
-from shards.text import printable
+from shards.text import printable_lines
 
 MIN_SIDE = 4  # pixels; a box that the picture's edge leaves thinner than this shows nobody
 OUTSIDE, THIN = "outside the picture", f"thinner than {MIN_SIDE} pixels in it"
@@ -138,9 +138,7 @@ class Camera:
         faults = missing_frames(self, missing, last)
         if not drop:
             raise DataError(
-                "\n".join(
-                    map(printable, [*listed(faults), f"{len(faults):,} boxes of frames that are not there; {DROP}"])
-                )
+                printable_lines([*listed(faults), f"{len(faults):,} boxes of frames that are not there; {DROP}"])
             )
         self.dropped["of frames that are not there"] += len(faults)
 

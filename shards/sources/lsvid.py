@@ -36,7 +36,7 @@ from shards.sources.common import (
     natural,
 )
 from shards.sources.matlab import IntArray, load_mat
-from shards.text import printable
+from shards.text import printable_lines
 
 HOME = "it comes with LS-VID"
 PLACES = (  # of lists and info files, in the copies that are in use
@@ -108,9 +108,7 @@ def read(root: Path, *, partial: bool = False) -> Source:
     parts = {part: _read_part(root, part) for part in PARTS if part != "val" or not without}
     differences = [difference for part in parts.values() for difference in part.differences]
     if differences and not partial:
-        raise DataError(
-            "\n".join(map(printable, [*differences, f"{root}: unpack it again, or accept this with --partial"]))
-        )
+        raise DataError(printable_lines([*differences, f"{root}: unpack it again, or accept this with --partial"]))
     counts: dict[str, int] = {}
     cameras: set[int] = set()
     for name, part in parts.items():
