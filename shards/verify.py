@@ -8,6 +8,7 @@ Bytes that were damaged before the build are as they were built; only decoding e
 from __future__ import annotations
 
 import hashlib
+import json
 import mmap
 import re
 from collections.abc import Iterator
@@ -59,7 +60,7 @@ def verify(folder: Path, workers: int = 1, *, decode: bool = False) -> list[str]
     except DataError as error:  # without its index nothing else can be told
         return [str(error)]
 
-    faults = list(_index_faults(folder, description))
+    faults = [*_description_faults(folder), *_index_faults(folder, description)]
     rows: list[list[dict[str, Any]]] = [[] for _ in description.shards]
     for row in table.to_pylist():
         rows[row["shard"]].append(row)
@@ -72,6 +73,13 @@ def verify(folder: Path, workers: int = 1, *, decode: bool = False) -> list[str]
     listed = {record.file for record in description.shards}
     faults += [f"{path}: not of this set" for path in sorted(folder.glob("*.tar")) if path.name not in listed]
     return faults
+
+
+def _description_faults(folder: Path) -> Iterator[str]:
+    """Bytes of `dataset.json` that its checksum, which is of the values, does not cover."""
+    text = (folder / index.DESCRIPTION_FILE).read_bytes()
+    if json.dumps(json.loads(text), indent=1).encode() + b"\n" != text:
+        yield f"{folder / index.DESCRIPTION_FILE}: says what it said when it was built, and in other bytes"
 
 
 def _index_faults(folder: Path, description: index.Description) -> Iterator[str]:

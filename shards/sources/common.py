@@ -96,7 +96,14 @@ def files_of(folder: Path, names: Sequence[str]) -> Iterator[Frame]:
     """The frames that lie in a folder under these names."""
     for name in names:
         path = f"{folder}/{name}"
-        yield Frame(path, bind(read_regular, path))
+        yield Frame(path, bind(_read_picture, path))
+
+
+def _read_picture(path: str) -> bytes:
+    try:
+        return read_regular(path)
+    except DataError as error:  # a bad frame
+        raise ValueError(str(error).removeprefix(f"{path}: ")) from error
 
 
 def missing_pictures(missing: Sequence[Path], listed_in: str, way_out: str = "unpack them again") -> DataError:
