@@ -250,7 +250,7 @@ def _members(numbers: list[int], what: str, singular: str = "is", plural: str = 
 
 
 def _is_zero(data: memoryview) -> bool:
-    return not np.frombuffer(data, np.uint8).any()
+    return not len(data) or not np.frombuffer(data, np.uint8).any()
 
 
 def _scan(data: memoryview) -> tuple[dict[tuple[str, int], _Member], list[str], int]:

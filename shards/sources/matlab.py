@@ -21,7 +21,7 @@ HDF5 = b"MATLAB 7.3 MAT-file"
 MAX_VALUES = 10_000_000  # of a variable; the largest that data sets have is of 12,180 rows of 4
 MAX_BYTES = 8 * MAX_VALUES + (1 << 20)  # of a variable, or of the file
 NUMBERS = ("double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
-COMPRESSED = 15  # a data element of a v5 file
+MATRIX, COMPRESSED = 14, 15  # kinds of data elements of a v5 file
 V5_HEADER = 128
 HEAD_BYTES = 4096  # of a variable: its name stands in them
 FILTERS = ((), ("deflate",), ("shuffle", "deflate"))  # of HDF5; MATLAB writes no others
@@ -107,9 +107,21 @@ def _unpack(data: bytes, keys: list[str]) -> bytes:
                 if unpacking.unconsumed_tail or not unpacking.eof:
                     raise ValueError(f"a variable is cut off, or unpacks to more than {MAX_BYTES:,} bytes")
                 element = head + rest
+        if struct.unpack_from(f"{order}I", element)[0] == MATRIX:
+            _check_parts(element, order)
         parts.append(element)
         position = end
     return b"".join(parts)
+
+
+def _check_parts(element: bytes, order: str) -> None:
+    """Raise ValueError where a part of a variable says that it is larger than the variable. scipy takes its word."""
+    position = 8
+    while position + 8 <= len(element):
+        kind, size = struct.unpack_from(f"{order}II", element, position)
+        position += 8 + (0 if kind >> 16 else size + -size % 8)  # a small part lies in its own tag
+    if position > len(element) + 7:
+        raise ValueError("a variable is cut off")
 
 
 def _load_hdf5(path: Path, keys: list[str]) -> tuple[list[str], str, np.ndarray | None]:
