@@ -11,7 +11,7 @@ import re
 import warnings
 from pathlib import Path
 
-from shards.plain import read_regular
+from shards.plain import MAX_BYTES, read_regular
 from shards.records import DataError
 
 TRIM_EVERY = 64 << 20  # bytes that a process writes between two looks at the size of the cache
@@ -36,7 +36,7 @@ class Cache:
         """Where a file of that name lies, or would."""
         return self.folder / name
 
-    def get(self, name: str, max_bytes: int) -> bytes | None:
+    def get(self, name: str, max_bytes: int = MAX_BYTES) -> bytes | None:
         """Its content, if it is there, a regular file and not larger."""
         try:
             return read_regular(self.path(name), max_bytes)
