@@ -17,6 +17,7 @@ from shards.sources.sequence import Seqinfo, frame_numbers, read_seqinfo
 from shards.sources.tracks import Box, Tracks, listed
 from shards.sources.video import QUALITY, count_frames, decode
 from shards.sources.walk import Walk
+from shards.text import printable_lines
 
 MIN_SIDE = 4  # pixels; a box that the picture's edge leaves thinner than this shows nobody
 OUTSIDE, THIN = "outside the picture", f"thinner than {MIN_SIDE} pixels in it"
@@ -146,7 +147,9 @@ class Camera:
         self.missing = missing
         faults = missing_frames(self, missing, last)
         if not drop:
-            raise DataError("\n".join([*listed(faults), f"{len(faults):,} boxes of frames that are not there; {DROP}"]))
+            raise DataError(
+                printable_lines([*listed(faults), f"{len(faults):,} boxes of frames that are not there; {DROP}"])
+            )
         self.dropped["of frames that are not there"] += len(faults)
 
 

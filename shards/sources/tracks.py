@@ -14,6 +14,7 @@ from pathlib import Path
 
 from shards.records import DataError
 from shards.sources.columns import ACCEPTED, BOX, Columns, is_header, number, number_or_none, of_header, of_rows, people
+from shards.text import printable_lines
 
 MAX_VALUE = 1e9  # of a number in a row; beyond it is damage
 MAX_LISTED = 20  # faults that a message shows; the rest is counted
@@ -297,7 +298,7 @@ def _check_boxes(tracks: Tracks, first_frame: int) -> None:
         wrong = f"{path}: no box is larger than 2 pixels: they are shares of the picture, and not pixels; {ACCEPTED}"
     else:
         return
-    raise DataError("\n".join([*listed(tracks.faults), wrong]))
+    raise DataError(printable_lines([*listed(tracks.faults), wrong]))
 
 
 def reasons(dropped: Mapping[str, int]) -> str:

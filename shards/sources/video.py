@@ -6,6 +6,7 @@ without what an open group of pictures at its start refers to and lost.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from shards.plain import open_regular, read_regular
 from shards.records import DataError, Frame
 from shards.sources.common import pictures_of
 
@@ -26,6 +28,8 @@ VIDEOS = (
     *(".3g2", ".3gp", ".asf", ".avi", ".divx", ".flv", ".m2t", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpe"),
     *(".mpeg", ".mpg", ".mts", ".ogv", ".qt", ".ts", ".vob", ".webm", ".wmv"),
 )
+# FFmpeg's, of these files and of streams that are in none.
+FORMATS = "asf,avi,flv,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,ogg,obu,yuv4mpegpipe"
 QUALITY = 95  # of what is cut out of a video, before a build's own --size
 # Decoders that mark the frames in which they conceal damage. They are not told to fail at it, as all others are: they
 # would fail at the start of many a healthy file, too, whose first frames refer to ones before it.
@@ -65,16 +69,28 @@ def _decode_folder(folder: Path, counts: Counter[str] | None) -> Iterator[tuple[
 
     for number, name in enumerate(pictures_of(folder), start=1):
         try:
-            data = (folder / name).read_bytes()
+            data = read_regular(folder / name)
             kind = pictures.check(data)
             image_HW3 = pictures.decode(data)
         except (ValueError, FileNotFoundError, IsADirectoryError, PermissionError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             yield number, DataError(f"{folder / name}: {reason}; replace it")
             continue
+        except DataError as error:  # a pipe, or a file larger than any picture
+            yield number, error
+            continue
         if counts is not None:
             counts["turned"] += kind.orientation != 1
         yield number, image_HW3
+
+
+def _open(video: Path) -> InputContainer:
+    """A video file; nothing that is a list of other files or addresses (HLS, concat, SDP)."""
+    import av
+
+    os.close(open_regular(video))
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    return av.open(f"file:{video}", container_options=options)
 
 
 def _decode_file(video: Path) -> Iterator[tuple[int, Uint8Array | DataError]]:
@@ -83,7 +99,7 @@ def _decode_file(video: Path) -> Iterator[tuple[int, Uint8Array | DataError]]:
 
     number = 0
     try:
-        with av.open(str(video)) as container:
+        with _open(video) as container:
             for frame, fault in _shown(container, _stream(video, container)):
                 number += 1
                 if fault:
@@ -237,7 +253,7 @@ def count_frames(video: Path) -> int:
     count, end = 0, 0.0
     has_key, first = False, None  # frames before the first key frame, in the file or in time, are not shown
     try:
-        with av.open(str(video)) as container:
+        with _open(video) as container:
             stream = _stream(video, container)
             rate = stream.average_rate
             promised = (container.duration or 0) / av.time_base

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 from collections import Counter
@@ -381,3 +382,29 @@ def test_a_trimmed_clip_is_whole(tmp_path: Path) -> None:
     source = actions.read(tmp_path / "tree")
     assert [tracklet.num_frames for tracklet in source.tracklets] == [14, 14]
     assert all(frame.read() for tracklet in source.tracklets for frame in tracklet.frames())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\na.ts\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile a.ts\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period/></MPD>',
+    ],
+)
+def test_a_list_of_other_files_is_no_video(tmp_path: Path, text: str) -> None:
+    """FFmpeg would open what a playlist names: files of this machine, and addresses."""
+    write(tmp_path / "a.ts", "libx264")
+    path = tmp_path / "x.mp4"
+    path.write_text(text)
+    with pytest.raises(DataError, match=rf"{path}: cannot be decoded"):
+        list(decode(path))
+
+
+def test_a_pipe_is_no_video(tmp_path: Path) -> None:
+    """Nor is it waited for; and a name like one of FFmpeg's protocols is a name."""
+    os.mkfifo(tmp_path / "x.mp4")
+    with pytest.raises(DataError, match="no regular file"):
+        list(decode(tmp_path / "x.mp4"))
+    assert next(iter(decode(write(tmp_path / "concat:a.mp4", "libx264"))))[0] == 1
