@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-import rich
 import torch
 from rich.markup import escape
 
