@@ -74,7 +74,7 @@ def spread(features_ND: Tensor, origin_D: Tensor) -> float:
     """The largest cosine distance of a feature from `origin_D`; where some lie apart, one that is beyond CLOSE."""
     origin_D = origin_D.double() / norm(origin_D.double()[None])[0]
     largest = 0.0
-    for rows_ND in features_ND.split(64):
+    for rows_ND in features_ND.split(64) if len(features_ND) else ():
         unit_ND = rows_ND.double() / norm(rows_ND.double())
         largest = max(largest, float((unit_ND - origin_D.to(unit_ND.device)).square().sum(dim=1).max()) / 2)
         if largest > CLOSE:

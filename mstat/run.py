@@ -26,6 +26,7 @@ import torch
 
 from mstat.errors import UserError
 from mstat.files import read_json, write_json, write_text
+from shards.plain import open_lock
 
 PACKAGES = ("mstat", "torch", "accelerate", "deepspeed", "datasets", "webdataset", "safetensors", "numpy", "simplejpeg")
 State = Literal["running", "done", "requeue", "failed"]
@@ -61,7 +62,7 @@ def locked(run: Path) -> Iterator[None]:
         UserError: If another training writes to the folder.
     """
     run.mkdir(parents=True, exist_ok=True)
-    with (run / LOCK).open("a") as lock:
+    with os.fdopen(open_lock(run / LOCK), "r+b") as lock:
         deadline = time.monotonic() + LOCK_SECONDS
         while True:
             try:

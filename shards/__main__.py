@@ -19,6 +19,7 @@ from shards.records import WARNINGS, DataError, UsageError
 from shards.sources import SOURCES, add_options
 from shards.sources.options import positive_int, size_HW, task_of
 from shards.terminal import print_anything
+from shards.text import printable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -104,11 +105,14 @@ def build(args: argparse.Namespace) -> int:
         )
         if part:
             made = plan.write_part(part)
-            print(f"{folder}: part {part.number} of {part.count} is whole: {made} shards; after all parts, --join them")
+            where = f"{printable(folder)}: part {part.number} of {part.count}"
+            print(f"{where} is whole: {made} shards; after all parts, --join them")
             show_warnings([f"{name}: {source.facts[name]}" for name in WARNINGS if name in source.facts], Console())
             return 0
         description = plan.join() if args.join else plan.write()
-    print(f"{args.out}: {description.counts['tracklets']:,} tracklets, {description.counts['frames']:,} frames")
+    print(
+        f"{printable(args.out)}: {description.counts['tracklets']:,} tracklets, {description.counts['frames']:,} frames"
+    )
     show_built(summary(Reader(args.out)), Console())
     return 0
 
@@ -119,8 +123,9 @@ def verify(args: argparse.Namespace) -> int:
 
     faults = verifying.verify(args.folder, args.workers, decode=args.decode)
     for fault in faults:
-        print(fault, file=sys.stderr)
-    print(f"{args.folder}: {len(faults)} faults" if faults else f"{args.folder}: every byte is as it was built")
+        print(printable(fault), file=sys.stderr)
+    what = f"{len(faults)} faults" if faults else "every byte is as it was built"
+    print(f"{printable(args.folder)}: {what}")
     return 1 if faults else 0
 
 
@@ -133,7 +138,7 @@ def info(args: argparse.Namespace) -> int:
 
     content = summary(Reader(args.place))
     if args.json:
-        print(json.dumps(content, indent=1))
+        print(json.dumps(content, indent=1, allow_nan=False))  # in ASCII: no letter of it steers a terminal
     else:
         show(content, Console())
     return 0
@@ -152,7 +157,7 @@ def show(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.place}: no tracklet {args.key}; keys look like {example}") from None
     out = args.out or Path(f"{args.key}.png")
     save(sheet(reader, i), out)
-    print(out)
+    print(printable(out))
     return 0
 
 
@@ -166,17 +171,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}", keep="\n"), file=sys.stderr)  # bad frames are listed, a line each
         return 1
     except (UsageError, FileExistsError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 2
     except BrokenPipeError:  # whoever reads the output has seen enough, as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python would write at its end
         return 1
     except OSError as error:  # no space left, no permission
         where = "" if error.filename or args.command != "build" else f"{args.out}: "  # a write that fails names no file
-        print(f"error: {where}{error}{again}", file=sys.stderr)
+        print(printable(f"error: {where}{error}{again}"), file=sys.stderr)
         return 1
     except BrokenProcessPool:
         print("error: a worker was killed, for memory perhaps; start again with fewer --workers", file=sys.stderr)

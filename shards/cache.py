@@ -11,6 +11,9 @@ import re
 import warnings
 from pathlib import Path
 
+from shards.plain import MAX_BYTES, read_regular
+from shards.records import DataError
+
 TRIM_EVERY = 64 << 20  # bytes that a process writes between two looks at the size of the cache
 TRIM_SHARE = 64  # or this part of a small cache: what many processes write between two looks must fit, too
 OURS = re.compile(r"[0-9a-f]{64}")  # folders of a cache: checksums of sets and indices
@@ -33,11 +36,11 @@ class Cache:
         """Where a file of that name lies, or would."""
         return self.folder / name
 
-    def get(self, name: str) -> bytes | None:
-        """Its content, if it is there."""
+    def get(self, name: str, max_bytes: int = MAX_BYTES) -> bytes | None:
+        """Its content, if it is there, a regular file and not larger."""
         try:
-            return self.path(name).read_bytes()
-        except OSError:
+            return read_regular(self.path(name), max_bytes)
+        except (OSError, DataError):
             return None
 
     def put(self, name: str, data: bytes) -> bool:
@@ -46,7 +49,9 @@ class Cache:
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(data)
+            part.unlink(missing_ok=True)  # a process of that number was killed here; or somebody has put a link or pipe
+            with part.open("xb") as file:
+                file.write(data)
             part.replace(path)
         except OSError as error:
             with contextlib.suppress(OSError):

@@ -1,14 +1,15 @@
-"""Where the bytes of a set lie: a local folder, or any URL that fsspec knows (http, s3, gs, memory, ...).
+"""Where the bytes of a set lie: a local folder, or a URL (http, s3, gs, memory, ...) through fsspec.
 
 From afar, whole blocks are fetched and kept in a cache folder that all processes and sets share: frames of a tracklet
 lie side by side, so that the first frame of a clip brings most of the others. Blocks are plain files, renamed into
 place when whole; nothing is locked, and whoever finds one may use it.
+
+Whatever a folder or a server has under a name, reading it takes a bounded time and a bounded memory.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import resource
 import time
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from shards.cache import Cache
-from shards.paths import expand
+from shards.paths import check_url, expand
+from shards.plain import open_regular, read_regular, sha256_of
 from shards.records import DataError
 
 MAX_OPEN = 256  # shards of a set, in a process
@@ -38,11 +40,14 @@ class Files(Protocol):
     def where(self, name: str) -> str:
         """The path or URL of a file, for messages."""
 
-    def content(self, name: str) -> bytes:
-        """All of a small file, as it is now."""
+    def content(self, name: str, max_bytes: int) -> bytes:
+        """All of a small file, as it is now. Raises DataError where it is larger than `max_bytes`."""
 
-    def local(self, name: str, sha256: str) -> Path:
-        """A local file with the content of that SHA-256, to map into memory; the caller checks it."""
+    def local(self, name: str, sha256: str, max_bytes: int) -> Path:
+        """A local file with the content of that SHA-256, to map into memory; the caller checks it.
+
+        Raises DataError where more than `max_bytes` come from afar.
+        """
 
     def sizes(self, names: Sequence[str]) -> list[int | None]:
         """Bytes of files; None where a server does not say."""
@@ -62,6 +67,7 @@ def open_files(path: str | os.PathLike[str], cache: str | os.PathLike[str] | Non
     text = expand(os.fspath(path))
     if "://" not in text:
         return LocalFiles(Path(text))
+    check_url(text)
     if text.startswith("file://"):
         return LocalFiles(Path(text.removeprefix("file://")))
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mstat" / "shards"
@@ -110,10 +116,10 @@ class LocalFiles:
     def where(self, name: str) -> str:
         return str(self.folder / name)
 
-    def content(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
+    def content(self, name: str, max_bytes: int) -> bytes:
+        return read_regular(self.folder / name, max_bytes)
 
-    def local(self, name: str, sha256: str) -> Path:
+    def local(self, name: str, sha256: str, max_bytes: int) -> Path:
         return self.folder / name
 
     def sizes(self, names: Sequence[str]) -> list[int | None]:
@@ -140,7 +146,7 @@ class LocalFiles:
 
 
 def _open(folder: Path, name: str) -> _Descriptor:
-    return _Descriptor(os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC))
+    return _Descriptor(open_regular(folder / name))
 
 
 class RemoteFiles:
@@ -156,23 +162,28 @@ class RemoteFiles:
     def where(self, name: str) -> str:
         return f"{self.url}/{name}"
 
-    def content(self, name: str) -> bytes:
-        return self._fetch(name, None, None)
+    def content(self, name: str, max_bytes: int) -> bytes:
+        return self._fetch_whole(name, max_bytes)
 
-    def local(self, name: str, sha256: str) -> Path:
+    def local(self, name: str, sha256: str, max_bytes: int) -> Path:
         cached = f"{sha256}/{Path(name).name}"
         path = self.cache.path(cached)
-        if not path.is_file() or _sha256(path) != sha256:
-            data = self._fetch(name, None, None)
+        if not path.is_file() or sha256_of(path) != sha256:
+            data = self._fetch_whole(name, max_bytes)
             if not self.cache.put(cached, data):
                 raise DataError(f"{path}: the index cannot be kept here; set MSTAT_CACHE to a folder with room")
         return path
 
     def sizes(self, names: Sequence[str]) -> list[int | None]:
         filesystem, root = self._connect()
-        found: list[int | None] = self._try_again(
-            self.url, lambda: filesystem.sizes([f"{root}/{name}" for name in names], **_timeout(filesystem))
-        )
+        try:
+            found: list[int | None] = self._try_again(
+                self.url, lambda: filesystem.sizes([f"{root}/{name}" for name in names], **_timeout(filesystem))
+            )
+        except FileNotFoundError as error:  # fsspec says so of every failure
+            if isinstance(error.__cause__, DataError):
+                raise error.__cause__ from None
+            raise
         return found
 
     def read(self, name: str, places: Sequence[Place]) -> list[bytes]:
@@ -206,16 +217,36 @@ class RemoteFiles:
         key = self._block_name(name, number)
         data = self._recent.pop(key, None)
         if data is None:
-            data = self.cache.get(key)
+            data = self.cache.get(key, BLOCK_BYTES)
         if data is None or len(data) < size:
-            data = self._fetch(name, number * BLOCK_BYTES, (number + 1) * BLOCK_BYTES, size)
+            data = self._fetch_part(name, number * BLOCK_BYTES, (number + 1) * BLOCK_BYTES, size)
             self.cache.put(key, data)
         self._recent[key] = data
         if len(self._recent) > BLOCKS_IN_MEMORY:
             self._recent.popitem(last=False)
         return data
 
-    def _fetch(self, name: str, start: int | None, end: int | None, size: int = 0) -> bytes:
+    def _fetch_whole(self, name: str, max_bytes: int) -> bytes:
+        data = self._fetch(name, None, max_bytes + 1)
+        if len(data) > max_bytes:
+            raise DataError(f"{self.where(name)}: more than {max_bytes:,} bytes come, the most that are read of it")
+        return data
+
+    def _fetch_part(self, name: str, start: int, end: int, size: int) -> bytes:
+        """The bytes from `start` to `end`, of which `size` are there for certain."""
+        data = self._fetch(name, start, end, size)
+        if len(data) > end - start:
+            raise DataError(
+                f"{self.where(name)}: a part was asked for and all of it came: this server knows no ranges (HTTP "
+                "Range); use another, or copy the set to a local folder"
+            )
+        return data
+
+    def _fetch(self, name: str, start: int | None, end: int, size: int = 0) -> bytes:
+        """The bytes from `start` to `end`, and perhaps one more where a server sends more.
+
+        Without `start` no part is asked for, which a server without ranges sends, too.
+        """
         filesystem, root = self._connect()
 
         def call() -> bytes:
@@ -224,31 +255,21 @@ class RemoteFiles:
                 raise ConnectionError(f"{len(found):,} bytes came of {size:,} or more")
             return found
 
-        data = self._try_again(self.where(name), call)
-        if start is not None and end is not None and len(data) > end - start:
-            raise DataError(
-                f"{self.where(name)}: a part was asked for and all of it came: this server knows no ranges (HTTP "
-                "Range); use another, or copy the set to a local folder"
-            )
-        return data
+        return self._try_again(self.where(name), call)
 
     def _connect(self) -> tuple[Any, str]:
         """The file system of this process: its connections and threads do not outlive a fork."""
         if self._filesystem is None or self._filesystem[0] != os.getpid():
-            import fsspec
+            from shards import web  # with fsspec and aiohttp, which local sets do not need
 
-            try:
-                filesystem, root = fsspec.core.url_to_fs(self.url)
-            except (ImportError, ValueError) as error:  # no package for this protocol, or no such protocol
-                raise DataError(f"{self.url}: {error}") from error
-            self._filesystem = os.getpid(), filesystem, root
+            self._filesystem = os.getpid(), *web.connect(self.url)
         return self._filesystem[1:]
 
     def _try_again(self, what: str, call: Callable[[], R]) -> R:
         for seconds in (*WAITS, None):
             try:
                 return call()
-            except (FileNotFoundError, PermissionError):
+            except (FileNotFoundError, PermissionError, DataError):
                 raise
             except Exception as error:  # each protocol has its own
                 if seconds is None:
@@ -265,8 +286,3 @@ class RemoteFiles:
 def _timeout(filesystem: Any) -> dict[str, float]:
     """For file systems that wait on fsspec's own loop; others have timeouts of their own."""
     return {"timeout": TIMEOUT_SECONDS} if filesystem.async_impl else {}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

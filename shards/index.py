@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import os
 import re
+import struct
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,7 +21,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from shards import checks
 from shards.files import Files
+from shards.plain import open_regular, sha256_of
 from shards.records import DataError, Protocol, Role
 
 FORMAT = "mstat-shards"
@@ -29,6 +33,9 @@ INDEX_FOLDER = "index"
 INDEX_FILE = "index/data-00000-of-00001.arrow"  # the name that datasets gives the one file it writes
 SHARD_FILE = re.compile(r"shard-\d{6,}\.tar")
 INDEX_BESIDE = re.compile(r"\w+\.json")
+MAX_DESCRIPTION_BYTES = 32 << 20  # 100,000 shards
+MAX_INDEX_BYTES = 1 << 30  # from afar: 50 million frames
+ROW_BYTES, FRAME_BYTES = 160, 16  # of a tracklet and of a frame in the index, at most
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 SCHEMA = pa.schema(
@@ -88,7 +95,7 @@ def load_description(files: Files) -> tuple[Description, str]:
     path = files.where(DESCRIPTION_FILE)
     folder = path.removesuffix(DESCRIPTION_FILE).rstrip("/")
     try:
-        text = files.content(DESCRIPTION_FILE)
+        text = files.content(DESCRIPTION_FILE, MAX_DESCRIPTION_BYTES)
     except FileNotFoundError as error:
         raise DataError(f"{folder}: no {DESCRIPTION_FILE}, so no finished set of shards; build it again") from error
     try:
@@ -111,7 +118,8 @@ def load_description(files: Files) -> tuple[Description, str]:
             index_files=content.get("index_files", {}),
         )
         _refuse_other_names(path, description)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        checks.check_description(description)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: damaged ({error!r}); build the set again") from error
     return description, checksum
 
@@ -128,22 +136,28 @@ def _refuse_other_names(path: str, description: Description) -> None:
         raise DataError(f"{path}: {description.index_sha256!r} is no SHA-256; build the set again")
 
 
-def load_table(files: Files, sha256: str) -> pa.Table:
-    """The index, memory-mapped. Raises DataError where it is missing or not the one of that SHA-256."""
+def load_table(files: Files, description: Description) -> pa.Table:
+    """The index, memory-mapped. Raises DataError where it is missing, not the one that was written, or untrue."""
+    where = files.where(INDEX_FILE)
     try:
-        path = files.local(INDEX_FILE, sha256)
-        if file_sha256(path) != sha256:
-            raise DataError(
-                f"{files.where(INDEX_FILE)}: changed since the build (SHA-256); bring it back, or build the set again"
-            )
-        with path.open("rb") as file:  # pa.memory_map takes no path whose bytes are no UTF-8
+        path = files.local(INDEX_FILE, description.index_sha256, _max_index_bytes(description))
+        if sha256_of(path) != description.index_sha256:
+            raise DataError(f"{where}: changed since the build (SHA-256); bring it back, or build the set again")
+        with os.fdopen(open_regular(path), "rb") as file:  # pa.memory_map takes no path whose bytes are no UTF-8
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        table = pa.ipc.open_stream(pa.py_buffer(mapped)).read_all()
-        return table.select(SCHEMA.names).cast(SCHEMA)
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise DataError(
-            f"{files.where(INDEX_FILE)}: the index cannot be read ({error}); build the set again"
-        ) from error
+        table = checks.read_stream(pa.py_buffer(mapped), SCHEMA)
+        checks.check_table(table, description)
+        return table
+    except (OSError, pa.ArrowException, ValueError, struct.error) as error:
+        reason = " ".join(str(error).split())  # Arrow writes several lines
+        raise DataError(f"{where}: the index cannot be read ({reason}); build the set again") from error
+
+
+def _max_index_bytes(description: Description) -> int:
+    """More than the index of such a set has: what is fetched from a server that sends without end."""
+    tracklets, frames = description.counts["tracklets"], description.counts["frames"]
+    expected = tracklets * (ROW_BYTES + len(description.role_names)) + frames * FRAME_BYTES
+    return min(MAX_INDEX_BYTES, (1 << 20) + 2 * expected)
 
 
 def write_index(folder: Path, table: pa.Table) -> str:
@@ -160,18 +174,12 @@ def write_index(folder: Path, table: pa.Table) -> str:
     finally:
         if not bars_were_off:
             datasets.enable_progress_bars()
-    return file_sha256(folder / INDEX_FILE)
+    return sha256_of(folder / INDEX_FILE)
 
 
 def beside_index(folder: Path) -> dict[str, str]:
     """SHA-256 of the files that `datasets` wants beside the rows, by their names."""
-    return {path.name: file_sha256(path) for path in sorted((folder / INDEX_FOLDER).glob("*.json"))}
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {path.name: sha256_of(path) for path in sorted((folder / INDEX_FOLDER).glob("*.json"))}
 
 
 def sample_json(

@@ -1,15 +1,22 @@
-"""Paths as people write them. A shell expands `~` in `--out ~/x`, but not in `--out=~/x`, a YAML or a variable.
+"""Paths and URLs as people write them.
 
-So every path of a command line, a setting or the environment goes through `expand`.
+A shell expands `~` in `--out ~/x`, but not in `--out=~/x`, a YAML or a variable. So every path of a command line, a
+setting or the environment goes through `expand`.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 from pathlib import Path
 
-from shards.records import UsageError
+from shards.records import DataError, UsageError
+
+# Of URLs. fsspec bounds the time of each request to these; all others that it knows are refused, also those that are no
+# places but programs (reference, filecache, zip, ...).
+PROTOCOLS = ("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "hf", "oci", "oss", "memory", "file")
+IPV6 = re.compile(r"\[[0-9a-fA-F:.]+\]")
 
 
 def expand(text: str) -> str:
@@ -37,3 +44,14 @@ def path(text: str) -> Path:
 def place(text: str) -> str:
     """The type of a command-line option that is a path or a URL."""
     return text if "://" in text else str(path(text))
+
+
+def check_url(url: str) -> None:
+    """Raise DataError where a URL is a chain of several, or of a protocol that is not opened."""
+    protocol, _, rest = url.partition("://")
+    if "::" in IPV6.sub("", url, count=1):
+        raise DataError(f"{url}: a chain of URLs (::), which is not opened; give the folder of shards itself")
+    if protocol not in PROTOCOLS:
+        raise DataError(f"{url}: a protocol that is not opened; a URL begins with one of {', '.join(PROTOCOLS)}")
+    if not rest.strip("/"):
+        raise DataError(f"{url}: no address after {protocol}://")

@@ -8,6 +8,7 @@ in the coded pixels, which `decode` and `check_pixels` refuse where the decoder 
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 from collections.abc import Iterator
@@ -18,7 +19,11 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image
 
-MAX_PIXELS = 64_000_000  # more than any camera of these data sets; a damaged header must not ask for all the memory
+from shards.records import DataError
+
+MAX_PIXELS = 4096 * 2160  # a whole 4K picture; a person has far fewer, and a header must not ask for all the memory
+MORE_PIXELS = "if its pictures are that large, set MSTAT_MAX_PIXELS"
+MAX_SCANS = 100  # of a progressive JPEG, which has about 10; each costs as much as the whole picture
 STRAY, MAX_STRAY = re.compile(r"(\d+) extraneous bytes"), 16  # libjpeg-turbo's message
 # Warnings of libjpeg-turbo that change no pixel; all its others are of pixels that it made up.
 HARMLESS = re.compile("unknown JFIF revision|Unknown Adobe color transform|Invalid SOS parameters for sequential")
@@ -50,6 +55,21 @@ class Kind(NamedTuple):
 
     extension: str
     orientation: int
+
+
+def max_pixels() -> int:
+    """The most pixels that a picture may have: $MSTAT_MAX_PIXELS, or MAX_PIXELS."""
+    text = os.environ.get("MSTAT_MAX_PIXELS")
+    if text is None:
+        return MAX_PIXELS
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:19]) <= 2**31):
+        raise DataError(f"MSTAT_MAX_PIXELS={text}: not a number of pixels, 1 to {2**31:,}")
+    return int(text)
+
+
+def max_bytes() -> int:
+    """The most bytes that the file of such a picture may have: those of its pixels, and as much again as a head."""
+    return 4 * max_pixels() + (1 << 20)
 
 
 def check(data: bytes) -> Kind:
@@ -99,8 +119,10 @@ def check_pixels(data: bytes) -> None:
 
 
 def _check_size(height: int, width: int) -> None:
-    if not 0 < height * width <= MAX_PIXELS:
+    if height * width <= 0:
         raise ValueError(f"its header says {height}x{width} pixels")
+    if height * width > max_pixels():
+        raise ValueError(f"its header says {height}x{width} pixels, more than {max_pixels():,}; {MORE_PIXELS}")
 
 
 def _jpeg_header(data: bytes) -> tuple[int, int, bool]:
@@ -126,6 +148,8 @@ def _jpeg_header(data: bytes) -> tuple[int, int, bool]:
                 raise ValueError(f"a JPEG of {bits} bits a channel; 8 are needed")
             if channels not in (1, 3):
                 raise ValueError(f"a JPEG of {channels} channels; grey or colour is needed")
+            if marker == 0xC2 and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+                raise ValueError(f"a progressive JPEG of {scans:,} scans; {MAX_SCANS} at most")
             return height, width, has_exif
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             raise ValueError("a lossless or arithmetic JPEG; baseline or progressive is needed")

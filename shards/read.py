@@ -69,7 +69,7 @@ class Reader:
         self.protocols = self.description.protocols
         self.facts = self.description.facts
         self._check_shards()
-        self._table = index.load_table(self._files, self.description.index_sha256)
+        self._table = index.load_table(self._files, self.description)
         self.pids: Int64Array = self._table["pid"].to_numpy()
         self.camids: Int64Array = self._table["camid"].to_numpy()
         self._shards: Int64Array = self._table["shard"].to_numpy()
@@ -111,18 +111,16 @@ class Reader:
         wanted = list(map(int, numbers))
         if not wanted:
             raise ValueError("no frame numbers given; ask for one at least")
-        decoded: dict[int, Uint8Array] = {}
+        images: dict[int, Uint8Array] = {}
         different = list(dict.fromkeys(wanted))  # a clip longer than its tracklet repeats frames
         for number, data in zip(different, self._read(row, different), strict=True):
             try:
-                decoded[number] = pictures.decode(data, at_least=size)
+                image = pictures.decode(data, at_least=size)
             except ValueError as error:
                 raise DataError(f"{self.path}: {self._key(row)} frame {number}: {error}; replace it") from error
-        images = [decoded[number] for number in wanted]
-        size = size or images[0].shape[:2]
-        if len({image.shape for image in images}) > 1:
-            images = [pictures.resize(image[None], size)[0] for image in images]
-        return pictures.resize(np.stack(images), size)
+            size = size or image.shape[:2]
+            images[number] = pictures.resize(image[None], size)[0]  # each at once: never all are held at full size
+        return np.stack([images[number] for number in wanted])
 
     def encoded(self, i: int, number: int) -> bytes:
         """The stored bytes of one frame (JPEG or PNG). Raises as `frames` does."""
@@ -184,6 +182,11 @@ class Reader:
         at = int(self._batch_starts.searchsorted(row, side="right")) - 1
         batch = self._batches[at]
         rows = batch.first[row - self._batch_starts[at]] + np.asarray(numbers)
+        if int(batch.sizes[rows].max()) > (max_bytes := pictures.max_bytes()):
+            raise DataError(
+                f"{self.path}: {self._key(row)}: a frame of {batch.sizes[rows].max():,} bytes is no picture of "
+                f"{pictures.max_pixels():,} pixels or fewer ({max_bytes:,} bytes); {pictures.MORE_PIXELS}"
+            )
         places = list(zip(batch.offsets[rows].tolist(), batch.sizes[rows].tolist(), strict=True))
         shard = self.description.shards[self._shards[row]].file
         try:

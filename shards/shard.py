@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from shards import index, pictures, tar
 from shards.parallel import Progress
+from shards.plain import read_regular, sha256_of
 from shards.records import DataError, SourceTracklet
 
 PART = ".part"  # of a shard that is being written
@@ -92,7 +93,7 @@ class _Sidecar:
     def read(job: Job) -> _Sidecar | None:
         """That of a shard of this very build, both with the very bytes that were written; None where there is none."""
         try:
-            content = job.path.with_suffix(SIDECAR).read_bytes()
+            content = read_regular(job.path.with_suffix(SIDECAR))
             digest, stream = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
             if hashlib.sha256(stream).digest() != digest:
                 return None
@@ -100,7 +101,7 @@ class _Sidecar:
             facts = json.loads(table.schema.metadata[b"facts"])
             record = index.ShardRecord(**facts["record"])
             usable = facts["plan"] == job.plan and (job.drop or not facts["faults"])
-            if not usable or index.file_sha256(job.path) != record.sha256:
+            if not usable or sha256_of(job.path) != record.sha256:
                 return None
         except FileNotFoundError:
             return None

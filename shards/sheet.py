@@ -9,8 +9,11 @@ from PIL import Image, ImageDraw
 
 from shards.read import Reader
 from shards.records import Role
+from shards.text import printable
 
 MARGIN, LINE = 8, 14  # pixels
+MAX_ASPECT = 4  # width of a frame to its height; a wider one is squeezed
+MAX_LETTERS = 200  # of a line
 
 
 def sheet(reader: Reader, i: int, *, columns: int = 12, max_frames: int = 96, height: int = 128) -> Image.Image:
@@ -19,7 +22,7 @@ def sheet(reader: Reader, i: int, *, columns: int = 12, max_frames: int = 96, he
     shown = min(tracklet.num_frames, max_frames)
     numbers = np.arange(shown) * tracklet.num_frames // shown
     first = reader.frames(i, [0])
-    width = max(24, round(height * first.shape[2] / first.shape[1]))
+    width = min(max(24, round(height * first.shape[2] / first.shape[1])), MAX_ASPECT * height)
     frames_THWC = reader.frames(i, numbers, size=(height, width))
     columns = min(columns, shown)
     rows = -(-shown // columns)
@@ -28,6 +31,7 @@ def sheet(reader: Reader, i: int, *, columns: int = 12, max_frames: int = 96, he
         f"{tracklet.num_frames} frames" + (f", {shown} shown" if shown < tracklet.num_frames else ""),
         *_roles(reader, i),
     ]
+    head = [printable(text)[:MAX_LETTERS] for text in head]
     cell_width, cell_height, top = width + MARGIN, height + LINE + MARGIN, MARGIN + LINE * len(head) + MARGIN
     size = (max(MARGIN + columns * cell_width, 8 * max(map(len, head))), top + rows * cell_height)
     picture = Image.new("RGB", size, "white")

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from shards.read import Reader
 from shards.records import DISTRACTOR_PID, WARNINGS, Role
+from shards.text import markup, printable
 
 BARS = " ▁▂▃▄▅▆▇█"
 MAX_SHOWN = 20  # identities that a warning names
@@ -67,29 +67,28 @@ def _split(reader: Reader, protocol: str, split: str) -> dict[str, Any]:
         "distractors": gallery & (reader.pids == DISTRACTOR_PID),
         "junk": junk,
     }
-    counts: dict[str, Any] = {name: _counts(reader, chosen) for name, chosen in members.items()}
-    cameras = {
-        int(camid): {
-            name: _counts(reader, chosen & (reader.camids == camid), cameras=False)
-            for name, chosen in members.items()
-            if (chosen & (reader.camids == camid)).any()
-        }
-        for camid in np.unique(reader.camids[roles > 0])
-    }
+    counts: dict[str, Any] = {name: _counts(reader, np.flatnonzero(chosen)) for name, chosen in members.items()}
+    cameras: dict[int, dict[str, Any]] = {}
+    for name, chosen in members.items():
+        rows = np.flatnonzero(chosen)
+        rows = rows[np.argsort(reader.camids[rows], kind="stable")]
+        camids, starts = np.unique(reader.camids[rows], return_index=True)
+        for camid, of_camera in zip(camids.tolist(), np.split(rows, starts[1:]), strict=False):
+            cameras.setdefault(camid, {})[name] = _counts(reader, of_camera, cameras=False)
     in_both = np.intersect1d(reader.pids[members["train"]], reader.pids[query | gallery])
     return {
         **counts,
         "valid_queries": num_valid_queries(reader, query, gallery),
         "in_train_and_test": in_both[in_both > 0].tolist(),
-        "per_camera": cameras,
+        "per_camera": dict(sorted(cameras.items())),
     }
 
 
-def _counts(reader: Reader, chosen: np.ndarray, cameras: bool = True) -> dict[str, Any]:
-    pids, lengths = reader.pids[chosen], reader.num_frames[chosen]
+def _counts(reader: Reader, rows: np.ndarray, cameras: bool = True) -> dict[str, Any]:
+    pids, lengths = reader.pids[rows], reader.num_frames[rows]
     counts = {
         "identities": len(np.unique(pids[pids > 0])),
-        "tracklets": int(chosen.sum()),
+        "tracklets": len(rows),
         "frames": int(lengths.sum()),
         "lengths": {
             "min": int(lengths.min()),
@@ -100,7 +99,7 @@ def _counts(reader: Reader, chosen: np.ndarray, cameras: bool = True) -> dict[st
         if len(lengths)
         else None,
     }
-    return {**counts, "cameras": np.unique(reader.camids[chosen]).tolist()} if cameras else counts
+    return {**counts, "cameras": np.unique(reader.camids[rows]).tolist()} if cameras else counts
 
 
 def num_valid_queries(reader: Reader, query: np.ndarray, gallery: np.ndarray) -> int:
@@ -109,7 +108,7 @@ def num_valid_queries(reader: Reader, query: np.ndarray, gallery: np.ndarray) ->
     for pid, camid in zip(reader.pids[gallery].tolist(), reader.camids[gallery].tolist(), strict=True):
         cameras.setdefault(pid, set()).add(camid)
     asked = zip(reader.pids[query].tolist(), reader.camids[query].tolist(), strict=True)
-    return sum(bool(cameras.get(pid, set()) - {camid}) for pid, camid in asked)
+    return sum(len(there := cameras.get(pid, set())) > (camid in there) for pid, camid in asked)
 
 
 def _warnings(content: dict[str, Any]) -> list[str]:
@@ -133,14 +132,14 @@ def show_facts(facts: Mapping[str, str], console: Console, max_length: int | Non
     for name, fact in facts.items():
         if name not in WARNINGS:
             shown = fact if max_length is None or len(fact) <= max_length else f"{fact[:max_length]}... (see info)"
-            console.print(f"{name}: {shown}", highlight=False, markup=False, soft_wrap=True)
+            console.print(printable(f"{name}: {shown}"), highlight=False, markup=False, soft_wrap=True)
 
 
 def show_warnings(lines: Sequence[str], console: Console) -> None:
     """Print warnings so that they are seen on a light and on a dark terminal."""
     for line in lines:
         console.print("[black on yellow]warning[/]", end=" ")
-        console.print(line, highlight=False, markup=False, style="bold", soft_wrap=True)
+        console.print(printable(line), highlight=False, markup=False, style="bold", soft_wrap=True)
 
 
 def show_built(content: dict[str, Any], console: Console) -> None:
@@ -153,7 +152,7 @@ def show_built(content: dict[str, Any], console: Console) -> None:
                 splits.setdefault(f"valid queries: {counts['valid_queries']:,} of {queries:,}", []).append(split)
         for text, names in splits.items():
             label = protocol["name"] if len(protocol["splits"]) == 1 else f"{protocol['name']}, {_split_names(names)}"
-            console.print(f"{label}: {text}", highlight=False, markup=False, soft_wrap=True)
+            console.print(printable(f"{label}: {text}"), highlight=False, markup=False, soft_wrap=True)
     show_warnings(content["warnings"], console)
 
 
@@ -169,7 +168,7 @@ def _split_names(names: Sequence[str]) -> str:
 def show(content: dict[str, Any], console: Console) -> None:
     """Print a summary for people."""
     console.print(
-        f"[bold]{escape(content['name'])}[/]: {content['tracklets']:,} tracklets, {content['frames']:,} frames, "
+        f"[bold]{markup(content['name'])}[/]: {content['tracklets']:,} tracklets, {content['frames']:,} frames, "
         f"{content['identities']:,} identities, {content['cameras']} cameras, {content['bytes'] / 1e6:,.1f} MB in "
         f"{content['shards']} shards"
     )
@@ -192,7 +191,7 @@ def show(content: dict[str, Any], console: Console) -> None:
         for split, counts in splits:
             label = _label(protocol, split)
             shown = [role for role in ROLES if counts[role]["lengths"]]
-            console.print(f"[bold]{escape(label)}[/]: {escape(protocol['description'])}")
+            console.print(f"[bold]{markup(label)}[/]: {markup(protocol['description'])}")
             table = Table(box=None)
             for column in ("role", "identities", "tracklets", "frames", "a tracklet has", "lengths"):
                 table.add_column(column, justify="left" if column == "role" else "right", no_wrap=True)

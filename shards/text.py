@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 
 
 def printable(text: object, keep: str = "") -> str:
@@ -19,6 +20,11 @@ def printable(text: object, keep: str = "") -> str:
     if string.isprintable():
         return string
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in string)
+
+
+def printable_lines(lines: Iterable[str]) -> str:
+    """A text of several lines, each `printable`."""
+    return "\n".join(map(printable, lines))
 
 
 def markup(text: object) -> str:

@@ -8,6 +8,7 @@ Bytes that were damaged before the build are as they were built; only decoding e
 from __future__ import annotations
 
 import hashlib
+import json
 import mmap
 import re
 from collections.abc import Iterator
@@ -16,9 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from shards import index, pictures, tar
 from shards.files import LocalFiles
 from shards.parallel import Progress, run_jobs
+from shards.plain import sha256_of
 from shards.records import DataError
 
 INTACT_BUT_UNREACHABLE = "a damaged tar header hides them from tar; the index still reads them"
@@ -52,11 +56,11 @@ def verify(folder: Path, workers: int = 1, *, decode: bool = False) -> list[str]
     try:
         files = LocalFiles(folder)
         description, _ = index.load_description(files)
-        table = index.load_table(files, description.index_sha256)
+        table = index.load_table(files, description)
     except DataError as error:  # without its index nothing else can be told
         return [str(error)]
 
-    faults = list(_index_faults(folder, description))
+    faults = [*_description_faults(folder), *_index_faults(folder, description)]
     rows: list[list[dict[str, Any]]] = [[] for _ in description.shards]
     for row in table.to_pylist():
         rows[row["shard"]].append(row)
@@ -71,13 +75,20 @@ def verify(folder: Path, workers: int = 1, *, decode: bool = False) -> list[str]
     return faults
 
 
+def _description_faults(folder: Path) -> Iterator[str]:
+    """Bytes of `dataset.json` that its checksum, which is of the values, does not cover."""
+    text = (folder / index.DESCRIPTION_FILE).read_bytes()
+    if json.dumps(json.loads(text), indent=1).encode() + b"\n" != text:
+        yield f"{folder / index.DESCRIPTION_FILE}: says what it said when it was built, and in other bytes"
+
+
 def _index_faults(folder: Path, description: index.Description) -> Iterator[str]:
     """What `datasets` reads of the index beside its rows."""
     for name, sha256 in description.index_files.items():
         path = folder / index.INDEX_FOLDER / name
         if not path.is_file():
             yield f"{path}: missing"
-        elif index.file_sha256(path) != sha256:
+        elif sha256_of(path) != sha256:
             yield f"{path}: changed since the build (SHA-256)"
 
 
@@ -119,7 +130,9 @@ def _faults(job: _Job, data: memoryview, progress: Progress) -> list[str]:
             f"not one frame of its {len(job.rows):,} tracklets lies where it was written: another file, or overwritten"
         )
         return [f"{faults[0]}; {what}; bring it back, or build the set again"]
-    members, foreign = _scan(data)
+    members, foreign, end = _scan(data)
+    if intact and not _is_zero(data[end:]):
+        foreign.append(f"bytes after the last member, from {end:,} on, are not zero; build the set again")
     for row in job.rows:
         progress.check()
         found_faults = _verify_row(row, members, job.role_names, data)
@@ -160,7 +173,7 @@ def _verify_row(row: dict[str, Any], members: dict[Any, _Member], role_names: An
                 hidden += 1
             else:
                 lost.append(number)
-        elif found.crc32 != member.crc32:
+        elif (found.crc32, found.size) != (member.crc32, member.size):
             changed.append(number)
         elif found.offset != member.offset:
             moved += 1
@@ -171,7 +184,7 @@ def _verify_row(row: dict[str, Any], members: dict[Any, _Member], role_names: An
         faults.append("the index disagrees with the json it was made with")
     if sample is None:
         faults.append("its json is missing")
-    elif sample.crc32 != row["json_crc32"]:
+    elif (sample.crc32, sample.size) != (row["json_crc32"], len(content)):
         faults.append("its json has changed (CRC-32)")
     if lost:
         faults.append(_members(lost, "missing"))
@@ -236,14 +249,22 @@ def _members(numbers: list[int], what: str, singular: str = "is", plural: str = 
     return f"{len(frames)} frames{also} {plural} {what}: {frames}"
 
 
-def _scan(data: memoryview) -> tuple[dict[tuple[str, int], _Member], list[str]]:
-    """Walk a tar: each member by (key, frame number or JSON_MEMBER), in order, and those that are none of ours.
+def _is_zero(data: memoryview) -> bool:
+    return not len(data) or not np.frombuffer(data, np.uint8).any()
 
-    A tar that breaks off gives the members before the break.
+
+def _scan(data: memoryview) -> tuple[dict[tuple[str, int], _Member], list[str], int]:
+    """Walk a tar.
+
+    Returns:
+        Each member by (key, frame number or JSON_MEMBER), in order; those that are none of ours; where the last ends.
+        A tar that breaks off gives the members before the break.
     """
+    end = 0
     members: dict[tuple[str, int], _Member] = {}
     foreign: list[str] = []
     for name, offset, length in tar.walk(data):
+        end = offset + length
         match = MEMBER.fullmatch(name)
         if match is None:
             foreign.append(f"member {name!r} is none that the writer makes; build the set again")
@@ -253,4 +274,4 @@ def _scan(data: memoryview) -> tuple[dict[tuple[str, int], _Member], list[str]]:
             foreign.append(f"{match[1]}: member {name!r} is one too many: {_member(member[1])} stands before it")
         else:
             members[member] = _Member(offset, length, index.crc32(data[offset : offset + length]))
-    return members, foreign
+    return members, foreign, end

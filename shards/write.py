@@ -28,8 +28,10 @@ import pyarrow.compute as pc
 
 from shards import index, tar
 from shards.parallel import Progress, run_jobs
+from shards.plain import open_lock
 from shards.records import DataError, Source, SourceTracklet, UsageError
 from shards.shard import BAD_FRAME, SIDECAR, Encoding, Job, Written, join_shard, write_shard
+from shards.text import printable, printable_lines
 
 BUILDING = ".building"
 SCRATCH = "scratch"  # in OUT.building: a source's temporary files
@@ -59,7 +61,7 @@ def building(out: Path, *, part: Part | None = None) -> Iterator[Path]:
     out = out.resolve()  # a link to an empty folder is that folder: nothing could be renamed to the link
     folder = out.with_name(out.name + BUILDING)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+") as lock:  # over NFS, a shared lock needs a file open to read, the other to write
+    with os.fdopen(open_lock(folder / LOCK), "r+b") as lock:
         try:
             fcntl.flock(lock, (fcntl.LOCK_SH if part else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -93,7 +95,7 @@ def scratch_folder(folder: Path, part: Part | None = None) -> Path:
 
 
 def _wait_for_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe, which nobody made here, is not waited for
     try:
         os.fsync(descriptor)
     finally:
@@ -190,9 +192,9 @@ class Build:
         results = run_jobs(work, jobs, workers=self.workers, total=total)
         faults = [fault for result in results for fault in result.faults]
         if any(result.record is None for result in results):
-            raise DataError("\n".join([*faults, _way_out(work, len(faults))]))
+            raise DataError(printable_lines([*faults, _way_out(work, len(faults))]))
         for fault in faults:
-            print(f"left out: {fault}", file=sys.stderr)
+            print(printable(f"left out: {fault}"), file=sys.stderr)
         return results
 
     def _describe(self, results: Sequence[Written]) -> index.Description:

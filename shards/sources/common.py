@@ -1,4 +1,4 @@
-"""What several sources share: MATLAB variables, counts that must be official, pictures in folders."""
+"""What several sources share: counts that must be official, pictures in folders."""
 
 from __future__ import annotations
 
@@ -8,65 +8,12 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial as bind
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from shards.plain import read_regular
 from shards.records import DataError, Frame
 
-HDF5 = b"MATLAB 7.3 MAT-file"
 PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
-READ_BYTES = 1 << 16
 MAX_NAMED = 10  # files that a message names; the rest is counted
-
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
-
-
-def load_mat(path: Path, key: str, home: str, other_key: str | None = None) -> IntArray:
-    """A variable of whole numbers in a MATLAB file of any version, as MATLAB shows it; `home` says where it is from.
-
-    `other_key` is taken where there is no `key`.
-
-    Raises DataError where the file is missing or damaged, or has no such variable.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: missing; {home}")
-    try:
-        with path.open("rb") as file:
-            is_hdf5 = file.read(len(HDF5)) == HDF5
-        content = _load_hdf5(path) if is_hdf5 else _load_v5(path)
-    except Exception as error:  # whatever the damaged bytes lead the readers to
-        raise DataError(f"{path}: no MATLAB file that can be read ({error}); take the original") from error
-    if other_key is not None and other_key in content and key not in content:
-        key = other_key
-    if key not in content:
-        keys = f"{key} or {other_key}" if other_key else key
-        there = ", ".join(k for k in content if not k.startswith("__")) or "nothing"
-        raise DataError(f"{path}: no variable {keys} in it (there is: {there}); take the original")
-    try:
-        values = np.asarray(content[key])
-        with np.errstate(invalid="ignore"):
-            numbers = values.astype(np.int64)
-        if not np.array_equal(numbers, values):  # fractions and NaN would become other numbers in silence
-            raise ValueError("fractions or NaN")
-        return numbers
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{path}: {key} holds no whole numbers ({error}); take the original") from error
-
-
-def _load_v5(path: Path) -> Mapping[str, Any]:
-    import scipy.io
-
-    content: Mapping[str, Any] = scipy.io.loadmat(path)
-    return content
-
-
-def _load_hdf5(path: Path) -> Mapping[str, Any]:
-    """MATLAB lays matrices out by columns and HDF5 by rows, so that each comes transposed."""
-    import h5py
-
-    with h5py.File(path) as file:
-        return {name: item[()].T for name, item in file.items() if isinstance(item, h5py.Dataset)}
 
 
 def check_counts(root: Path, title: str, counts: Mapping[str, int], official: Mapping[str, int], partial: bool) -> str:
@@ -149,19 +96,14 @@ def files_of(folder: Path, names: Sequence[str]) -> Iterator[Frame]:
     """The frames that lie in a folder under these names."""
     for name in names:
         path = f"{folder}/{name}"
-        yield Frame(path, bind(read_file, path))
+        yield Frame(path, bind(_read_picture, path))
 
 
-def read_file(path: str) -> bytes:
-    """As Path.read_bytes, in a quarter of its time, which counts where a file has a few kilobytes."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _read_picture(path: str) -> bytes:
     try:
-        data = os.read(descriptor, READ_BYTES)
-        while more := os.read(descriptor, READ_BYTES):
-            data += more
-    finally:
-        os.close(descriptor)
-    return data
+        return read_regular(path)
+    except DataError as error:  # a bad frame
+        raise ValueError(str(error).removeprefix(f"{path}: ")) from error
 
 
 def missing_pictures(missing: Sequence[Path], listed_in: str, way_out: str = "unpack them again") -> DataError:

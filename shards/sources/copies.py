@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from shards.sources.common import read_file
+from shards.plain import read_regular
 
 THREADS = 16  # hide the latency of a network's disk; a local one is no slower for them
 
@@ -39,4 +39,6 @@ def _same_bytes(first: str, second: str) -> bool:
         one, other = os.stat(first), os.stat(second)
     except OSError:  # a link that leads nowhere: a bad frame, which the writer names
         return False
-    return one.st_size == other.st_size and (os.path.samestat(one, other) or read_file(first) == read_file(second))
+    if one.st_size != other.st_size:
+        return False
+    return os.path.samestat(one, other) or read_regular(first) == read_regular(second)

@@ -14,7 +14,8 @@ import re
 from pathlib import Path
 
 from shards.records import DataError, Protocol, Source
-from shards.sources.common import IntArray, check_counts, load_mat
+from shards.sources.common import check_counts
+from shards.sources.matlab import IntArray, load_mat
 from shards.sources.two_cameras import two_cameras
 from shards.sources.walk import Walk
 

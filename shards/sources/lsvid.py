@@ -30,13 +30,13 @@ from shards.records import DataError, Protocol, Role, Source, SourceTracklet
 from shards.sources.common import (
     MAX_NAMED,
     PICTURES,
-    IntArray,
     check_counts,
     files_of,
-    load_mat,
     missing_pictures,
     natural,
 )
+from shards.sources.matlab import IntArray, load_mat
+from shards.text import printable_lines
 
 HOME = "it comes with LS-VID"
 PLACES = (  # of lists and info files, in the copies that are in use
@@ -108,7 +108,7 @@ def read(root: Path, *, partial: bool = False) -> Source:
     parts = {part: _read_part(root, part) for part in PARTS if part != "val" or not without}
     differences = [difference for part in parts.values() for difference in part.differences]
     if differences and not partial:
-        raise DataError("\n".join([*differences, f"{root}: unpack it again, or accept this with --partial"]))
+        raise DataError(printable_lines([*differences, f"{root}: unpack it again, or accept this with --partial"]))
     counts: dict[str, int] = {}
     cameras: set[int] = set()
     for name, part in parts.items():

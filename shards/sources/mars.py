@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from shards.records import JUNK_PID, DataError, Protocol, Role, Source, SourceTracklet
-from shards.sources.common import IntArray, check_counts, files_of, load_mat, missing_pictures, some
+from shards.sources.common import check_counts, files_of, missing_pictures, some
+from shards.sources.matlab import IntArray, load_mat
 from shards.sources.walk import Walk
 
 START = re.compile(r"(\d{4}|00-1)C(\d)T\d{4,}F")  # of a name: all but the frame and .jpg

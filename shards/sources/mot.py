@@ -42,6 +42,7 @@ from shards.sources.crops import DROP, Camera, Crop, missing_frames
 from shards.sources.options import natural_number, percent, positive_int, share, size_HW, size_WH
 from shards.sources.tracks import MIN_VISIBILITY, Tracks, listed, read_tracks, reasons
 from shards.sources.video import bad_frame
+from shards.text import printable_lines
 
 MAX_DROPPED = 5.0  # per cent of a camera's boxes, or of its identities
 MAX_SHOWN = 20  # identities that a fact or a message names
@@ -197,7 +198,7 @@ def _check_rows(cameras: Sequence[Camera]) -> None:
         if frames := camera.frames():
             missing = {box.frame for box in camera.tracks.boxes} - set(frames)
             faults += missing_frames(camera, missing, max(frames))
-    raise DataError("\n".join([*listed(faults), f"{len(faults):,} bad rows; correct them, or {DROP}"]))
+    raise DataError(printable_lines([*listed(faults), f"{len(faults):,} bad rows; correct them, or {DROP}"]))
 
 
 def _check_dropped(camera: Camera, max_dropped: float) -> None:
@@ -226,6 +227,11 @@ def _facts(cameras: Sequence[Camera], test: set[int], halved: bool) -> dict[str,
     }
     if turned := sum(camera.counts["turned"] for camera in cameras):
         facts["turned"] = f"{turned:,} pictures, upright as their EXIF orientation says"
+    if unread := {name: None for camera in cameras for name in camera.tracks.unread}:
+        facts["columns"] = f"not used: {', '.join(unread)}"
+    for camera in cameras:
+        for name, fact in camera.skipped.items():
+            facts[name] = "; ".join(filter(None, (facts.get(name), fact)))
     if halved:
         facts["cameras"] = "one physical camera; C1 and C2 are the halves of each identity's track in time"
     dropped: Counter[str] = sum((camera.dropped for camera in cameras), Counter())

@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 
 from shards.paths import path
+from shards.plain import read_regular
 from shards.records import DataError, Protocol, Source
 from shards.sources.common import check_counts
 from shards.sources.two_cameras import two_cameras
@@ -78,11 +79,11 @@ def _skip_foreign(walk: Walk, multi_shot: Path) -> None:
 def _read_splits(path: Path) -> list[tuple[frozenset[int], frozenset[int]]]:
     """(train, test) of each split."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_regular(path))
         halves = [(_persons(split["train"]), _persons(split["test"])) for split in content]
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; give --splits the splits in common use, as JSON") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f'{path}: no list of {{"train": ["person_0001", ...], "test": [...]}} ({error})') from error
     if not halves:
         raise DataError(f"{path}: not one split in it")

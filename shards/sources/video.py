@@ -6,14 +6,17 @@ without what an open group of pictures at its start refers to and lost.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial as bind
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from shards.plain import open_regular, read_regular
 from shards.records import DataError, Frame
 from shards.sources.common import pictures_of
 
@@ -25,10 +28,13 @@ VIDEOS = (
     *(".3g2", ".3gp", ".asf", ".avi", ".divx", ".flv", ".m2t", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpe"),
     *(".mpeg", ".mpg", ".mts", ".ogv", ".qt", ".ts", ".vob", ".webm", ".wmv"),
 )
+# FFmpeg's, of these files and of streams that are in none.
+FORMATS = "asf,avi,flv,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,ogg,obu,yuv4mpegpipe"
 QUALITY = 95  # of what is cut out of a video, before a build's own --size
 # Decoders that mark the frames in which they conceal damage. They are not told to fail at it, as all others are: they
 # would fail at the start of many a healthy file, too, whose first frames refer to ones before it.
 MARKING = ("flv1", "h263", "h264", "mpeg1video", "mpeg2video", "mpeg4")
+LOGGING = ("ffv1",)
 TYPE_B = 3  # FFmpeg's number of frames that are predicted from later ones, too
 MAX_GROUP = 16  # such frames in a row, at most
 CUT_SECONDS, CUT_SHARE = 0.25, 0.02  # and two frames: by which a file may end before its header says, and be whole
@@ -58,19 +64,34 @@ def decode(video: Path, counts: Counter[str] | None = None) -> Iterator[tuple[in
         yield number, image_HW3
 
 
-def _decode_folder(folder: Path, counts: Counter[str] | None) -> Iterator[tuple[int, Uint8Array]]:
+def _decode_folder(folder: Path, counts: Counter[str] | None) -> Iterator[tuple[int, Uint8Array | DataError]]:
     from shards import pictures
 
     for number, name in enumerate(pictures_of(folder), start=1):
-        data = (folder / name).read_bytes()
         try:
+            data = read_regular(folder / name)
             kind = pictures.check(data)
             image_HW3 = pictures.decode(data)
-        except ValueError as error:
-            raise DataError(f"{folder / name}: {error}; replace it") from error
+        except (ValueError, FileNotFoundError, IsADirectoryError, PermissionError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            yield number, DataError(f"{folder / name}: {reason}; replace it")
+            continue
+        except DataError as error:  # a pipe, or a file larger than any picture
+            yield number, error
+            continue
         if counts is not None:
             counts["turned"] += kind.orientation != 1
         yield number, image_HW3
+
+
+def _open(video: Path) -> InputContainer:
+    """A video file; nothing that is a list of other files or addresses (HLS, concat, SDP)."""
+    import av
+
+    with suppress(OSError):  # of a file that is not there: FFmpeg's own error is told with all others
+        os.close(open_regular(video))
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    return av.open(f"file:{video}", container_options=options)
 
 
 def _decode_file(video: Path) -> Iterator[tuple[int, Uint8Array | DataError]]:
@@ -79,7 +100,7 @@ def _decode_file(video: Path) -> Iterator[tuple[int, Uint8Array | DataError]]:
 
     number = 0
     try:
-        with av.open(str(video)) as container:
+        with _open(video) as container:
             for frame, fault in _shown(container, _stream(video, container)):
                 number += 1
                 if fault:
@@ -127,7 +148,10 @@ def _shown(container: InputContainer, stream: av.VideoStream) -> Iterator[tuple[
         if packet.is_keyframe:
             keys.add(packet.pts)
         try:
-            frames = packet.decode()
+            with _messages(stream) as messages:
+                frames = packet.decode()
+            if messages:
+                fault, since = messages[0][2].strip(), packet.pts or since
         except av.FFmpegError as error:
             if keys:  # a recording that begins in the middle of a group shows nothing of it
                 lost += packet.size > 0 and not packet.is_discard
@@ -142,6 +166,23 @@ def _shown(container: InputContainer, stream: av.VideoStream) -> Iterator[tuple[
     if group:
         yield from judged(group)
     yield from ((None, fault) for _ in range(lost))
+
+
+@contextmanager
+def _messages(stream: av.VideoStream) -> Iterator[list[tuple[int, str, str]]]:
+    """What a decoder logs that tells of wrong checksums in no other way; empty for all others."""
+    import av.logging
+
+    if stream.codec_context.name not in LOGGING:
+        yield []
+        return
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as messages:
+            yield messages
+    finally:
+        av.logging.set_level(level)
 
 
 class _Clock:
@@ -213,7 +254,7 @@ def count_frames(video: Path) -> int:
     count, end = 0, 0.0
     has_key, first = False, None  # frames before the first key frame, in the file or in time, are not shown
     try:
-        with av.open(str(video)) as container:
+        with _open(video) as container:
             stream = _stream(video, container)
             rate = stream.average_rate
             promised = (container.duration or 0) / av.time_base

@@ -102,6 +102,7 @@ def test_a_feature_of_zeros_is_far_from_a_cone() -> None:
 def test_collapsed_features_are_said(distance: float, message: str | None, recwarn: pytest.WarningsRecorder) -> None:
     """Equal features, and such as differ by rounding; a narrow cone is no fault."""
     query, gallery, labels = cone(distance, torch.float64)
+    assert spread(gallery[:0], query[0]) == 0  # of a rank without tracklets
     told = collapse(max(spread(query, query[0]), spread(gallery, query[0])))
     assert message in told if message and told else told is message
     cmc_map(query, *labels[:2], gallery, *labels[2:])

@@ -9,6 +9,7 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from shards import pictures
+from shards.records import DataError
 from tests.shards.trees import picture
 
 
@@ -235,3 +236,34 @@ def test_an_absurd_size_in_a_header_is_never_decoded(data: bytes) -> None:
     for refuse in (pictures.check, pictures.decode):
         with pytest.raises(ValueError, match="its header says"):
             refuse(data)
+
+
+def test_the_largest_picture_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few megapixels, more than any person has; a larger header is refused before anything is decoded, and the
+    message names the setting."""
+    large = io.BytesIO()
+    Image.new("L", (4000, 3000)).save(large, "PNG")
+    for data in (large.getvalue(), picture(1, (3000, 4000))):
+        for use in (pictures.check, pictures.decode):
+            with pytest.raises(ValueError, match=r"3000x4000 pixels, more than 8,847,360; .* set MSTAT_MAX_PIXELS"):
+                use(data)
+        monkeypatch.setenv("MSTAT_MAX_PIXELS", "12000000")
+        assert pictures.decode(data).shape == (3000, 4000, 3)
+        monkeypatch.delenv("MSTAT_MAX_PIXELS")
+    for text in ("", "0", "-1", "1e6", "many", "9" * 5000):
+        monkeypatch.setenv("MSTAT_MAX_PIXELS", text)
+        with pytest.raises(DataError, match="MSTAT_MAX_PIXELS="):
+            pictures.decode(picture(1))
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused() -> None:
+    """Each scan of a progressive JPEG costs as much as the whole picture."""
+    file = io.BytesIO()
+    Image.fromarray(pictures.decode(picture(1))).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    assert pictures.check(data).extension == "jpg"
+    last = data[data.rindex(b"\xff\xda") : -2]
+    bomb = data[:-2] + last * 1000 + data[-2:]
+    for use in (pictures.check, pictures.decode):
+        with pytest.raises(ValueError, match="scans; 100 at most"):
+            use(bomb)

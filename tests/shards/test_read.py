@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +263,32 @@ def test_a_frame_damaged_before_the_build_is_named(tree: Path, tmp_path: Path) -
     assert reader.frames(i, [0]).any()
     with pytest.raises(DataError, match=r"0001C1T0001 frame 1: damaged .*; replace it"):
         reader.frames(i, [0, 1])
+
+
+def test_a_clip_never_holds_all_frames_at_full_size(tmp_path: Path) -> None:
+    """Each is resized before the next is decoded: a clip of many large frames costs one of them."""
+    tree = mars_tree(tmp_path / "tree")
+    for path in (tree / "bbox_train/0001").glob("0001C2T0002F*.jpg"):
+        path.write_bytes(picture(3, (1500, 750)))
+    reader = shards.open(build_mars(tree, tmp_path / "out"))
+    i = reader.find("0001C2T0002")
+    length = reader[i].num_frames
+    reader.frames(i, [0], size=(800, 400))
+    tracemalloc.start()
+    try:
+        reader.frames(i, range(length), size=(800, 400))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    full, small = 1500 * 750 * 3, 800 * 400 * 3
+    assert peak < 2 * full + 2 * length * small < length * full + length * small
+
+
+def test_a_frame_larger_than_any_picture_is_refused(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes are not even read."""
+    reader = shards.open(build_mars(tree, tmp_path / "out"))
+    monkeypatch.setattr(pictures, "max_bytes", lambda: 100)
+    with pytest.raises(DataError, match=r"bytes is no picture of 8,847,360 pixels or fewer .*MSTAT_MAX_PIXELS"):
+        reader.frames(0, [0])

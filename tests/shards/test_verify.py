@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +17,7 @@ from shards.shard import Encoding
 from shards.sources import mars
 from shards.verify import verify
 from shards.write import building, write
+from tests.shards.hostile import change_row, describe
 from tests.shards.trees import build_mars, mars_tree
 
 
@@ -247,3 +251,37 @@ def test_a_tracklet_has_one_line_for_each_kind_of_fault(out: Path) -> None:
     assert verify(out)[1:] == [f"{shard}: 0001C2T0002: frame 1, frame 2, frame 3 ...: their tar headers have changed"]
     rewrite(shard, lambda name: True, ("0009C1T0001.json", "0009C1T0001.00000.jpg", "0009C1T0001.00001.jpg"))
     assert f"{shard}: 0009C1T0001: 2 frames and its json are not in the index: [0, 1]" in verify(out)
+
+
+def test_bytes_behind_the_last_member_are_found(out: Path) -> None:
+    """Where the checksums were made after them: nothing may hide behind the end of a tar."""
+    shard = out / "shard-000000.tar"
+    end = len(shard.read_bytes().rstrip(b"\0")) + 512  # past the zeros that fill the last member's block
+    for position in (-1, end):
+        data = bytearray(shard.read_bytes())
+        assert data[position] == 0
+        data[position] = 1
+        shard.write_bytes(data)
+        digest = hashlib.sha256(data).hexdigest()
+        describe(out, lambda content, digest=digest: content["shards"][0].update(sha256=digest))
+        assert "bytes after the last member" in verify(out)[-1]
+        data[position] = 0
+        shard.write_bytes(data)
+
+
+def test_sizes_are_compared(out: Path) -> None:
+    """An index that cuts the end of a frame off, and has the checksum of what is left."""
+
+    def cut(row: dict[str, Any]) -> dict[str, Any]:
+        frame = (out / "shard-000000.tar").read_bytes()[row["offsets"][0] :][: row["sizes"][0] - 1]
+        return {"sizes": [len(frame), *row["sizes"][1:]], "crc32": [zlib.crc32(frame), *row["crc32"][1:]]}
+
+    change_row(out, 0, cut)
+    assert verify(out) == [f"{out / 'shard-000000.tar'}: 0001C1T0001: frame 0 has changed (CRC-32)"]
+
+
+def test_other_bytes_of_the_description_are_found(out: Path) -> None:
+    """A space that changes no value."""
+    path = out / "dataset.json"
+    path.write_text(path.read_text().replace(",", " ,", 1))
+    assert verify(out) == [f"{path}: says what it said when it was built, and in other bytes"]

@@ -1,0 +1,168 @@
+"""What an index and a description must say to be believed.
+
+Whoever makes a set can make its checksums, too. Each value that is used as a place, a length or a number is compared
+here, once, with what it must fit: Arrow itself looks at nothing when it maps a file, and a wrong length or offset would
+lead out of the mapped memory.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shards.records import JUNK_PID, Role
+
+if TYPE_CHECKING:
+    from shards.index import Description
+
+MAX_NAME = 1000  # letters of the name of a set, protocol or split
+MAX_SPLITS = 1000  # of all protocols; official ones have 10 or 20
+MAX_FRAMES = 99_999  # of a tracklet: five digits in the tar
+KEY_PATTERN = r"\A[A-Za-z0-9_-]{1,80}\z"
+COUNTS = ("tracklets", "frames", "identities", "cameras")
+FIRST_OFFSET = 512  # a frame stands behind a tar header
+MAX_SHOWN = 99  # letters of a wrong key
+
+
+def check_description(description: Description) -> None:
+    """Raise ValueError where a value of `dataset.json` is of another kind than the writer gives it."""
+    names = [description.name, *(protocol.name for protocol in description.protocols)]
+    names += [split for protocol in description.protocols for split in protocol.splits]
+    _require(all(_is_text(name) and len(name) <= MAX_NAME for name in names), "a name is none")
+    protocols = [protocol.name for protocol in description.protocols]
+    _require(bool(protocols) and _all_differ(protocols), f"protocols {protocols[:9]}")
+    for protocol in description.protocols:
+        _require(bool(protocol.splits) and _all_differ(protocol.splits), f"splits of {protocol.name}")
+        _require(isinstance(protocol.description, str), f"description of {protocol.name}")
+        _require(isinstance(protocol.cmc_only, bool), f"cmc_only of {protocol.name}: {protocol.cmc_only!r}")
+    _require(len(description.role_names) <= MAX_SPLITS, f"{len(description.role_names):,} splits; {MAX_SPLITS} at most")
+    for what in ("facts", "index_files"):
+        values = getattr(description, what)
+        _require(isinstance(values, dict) and all(isinstance(value, str) for value in values.values()), what)
+    counts = description.counts
+    _require(isinstance(counts, dict) and set(counts) == set(COUNTS), "counts")
+    _require(all(map(_is_count, counts.values())), "counts")
+    _check_encoding(description.encoding)
+    _require(_all_differ([shard.file for shard in description.shards]), "a shard is listed twice")
+    for shard in description.shards:
+        _require(_is_count(shard.bytes), f"bytes of {shard.file}: {shard.bytes!r}")
+
+
+def _check_encoding(encoding: Mapping[str, Any]) -> None:
+    _require(isinstance(encoding, dict), "encoding")
+    if encoding:
+        size = encoding.get("size")
+        _require(isinstance(size, list) and len(size) == 2 and all(map(_is_count, size)), f"size of frames: {size!r}")
+        _require(_is_count(encoding.get("quality")), f"quality of frames: {encoding.get('quality')!r}")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _all_differ(values: Collection[str]) -> bool:
+    return len(set(values)) == len(values)
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(f"untrue value: {what}")
+
+
+def read_stream(buffer: pa.Buffer, schema: pa.Schema) -> pa.Table:
+    """The table of an Arrow stream, as views of `buffer`. Raises ValueError, or an error of Arrow, on any other.
+
+    Buffers that are compressed would be unpacked in memory, to whatever size they say; dictionaries likewise.
+    """
+    kinds = []
+    for message in pa.ipc.MessageReader.open_stream(buffer):
+        kinds.append(message.type)
+        if message.type == "record batch" and _is_compressed(message.metadata.to_pybytes()):
+            raise ValueError("its buffers are compressed")
+    if kinds[:1] != ["schema"] or set(kinds[1:]) - {"record batch"}:
+        raise ValueError(f"it holds {', '.join(sorted(set(kinds))) or 'nothing'}, where a schema and rows belong")
+    reader = pa.ipc.open_stream(buffer)
+    if not reader.schema.equals(schema):
+        raise ValueError("its columns are others than the writer makes")
+    table = reader.read_all()
+    table.validate(full=True)
+    return table
+
+
+def _is_compressed(metadata: bytes) -> bool:
+    """Whether the header of a record batch names a compression. pyarrow tells it nowhere.
+
+    A flatbuffer, which Arrow has verified: Message.header is field 2, RecordBatch.compression field 3.
+    """
+
+    def field(table: int, number: int) -> int:
+        vtable = table - struct.unpack_from("<i", metadata, table)[0]
+        slot = 4 + 2 * number
+        there = slot < struct.unpack_from("<H", metadata, vtable)[0]
+        place = struct.unpack_from("<H", metadata, vtable + slot)[0] if there else 0
+        return table + place if place else 0
+
+    header = field(struct.unpack_from("<I", metadata)[0], 2)
+    return field(header + struct.unpack_from("<I", metadata, header)[0], 3) != 0
+
+
+def check_table(table: pa.Table, description: Description) -> None:
+    """Raise ValueError where a value of the index does not fit the description, or nothing at all."""
+    _require(len(table) > 0, "no tracklet")
+    for column in table.columns:
+        children = [chunk.values for chunk in column.chunks] if pa.types.is_list(column.type) else []
+        _require(not column.null_count and not any(child.null_count for child in children), "a value is missing")
+    keys, pids, camids = table["key"], table["pid"].to_numpy(), table["camid"].to_numpy()
+    wrong_key = pc.index(pc.match_substring_regex(keys, KEY_PATTERN), False).as_py()
+    if wrong_key >= 0:
+        raise ValueError(f"untrue value: key {keys[wrong_key].as_py()[:MAX_SHOWN]!r}")
+    _require(pc.count_distinct(keys).as_py() == len(table), "two tracklets have one key")
+    _require(int(pids.min()) >= JUNK_PID, f"identity {pids.min()}")
+    _require(int(camids.min()) >= 0, f"camera {camids.min()}")
+    shard_bytes = np.array([shard.bytes for shard in description.shards], np.int64)
+    frames = sum(_check_batch(batch, shard_bytes, len(description.role_names)) for batch in table.to_batches())
+    found = (len(table), frames, len(np.unique(pids[pids > 0])), len(np.unique(camids)))
+    for what, count in zip(COUNTS, found, strict=True):
+        _require(description.counts[what] == count, f"{count:,} {what}, not the {description.counts[what]:,} of counts")
+
+
+def _check_batch(batch: pa.RecordBatch, shard_bytes: np.ndarray, num_roles: int) -> int:
+    """Check what leads to the bytes of frames, and the roles; return the number of frames."""
+    first = batch["sizes"].offsets.to_numpy()
+    lengths = np.diff(first)
+    _refuse(batch, (lengths < 1) | (lengths > MAX_FRAMES), "{} frames", lengths)
+    for name in ("offsets", "crc32"):
+        others = batch[name].offsets.to_numpy()
+        _refuse(batch, np.diff(others) != lengths, f"{{}} {name} for another number of frames", np.diff(others))
+        _require(int(others[0]) == int(first[0]), f"{name} begin elsewhere than sizes")
+    shards = batch["shard"].to_numpy()
+    _refuse(batch, (shards < 0) | (shards >= len(shard_bytes)), "shard {}", shards)
+    offsets, sizes = (batch[name].values.to_numpy()[first[0] : first[-1]] for name in ("offsets", "sizes"))
+    last_offsets = np.repeat(shard_bytes[shards], lengths) - sizes  # where a frame ends with its shard
+    wrong = (sizes < 1) | (offsets < FIRST_OFFSET) | (offsets > last_offsets)
+    if wrong.any():
+        frame = int(wrong.argmax())
+        row = int(np.searchsorted(first, frame + first[0], side="right")) - 1
+        key = batch["key"][row].as_py()
+        raise ValueError(f"untrue value: {key}: no shard has {sizes[frame]} bytes of a frame at {offsets[frame]}")
+    num_given = np.diff(batch["roles"].offsets.to_numpy())
+    _refuse(batch, num_given != num_roles, f"{{}} roles, not {num_roles}", num_given)
+    roles = batch["roles"].flatten().to_numpy()
+    _require(int(roles.max()) <= sum(Role), f"role {roles.max()}")
+    return int(first[-1] - first[0])
+
+
+def _refuse(batch: pa.RecordBatch, wrong: np.ndarray, what: str, values: np.ndarray) -> None:
+    """Raise ValueError with the first tracklet whose value is wrong."""
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(f"untrue value: {batch['key'][row].as_py()}: {what.format(values[row])}")

@@ -1,0 +1,73 @@
+"""Servers of sets: which URLs are opened at all, and HTTP that is bounded whatever the server answers.
+
+fsspec chains file systems of many kinds for one URL (`reference://`, `zip::http://...`), follows every redirect,
+unpacks compressed answers and reads until the server ends. A URL may come out of a stranger's configuration, and lead
+to a stranger's server.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import yarl
+from fsspec import get_filesystem_class
+from fsspec.implementations.http import HTTPFileSystem
+
+from shards.records import DataError
+
+
+def connect(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and the path in it. Raises DataError where fsspec lacks the package for it."""
+    protocol = url.partition("://")[0]
+    try:
+        # Not fsspec.core.url_to_fs, which would take a chain of URLs apart.
+        kind = Http if protocol in ("http", "https") else get_filesystem_class(protocol)
+        options = {"get_client": _client} if kind is Http else kind._get_kwargs_from_urls(url)
+        return kind(**options), kind._strip_protocol(url)
+    except (ImportError, ValueError) as error:
+        raise DataError(f"{url}: {error}") from error
+
+
+class Http(HTTPFileSystem):
+    """fsspec's HTTP, but for how a file is read: as it lies on the server, and no further than asked for."""
+
+    async def _cat_file(self, url: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
+        """The bytes from `start` up to `end`, and one more where the server sends more than that."""
+        assert end is not None
+        headers = {"Accept-Encoding": "identity"}
+        if start is not None:
+            headers["Range"] = f"bytes={start}-{end - 1}"
+        most = end - (start or 0)
+        session = await self.set_session()
+        async with session.get(self.encode_url(url), headers=headers) as response:
+            self._raise_not_found_for_status(response, url)
+            encoding = response.headers.get("Content-Encoding", "identity")
+            if encoding.lower() != "identity":
+                raise DataError(f"{url}: comes compressed (Content-Encoding: {encoding}); have it served as it is")
+            data = bytearray()
+            async for chunk in response.content.iter_any():
+                data += chunk
+                if len(data) > most:
+                    break
+        return bytes(data[: most + 1])
+
+
+async def _client(**options: Any) -> aiohttp.ClientSession:
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(_refuse_other_server)
+    return aiohttp.ClientSession(auto_decompress=False, trace_configs=[trace], **options)
+
+
+async def _refuse_other_server(
+    session: aiohttp.ClientSession, context: SimpleNamespace, redirect: aiohttp.TraceRequestRedirectParams
+) -> None:
+    """aiohttp calls this before it follows a redirect."""
+    asked = redirect.response.url
+    target = asked.join(yarl.URL(redirect.response.headers.get("Location", "")))
+    if target.host != asked.host or (target.scheme, target.port) not in ((asked.scheme, asked.port), ("https", 443)):
+        raise DataError(
+            f"{asked}: the server sends us on to another one, {target.origin()}, which is not followed; if you trust "
+            "that one, give the address there"
+        )
