@@ -123,9 +123,10 @@ def _check(path: Path, key: str, value: Any) -> None:
         what, words = "words by name", [*value, *value.values()] if isinstance(value, dict) else [None]
     else:
         what, words = "a word", [value]
-    if odd := [word for word in words if not isinstance(word, str)]:
+    odd = [word for word in words if not isinstance(word, str)]
+    if odd:
         raise UserError(f"{path}: {key} must be {what} (YAML takes {odd[0]!r:.50} for another type: put it in quotes)")
-    if key not in ("setup", "container") and any(breaks_lines(word) for word in words):
+    if key not in ("setup", "container") and any(breaks_lines(str(word)) for word in words):
         raise UserError(f"{path}: {key} must be {what}, each in one line")
 
 
