@@ -24,7 +24,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import rich
 import torch
 
-from mstat.checkpoint_files import META, NAME, damaged, folders, not_finite, read_meta, refuse_damaged, way_out
+from mstat.checkpoint_files import (
+    META,
+    NAME,
+    OPTIMIZER_FILE,
+    damaged,
+    folders,
+    not_finite,
+    read_meta,
+    refuse_damaged,
+    way_out,
+)
 from mstat.engine import Engine
 from mstat.errors import UserError
 from mstat.evaluations import kept
@@ -180,6 +190,8 @@ def restore(engine: Engine, run: Path, facts: dict[str, Any]) -> int:
             f"launch with --num_processes {meta['world_size']}, "
             f"or start a new run from its weights (--run ANOTHER --model.init {folder})"
         )
+    if not engine.is_deepspeed and OPTIMIZER_FILE not in meta["bytes"]:
+        raise UserError(f"{folder}: {META} does not name {OPTIMIZER_FILE}: {way_out(folder)}")
     # Each rank reads its share of the files, and all of them know what any has found.
     share = sorted(meta["bytes"])[engine.rank :: engine.world_size]
     refuse_damaged(folder, _of_all(engine, damaged(folder, meta, share)))

@@ -82,17 +82,21 @@ def read_meta(folder: Path) -> dict[str, Any]:
         for name, size in meta["bytes"].items():
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or type(size) is not int:
                 raise ValueError("'bytes' is not what a run writes")
-        if not isinstance(meta.get("sha256", {}), dict):
-            raise ValueError("'sha256' is not what a run writes")
+        sums = meta.get("sha256", dict.fromkeys(meta["bytes"], ""))  # older versions wrote none
+        if not isinstance(sums, dict) or sums.keys() != meta["bytes"].keys():
+            raise ValueError("'sha256' is not what a run writes: it does not name the files of 'bytes'")
+        if meta["step"] < 0 or meta["world_size"] < 1:
+            raise ValueError("'step' or 'world_size' is not what a run writes")
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else printable(" ".join(str(error).split()))
         raise UserError(f"{path}: not the description of a checkpoint: {why}; {way_out(folder)}") from None
-    match = NAME.fullmatch(folder.resolve().name)
-    if match and int(match[1]) != meta["step"]:
-        raise UserError(
-            f"{folder}: holds the state after step {meta['step']}, so the folder was renamed: "
-            f"call it step-{meta['step']:09d} again, or {way_out(folder)}"
-        )
+    for name in {folder.name, folder.resolve().name}:  # of a link, too
+        match = NAME.fullmatch(name)
+        if match and int(match[1]) != meta["step"]:
+            raise UserError(
+                f"{folder}: holds the state after step {meta['step']}, so the folder was renamed: "
+                f"call it step-{meta['step']:09d} again, or {way_out(folder)}"
+            )
     return meta
 
 

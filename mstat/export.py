@@ -23,6 +23,7 @@ from mstat.model.rebuild import FLOATS, check_tensors, fill, model_config
 from mstat.model.source import refuse_changed
 from mstat.model.weights import named
 from shards.paths import expand
+from shards.records import UsageError
 from shards.text import printable
 
 FORMAT = 1
@@ -104,7 +105,13 @@ def _write(folder: Path, tensors: dict[str, torch.Tensor], description: dict[str
 
 def load_model(run_or_file: str | PathLike[str]) -> MSTAT:
     """See `mstat.load`."""
-    source = Path(expand(fspath(run_or_file)))
+    try:
+        return _load(Path(expand(fspath(run_or_file))))
+    except (UserError, UsageError, OSError) as error:
+        raise UserError(printable(" ".join(str(error).split()))) from None
+
+
+def _load(source: Path) -> MSTAT:
     if (source / META).exists():
         return _from_checkpoint(source)
     weights_file = source / "model.safetensors" if source.is_dir() else source
@@ -129,7 +136,7 @@ def load_model(run_or_file: str | PathLike[str]) -> MSTAT:
     except UserError as error:
         raise UserError(f"{weights_file}: does not fit {description_file.name}: {error}") from None
     except (RuntimeError, ValueError, SafetensorError) as error:
-        raise UserError(f"{weights_file}: no weights: {printable(' '.join(str(error).split()))}") from None
+        raise UserError(f"{weights_file}: no weights: {error}") from None
 
 
 def _described(path: Path, weights_file: Path) -> ModelConfig:
@@ -144,7 +151,7 @@ def _described(path: Path, weights_file: Path) -> ModelConfig:
             raise UserError(CLASSIFIER.format(weights_file))
         return model_config(description.get("model"))
     except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not a description of a model: {printable(error)}") from None
+        raise UserError(f"{path}: not a description of a model: {error}") from None
 
 
 def _from_checkpoint(folder: Path) -> MSTAT:

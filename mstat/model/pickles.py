@@ -63,13 +63,13 @@ def refuse_large(stream: io.BytesIO) -> bool:
 def _sizes(stream: io.BytesIO) -> Any:
     """The number of parts of every tuple that a pickle makes: its stack is followed, but holds these numbers alone."""
     stack: list[int | None] = []  # None: a mark
-    memo: dict[int, int | None] = {}
+    memo: dict[Any, int | None] = {}
     for opcode, argument, _ in pickletools.genops(stream):
         name = opcode.name
         if name in PUTS or name == "MEMOIZE":
-            memo[len(memo) if name == "MEMOIZE" else int(argument)] = stack[-1]
+            memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1]
         elif name in GETS:
-            stack.append(memo[int(argument)])
+            stack.append(memo[argument])
         elif name == "MARK":
             stack.append(None)
         elif name == "DUP":

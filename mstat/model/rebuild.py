@@ -37,9 +37,7 @@ def model_config(description: Any) -> ModelConfig:
         raise UserError(f"unknown settings of a model: {named(unknown)}")
     if odd := [key for key, value in description.items() if not is_of(kinds[key], value)]:
         raise UserError(f"model.{odd[0]} is {description[odd[0]]!r:.60}, which it cannot be")
-    fields: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in description.items()
-    }
+    fields: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in description.items()}
     config = ModelConfig(**fields)
     # No clip is cropped here.
     if complaint := out_of_range(Config(model=config, clip=ClipConfig(crop_padding=0))):

@@ -83,8 +83,8 @@ def _sharded(path: Path) -> Source:
     places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not places:
         raise UserError(f"{path}: no index of sharded weights (it has no weight_map)")
-    files = list(dict.fromkeys(places.values()))
-    if not all(isinstance(name, str) and Path(name).name == name and name.endswith(SUFFIXES) for name in files):
+    files = list(dict.fromkeys(name if isinstance(name, str) else repr(name)[:100] for name in places.values()))
+    if not all(Path(name).name == name and name.endswith(SUFFIXES) for name in files):
         raise UserError(f"{path}: its parts must be files beside it, not {named(map(str, files))}")
     if missing := [name for name in files if not (path.parent / name).is_file()]:
         raise UserError(f"{path}: parts are missing: {named(missing)}")
@@ -135,10 +135,12 @@ def _checkpoint(folder: Path) -> Source:
     tensors = {name: value for name, value in tensors.items() if name not in others}
     source = Source(folder, tensors, others, _grid(meta.get("model")), [f"checkpoint after step {meta['step']}"])
     if "model.head.weight" in tensors:  # a classifier of actions
-        patch = tensors["model.stem.patch.weight"]
-        side = math.isqrt(patch.shape[1] // 3)
         bare = {name.removeprefix("model."): value for name, value in tensors.items()}
-        source.tensors = to_timesformer(bare, side)
+        try:
+            side = math.isqrt(bare["stem.patch.weight"].shape[1] // 3)
+            source.tensors = to_timesformer(bare, side)
+        except (KeyError, IndexError, RuntimeError, ValueError) as error:
+            raise UserError(f"{folder}: not the weights of a pretraining: {printable(str(error))}") from None
         source.notes.append("of launch/pretrain.py: keys as in its model.safetensors")
     return source
 
@@ -162,16 +164,21 @@ def _described_grid(path: Path, source: Source) -> Grid | None:
         classifier = description.get("classifier")
         if isinstance(classifier, dict):
             kernel = source.tensors.get("patch_embed.proj.weight")
-            return _grid({**classifier, "patch_size": None if kernel is None else kernel.shape[-1]})
+            return _grid({**classifier, "patch_size": _side(kernel)})
         if (grid := _grid(description.get("model"))) is not None:
             return grid
     if theirs.is_file() and isinstance(description := _read_json(theirs), dict):
         of_timm = description.get("pretrained_cfg")
         if isinstance(of_timm, dict) and isinstance(size := of_timm.get("input_size"), list):
             kernel = next((v for k, v in source.tensors.items() if k.endswith("patch_embed.proj.weight")), None)
-            return _grid({"image_size": size[-2:], "patch_size": None if kernel is None else kernel.shape[-1]})
+            return _grid({"image_size": size[-2:], "patch_size": _side(kernel)})
         return _grid(description)
     return None
+
+
+def _side(kernel: Tensor | None) -> int | None:
+    """The side of a square patch, by the last dimension of the patch embedding."""
+    return kernel.shape[-1] if kernel is not None and kernel.dim() else None
 
 
 def _grid(description: Any) -> Grid | None:

@@ -121,8 +121,8 @@ def strange(value: object) -> str | None:
     assert isinstance(value, Tensor)
     if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
         return f"a tensor of another kind: {value.layout}, {value.dtype}, {value.device}"
-    if value.is_complex():
-        return f"of {value.dtype}, not of floats"
+    if value.is_complex() or (value.is_floating_point() and value.element_size() < 2):
+        return f"of {value.dtype}, not of floats of 16 to 64 bits"
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         # Stretched by strides of 0: it weighs nothing until somebody computes with it.
         return f"of shape {tuple(value.shape)}, more numbers than the file holds"
