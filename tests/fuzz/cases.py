@@ -12,6 +12,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 
+import torch
+
 import mstat.rollcall
 import mstat.run  # noqa: F401 - with torch, before the children: what `report_errors` would import in each
 from launch.common import report_errors
@@ -73,6 +75,7 @@ def _run(action: Callable[[], int | bool | None], errors: int) -> None:
         in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()  # noqa: SIM115
         resource.setrlimit(resource.RLIMIT_AS, (in_use + MEMORY_BYTES, in_use + MEMORY_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        torch.set_num_threads(1)  # a pool of threads that the parent has used would be waited for in vain
         code = _status(action)
     finally:
         sys.stderr.flush()

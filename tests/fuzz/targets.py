@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import random
 import shutil
 import sys
@@ -255,11 +256,17 @@ def _spoil_weights(folder: Path, draw: random.Random) -> None:
     path = folder / f"init.{kind}"
     data = path.read_bytes()
     if kind == "safetensors" and draw.random() < 0.5:
-        size = int.from_bytes(data[:8], "little")
-        header = dump(mutate_json(json.loads(data[8 : 8 + size]), draw)).encode(errors="surrogatepass")
-        path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + size :])
+        _spoil_header(path, draw)
     else:
         path.write_bytes(mutate_bytes(data, draw))
+
+
+def _spoil_header(path: Path, draw: random.Random) -> None:
+    """Other names, shapes, types or offsets in a safetensors file."""
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = dump(mutate_json(json.loads(data[8 : 8 + size]), draw)).encode(errors="surrogatepass")
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + size :])
 
 
 def _read_weights(folder: Path) -> bool:
@@ -289,7 +296,11 @@ def make_export(folder: Path) -> None:
 
 
 def _spoil_export(folder: Path, draw: random.Random) -> None:
-    if draw.random() < 0.6:
+    if draw.random() < 0.2:  # what older versions wrote, without a checksum
+        description, weights = folder / "run" / "model.json", folder / "run" / "model.safetensors"
+        description.write_text(json.dumps({**json.loads(description.read_text()), "sha256": None}))
+        _spoil_header(weights, draw)
+    elif draw.random() < 0.6:
         _spoil_json(folder / "run" / "model.json", draw)
     else:
         _spoil_bytes("model.*")(folder / "run", draw)
@@ -303,6 +314,77 @@ def _read_export(folder: Path) -> bool:
 
     features = mstat.load(folder / "run").embed(torch.zeros(1, 2, 32, 16, 3, dtype=torch.uint8))
     return bool(torch.isfinite(features).all())
+
+
+# --- checkpoints
+
+
+def make_checkpoints(folder: Path) -> None:
+    """A run after steps 3 and 7, and its weights then. Made by a child: the threads of a training survive no fork."""
+    child = multiprocessing.get_context("spawn").Process(target=_train_twice, args=(folder,))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+
+
+def _train_twice(folder: Path) -> None:
+    import dataclasses
+
+    import torch
+
+    from mstat.checkpoint import Writer
+    from tests.mstat.test_checkpoint import engine, update
+    from tests.mstat.test_task import SMALL
+
+    made = engine(1)
+    with Writer(made, folder / "run", 2, {"model": json.loads(json.dumps(dataclasses.asdict(SMALL)))}) as writer:
+        for number in (3, 7):
+            update(made)
+            torch.save(made.task.state_dict(), folder / f"{number}.pt")
+            writer.save(number)
+            writer.wait()
+
+
+def _spoil_checkpoint(folder: Path, draw: random.Random) -> None:
+    newest = folder / "run" / "checkpoints" / "step-000000007"
+    kind = draw.randrange(6)
+    if kind < 2:
+        _spoil_json(newest / "checkpoint.json", draw)
+    elif kind == 2:
+        newest.rename(newest.with_name(draw.choice(("step-000000009", "step-000000001", "step-7", ".step-000000007"))))
+    else:
+        if kind == 3:  # as older versions wrote it
+            meta = json.loads((newest / "checkpoint.json").read_text())
+            del meta["sha256"]
+            (newest / "checkpoint.json").write_text(json.dumps(meta))
+        path = _some_file(newest, draw)
+        path.write_bytes(mutate_bytes(path.read_bytes(), draw))
+
+
+def _read_checkpoint(folder: Path) -> bool:
+    """What is gone on from, and what is loaded, are the weights of the step that it says."""
+    import torch
+
+    import mstat
+    from mstat.checkpoint import restore
+    from mstat.checkpoint_files import find
+    from mstat.config import Config
+    from mstat.engine import Engine
+    from mstat.task import Task
+    from tests.mstat.test_task import CLASSES, SMALL
+
+    config, run = Config(model=SMALL), folder / "run"
+    config.train.precision = "no"
+    made = Engine(config)
+    made.prepare(Task(config, CLASSES))
+    reached = restore(made, run, {})
+    newest = find(run, "newest")
+    expected = torch.load(folder / f"{reached}.pt", weights_only=True)
+    loaded = {f"model.{name}": tensor for name, tensor in mstat.load(newest).state_dict().items()}
+    trained = made.task.state_dict()
+    return all(torch.equal(trained[name], tensor) for name, tensor in expected.items()) and all(
+        torch.equal(expected[name], tensor) for name, tensor in loaded.items()
+    )
 
 
 # --- run folders
@@ -409,6 +491,7 @@ TARGETS = (
     Target("configurations", make_config, _spoil_config, _read_config),
     Target("weights to start from", make_weights, _spoil_weights, _read_weights),
     Target("exported models", make_export, _spoil_export, _read_export),
+    Target("checkpoints", make_checkpoints, _spoil_checkpoint, _read_checkpoint),
     Target("run folders, reported", make_run, _spoil_run, _report),
     Target("run folders, status", make_run, _spoil_run, _status),
     Target("tracks", make_video, _spoil_tracks, _build_mot, listed=True),
