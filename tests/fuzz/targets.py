@@ -321,6 +321,9 @@ def _read_export(folder: Path) -> bool:
 
 def make_checkpoints(folder: Path) -> None:
     """A run after steps 3 and 7, and its weights then. Made by a child: the threads of a training survive no fork."""
+
+    import tests.mstat.test_checkpoint  # noqa: F401
+
     child = multiprocessing.get_context("spawn").Process(target=_train_twice, args=(folder,))
     child.start()
     child.join()

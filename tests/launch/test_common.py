@@ -93,3 +93,19 @@ def test_debugging_shows_the_traceback_of_both(
     output = capfd.readouterr().err
     assert "Traceback" in output
     assert output.splitlines()[-1] == "error: the way out"
+
+
+def test_no_message_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a file put into an error is shown as its escape; also in the traceback of a fault of ours."""
+
+    def refuse() -> None:
+        raise UserError("key a\x1b[2J\u202eb")
+
+    def fail() -> None:
+        raise KeyError("\x1b[2J")
+
+    for command in (refuse, fail):
+        assert report_errors(command) == 1
+        error = capsys.readouterr().err
+        assert "\\x1b[2J" in error
+        assert all(line.isprintable() for line in error.splitlines())

@@ -299,6 +299,8 @@ def test_a_file_that_is_gone_is_named(run: Path) -> None:
         b'{"step": 7, "world_size": 1, "bytes": {"/etc/passwd": 1}}',
         b'{"step": 7, "world_size": 1, "bytes": {"optimizer.pt": "x"}}',
         b'{"step": 7, "world_size": 1, "bytes": {"optimizer.pt": 1}, "sha256": 3}',
+        b'{"step": 7, "world_size": 1, "bytes": {"optimizer.pt": 1}, "sha256": {"other.pt": ""}}',
+        b'{"step": -7, "world_size": 1, "bytes": {"optimizer.pt": 1}}',
     ],
 )
 def test_an_odd_description_names_itself(two_checkpoints: Path, tmp_path: Path, content: bytes) -> None:
@@ -318,6 +320,24 @@ def test_a_renamed_folder_is_not_believed(run: Path) -> None:
     assert "step-000000009: holds the state after step 7, so the folder was renamed: call it step-000000007" in refused(
         run
     )
+
+
+def test_a_link_is_not_believed(run: Path) -> None:
+    """A link to the checkpoint after step 7 does not become that after step 9 by its name."""
+    (run / "checkpoints" / "step-000000009").symlink_to("step-000000007")
+    assert "step-000000009: holds the state after step 7" in refused(run)
+
+
+def test_weights_without_a_checksum_are_not_gone_on_from(run: Path) -> None:
+    """A description that names other files says nothing of the weights."""
+    newest = run / "checkpoints" / "step-000000007"
+    (newest / "other.pt").write_bytes(b"x")
+    meta = json.loads((newest / "checkpoint.json").read_text())
+    meta |= {"bytes": {"other.pt": 1}, "sha256": {"other.pt": checksum(newest / "other.pt")}}
+    (newest / "checkpoint.json").write_text(json.dumps(meta))
+    assert "checkpoint.json does not name optimizer.pt: copy it anew" in refused(run)
+    with pytest.raises(UserError, match=r"does not name this file"):
+        read_weights(newest)
 
 
 def test_weights_that_are_not_finite_are_refused(run: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
@@ -9,11 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import mstat
 from mstat.config import Config
+from mstat.errors import UserError
 from mstat.export import export
+from mstat.model import load_pretrained
 from mstat.task import Task
+from tests.mstat.model.small import build
 from tests.mstat.test_task import SMALL
 
 
@@ -78,3 +83,117 @@ def test_other_precisions_embed(exported: tuple[Path, Task], dtype: str, error: 
     features = getattr(mstat.load(exported[0]), dtype)().embed(frames)
     assert features.dtype == (torch.float64 if dtype == "double" else torch.float32)
     assert float((features - expected).norm() / expected.norm()) < error
+
+
+def describe(folder: Path, **changes: object) -> None:
+    """model.json with other values in its model section, without a checksum, as older versions wrote it."""
+    content = json.loads((folder / "model.json").read_text())
+    content.pop("sha256", None)
+    content["model"] |= changes
+    (folder / "model.json").write_text(json.dumps(content))
+
+
+def refused(source: Path | str) -> str:
+    """The one line with which a model is refused."""
+    with pytest.raises(UserError) as caught:
+        mstat.load(source)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 800 + len(str(source))
+    return str(caught.value)
+
+
+def test_damaged_weights_are_noticed(exported: tuple[Path, Task]) -> None:
+    """One flipped bit of a number: refused by the checksum, also as a start. Older exports without one still load."""
+    folder, _ = exported
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-3] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    assert "model.safetensors: changed after it was written" in refused(folder)
+    with pytest.raises(UserError, match="changed after it was written"):
+        load_pretrained(build(), folder)
+    describe(folder)
+    assert mstat.load(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"width": 2**40},
+        {"width": -8},
+        {"width": 10**400},
+        {"width": True},
+        {"width": None},
+        {"width": "16"},
+        {"width": 2**30, "num_heads": 1},
+        {"patch_size": 0},
+        {"image_size": [32]},
+        {"image_size": [-32, 16]},
+        {"image_size": [65528, 65528]},
+        {"depths": [1024, 1024, 1024]},
+        {"depths": [[1], 1, 1]},
+        {"stages": ["IV"]},
+        {"stages": ["I"] * 1000},
+        {"mlp_ratio": float("nan")},
+        {"mlp_ratio": float("inf")},
+        {"mlp_ratio": 1e200},
+        {"num_prototypes": 2**31 - 1},
+        {"num_attributes": 10**9},
+        {"iap_norm": "softmax"},
+        {"iap": {"class_path": "os.C"}},
+        {"bnneck": 1},
+        {"class_path": "os.C"},
+        {"init": ["x"]},
+        {"a\x1b[2J": 1},
+    ],
+    ids=lambda changes: ascii(changes)[:40],
+)
+def test_absurd_descriptions_are_refused(exported: tuple[Path, Task], changes: dict[str, object]) -> None:
+    """By field or tensor, before memory is taken for what is not in the file."""
+    describe(exported[0], **changes)
+    refused(exported[0])
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '{"format": 1}', '{"format": 1, "model": []}', "[" * 100_000, "\0"])
+def test_what_is_no_description_is_refused(exported: tuple[Path, Task], content: str) -> None:
+    """Whatever JSON it is, or none."""
+    (exported[0] / "model.json").write_text(content)
+    assert "model.json: not a description of a model: " in refused(exported[0])
+
+
+@pytest.mark.parametrize("kind", ["nan", "int", "complex", "missing", "more", "shape", "zero deviation"])
+def test_odd_tensors_are_refused(exported: tuple[Path, Task], kind: str) -> None:
+    """Numbers that are not finite, types other than floats, and tensors that the model does not have or lacks."""
+    folder, _ = exported
+    describe(folder)
+    weights = load_file(folder / "model.safetensors")
+    position = weights["stem.position"]
+    weights |= {
+        "nan": {"stem.position": position * float("nan")},
+        "int": {"stem.position": position.long()},
+        "complex": {"stem.position": position.to(torch.complex64)},
+        "more": {"more": torch.zeros(1)},
+        "shape": {"stem.position": position[None]},
+        "zero deviation": {"stem.pixel_std": torch.zeros(3)},
+    }.get(kind, {})
+    if kind == "missing":
+        del weights["stem.position"]
+    save_file(weights, folder / "model.safetensors")
+    assert "model.safetensors: " in refused(folder)
+
+
+def test_half_precision_on_disk_is_loaded(exported: tuple[Path, Task]) -> None:
+    """Floats of another size become the model's own."""
+    folder, _ = exported
+    describe(folder)
+    weights = {name: tensor.bfloat16() for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors")
+    model = mstat.load(folder)
+    assert model.stem.position.dtype == torch.float32
+    assert torch.equal(model.stem.position, weights["stem.position"].float())
+
+
+@pytest.mark.parametrize("source", ["~nobody-here/x", "a\nb", "\x1b[2J", "/dev/null", ""])
+def test_every_refusal_is_one_documented_error(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is given as a path."""
+    monkeypatch.chdir(tmp_path)
+    refused(source)

@@ -19,7 +19,7 @@ from mstat.export import export
 from mstat.model import MSTAT
 from mstat.report.folder import Folder
 from mstat.run import write_environment
-from mstat.scored import evaluation_folder, scored_checksum
+from mstat.scored import evaluation_folder, folder_in, scored_checksum
 from mstat.splits import evaluate_runs, train_runs
 from mstat.trial import Trial
 from shards.read import Reader
@@ -167,3 +167,13 @@ def test_a_collapsed_model_is_said(tiny_config: Path, tmp_path: Path, capsys: py
     assert "Stage III: all tracklets have the same feature" in " ".join(capsys.readouterr().out.split())
     page = (run / "report.html").read_text()
     assert 'class="note warning">Not comparable with published scores: Stage I: all tracklets' in page
+
+
+@pytest.mark.parametrize("name", ["evaluations", "evaluations/other"])
+def test_scores_leave_a_run_through_no_link(name: str, tmp_path: Path) -> None:
+    """A stranger's run whose folder of evaluations is a link to elsewhere: refused by name."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run" / name).parent.mkdir(parents=True)
+    (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"{name} is a link, which is not followed"):
+        folder_in(tmp_path / "run", "other")

@@ -19,6 +19,7 @@ from mstat.model import MSTAT, Classifier, load_pretrained
 from mstat.model.classifier import to_timesformer
 from mstat.model.positions import resize_position, source_grid
 from mstat.model.pretrained import NO_KEY, Row
+from mstat.model.source import read_source
 from mstat.task import Task
 from tests.mstat.model.small import SMALL, build
 from tests.mstat.model.test_pretrained import assert_equal, saved, state, timesformer_weights, vit_weights
@@ -276,3 +277,15 @@ def test_a_classifier_of_ours_tells_its_grid(tmp_path: Path) -> None:
     model = build()
     load_pretrained(model, tmp_path)
     assert torch.equal(model.stem.position, resize_position(weights["pos_embed"][0, 1:], (4, 2), (8, 2)))
+
+
+@pytest.mark.parametrize(
+    "part", ["../x.safetensors", "/x.safetensors", "a/x.safetensors", ["x"], {"x": 1}, None, 3, "a\x1b[2J"]
+)
+def test_an_index_names_files_beside_it_alone(tmp_path: Path, part: object) -> None:
+    """Whatever stands there for a name: one line, and nothing outside of the folder is read."""
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": part}}))
+    with pytest.raises(UserError, match="its parts must be files beside it") as caught:
+        read_source(index)
+    assert str(caught.value).isprintable()

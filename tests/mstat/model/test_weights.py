@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mstat.errors import UserError
 from mstat.model import load_pretrained
 from mstat.model.__main__ import main
 from mstat.model.weights import named, printable, read_tensors
@@ -248,3 +249,46 @@ def test_nothing_else_in_the_project_loads_files_of_strangers() -> None:
     sources = {path: path.read_text() for path in (PROJECT / "mstat" / "model").glob("*.py")}
     assert [path.name for path, text in sources.items() if "torch.load(" in text] == ["weights.py"]
     assert all("weights_only=False" not in text for text in sources.values())
+
+
+def nested_key(levels: int) -> bytes:
+    """A pickle of a dict whose key is a tuple of a tuple twice, and so on."""
+    pairs = [b"h" + bytes([level]) + b"\x86q" + bytes([level + 1]) for level in range(levels)]
+    doubled = [pair[:2] + pair for pair in pairs]
+    return b"\x80\x02}" + b")q\x00" + b"".join(b"0" + pair for pair in doubled) + b"K\x01s."
+
+
+@pytest.mark.parametrize("in_archive", [True, False])
+def test_a_key_whose_hash_never_ends_is_refused(tmp_path: Path, in_archive: bool) -> None:
+    """Sixty levels are a few hundred bytes, and 2^60 steps of a hash; two levels are a name that is none."""
+    path = tmp_path / "x.pth"
+    for levels, message in ((60, "nested without end"), (2, "x.pth: ")):
+        if in_archive:
+            torch.save({}, tmp_path / "empty.pth")
+            with zipfile.ZipFile(tmp_path / "empty.pth") as empty, zipfile.ZipFile(path, "w") as archive:
+                for name in empty.namelist():
+                    archive.writestr(name, nested_key(levels) if name.endswith("data.pkl") else empty.read(name))
+        else:
+            path.write_bytes(nested_key(levels))
+        with pytest.raises(UserError, match=message):
+            read_tensors(path)
+    assert pickle.loads(nested_key(2)) == {(((), ()), ((), ())): 1}
+
+
+def test_tuples_of_optimisers_are_no_such_keys(tmp_path: Path) -> None:
+    """Both formats of torch.save, with settings of an optimiser and long lists beside the weights."""
+    group = {"betas": (0.9, 0.99), "params": list(range(5000))}
+    content = {
+        "model_state": {f"k{n}": torch.zeros(2, 3) for n in range(50)},
+        "optimizer": {"param_groups": [group], "args": (1, (2, (3,)))},
+    }
+    for writer in (in_zip, in_legacy):
+        writer(content, tmp_path / "x.pth")
+        assert len(read_tensors(tmp_path / "x.pth")[0]) == 50
+
+
+def test_floats_of_a_byte_are_refused(tmp_path: Path) -> None:
+    """Without the scale that belongs to them they would be other numbers."""
+    save_file({"a": torch.zeros(2).to(torch.float8_e4m3fn)}, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match="not of floats of 16 to 64 bits"):
+        read_tensors(tmp_path / "x.safetensors")

@@ -1,0 +1,45 @@
+"""A site's YAML: plain values, of the types that a Site has; nothing that it names is imported."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from mstat.cluster.sites import Site, load_site
+from mstat.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class_path: site_helper.C", "unknown key 'class_path'"),
+        ("setup: {class_path: site_helper.C}", "setup must be a list of words"),
+        ("partiton: gpu", "unknown key 'partiton': did you mean 'partition'"),
+        ("- partition", "holds no settings of a site"),
+        ("account: 12345", "account must be a word .*put it in quotes"),
+        ("environment: {OMP_NUM_THREADS: 4}", "environment must be words by name"),
+        ("sbatch: --exclusive", "sbatch must be a list of words"),
+        ('partition: "gpu\\n#SBATCH --uid=0"', "partition must be a word, each in one line"),
+        ("a: &a [x]\nb: *a", "an alias"),
+        ("python: !!python/name:site_helper.C ''", "a tag"),
+    ],
+)
+def test_what_is_no_site_is_refused(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By file and key; a module below the current folder is left alone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "site_helper.py").write_text("class C: pass\n")
+    (tmp_path / "site.yaml").write_text(text)
+    with pytest.raises(UserError, match=rf"site\.yaml: .*{message}|site\.yaml.*{message}"):
+        load_site(tmp_path / "site.yaml")
+    assert "site_helper" not in sys.modules
+
+
+def test_empty_values_are_defaults(tmp_path: Path) -> None:
+    """A key without a value, and a file of comments; several lines of shell in one item are code by design."""
+    (tmp_path / "site.yaml").write_text("# nothing\n")
+    assert load_site(tmp_path / "site.yaml") == Site()
+    (tmp_path / "site.yaml").write_text("partition:\nsetup:\n  - |\n    if true; then\n      echo\n    fi\n")
+    assert load_site(tmp_path / "site.yaml") == Site(setup=["if true; then\n  echo\nfi\n"])
