@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -116,14 +115,8 @@ def _can_be_mended(error: Exception) -> bool:
 
     if isinstance(error, OSError):
         of_network = isinstance(error, TimeoutError | ConnectionError)
-        return of_network or error.filename is not None or error.errno in MACHINE_ERRORS or _of_a_worker(error)
+        return of_network or error.filename is not None or error.errno in MACHINE_ERRORS
     return isinstance(error, UserError | DataError | UsageError | NotFiniteError | LostRankError)
-
-
-def _of_a_worker(error: OSError) -> bool:
-    """The same for an error that a loader's worker sent: only the words of its number and its file come across."""
-    words = re.search(r"\[Errno (\d+)\] [^:]*(: .+)?$", last_line(error))
-    return words is not None and (words[2] is not None or int(words[1]) in MACHINE_ERRORS)
 
 
 def last_line(error: BaseException) -> str:

@@ -1,7 +1,8 @@
 """Score a trained run: `accelerate launch launch/evaluate.py --run DIR [--section.key value ...]`.
 
-Takes DIR/config.yaml, changed by flags, and DIR/model.safetensors; writes DIR/evaluation.json and DIR/report.html.
-With --checkpoint it scores a checkpoint, of a run that is not finished too, and writes to DIR/evaluations/step-...
+Takes DIR/config.yaml, changed by flags, and DIR/model.safetensors; writes DIR/evaluation.json and DIR/report.html. Of
+another --data.shards, protocol or split than the run's own they go to DIR/evaluations/<its name>, of a --checkpoint (of
+a run that need not be finished) to DIR/evaluations/step-...
 """
 
 from __future__ import annotations

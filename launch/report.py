@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import report_errors
-from shards.paths import path
+from shards.paths import path, place
 
 
 def main() -> int:
@@ -59,7 +59,10 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--tracklets", nargs="+", default=[], metavar="KEY", help="in which it is shown, as 0002C1T0001"
     )
     parser.add_argument(
-        "--shards", metavar="DIR", help="of the run, where they are not at data.shards of its config.yaml; or a URL"
+        "--shards",
+        type=place,
+        metavar="DIR",
+        help="of the run, where they are not at data.shards of its config.yaml; or a URL",
     )
     options = parser.parse_args(argv)
     if len(options.runs) == 1 and options.out:

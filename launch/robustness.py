@@ -1,7 +1,8 @@
 """Score a run on few frames, covered and small ones: `accelerate launch launch/robustness.py --run DIR [--quick]`.
 
 Takes DIR/config.yaml, changed by flags, and DIR/model.safetensors; writes DIR/robustness.json, DIR/robustness.md and
-DIR/figures/robustness.svg. It can be stopped and started again: what is scored stays.
+DIR/figures/robustness.svg; of another --data.shards, into DIR/evaluations/<its name>. It can be stopped and started
+again: what is scored stays.
 """
 
 from __future__ import annotations
@@ -33,8 +34,6 @@ def main() -> int:
             found = study(config, engine, arguments.quick)
             if engine.is_main:
                 rich.print(table(found))
-                print(arguments.run / "figures" / "robustness.svg")
-                print(f"report: {arguments.run / 'report.html'}")
 
     return report_errors(command)
 

@@ -48,7 +48,7 @@ def build_missing(source: str, shards: str, engine: Engine) -> None:
     """Make a set that is drawn, as `python -m shards build SOURCE` does, where it is missing: one rank, others wait."""
     from shards.__main__ import main as shards_main
 
-    if engine.from_main(not Path(shards).exists()):
+    if engine.from_main(not (Path(shards) / "dataset.json").exists()):
         if engine.is_main and (status := shards_main(["build", source, "--out", shards])):
             raise UserError(f"building the set {source} at {shards} failed (exit {status})")
         engine.barrier()

@@ -13,21 +13,22 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-import rich
 import torch
 from rich.markup import escape
 
 from mstat.baselines import hsv_histogram
 from mstat.config import Config, DataConfig, EvalConfig
-from mstat.configure import load_config
+from mstat.configure import load_config, save_config
 from mstat.engine import Engine
 from mstat.errors import UserError
 from mstat.files import why_not_writable, write_json
 from mstat.metrics import Scores
 from mstat.model import MSTAT
 from mstat.model.pretrained import load_pretrained
+from mstat.report.console import console
+from mstat.report.folder import Folder
 from mstat.report.progress import score_table
-from mstat.run import shards_checksum
+from mstat.scored import dataset, deciding, evaluation_folder, is_trained_on, trained_checksum
 from mstat.trial import Trial
 from shards.read import Reader
 from shards.records import Role
@@ -56,20 +57,24 @@ def score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> Score
     trial = Trial(engine, reader, config)
     protocol = reader.protocol(config.data.protocol)
     parts = trial.extract(model, config.model.image_size)
-    names, stages = model.config.stages, {}
+    names, stages, faults = model.config.stages, {}, []
     for size in range(1, len(names) + 1):
         for chosen in combinations(range(len(names)), size):
             name = "+".join(names[i] for i in chosen)
             joined_SD = join_stages([parts[i] for i in chosen], config.eval.stage_norm)
             scores, nearest = trial.rank(joined_SD)
             stages[name] = summarise(scores, protocol.cmc_only)
+            if scores.fault:
+                faults.append(f"{'Stage' if size == 1 else 'Stages'} {name}: {scores.fault}")
     # The last subset is all stages: the paper's representation.
     evaluation = {
+        "dataset": dataset(reader),
         "protocol": protocol.name,
         "split": config.data.split or protocol.splits[0],
-        "warnings": reader.warnings + degradation(config.eval),
+        "warnings": reader.warnings + degradation(config.eval) + faults,
         "num_frames": config.eval.num_frames,
         "mode": config.eval.mode,
+        "eval": deciding(config.eval),
         **stages[name],
         "stages": stages,
     }
@@ -98,7 +103,7 @@ def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> di
         if not can_start(config):
             missing = f"model.init ({config.model.init}) is not there any more: no score of the untrained model"
             evaluation["warnings"] = [*evaluation["warnings"], missing]
-    told = {key: evaluation[key] for key in ("protocol", "split")}
+    told = {key: evaluation[key] for key in ("dataset", "protocol", "split", "eval")}
     files = {
         "evaluation.json": evaluation,
         "rankings.json": {**told, **_rankings(trial, scores, nearest)},
@@ -106,6 +111,9 @@ def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> di
     if config.eval.pictures:
         files["embedding.json"] = {**told, **_embedding(trial, features_SD)}
     return files
+
+
+FILES = ("evaluation.json", "rankings.json", "embedding.json")
 
 
 def evaluate_run(
@@ -116,27 +124,68 @@ def evaluate_run(
     folder: Path | None = None,
     notes: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Evaluate a model, print the table of scores, and leave the files in a folder; gives evaluation.json's.
+    """Evaluate a model, print the table of scores and leave the files; gives evaluation.json's.
 
     Args:
-        folder: Made if missing; None is the run folder.
+        folder: Where the files go, made if missing; None takes `evaluation_folder`.
         notes: What evaluation.json is to say besides.
 
     Raises:
         OSError: If the files cannot be written. The table is printed before, so that the work is not lost.
     """
-    folder = Path(config.run) if folder is None else folder
-    if engine.is_main and (obstacle := why_not_writable(folder)):
-        rich.print(f"[yellow]{escape(str(obstacle))}: the table below will be all; --out FOLDER writes elsewhere[/]")
+    run = Path(config.run)
+    if engine.is_main:
+        folder = folder or evaluation_folder(run, reader, config.data)
+        if obstacle := why_not_writable(folder):
+            way_out = "the table below will be all; --out FOLDER writes elsewhere"
+            console().print(f"[yellow]{escape(str(obstacle))}: {way_out}[/]", soft_wrap=True)
     files = evaluate(engine, model, reader, config)
     files["evaluation.json"] |= notes
     if engine.is_main:
-        rich.print(score_table(files["evaluation.json"]))
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            write_json(folder / name, content)
+        assert folder is not None
+        console().print(score_table(files["evaluation.json"]))  # first: the folder may be one to read alone
+        for remark in _remarks(run, folder, reader, config):
+            console().print(f"[bold yellow]{escape(remark)}[/]", soft_wrap=True)
+        write_files(folder, files, config)
     engine.barrier()
     return files["evaluation.json"]
+
+
+def write_files(folder: Path, files: Mapping[str, Mapping[str, Any]], config: Config) -> None:
+    """Leave the files of an evaluation, and none of an earlier one beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        if name not in files:
+            (folder / name).unlink(missing_ok=True)
+    for name, content in files.items():
+        write_json(folder / name, content)
+    if folder != Path(config.run):
+        save_config(config, folder / "config.yaml")
+
+
+def _remarks(run: Path, folder: Path, reader: Reader, config: Config) -> list[str]:
+    """What a user must know of where the scores go and what they replace."""
+    before = Folder(folder).evaluation
+    remarks = []
+    if folder != run:
+        what = f"{reader.name} (checksum {reader.checksum[:12]}), protocol {reader.protocol(config.data.protocol).name}"
+        what += f", split {config.data.split or reader.protocol(config.data.protocol).splits[0]}"
+        if is_trained_on(run, reader, config.data):
+            why = "another protocol or split than the run's own"
+        else:
+            why = f"not the set that {run} was trained on (checksum {(trained_checksum(run) or 'unknown')[:12]})"
+            own = Folder(run).evaluation
+            if not isinstance(own, str) and (own.get("dataset") or {}).get("name") == reader.name:
+                why += ", but of its name: whether the model has learned from what it is tested on is not known"
+        remarks.append(f"Scored on {what}: {why}. The files are in {folder}; the run's own scores stay as they were.")
+    if not isinstance(before, str):
+        known, now = {**before, **(before.get("eval") or {})}, deciding(config.eval)
+        changed = [
+            f"eval.{name} {known[name]} (now {now[name]})" for name in now if name in known and known[name] != now[name]
+        ]
+        if changed:
+            remarks.append(f"These scores replace those in {folder} of {', '.join(changed)}.")
+    return remarks
 
 
 def refuse_trained(reader: Reader, run: Path, asked: DataConfig) -> None:
@@ -147,7 +196,7 @@ def refuse_trained(reader: Reader, run: Path, asked: DataConfig) -> None:
             searched in the other.
     """
     trained = load_config(run / "config.yaml").data
-    if trained.shards != asked.shards and shards_checksum(run) != reader.checksum:
+    if trained.shards != asked.shards and not is_trained_on(run, reader, asked):
         return
     roles = reader.roles(asked.protocol, asked.split) & (Role.QUERY | Role.GALLERY)
     learned = reader.roles(trained.protocol, trained.split) & Role.TRAIN
@@ -203,9 +252,11 @@ def _embedding(trial: Trial, features_SD: torch.Tensor) -> dict[str, Any]:
     from sklearn.manifold import TSNE  # a second, for which only pictures wait
 
     places = trial.shown()
-    features = torch.nn.functional.normalize(trial.collect(features_SD, places)).numpy()
+    unit_ND = torch.nn.functional.normalize(trial.collect(features_SD, places).double())
+    features = (unit_ND - unit_ND.mean(dim=0)).float().numpy()  # of a narrow cone, fp32 keeps the differences alone
     perplexity = min(30.0, max(1.0, (len(features) - 1) / 3))
-    tsne = TSNE(perplexity=perplexity, init="pca", random_state=trial.config.eval.seed)
+    init = "pca" if np.ptp(features) > 0 else "random"  # equal features have no principal direction
+    tsne = TSNE(perplexity=perplexity, init=init, random_state=trial.config.eval.seed)
     points = tsne.fit_transform(features) if len(features) > 2 else features[:, :2]
     pids = trial.reader.pids[trial.tracklets[places]]
     return {"points": points.astype(float).round(4).tolist(), "pids": pids.tolist()}

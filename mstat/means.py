@@ -6,13 +6,23 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mstat.errors import UserError
+from mstat.scored import TERMS
+
 
 def mean_of(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One evaluation out of several: the same keys, each score their mean, its deviation under `sd`.
 
     `sd` is the standard deviation of a sample (n - 1), which a single evaluation has none of. What has no mean is the
     first one's, but for the cameras: another split asks for other people.
+
+    Raises:
+        UserError: If the evaluations are of several data sets, protocols or settings.
     """
+    for key, words in {"dataset": "data set", **TERMS}.items():
+        values = [{**(evaluation.get("eval") or {}), **evaluation}.get(key) for evaluation in evaluations]
+        if key != "split" and (others := [value for value in values if value != values[0]]):
+            raise UserError(f"no mean is made of scores of another {words}: {values[0]} and {others[0]}")
     first = {key: value for key, value in evaluations[0].items() if key != "cameras"}
     return {
         **first,

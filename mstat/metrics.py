@@ -5,6 +5,7 @@ Shape suffixes: Q queries, G gallery items, D feature dimensions, P (query, posi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mstat.cone import collapse, spread
 from mstat.errors import UserError
+from mstat.inputs import numbers, rank_numbers
 from mstat.pairs import Pairs, check_length, make_pairs
 from mstat.ranking import rank_distances, rank_positives
 
@@ -27,11 +30,13 @@ class Scores:
         average_precision_Q: fp64, plain mean of the precisions at the hits; 0 for a query without a positive.
         first_hit_Q: int64, rank of the nearest true match, 1 the best; 0 for a query without a positive.
         num_gallery: Items searched, junk not counted.
+        fault: What is wrong with the features, where they are all alike.
     """
 
     average_precision_Q: Tensor
     first_hit_Q: Tensor
     num_gallery: int
+    fault: str | None = None
 
     def summary(self, ranks: Sequence[int] = (1, 5, 10, 20), no_positive: Literal["skip", "zero"] = "skip") -> dict:
         """mAP, CMC and counts in plain numbers, scores as fractions.
@@ -41,8 +46,9 @@ class Scores:
             no_positive: A query without a positive is left out (`skip`) or counts 0 (`zero`).
 
         Raises:
-            ValueError: if no query counts, or `no_positive` is another word.
+            UserError: If no query counts, a rank is none, or `no_positive` is another word.
         """
+        ranks = rank_numbers(ranks)
         if no_positive not in ("skip", "zero"):
             raise UserError(f"no_positive={no_positive!r}: choose 'skip' or 'zero'")
         valid_Q = self.first_hit_Q > 0
@@ -101,22 +107,28 @@ def cmc_map(
 
     Args:
         query_features, gallery_features: (Q, D) and (G, D), arrays or tensors; normalised inside.
-        query_pids, query_camids, gallery_pids, gallery_camids: Integers, Q and G of them.
+        query_pids, query_camids, gallery_pids, gallery_camids: Whole numbers along one axis, Q and G of them.
         junk: G flags, or None for no junk.
         same: (query index, gallery index) pairs that are copies of one tracklet, or None.
         ranks, no_positive: As in `Scores.summary`.
+
+    Warns where all features are alike: the scores are then those of the gallery's order.
 
     Returns:
         `mAP`, `rank<k>`, `num_query`, `num_valid_query` (with a positive), `num_gallery` (junk not counted) and `cmc`,
         ranks 1 to 50; scores as fractions.
 
     Raises:
-        ValueError: if lengths that must match do not, features are not finite, or no query has a positive.
+        UserError: If lengths that must match do not, labels are no whole numbers, features are not finite, or no query
+            has a positive.
     """
     pairs = make_pairs(query_pids, query_camids, gallery_pids, gallery_camids, junk=junk, same=same)
-    query_QD, gallery_GD = torch.as_tensor(query_features), torch.as_tensor(gallery_features)
+    query_QD, gallery_GD = numbers("query features", query_features), numbers("gallery features", gallery_features)
     check_length("gallery features", gallery_GD, pairs.num_gallery)
-    return score(pairs, rank_positives(query_QD, gallery_GD, 0, pairs)).summary(ranks, no_positive)
+    summary = score(pairs, rank_positives(query_QD, gallery_GD, 0, pairs)).summary(ranks, no_positive)
+    if fault := collapse(max(spread(features, query_QD[0]) for features in (query_QD, gallery_GD))):
+        warnings.warn(fault, stacklevel=2)
+    return summary
 
 
 def cmc_map_from_distances(
@@ -137,7 +149,7 @@ def cmc_map_from_distances(
         distance: (Q, G), array or tensor; less is nearer. It is not changed.
 
     Raises:
-        ValueError: as `cmc_map`, or if distances are not finite.
+        UserError: As `cmc_map`, or if distances are not finite.
     """
     pairs = make_pairs(query_pids, query_camids, gallery_pids, gallery_camids, junk=junk, same=same)
-    return score(pairs, rank_distances(torch.as_tensor(distance), pairs)).summary(ranks, no_positive)
+    return score(pairs, rank_distances(numbers("distances", distance), pairs)).summary(ranks, no_positive)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mstat.errors import UserError
+from mstat.inputs import flags, index_pairs, labels
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,17 @@ def make_pairs(query_pids, query_camids, gallery_pids, gallery_camids, *, junk=N
         same: (query index, gallery index) pairs that are copies of one tracklet, or None.
 
     Raises:
-        ValueError: if lengths that must match do not, or an index of `same` is out of range.
+        UserError: If labels are no whole numbers along one axis, lengths that must match do not, or an index of `same`
+            is out of range.
     """
-    query_pids, query_camids, gallery_pids, gallery_camids = (
-        torch.as_tensor(labels).cpu().long().contiguous()
-        for labels in (query_pids, query_camids, gallery_pids, gallery_camids)
-    )
+    query_pids, query_camids = labels("query pids", query_pids), labels("query camids", query_camids)
+    gallery_pids, gallery_camids = labels("gallery pids", gallery_pids), labels("gallery camids", gallery_camids)
     num_query, num_gallery = len(query_pids), len(gallery_pids)
-    junk_G = torch.zeros(num_gallery, dtype=torch.bool) if junk is None else torch.as_tensor(junk).cpu().bool()
+    junk_G = torch.zeros(num_gallery, dtype=torch.bool) if junk is None else flags("junk flags", junk)
     check_length("query camids", query_camids, num_query)
     check_length("gallery camids", gallery_camids, num_gallery)
     check_length("junk flags", junk_G, num_gallery)
-    same_2N = torch.as_tensor([] if same is None else same, dtype=torch.long).cpu().reshape(-1, 2).T
+    same_2N = index_pairs("`same`", [] if same is None else same).T
     limits = torch.tensor([[num_query], [num_gallery]])
     if ((same_2N < 0) | (same_2N >= limits)).any():
         raise UserError(f"`same` names a pair outside {num_query} queries x {num_gallery} gallery items")

@@ -27,6 +27,7 @@ from mstat.files import write_json
 from mstat.model import Classifier
 from mstat.model.tokens import patch_grid
 from mstat.report.scores import percent
+from mstat.scored import dataset
 from mstat.task import ActionTask
 from mstat.train import Objective, train, training_plan
 from mstat.trial import Extraction
@@ -128,6 +129,7 @@ def accuracy(engine: Engine, model: Classifier, reader: Reader, config: Config) 
 
     protocol = reader.protocol(config.data.protocol)
     return {
+        "dataset": dataset(reader),
         "protocol": protocol.name,
         "split": config.data.split or protocol.splits[0],
         "warnings": reader.warnings,

@@ -25,6 +25,7 @@ from mstat.files import read_json, write_json, write_text
 from mstat.report import figures
 from mstat.report.scores import ABSENT, COLUMNS
 from mstat.run import read_state
+from mstat.scored import scored_checksum
 
 NAMES = {**COLUMNS, "intra": "intra", "intra_correct": "intra, correct", "inter": "inter"}
 
@@ -76,11 +77,13 @@ def _slug(config: Config, changed: Config) -> str:
 
 def results(name: str, experiment: Experiment, of_jobs: Sequence[Job]) -> dict[str, Any]:
     """What the runs show, for `OUT/<experiment>.json`. Every run is done."""
-    rows = []
+    rows: list[dict[str, Any]] = []
+    sets: set[str | None] = set()
     columns = experiment.columns
     for row in experiment.rows:
         mine = [job for job in of_jobs if job.row is row]
         evaluations = [read_json(Path(job.config.run) / "evaluation.json") for job in mine]
+        sets |= {scored_checksum(Path(job.config.run), of_job) for job, of_job in zip(mine, evaluations, strict=True)}
         rows.append(
             {
                 "name": row.name,
@@ -90,6 +93,8 @@ def results(name: str, experiment: Experiment, of_jobs: Sequence[Job]) -> dict[s
                 "paper": {column: row.paper[column] for column in columns if column in row.paper},
             }
         )
+    if len(sets) > 1:
+        raise UserError(f"the runs were scored on several data sets ({', '.join(map(str, sets))}): score them again")
     first = of_jobs[0].config
     return {
         "experiment": name,
@@ -97,6 +102,7 @@ def results(name: str, experiment: Experiment, of_jobs: Sequence[Job]) -> dict[s
         "remark": experiment.remark,
         "paper_dataset": experiment.dataset,
         "shards": first.data.shards,
+        "dataset": evaluations[0].get("dataset"),
         "protocol": evaluations[0]["protocol"],
         "split": evaluations[0]["split"],
         "warnings": evaluations[0]["warnings"],

@@ -3,6 +3,8 @@
 RUN/robustness.json   every point that was ever scored, and the three sweeps that were asked for last
 RUN/robustness.md     the same to read; the report, which is made anew, has it to look at
 
+On another set than the run's own, both are in RUN/evaluations/<name>/ (mstat/scored.py).
+
 One setting of the evaluation varies at a time, the others are the run's. A point that is there is not scored again
 unless the weights, the data or its settings have changed.
 """
@@ -27,9 +29,10 @@ from mstat.errors import UserError
 from mstat.evaluate import join_stages, refuse_trained, summarise
 from mstat.files import write_json, write_text
 from mstat.model import MSTAT
-from mstat.report.html import write_report
+from mstat.report.html import write_reports
 from mstat.report.robustness import FILE, markdown
 from mstat.report.scores import COLUMNS, percent
+from mstat.scored import dataset, deciding, evaluation_folder
 from mstat.trial import Trial
 from shards.read import Reader
 
@@ -37,8 +40,6 @@ FRAMES = [1, 2, 4, 8, 16, 32, 64]
 OCCLUSION = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
 RESOLUTION = [1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0]  # of the model's height; and as stored
 QUICK_FRAMES, QUICK_OCCLUSION, QUICK_RESOLUTION = [1, 2, 4], [0.0, 0.25, 0.5], [1 / 8, 1 / 2]  # does it run?
-# What of the evaluation's settings a score depends on; the rest only says what is told beside it.
-DECIDING = ("num_frames", "mode", "stage_norm", "seed", "occlusion", "resolution", "degrade")
 
 
 def sweeps(config: Config, quick: bool = False) -> dict[str, list[EvalConfig]]:
@@ -69,28 +70,33 @@ def study(config: Config, engine: Engine, quick: bool = False) -> dict[str, Any]
     reader = shards.open(config.data.shards)
     refuse_trained(reader, run, config.data)
     model = mstat.load(run).to(engine.device)
-    found = engine.from_main(_begun(run, config, reader) if engine.is_main else None)
+    folder: Path = engine.from_main(evaluation_folder(run, reader, config.data) if engine.is_main else None)
+    found = engine.from_main(_begun(folder, config, reader) if engine.is_main else None)
     points: list[dict[str, Any]] = found["points"]
     wanted = sweeps(config, quick)
-    found["base"] = {**_deciding(wanted["occlusion"][0]), "degrade": config.eval.degrade}
+    found["base"] = {**deciding(wanted["occlusion"][0]), "degrade": config.eval.degrade}
     missing: list[EvalConfig] = []
     for settings in (settings for sweep in wanted.values() for settings in sweep):
-        if _deciding(settings) not in [*(point["settings"] for point in points), *map(_deciding, missing)]:
+        if deciding(settings) not in [*(point["settings"] for point in points), *map(deciding, missing)]:
             missing.append(settings)
     found["sweeps"] = _shown(wanted, points)
     scorer = _Scorer(engine, model, reader, config)
     for number, settings in enumerate(missing, 1):
         scores = scorer.score(settings)
-        points.append({"settings": _deciding(settings), "scores": scores})
+        points.append({"settings": deciding(settings), "scores": scores})
         found["sweeps"] = _shown(wanted, points)
         if engine.is_main:
             told = f"mAP {percent(scores['mAP'])}, rank-1 {percent(scores['rank1'])}"
             print(f"point {number} of {len(missing)}: {_told(settings)}: {told}", flush=True)
-            write_json(run / FILE, found)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / FILE, found)
     if engine.is_main:
-        write_json(run / FILE, found)
-        write_text(run / "robustness.md", markdown(found))
-        write_report(run, reader)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / FILE, found)
+        write_text(folder / "robustness.md", markdown(found))
+        report = write_reports(folder, run, reader)
+        print(folder / "figures" / "robustness.svg")
+        print(f"report: {report}")
     engine.barrier()
     return found
 
@@ -115,9 +121,9 @@ class _Scorer:
         return {key: told[key] for key in (*COLUMNS, "num_query", "num_valid_query", "num_gallery")}
 
 
-def _begun(run: Path, config: Config, reader: Reader) -> dict[str, Any]:
+def _begun(folder: Path, config: Config, reader: Reader) -> dict[str, Any]:
     """What robustness.json holds of this model on these data, or the beginning of another one."""
-    with (run / "model.safetensors").open("rb") as file:
+    with (Path(config.run) / "model.safetensors").open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     protocol = reader.protocol(config.data.protocol)
     facts = {
@@ -129,18 +135,12 @@ def _begun(run: Path, config: Config, reader: Reader) -> dict[str, Any]:
     }
     points = []
     try:
-        before = json.loads((run / FILE).read_text())
+        before = json.loads((folder / FILE).read_text())
         if all(before[name] == fact for name, fact in facts.items()):
             points = before["points"]
     except (FileNotFoundError, ValueError, KeyError):
         pass  # none yet, or of another version: all is scored anew
-    return {**facts, "base": None, "sweeps": {}, "points": points}
-
-
-def _deciding(settings: EvalConfig) -> dict[str, Any]:
-    """A point's own settings. Whose frames would be spoilt does not matter where none are."""
-    spoilt = settings.occlusion > 0 or settings.resolution is not None
-    return {name: getattr(settings, name) if spoilt or name != "degrade" else None for name in DECIDING}
+    return {"dataset": dataset(reader), **facts, "base": None, "sweeps": {}, "points": points}
 
 
 def _told(settings: EvalConfig) -> str:
@@ -157,7 +157,7 @@ def _shown(wanted: Mapping[str, list[EvalConfig]], points: list[dict[str, Any]])
             {"value": getattr(settings, name), **point["scores"]}
             for settings in sweep
             for point in points
-            if point["settings"] == _deciding(settings)
+            if point["settings"] == deciding(settings)
         ]
         for name, sweep in wanted.items()
     }

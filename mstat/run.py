@@ -75,15 +75,6 @@ def locked(run: Path) -> Iterator[None]:
         yield
 
 
-def shards_checksum(run: Path) -> str | None:
-    """Of the shards that a run was trained with, where its environment.json tells."""
-    try:
-        checksum: str | None = json.loads((run / "environment.json").read_text()).get("shards_checksum")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return checksum
-
-
 def write_environment(run: Path, world_size: int, shards_checksum: str) -> None:
     """What it takes to tell this run from another one: command, versions, commit, hardware."""
     write_json(

@@ -27,17 +27,20 @@ from mstat.evaluate import evaluate_run, refuse_trained
 from mstat.files import write_json
 from mstat.means import mean_of, numbers
 from mstat.report.console import console
-from mstat.report.html import write_report
+from mstat.report.html import write_report, write_reports
 from mstat.report.progress import score_table
 from mstat.run import State, read_state, write_state
+from mstat.scored import EVALUATIONS, evaluation_folder, is_trained_on
 from mstat.train import train
+from mstat.trial import Trial
+from shards.read import Reader
 
 
 def train_runs(config: Config, engine: Engine) -> None:
     """Train each run that `config` asks for. Every rank calls it.
 
     Raises:
-        ValueError: If the folder of a set holds a run of one split.
+        UserError: If the folder of a set holds a run of one split, or a split has nothing to score.
         Exception: What `mstat.train.train` raises; the splits after it are then not begun.
     """
     if config.data.split != ALL_SPLITS:
@@ -46,6 +49,10 @@ def train_runs(config: Config, engine: Engine) -> None:
     run = Path(config.run)
     if engine.from_main(bool(checkpoint.folders(run))):
         raise UserError(f"{run}: holds the run of one split; give the set of all splits another --run")
+    if config.train.eval_every is not None:
+        reader = shards.open(config.data.shards)
+        for split in reader.protocol(config.data.protocol).splits:  # before the first split has trained, not after
+            Trial(engine, reader, _of_split(config, split))
     if engine.is_main:
         run.mkdir(parents=True, exist_ok=True)
         save_config(config, run / "config.yaml")
@@ -70,7 +77,7 @@ def train_runs(config: Config, engine: Engine) -> None:
     if engine.is_main:
         write_state(run, "done", read_state(run)["step"])
         if evaluations:
-            _leave_mean(run, evaluations)
+            _leave_mean(run, run, evaluations)
 
 
 def evaluate_runs(config: Config, engine: Engine, checkpoint: str | None = None, out: Path | None = None) -> None:
@@ -96,25 +103,41 @@ def evaluate_runs(config: Config, engine: Engine, checkpoint: str | None = None,
         notes = {}
         if checkpoint is not None:
             of_split = dataclasses.replace(of_split, model=dataclasses.replace(model.config, init=of_split.model.init))
-            notes, folder = {"checkpoint": str(source)}, folder or run / "evaluations" / source.resolve().name
+            notes, folder = {"checkpoint": str(source)}, folder or _checkpoint_folder(source, run, reader, of_split)
         evaluation = evaluate_run(engine, model, reader, of_split, folder, notes)
         if engine.is_main:
-            print(f"report: {write_report(run, reader)}" if folder is None else f"scores of {source}: {folder}")
+            if folder is None:
+                written = evaluation_folder(run, reader, of_split.data)
+                print(f"report: {write_reports(written, run, reader)}")
+            else:
+                print(f"scores of {source}: {folder}")
         return evaluation
 
-    if config.data.split == ALL_SPLITS:
-        if checkpoint is not None:
-            raise UserError(f"{config.run}: a checkpoint is one split's: give --run {config.run}/split-NAME")
-        evaluations = _each_split(
-            config, engine, lambda c: evaluate_split(c, None if out is None else out / Path(c.run).name)
-        )
-        if engine.is_main:
-            _leave_mean(Path(config.run), evaluations, out)
-    elif load_config(Path(config.run) / "config.yaml").data.split == ALL_SPLITS:
-        split = config.data.split or reader.protocol(config.data.protocol).splits[0]
-        evaluate_split(_of_split(config, split), out)
+    run, protocol = Path(config.run), reader.protocol(config.data.protocol)
+    is_set = load_config(run / "config.yaml").data.split == ALL_SPLITS
+    on_another_set = is_set and not is_trained_on(run, reader, config.data)
+    if not on_another_set and config.data.split != ALL_SPLITS:
+        one = _of_split(config, config.data.split or protocol.splits[0]) if is_set else config
+        evaluate_split(one, out)
+        return
+    if checkpoint is not None:
+        raise UserError(f"{run}: a checkpoint is one split's: give --run {run}/split-NAME")
+    if on_another_set:
+        evaluations = {}
+        for name, of_split in _on_another_set(config, reader).items():
+            if engine.is_main:
+                rich.print(f"[bold]run of split {escape(name)}[/]")
+            evaluations[name] = evaluate_split(of_split, out and out / f"split-{name}")
     else:
-        evaluate_split(config, out)
+        evaluations = _each_split(config, engine, lambda c: evaluate_split(c, out and out / Path(c.run).name))
+    if engine.is_main:
+        _leave_mean(out or evaluation_folder(run, reader, config.data), run, evaluations)
+
+
+def _checkpoint_folder(checkpoint: Path, run: Path, reader: Reader, config: Config) -> Path:
+    """RUN/evaluations/step-..., where the scores of a checkpoint go; another set than its own is named before it."""
+    name, usual = checkpoint.resolve().name, evaluation_folder(run, reader, config.data)
+    return run / EVALUATIONS / (name if usual == run else f"{usual.name}-{name}")
 
 
 def _each_split(
@@ -130,11 +153,40 @@ def _each_split(
     return evaluations
 
 
-def _leave_mean(run: Path, evaluations: Mapping[str, Mapping[str, Any]], out: Path | None = None) -> None:
+def _on_another_set(config: Config, reader: Reader) -> dict[str, Config]:
+    """How each run of a set of splits is scored on another data set: by the split of its own name, or the only one."""
+    names = sorted((path.name[6:] for path in Path(config.run).glob("split-*")), key=lambda name: (len(name), name))
+    splits = reader.protocol(config.data.protocol).splits
+    if config.data.split not in (None, ALL_SPLITS):
+        chosen = dict.fromkeys(names, config.data.split)
+    elif set(names) <= set(splits):
+        chosen = {name: name for name in names}
+    elif len(splits) == 1:
+        chosen = dict.fromkeys(names, splits[0])
+    else:
+        raise UserError(
+            f"{config.run}: has runs of the splits {', '.join(names)}, and {reader.name} has {', '.join(splits)}: "
+            "choose one with --data.split"
+        )
+    if not names:
+        raise UserError(f"{config.run}: holds no run of a split; launch/train.py --data.split all makes them")
+    return {
+        name: dataclasses.replace(_of_split(config, name), data=dataclasses.replace(config.data, split=split))
+        for name, split in chosen.items()
+    }
+
+
+def _leave_mean(folder: Path, run: Path, evaluations: Mapping[str, Mapping[str, Any]]) -> None:
     mean = mean_of_splits(evaluations)
     console().print(score_table(mean))
-    write_json((out or run) / "evaluation.json", mean)
-    print(f"report: {write_report(run)}" if out is None else f"scores of {run}: {out}")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "evaluation.json", mean)
+    if folder.is_relative_to(run):
+        if folder != run:
+            write_report(run)
+        print(f"report: {write_report(folder)}")
+    else:
+        print(f"scores of {run}: {folder}")
 
 
 def _of_split(config: Config, split: str) -> Config:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mstat.cone import collapse, spread
 from mstat.config import Config
 from mstat.data.clips import evaluation_clips
 from mstat.data.loader import EvaluationBatches, Tensors, load
@@ -163,6 +164,24 @@ class Trial(Extraction):
             junk=(roles[gallery] & Role.JUNK) > 0,
             same=itself,
         )
+        if not self.pairs.positives_2P.shape[1]:
+            raise UserError(f"{config.data.shards}: {self._why_no_match(gallery)}")
+
+    def _why_no_match(self, gallery: np.ndarray) -> str:
+        """Why nothing can be scored, and the way out."""
+        asked, num_queries = self.tracklets[self.queries], len(self.queries)
+        searched = gallery[~self.pairs.junk_G.numpy()]
+        if not np.isin(self.reader.pids[asked], self.reader.pids[searched]).any():
+            why = "no identity of a query is in the gallery" + " but as junk" * (len(searched) < len(gallery))
+        elif len(cameras := np.unique(self.reader.camids[searched])) == 1:
+            why = f"the whole gallery is of one camera, {cameras[0]}, as are the queries"
+        else:
+            why = "the gallery has the queries' identities by the query's own camera alone, or as junk"
+        return (
+            f"none of the {num_queries:,} queries of this protocol and split has a match by another camera in the "
+            f"gallery, so nothing can be scored: {why}. Give another --data.protocol or --data.split, or a set whose "
+            "test identities were seen by two cameras; --train.eval_every null trains without scores"
+        )
 
     def camera_pairs(self, features_SD: torch.Tensor) -> list[dict[str, Any]]:
         """Scores of the queries of each camera where one other camera alone is searched."""
@@ -231,4 +250,5 @@ class Trial(Extraction):
             top = top_ranks(query_QD[list(rows)], rows, gallery_SD, start, self.pairs, TOP)
             return merge_top(self.engine.gather_objects(top), TOP)
 
-        return score_ranks(self.pairs, ranks_P), nearest
+        distances = self.engine.gather_objects(spread(features_SD, query_QD[0]))
+        return dataclasses.replace(score_ranks(self.pairs, ranks_P), fault=collapse(max(distances))), nearest

@@ -16,6 +16,7 @@ from mstat.elsewhere import find_shards
 from mstat.errors import UserError
 from mstat.files import read_plain, read_plain_json, write_plain
 from mstat.plain_yaml import read_plain_yaml
+from mstat.scored import EVALUATIONS, scored_checksum, shards_checksum
 from shards.records import DataError
 
 if TYPE_CHECKING:
@@ -78,6 +79,33 @@ class Folder:
         return self.json("rankings.json")
 
     @property
+    def of_run(self) -> Path:
+        """The folder of the run that the scores are of: another one where these are in its `evaluations`."""
+        run = self.run.resolve()
+        return run.parent.parent if run.parent.name == EVALUATIONS else self.run
+
+    @cached_property
+    def others(self) -> dict[str, Json]:
+        """By folder: the evaluations of this run on other sets, protocols or splits."""
+        found = sorted((self.run / EVALUATIONS).glob("*/evaluation.json"))
+        return {path.parent.name: self.json(str(path.relative_to(self.run))) for path in found}
+
+    @property
+    def checksum(self) -> str | None:
+        """Checksum of the set that the evaluation is of, where it is known."""
+        return None if isinstance(self.evaluation, str) else scored_checksum(self.run, self.evaluation)
+
+    def of_other_scores(self, content: Mapping[str, Any]) -> str | None:
+        """Why rankings or an embedding are none of evaluation.json's; None where they are, or nothing tells."""
+        if isinstance(self.evaluation, str):
+            return None
+        for key in ("dataset", "eval"):
+            known, other = self.evaluation.get(key), content.get(key)
+            if known is not None and other is not None and known != other:
+                return f"Not shown: it is of another evaluation than evaluation.json, with another {key} ({other})."
+        return None
+
+    @property
     def is_set(self) -> bool:
         """Whether this is the folder of all splits' runs, which has their mean and nothing of a single run."""
         return not isinstance(self.evaluation, str) and "splits" in self.evaluation
@@ -130,7 +158,7 @@ class Folder:
         """The shards of the run, or why there are none."""
         try:
             reader = self._reader or self._open_shards()
-            recorded = None if isinstance(self.environment, str) else self.environment.get("shards_checksum")
+            recorded = self.checksum or shards_checksum(self.run)
             if recorded and recorded != reader.checksum:
                 raise DataError("the shards are not those of the run (another checksum)")
         except (DataError, OSError, ValueError) as error:
@@ -142,7 +170,7 @@ class Folder:
         """The trained model. ValueError where there is none."""
         import mstat
 
-        return mstat.load(self.run)
+        return mstat.load(self.of_run)
 
     def _open_shards(self) -> Reader:
         import shards

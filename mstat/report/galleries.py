@@ -26,6 +26,8 @@ def typical(folder: Folder) -> str:
     """Queries from the best to the worst. Empty where rankings.json has none: the hardest ones say what is amiss."""
     if folder.is_set or isinstance(folder.rankings, str) or not folder.rankings.get("typical"):
         return ""
+    if folder.of_other_scores(folder.rankings):
+        return ""
     queries = folder.rankings["typical"][:NUM_QUERIES]
     told = f"{len(queries)} queries at even steps through all, from the highest average precision to the lowest."
     return _galleries(folder, queries, "galleries.jpg", told)
@@ -36,6 +38,8 @@ def failures(folder: Folder) -> str:
         return ""
     if isinstance(folder.rankings, str):
         return page.note(folder.rankings)
+    if remark := folder.of_other_scores(folder.rankings):
+        return page.note(remark)
     listed = folder.rankings["queries"]
     if not listed:
         return page.note("rankings.json lists no query.")

@@ -14,9 +14,7 @@ from mstat.configure import flat
 from mstat.errors import UserError
 from mstat.means import mean_of
 from mstat.report.folder import Folder
-
-# What two scores must have in common to be compared: key of evaluation.json, in words.
-TERMS = {"protocol": "protocol", "split": "split", "num_frames": "frames of a tracklet", "mode": "way of taking them"}
+from mstat.scored import TERMS, terms
 
 
 @dataclass
@@ -42,11 +40,8 @@ class Compared:
 
     @cached_property
     def terms(self) -> dict[str, Any]:
-        """What its scores were made under, in words; what is not known is left out."""
-        found = {told: self.evaluation[key] for key, told in TERMS.items() if self.evaluation.get(key) is not None}
-        if checksum := self.environment.get("shards_checksum"):
-            found["shards"] = str(checksum)[:12]
-        return found
+        """What its scores were made under, in words; the set is the scored one. What is not known is left out."""
+        return terms(self.evaluation, self.folder.checksum)
 
 
 @dataclass

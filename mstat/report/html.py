@@ -45,7 +45,7 @@ def settings(folder: Folder) -> str:
         told = page.note("config.yaml is not in the run folder.")
     except (OSError, UserError) as error:
         told = page.note(f"config.yaml cannot be read: {error}.")
-    if folder.is_set:  # its splits' runs have environments of their own
+    if folder.is_set or folder.of_run != folder.run:  # the runs have environments of their own
         return told
     environment = folder.environment
     if isinstance(environment, str):
@@ -61,6 +61,7 @@ SECTIONS = (
     Section("scores", "Scores", "evaluation.json", results.scores, half=True),
     Section("cmc", "Cumulative matching", "evaluation.json", results.cmc, half=True),
     Section("training", "Training", "metrics.jsonl", training.training),
+    Section("others", "Other data sets", "evaluations", results.others),
     Section("splits", "Splits", "evaluation.json", results.splits),
     Section("cameras", "Cameras", "evaluation.json", results.cameras, half=True),
     Section("embedding", "People in the plane", "embedding.json", pictures.embedding, half=True),
@@ -99,8 +100,23 @@ def write_report(
     return run / "report.html"
 
 
+def write_reports(folder: Path, run: Path, reader: Reader) -> Path:
+    """The report of scores that are in `folder`; where that is none of the run itself, also the run's, which names it.
+
+    Returns the path of the former.
+    """
+    if folder != run:
+        write_report(run)
+    return write_report(folder, reader)
+
+
 def _header(name: str, folder: Folder) -> str:
-    parts = [f"<h1>{page.escape(name)}</h1>", page.shown("state.json", state, folder.json("state.json"))]
+    parts = [f"<h1>{page.escape(name)}</h1>"]
+    if folder.of_run != folder.run:
+        of_run = page.escape(folder.of_run.name)
+        parts.append(f'<p class="soft">Scores of the run <a href="../../report.html">{of_run}</a></p>')
+    else:
+        parts.append(page.shown("state.json", state, folder.json("state.json")))
     if not isinstance(folder.environment, str):
         started = str(folder.environment.get("started", "at an unknown time"))[:10]
         parts.append(f'<p class="soft">{page.escape(f"Started {started}")}</p>')

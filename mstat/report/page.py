@@ -32,6 +32,7 @@ p { margin: .25rem 0; }
 img { display: block; max-width: 100%; height: auto; }
 .soft, figcaption, caption { color: var(--soft); font-size: .875rem; }
 .note { background: var(--card); border-left: 4px solid var(--line); padding: .5rem .75rem; }
+.warning { border-color: var(--wrong); color: var(--wrong); font-weight: 600; }
 .state { display: inline-block; padding: 0 .6rem; border: 1.5px solid currentColor; border-radius: 1rem;
   font-size: .875rem; font-weight: 600; color: var(--accent); }
 .state.done { color: var(--right); }
@@ -127,6 +128,11 @@ def section(name: str, heading: str, body: str, half: bool = False) -> str:
 def note(text: str) -> str:
     """A remark of the report about itself: what is missing and why."""
     return f'<p class="note">{escape(text)}</p>'
+
+
+def warning(text: str) -> str:
+    """A remark on what speaks against the scores, in a colour that is seen."""
+    return f'<p class="note warning">{escape(text)}</p>'
 
 
 def shown(file: str, make: Callable[..., str], *contents: Any) -> str:

@@ -156,11 +156,14 @@ def _queries(reader: Reader, evaluation: Mapping[str, Any]) -> list[int]:
 
 def embedding(folder: Folder) -> str:
     """HTML: tracklets in the plane."""
+    folder.forget("embedding.svg")
     if isinstance(folder.evaluation, str) or folder.is_set or not folder.setting("eval", "pictures"):
         return ""
     found = folder.json("embedding.json")
     if isinstance(found, str):
         return page.note(found)
+    if remark := folder.of_other_scores(found):
+        return page.note(remark)
     pids = np.array(found["pids"])
     svg = figures.embedding_figure(np.array(found["points"], dtype=np.float64).reshape(-1, 2), pids)
     folder.save("embedding.svg", svg)

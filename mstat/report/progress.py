@@ -95,7 +95,8 @@ class Progress:
 
 def score_table(evaluation: Mapping[str, Any]) -> Table:
     """The scores of evaluation.json in percent: the baselines, then every subset of stages."""
-    table = Table(title=escape(scores.title(evaluation)), caption=scores.caption(evaluation))
+    caption = " ".join([scores.caption(evaluation), *map(_in_colour, scores.warnings(evaluation))])
+    table = Table(title=escape(scores.title(evaluation)), caption=caption)
     table.add_column("features", no_wrap=True)
     for heading in scores.COLUMNS.values():
         table.add_column(heading, justify="right", no_wrap=True)
@@ -107,6 +108,10 @@ def score_table(evaluation: Mapping[str, Any]) -> Table:
     for name, cells in scores.stage_rows(evaluation):
         table.add_row(name, *cells, style="bold" if name == scores.STAGES[-1] else None)
     return table
+
+
+def _in_colour(warning: str) -> str:
+    return f"[not dim bold yellow]{escape(warning)}[/]"
 
 
 def _summary(record: Mapping[str, Any]) -> list[str]:

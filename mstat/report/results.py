@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -23,7 +24,36 @@ def scores(folder: Folder) -> str:
         ("whole" if name == rounded.STAGES[-1] else "", f"Stage {name}", cells)
         for name, cells in rounded.stage_rows(evaluation)
     ]
-    return page.table(["features", *rounded.HEADINGS], rows, rounded.caption(evaluation))
+    parts = [page.warning(warning) for warning in rounded.warnings(evaluation)]
+    if not isinstance(evaluation.get("dataset"), dict):
+        known = f"the run was trained on the set of checksum {folder.checksum[:12]}" if folder.checksum else "unknown"
+        parts.append(page.note(f"evaluation.json, of an earlier version, does not name its data set: {known}."))
+    table = page.table(["features", *rounded.HEADINGS], rows, rounded.caption(evaluation))
+    return "\n".join([*parts, table])
+
+
+def others(folder: Folder) -> str:
+    """Scores on other sets, protocols or splits beside those on the run's own."""
+    if not folder.others:
+        return ""
+    rows, notes = [], []
+    if not isinstance(folder.evaluation, str):
+        rows.append(("whole", _what(folder.evaluation), rounded.cells(folder.evaluation)))
+    for name, evaluation in folder.others.items():
+        if isinstance(evaluation, str):
+            notes.append(page.note(evaluation))
+            continue
+        link = f'<a href="evaluations/{page.escape(quote(name))}/report.html">{_what(evaluation)}</a>'
+        rows.append(("", link, rounded.cells(evaluation)))
+        notes += [page.warning(f"{name}: {warning}") for warning in rounded.warnings(evaluation)]
+    told = "In percent, of all stages; bold: the set, protocol and split that the run was trained on."
+    return "\n".join([page.table(["scored on", *rounded.HEADINGS], rows, told), *notes])
+
+
+def _what(evaluation: Mapping[str, Any]) -> str:
+    named = evaluation.get("dataset")
+    of_set = f"{named['name']} ({named['checksum'][:8]}), " if isinstance(named, dict) else ""
+    return page.escape(f"{of_set}{evaluation['protocol']}, split {evaluation['split']}")
 
 
 def splits(folder: Folder) -> str:

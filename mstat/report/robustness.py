@@ -10,7 +10,7 @@ from rich.table import Table
 
 from mstat.report import figures, page
 from mstat.report.folder import Folder
-from mstat.report.scores import COLUMNS, percent
+from mstat.report.scores import COLUMNS, of_set, percent
 
 TITLES = {"num_frames": "test frames", "occlusion": "occluded area", "resolution": "height in pixels"}
 
@@ -39,7 +39,8 @@ def robustness(folder: Folder) -> str:
 
 def table(found: Mapping[str, Any]) -> Table:
     """For a terminal: a line a point, in percent."""
-    told = Table(title=f"Robustness, protocol {escape(found['protocol'])}", caption=escape(caption(found)))
+    title = f"Robustness, protocol {found['protocol']}{of_set(found)}"
+    told = Table(title=escape(title), caption=escape(caption(found)))
     told.add_column("", no_wrap=True)
     for heading in COLUMNS.values():
         told.add_column(heading, justify="right", no_wrap=True)
@@ -57,7 +58,8 @@ def caption(found: Mapping[str, Any]) -> str:
     whose = "queries, searched in a gallery of good frames" if base["degrade"] == "queries" else "queries and gallery"
     frames = f"{base['num_frames']} frames" + " a clip, all clips" * (base["mode"] == "clips")
     told = [
-        f"In percent. Occlusion and resolution spoil the frames of {whose}, with {frames} of each tracklet;",
+        f"In percent{of_set(found)}. Occlusion and resolution spoil the frames of {whose},",
+        f"with {frames} of each tracklet;",
         "the number of frames is that of both.",
         *(f"Not comparable with published scores: {warning}." for warning in found["warnings"]),
     ]

@@ -42,7 +42,13 @@ def split_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 def title(evaluation: Mapping[str, Any]) -> str:
     splits = evaluation.get("splits")
     told = f"mean ± standard deviation of {len(splits)} splits" if splits else f"split {evaluation['split']}"
-    return f"Protocol {evaluation['protocol']}, {told}"
+    return f"Protocol {evaluation['protocol']}, {told}{of_set(evaluation)}"
+
+
+def of_set(evaluation: Mapping[str, Any]) -> str:
+    """The set in words; of an evaluation by an earlier version, which names none, nothing."""
+    named = evaluation.get("dataset")
+    return f", of {named['name']}" if isinstance(named, dict) else ""
 
 
 def short(evaluation: Mapping[str, Any]) -> str:
@@ -51,13 +57,17 @@ def short(evaluation: Mapping[str, Any]) -> str:
     return text + (", not comparable with published scores" if evaluation["warnings"] else "")
 
 
+def warnings(evaluation: Mapping[str, Any]) -> list[str]:
+    """What speaks against comparing the scores, in sentences."""
+    return [f"Not comparable with published scores: {warning}." for warning in evaluation["warnings"]]
+
+
 def caption(evaluation: Mapping[str, Any]) -> str:
-    """How many queries and gallery tracklets stand behind the scores, and what speaks against comparing them."""
-    text = (
+    """How many queries and gallery tracklets stand behind the scores."""
+    return (
         f"{evaluation['num_valid_query']:,} valid of {evaluation['num_query']:,} queries, "
         f"{evaluation['num_gallery']:,} gallery tracklets{' in each split' * ('splits' in evaluation)}. In percent."
     )
-    return " ".join([text, *(f"Not comparable with published scores: {told}." for told in evaluation["warnings"])])
 
 
 def cells(scores: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ TERM = re.compile(r"[a-z][a-z_]{0,30}")  # one that may name a file
 
 
 def training(folder: Folder) -> str:
-    if folder.is_set:
+    if folder.is_set or folder.of_run != folder.run:
         return ""
     records, remark = folder.records()
     parts = [page.note(remark)] if remark else []

@@ -39,12 +39,14 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "bottom": ("bottom", "ymax", "y2", "ybr", "ybottom", "ybottomright", "bry", "bottomrighty"),
     "centre x": ("cx", "xcenter", "xcentre", "centerx", "centrex", "xc", "xmid"),
     "centre y": ("cy", "ycenter", "ycentre", "centery", "centrey", "yc", "ymid"),
-    "confidence": ("confidence", "conf", "score", "notignored", "considered"),
+    "confidence": ("confidence", "conf", "score"),
+    "in use": ("considered", "consider", "notignored", "active", "valid"),  # 0: the row is not to be used
     "class": (
         *("class", "cls", "classid", "classname", "classlabel", "category", "categoryid", "categoryname", "label"),
         *("name", "type", "objectcategory", "objectclass", "objecttype", "objclass"),
     ),
     "visibility": ("visibility", "vis", "visibilityratio"),
+    "not in use": ("outside", "lost", "ignored", "ignore"),  # 1: the row is not to be used (CVAT, VATIC)
     "camera": ("camera", "cam", "cameraid", "camid"),
     "picture width": ("imwidth", "imagewidth", "imgwidth", "imagew", "imgw", "framewidth", "videowidth"),
     "picture height": ("imheight", "imageheight", "imgheight", "imageh", "imgh", "frameheight", "videoheight"),
@@ -65,6 +67,8 @@ class Columns:
 
     places: Mapping[str, int]
     numbering: str = "MOT"
+    unused: tuple[str, ...] = ()  # names of columns that nothing is made of
+    is_clear: bool = False  # names leave no doubt whether boxes begin at a corner or a centre; x and y may be either
 
 
 def spelling(name: str) -> str:
@@ -132,7 +136,10 @@ def of_header(path: Path, names: Sequence[str]) -> Columns:
         if quantity not in places:
             one, other, *_ = NAMES[quantity]
             raise DataError(f"{path}:1: {shown!r}: no column {one} or {other}; {ACCEPTED}")
-    return Columns(places)
+    visdrone = "objectcategory" in spelled or {"truncation", "occlusion"} <= set(spelled)
+    unused = tuple(name for place, name in enumerate(names) if place not in places.values())
+    is_clear = "right" in places or "left" not in places or spelled[places["left"]] != "x"
+    return Columns(places, "VisDrone" if visdrone else "MOT", unused, is_clear)
 
 
 def of_rows(path: Path, rows: Sequence[Sequence[str]]) -> Columns:
@@ -147,6 +154,8 @@ def of_rows(path: Path, rows: Sequence[Sequence[str]]) -> Columns:
         raise DataError(f"{path}: {count} columns without names; {','.join(BOX)} are needed; {ACCEPTED}")
     places = dict(zip((*BOX, "confidence"), range(count), strict=False))
     rest = [[number_or_none(row[place]) for row in rows] for place in range(7, count)]
+    if words := [place for place, column in enumerate(rest, start=8) if all(value is None for value in column)]:
+        raise DataError(f"{path}: column {words[0]} holds words, and columns have no names; {ACCEPTED}")
     if all(set(column) == {-1} for column in rest) or all(set(column) == {0} for column in rest):
         return Columns(places)  # filled up, as MOT asks for
     has_class = _whole(rest[0]) and _between(rest[0], 0, 1e9)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from shards import pictures
 from shards.records import DataError
-from shards.sources.common import pictures_of
 from shards.sources.sequence import Seqinfo, frame_numbers, read_seqinfo
 from shards.sources.tracks import Box, Tracks, listed
 from shards.sources.video import QUALITY, count_frames, decode
+from shards.sources.walk import Walk
 from shards.text import printable_lines
 
 MIN_SIDE = 4  # pixels; a box that the picture's edge leaves thinner than this shows nobody
 OUTSIDE, THIN = "outside the picture", f"thinner than {MIN_SIDE} pixels in it"
 BEYOND = 2.0  # pixels over the edge that rounding explains
+FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 DROP = "leave them out with --bad-frames drop"
 
 
@@ -53,6 +57,7 @@ class Camera:
     dropped: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)  # of `decode`
+    skipped: dict[str, str] = field(default_factory=dict)  # files in a folder of pictures that are not read
     missing: set[int] = field(default_factory=set)  # frames of boxes that the video does not have
     mostly_outside: int = 0  # boxes that are cut, though the picture shows less than half of them
 
@@ -75,7 +80,10 @@ class Camera:
         """The number of each frame, in order. Of a video file it is what its header says, which may be a little off."""
         if self.video.is_dir():
             lowest = min(box.frame for box in self.tracks.boxes)
-            return frame_numbers(self.video, pictures_of(self.video), self.first_frame, lowest)
+            walk = Walk(self.video.parent)
+            numbers = frame_numbers(self.video, walk.pictures(self.video), self.first_frame, lowest)
+            self.skipped = walk.facts()
+            return numbers
         first = 1 if self.first_frame is None else self.first_frame
         return range(first, first + count_frames(self.video))
 
@@ -107,6 +115,8 @@ class Camera:
                     size = image_HW3.shape[1], image_HW3.shape[0]
                     scale = _scale(self, size, seqinfo)
                     _check_corners(self, size)
+                    _check_centres(self, size)
+                    _check_order(self)
                 for box in boxes:
                     self._cut_box(box, box.scaled(*scale), image_HW3, crop_size, store)
             if not of_frame:
@@ -114,7 +124,7 @@ class Camera:
         if of_frame:
             self._leave_out(set(of_frame), frame if isinstance(frames, range) else max(frames), drop)
         if size:
-            _look_at_edges(self, size, seqinfo)
+            _look_at_edges(self, size)
 
     def _cut_box(
         self, box: Box, scaled: Box, image_HW3: pictures.Uint8Array, crop_size: tuple[int, int], store: BinaryIO
@@ -186,15 +196,16 @@ def _scale(camera: Camera, size: tuple[int, int], seqinfo: Seqinfo | None) -> tu
                 f"--tracks-size {width}x{height} is of another shape than {camera.video} with {size[0]}x{size[1]}"
             )
         return x, y
-    known_sizes = [(camera.tracks.size, camera.tracks.path)]
+    known_sizes = [(*(camera.tracks.size or (None, None)), camera.tracks.path)]
     if seqinfo:
-        known_sizes.append((seqinfo.size, seqinfo.path))
-    for known, where in known_sizes:
-        if known and known != size:
+        known_sizes.append((seqinfo.width, seqinfo.height, seqinfo.path))
+    for width, height, where in known_sizes:
+        known = f"{width or '?'}x{height or '?'}"
+        if (width or size[0], height or size[1]) != size:
             raise DataError(
-                f"{camera.tracks.path}: tracks of {known[0]}x{known[1]} pixels (says {where}), and {camera.video} has "
-                f"{size[0]}x{size[1]}; give the video of the tracks, or --tracks-size {known[0]}x{known[1]}, which "
-                "scales the boxes"
+                f"{camera.tracks.path}: tracks of {known} pixels (says {where}), and {camera.video} has "
+                f"{size[0]}x{size[1]}; give the video of the tracks, or --tracks-size {known}, which scales the boxes; "
+                "if that file is wrong, correct it"
             )
     return 1.0, 1.0
 
@@ -213,14 +224,64 @@ def _check_corners(camera: Camera, size: tuple[int, int]) -> None:
         )
 
 
-def _look_at_edges(camera: Camera, size: tuple[int, int], seqinfo: Seqinfo | None) -> None:
-    """Warn of boxes that end far from the edges, or beyond the right one alone: the tracks may have another size."""
+def _check_centres(camera: Camera, size: tuple[int, int]) -> None:
+    """Raise DataError where left and top are centres: boxes reach over the right and the lower edge, and all would fit
+    if they were. Over one of these edges people may have left, which is a warning."""
+    boxes, path = camera.tracks.boxes, camera.tracks.path
+    if camera.tracks.is_clear or camera.tracks_size or len(boxes) < 10:
+        return
+    fit = all(
+        b.width / 2 - BEYOND <= b.left <= size[0] + BEYOND - b.width / 2
+        and b.height / 2 - BEYOND <= b.top <= size[1] + BEYOND - b.height / 2
+        for b in boxes
+    )
+    right = sum(b.left + b.width > size[0] + BEYOND for b in boxes)
+    lower = sum(b.top + b.height > size[1] + BEYOND for b in boxes)
+    if not fit or right + lower < 0.01 * len(boxes):
+        return
+    message = (
+        f"{path}: {right:,} boxes reach over the right edge of {camera.video} and {lower:,} over the lower one, and "
+        "all would fit if they were centres and sizes; name the columns in a first line: frame,id,cx,cy,width,height "
+        "if they are, frame,id,left,top,width,height if not"
+    )
+    if min(right, lower) > 0.002 * len(boxes):
+        raise DataError(message)
+    camera.warnings.append(message)
+
+
+def _check_order(camera: Camera) -> None:
+    """Raise DataError where frame and id are swapped: no id's boxes follow each other, and those of a frame do."""
+    boxes_6N = np.array(
+        [(b.frame, b.pid, 2 * b.left + b.width, 2 * b.top + b.height, b.width, b.height) for b in camera.tracks.boxes]
+    ).T
+    if _continuity(boxes_6N, of=1, along=0) < 0.3 and _continuity(boxes_6N, of=0, along=1) > 0.9:
+        raise DataError(
+            f"{camera.tracks.path}: frame and id seem swapped: the boxes of a frame follow each other as those of "
+            "an id should; put the frame first, or correct the names of the columns"
+        )
+
+
+def _continuity(boxes_6N: FloatArray, of: int, along: int) -> float:
+    """The share of neighbours that overlap, of one value in row `of`, in the order of row `along`; nan where they are
+    too few to tell. Rows 2 and 3 are twice the centres, 4 and 5 the sizes."""
+    boxes_6N = boxes_6N[:, np.lexsort((boxes_6N[along], boxes_6N[of]))]
+    one, other = boxes_6N[:, :-1], boxes_6N[:, 1:]
+    overlaps = np.all(np.abs(one[2:4] - other[2:4]) < one[4:] + other[4:], axis=0)
+    are_neighbours = one[of] == other[of]
+    return float(overlaps[are_neighbours].mean()) if are_neighbours.sum() >= 10 else math.nan
+
+
+def _look_at_edges(camera: Camera, size: tuple[int, int]) -> None:
+    """Warn of boxes that end far from the edges, or beyond the right one alone: the tracks may have another size.
+
+    Whoever scales pictures often corrects their seqinfo.ini, too, so that it proves nothing of the tracks.
+    """
     if camera.tracks_size:
         return
     boxes, path, video = camera.tracks.boxes, camera.tracks.path, camera.video
     right, bottom = max(b.left + b.width for b in boxes), max(b.top + b.height for b in boxes)
     way_out = "if the tracks were made at another size, say it with --tracks-size WIDTHxHEIGHT"
-    if len(boxes) >= 10 and not seqinfo and right < 0.7 * size[0] and bottom < 0.7 * size[1]:
+    if len(boxes) >= 10 and right < 0.7 * size[0] and bottom < 0.7 * size[1]:
         camera.warnings.append(
             f"no box of {path} reaches beyond {right:.0f}x{bottom:.0f} of {video}'s {size[0]}x{size[1]} pixels; "
             f"{way_out}"

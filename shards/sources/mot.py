@@ -227,6 +227,11 @@ def _facts(cameras: Sequence[Camera], test: set[int], halved: bool) -> dict[str,
     }
     if turned := sum(camera.counts["turned"] for camera in cameras):
         facts["turned"] = f"{turned:,} pictures, upright as their EXIF orientation says"
+    if unread := {name: None for camera in cameras for name in camera.tracks.unread}:
+        facts["columns"] = f"not used: {', '.join(unread)}"
+    for camera in cameras:
+        for name, fact in camera.skipped.items():
+            facts[name] = "; ".join(filter(None, (facts.get(name), fact)))
     if halved:
         facts["cameras"] = "one physical camera; C1 and C2 are the halves of each identity's track in time"
     dropped: Counter[str] = sum((camera.dropped for camera in cameras), Counter())

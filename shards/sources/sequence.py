@@ -17,10 +17,11 @@ MAX_SHOWN = 5  # names in a message
 
 @dataclass(frozen=True, slots=True)
 class Seqinfo:
-    """What a seqinfo.ini says of a sequence; None where it does not say it. `size` is width and height."""
+    """What a seqinfo.ini says of a sequence; None where it does not say it."""
 
     path: Path
-    size: tuple[int, int] | None
+    width: int | None
+    height: int | None
     num_frames: int | None
 
 
@@ -34,11 +35,12 @@ def read_seqinfo(tracks: Path) -> Seqinfo | None:
                 parser.read_string(path.read_text(encoding="utf-8-sig"))
                 values = {key: value for section in parser.sections() for key, value in parser.items(section)}
                 width, height, length = (
-                    int(values[key]) if key in values else None for key in ("imwidth", "imheight", "seqlength")
+                    next((int(values[key]) or None for key in keys if key in values), None)
+                    for keys in (("imwidth", "width"), ("imheight", "height"), ("seqlength", "length"))
                 )
             except (configparser.Error, ValueError) as error:
                 raise DataError(f"{path}: cannot be read ({error}); correct it, or remove it") from error
-            return Seqinfo(path, (width, height) if width and height else None, length)
+            return Seqinfo(path, width, height, length)
     return None
 
 

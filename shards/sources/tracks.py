@@ -55,6 +55,8 @@ class Tracks:
         pids: Identities of the boxes, and of rows that are wrong.
         unused: Ids that occur only in rows that are no boxes to use.
         size: Width and height of the pictures in which the boxes were drawn, where the file says so.
+        unread: Names of columns that nothing is made of.
+        is_clear: Names of columns say that boxes begin at a corner, or a centre.
     """
 
     path: Path
@@ -65,6 +67,8 @@ class Tracks:
     pids: set[int] = field(default_factory=set)
     unused: set[str] = field(default_factory=set)
     size: tuple[int, int] | None = None
+    unread: tuple[str, ...] = ()
+    is_clear: bool = False
 
 
 def read_tracks(
@@ -97,7 +101,9 @@ def read_tracks(
     named = Counter[str]() if place is None else Counter(_class_of(fields[place]) for fields in good)
     wanted = people(path, columns, named, _labels(path), classes)
 
-    tracks = Tracks(path, num_rows=len(rows), size=_size(comments, columns, good))
+    tracks = Tracks(
+        path, num_rows=len(rows), size=_size(comments, columns, good), unread=columns.unused, is_clear=columns.is_clear
+    )
     rules = _Rules(columns.places, count, wanted, MIN_VISIBILITY if min_visibility is None else min_visibility)
     seen: dict[tuple[int, int], Box] = {}
     twice: set[tuple[int, int]] = set()
@@ -141,12 +147,19 @@ class _Rules:
         if len(fields) != self.num_columns:
             needed = f"; {','.join(BOX)} are needed" if len(fields) < len(BOX) else ""
             raise ValueError(f"{len(fields)} columns, and the others have {self.num_columns}{needed}")
-        if "confidence" in self.places and self._number(fields, "confidence") == 0:
-            return "of confidence 0"
+        for quantity in ("confidence", "in use"):
+            if quantity in self.places and self._number(fields, quantity) == 0:
+                return "of confidence 0"
+        if "not in use" in self.places and self._number(fields, "not in use") != 0:
+            return "marked as outside, lost or ignored"
         if self.people is not None and (name := _class_of(fields[self.places["class"]])) not in self.people:
             return f"of class {name}"
-        if "visibility" in self.places and 0 <= self._number(fields, "visibility") < self.min_visibility:
-            return f"visible by less than {self.min_visibility:g}"
+        if "visibility" in self.places:
+            visibility = self._number(fields, "visibility")
+            if visibility > 1:
+                raise ValueError(f"visibility {visibility:g}: a share of the person, 0 to 1, is needed")
+            if 0 <= visibility < self.min_visibility:
+                return f"visible by less than {self.min_visibility:g}"
         frame, pid = self._number(fields, "frame"), self._number(fields, "id")
         if frame < 0 or frame % 1:
             raise ValueError(f"frame {frame:g}, id {pid:g}: a frame is a whole number")
@@ -192,6 +205,8 @@ def _lines(path: Path) -> tuple[list[str], list[tuple[int, str]]]:
         raise DataError(f"{path}: no such file; give --tracks a file of rows frame,id,left,top,width,height")
     data = path.read_bytes()
     encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    if encoding != "utf-16" and b"\0" in data:
+        raise DataError(f"{path}: a binary file, not rows of text; unpack it, or export it as CSV; {ACCEPTED}")
     text = data.decode(encoding, errors="replace")
     if text.lstrip().startswith(("<", "{", "[")):
         kind = "XML or HTML" if text.lstrip().startswith("<") else "JSON"
@@ -251,7 +266,10 @@ def _class_of(value: str) -> str:
 def _labels(path: Path) -> list[str]:
     """Names of the classes, the first of class 1, in the file that CVAT lays beside the tracks."""
     labels = path.with_name("labels.txt")
-    return labels.read_text(encoding="utf-8-sig", errors="replace").split("\n") if labels.is_file() else []
+    if not labels.is_file():
+        return []
+    text = labels.read_text(encoding="utf-8-sig", errors="replace").rstrip()
+    return [label.strip() for label in text.split("\n")]
 
 
 def _check_cameras(path: Path, columns: Columns, rows: Sequence[Sequence[str]]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial as bind
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ QUALITY = 95  # of what is cut out of a video, before a build's own --size
 # Decoders that mark the frames in which they conceal damage. They are not told to fail at it, as all others are: they
 # would fail at the start of many a healthy file, too, whose first frames refer to ones before it.
 MARKING = ("flv1", "h263", "h264", "mpeg1video", "mpeg2video", "mpeg4")
+LOGGING = ("ffv1",)
 TYPE_B = 3  # FFmpeg's number of frames that are predicted from later ones, too
 MAX_GROUP = 16  # such frames in a row, at most
 CUT_SECONDS, CUT_SHARE = 0.25, 0.02  # and two frames: by which a file may end before its header says, and be whole
@@ -62,16 +64,21 @@ def decode(video: Path, counts: Counter[str] | None = None) -> Iterator[tuple[in
         yield number, image_HW3
 
 
-def _decode_folder(folder: Path, counts: Counter[str] | None) -> Iterator[tuple[int, Uint8Array]]:
+def _decode_folder(folder: Path, counts: Counter[str] | None) -> Iterator[tuple[int, Uint8Array | DataError]]:
     from shards import pictures
 
     for number, name in enumerate(pictures_of(folder), start=1):
-        data = read_regular(folder / name)
         try:
+            data = read_regular(folder / name)
             kind = pictures.check(data)
             image_HW3 = pictures.decode(data)
-        except ValueError as error:
-            raise DataError(f"{folder / name}: {error}; replace it") from error
+        except DataError as error:  # a pipe, which is a damaged picture as others are
+            yield number, error
+            continue
+        except (ValueError, FileNotFoundError, IsADirectoryError, PermissionError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            yield number, DataError(f"{folder / name}: {reason}; replace it")
+            continue
         if counts is not None:
             counts["turned"] += kind.orientation != 1
         yield number, image_HW3
@@ -140,7 +147,10 @@ def _shown(container: InputContainer, stream: av.VideoStream) -> Iterator[tuple[
         if packet.is_keyframe:
             keys.add(packet.pts)
         try:
-            frames = packet.decode()
+            with _messages(stream) as messages:
+                frames = packet.decode()
+            if messages:
+                fault, since = messages[0][2].strip(), packet.pts or since
         except av.FFmpegError as error:
             if keys:  # a recording that begins in the middle of a group shows nothing of it
                 lost += packet.size > 0 and not packet.is_discard
@@ -155,6 +165,23 @@ def _shown(container: InputContainer, stream: av.VideoStream) -> Iterator[tuple[
     if group:
         yield from judged(group)
     yield from ((None, fault) for _ in range(lost))
+
+
+@contextmanager
+def _messages(stream: av.VideoStream) -> Iterator[list[tuple[int, str, str]]]:
+    """What a decoder logs that tells of wrong checksums in no other way; empty for all others."""
+    import av.logging
+
+    if stream.codec_context.name not in LOGGING:
+        yield []
+        return
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as messages:
+            yield messages
+    finally:
+        av.logging.set_level(level)
 
 
 class _Clock:

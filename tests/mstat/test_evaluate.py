@@ -90,7 +90,7 @@ def scored_in_small_tiles(configs: Sequence[Config]) -> list[dict[str, Any]]:
         if dist.is_initialized():  # as the launcher tells it to the engine, which takes fewer threads for more ranks
             rank, world_size = str(dist.get_rank()), str(dist.get_world_size())
             told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
-            for name, value in {**told, "MASTER_ADDR": "localhost"}.items():
+            for name, value in {**told, "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
                 patch.setenv(name, value)
         engine = Engine(configs[0])
         results = []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from mstat.errors import UserError
 from mstat.means import mean_of
 
 
@@ -23,3 +26,21 @@ def test_distances_have_a_mean() -> None:
     found = mean_of(both)["distances"]["cosine"]
     assert found["intra"] == pytest.approx(0.3)
     assert found["sd"] == {"intra": pytest.approx(0.02**0.5), "inter": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"dataset": {"name": "b", "checksum": "2"}}, "data set"),
+        ({"protocol": "other"}, "protocol"),
+        ({"eval": {"occlusion": 0.5}}, "occlusion"),
+        ({"num_frames": 8}, "frames of a tracklet"),
+    ],
+)
+def test_what_is_not_comparable_has_no_mean(other: dict[str, Any], words: str) -> None:
+    """Two data sets, protocols or settings are never one number; two splits are."""
+    one = {"dataset": {"name": "a", "checksum": "1"}, "protocol": "p", "split": "0", "rank1": 0.5}
+    one |= {"num_frames": 4, "eval": {"occlusion": 0.0}}
+    assert mean_of([one, one | {"split": "1", "rank1": 0.7}])["rank1"] == pytest.approx(0.6)
+    with pytest.raises(UserError, match=f"no mean is made of scores of another {words}"):
+        mean_of([one, one | other])

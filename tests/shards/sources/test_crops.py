@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from shards import pictures
+from shards.__main__ import main
+from shards.read import Reader
 from shards.records import DataError, Source
 from shards.sources import mot
 
@@ -98,8 +100,11 @@ def test_an_identity_that_vanishes_counts(read: Read, tmp_path: Path) -> None:
 
 
 def test_tracks_of_a_smaller_size_are_doubtful(read: Read, tmp_path: Path) -> None:
-    """That no box comes near the right and lower edge may be chance: it is said, until --tracks-size is given."""
+    """That no box comes near the right and lower edge may be chance: it is said, until --tracks-size is given. A
+    seqinfo.ini that was scaled with the pictures does not hide it."""
     full = draw(tmp_path / "full")
+    assert "reaches beyond 100x44 of" in read(full, rows(0.5)).facts["doubtful"]
+    seqinfo(tmp_path)
     assert "reaches beyond 100x44 of" in read(full, rows(0.5)).facts["doubtful"]
     source = read(full, rows(0.5), tracks_size=[(WIDTH // 2, HEIGHT // 2)])
     assert "doubtful" not in source.facts
@@ -117,6 +122,9 @@ def test_sizes_that_are_known_are_compared(read: Read, tmp_path: Path) -> None:
     assert person(read(full, rows(2), tracks_size=[(400, 200)])) > 0.99
     with pytest.raises(DataError, match="width comes first"):
         read(full, rows(2), tracks_size=[(200, 400)])
+    (tmp_path / "seqinfo.ini").write_text("[Sequence]\nimHeight=200\n")
+    with pytest.raises(DataError, match=r"tracks of \?x200 pixels .*seqinfo.ini"):
+        read(full, rows(2))
     seqinfo(tmp_path)
     assert "doubtful" not in read(full, rows()).facts
 
@@ -164,6 +172,77 @@ def test_corners_without_names_are_refused(read: Read, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"corners .*frame,id,xmin,ymin,xmax,ymax"):
         read(full, lines)
     assert person(read(full, ["frame,id,xmin,ymin,xmax,ymax", *lines])) > 0.99
+
+
+def test_swapped_frames_and_ids_are_refused(read: Read, tmp_path: Path) -> None:
+    """Rows of id, frame, ... without names would be short tracks that jump from person to person; with names they are
+    read. People who jump, as in a picture every few seconds, are no reason to refuse, be they several or one."""
+    full = draw(tmp_path / "full")
+    apart = [(frame, pid, *place(1 if pid == 2 else 5, frame)) for frame in range(1, LENGTH + 1) for pid in (2, 5)]
+    swapped = [f"{pid},{frame},{left},{top},20,40" for frame, pid, left, top in apart]
+    with pytest.raises(DataError, match="frame and id seem swapped"):
+        read(full, swapped)
+    assert [t.num_frames for t in read(full, ["id,frame,x,y,w,h", *swapped]).tracklets] == [LENGTH, LENGTH]
+    for persons in ((2,), (2, 3, 4)):
+        jumps = [f"{f},{p},{(70 * f + 40 * p) % 180},20,20,40" for f in range(1, LENGTH + 1) for p in persons]
+        assert len(read(full, jumps).tracklets) == len(persons)
+
+
+def test_centres_without_names_are_refused(read: Read, tmp_path: Path) -> None:
+    """Boxes that reach over the right and the lower edge, and would all fit as centres, are refused: also those named
+    x and y. Over one edge alone they are doubtful. Names that leave no doubt decide."""
+    full = draw(tmp_path / "full")
+    centres = [
+        f"{frame},{pid},{left + 10},{top + 20},20,40"
+        for frame in range(1, LENGTH + 1)
+        for pid, (left, top) in ((2, place(1, frame)), (3, (place(2, frame)[0], 60)))
+    ]
+    for lines in (centres, ["frame,id,x,y,w,h", *centres]):
+        with pytest.raises(
+            DataError, match=r"2 boxes reach .*12 over the lower one, and all would fit if they were centres"
+        ):
+            read(full, lines)
+    assert "doubtful" not in read(full, ["frame,id,cx,cy,width,height", *centres]).facts
+    assert "would fit if" not in read(full, ["frame,id,left,top,width,height", *centres]).facts.get("doubtful", "")
+    low = [row for row in centres if int(row.split(",")[0]) < LENGTH]
+    assert "0 boxes reach over the right edge" in read(full, low).facts["doubtful"]
+
+
+def test_what_lies_among_the_pictures_is_counted(read: Read, tmp_path: Path) -> None:
+    """Files of other types, folders and hidden pictures beside the frames are named; so are columns without a use."""
+    full = draw(tmp_path / "full")
+    (full / "thumbs").mkdir()
+    (full / "000013.gif").write_bytes(b"GIF89a")
+    (full / "list.txt").write_text("000001.png")
+    lines = [f"{row},0,7" for row in rows()]
+    facts = read(full, ["frame,id,x,y,w,h,occluded,speed", *lines]).facts
+    assert facts["skipped"] == "files of other types: 1 (full/000013.gif); folders: 1 (full/thumbs/)"
+    assert facts["documents"] == "1, not read (full/list.txt)"
+    assert facts["columns"] == "not used: occluded, speed"
+
+
+def test_damaged_pictures_are_bad_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A build lists all damaged pictures of a folder, and a link that leads nowhere, by the rows of their boxes; with
+    --bad-frames drop it leaves these out, counts them, and cuts the others from the right pictures."""
+    full, tracks = draw(tmp_path / "full"), tmp_path / "t.txt"
+    tracks.write_text("\n".join(row for row in rows() if row.split(",")[1] in "12"))
+    (full / "000001.png").write_bytes(b"")
+    (full / "000005.png").unlink()
+    (full / "000005.png").symlink_to("nowhere")
+    command = ["build", "mot", "--video", str(full), "--tracks", str(tracks), "--halve-tracks", "--workers", "1"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "000001.png: zero bytes; replace it" in error
+    assert "000005.png: No such file or directory; replace it" in error
+    assert "4 bad frames" in error
+    assert main([*command, "--bad-frames", "drop", "--out", str(tmp_path / "out")]) == 0
+    assert "warning left out: 4 bad frames" in capsys.readouterr().out
+    reader = Reader(tmp_path / "out")
+    crops = [
+        crop for i in range(len(reader)) if reader[i].pid == 1 for crop in reader.frames(i, range(reader[i].num_frames))
+    ]
+    assert len(crops) == LENGTH - 2
+    assert all(np.abs(crop[60:-60, 30:-30].astype(int) - SKIN).max() < 40 for crop in crops)
 
 
 def test_bad_rows_of_all_files_are_listed_at_once(tmp_path: Path) -> None:

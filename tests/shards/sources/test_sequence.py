@@ -79,7 +79,11 @@ def test_seqinfo_is_found_and_read(tmp_path: Path) -> None:
     (tmp_path / "seqinfo.ini").write_text(text)
     seqinfo = read_seqinfo(tracks)
     assert seqinfo is not None
-    assert (seqinfo.size, seqinfo.num_frames) == ((1920, 1080), 600)
+    assert (seqinfo.width, seqinfo.height, seqinfo.num_frames) == (1920, 1080, 600)
+    (tmp_path / "seqinfo.ini").write_text("[sequence]\nWIDTH = 1920\nseqLength = 0\n")
+    seqinfo = read_seqinfo(tracks)
+    assert seqinfo is not None
+    assert (seqinfo.width, seqinfo.height, seqinfo.num_frames) == (1920, None, None)
     (tracks.parent / "seqinfo.ini").write_text("[Sequence]\nimWidth=wide\n")
     with pytest.raises(DataError, match=r"gt/seqinfo.ini: cannot be read"):
         read_seqinfo(tracks)

@@ -63,8 +63,10 @@ def test_layouts_of_the_field(text: str, tmp_path: Path) -> None:
         ("1,7,1,1,10,10,20,20,10,10,30,60\n", "12 columns"),
         ("1,1,10,20\n", "4 columns"),
         ("1,1,10,20,30,60,1,4.5\n", "the eighth is no class"),
+        ('7 1 10 20 30 60 1 0 1 "Pedestrian"\n', "column 10 holds words"),  # VATIC: id, corners, frame, flags, label
         ("1,1,10,20,30,60,1,1,7\n", "no class and visibility"),
         ("<annotations/>\n", "XML"),
+        ("PK\x03\x04\0\0xlsx\n", "a binary file"),
         ('{"tracks": []}\n', "JSON"),
         ("frame,id,left,top,width\n1,1,2,3,4\n", "no column height or h"),
         ("frame,id,x,y,z\n1,1,2,3,4\n", "no column left or x"),
@@ -109,6 +111,8 @@ def test_mot17_classes_and_visibility(tmp_path: Path) -> None:
     assert pids(path, min_visibility=0.0) == [1, 4, 5]
     with pytest.raises(DataError, match=r"no row has a class of --classes 3; classes 1 \(3 rows\)"):
         read_tracks(path, classes=frozenset({"3"}))
+    percent = written(tmp_path / "percent.csv", "frame,id,x,y,w,h,visibility\n1,1,9,9,30,60,1\n1,2,9,9,30,60,30\n")
+    assert "visibility 30: a share of the person" in read_tracks(percent).faults[0]
     bare = written(tmp_path / "bare.txt", "1,1,9,9,30,60\n")
     with pytest.raises(DataError, match="no column of classes"):
         read_tracks(bare, classes=frozenset({"1"}))
@@ -120,6 +124,22 @@ def test_visdrone_categories(tmp_path: Path) -> None:
     """VisDrone: pedestrian (1) and people (2) are used, not vehicles, nor regions of score 0; ids of these may be 0."""
     rows = "1,0,9,9,300,60,0,0,0,0\n1,1,9,9,30,60,1,1,0,0\n1,2,9,9,30,60,1,2,1,1\n1,3,9,9,30,60,1,4,0,2\n"
     assert pids(written(tmp_path / "uav.txt", rows)) == [1, 2]
+    names = (
+        "frame_index,target_id,bbox_left,bbox_top,bbox_width,bbox_height,score,object_category,truncation,occlusion\n"
+    )
+    assert pids(written(tmp_path / "named.csv", names + rows)) == [1, 2]
+
+
+def test_rows_that_are_marked_as_not_in_use(tmp_path: Path) -> None:
+    """CVAT's outside, VATIC's lost and the like are dropped and counted; columns that nothing is made of are named."""
+    rows = "1,1,9,9,30,60,0,1\n1,2,9,9,30,60,1,1\n1,3,9,9,30,60,0,0\n"
+    read = read_tracks(written(tmp_path / "t.csv", f"frame,id,x,y,w,h,outside,keyframe\n{rows}"))
+    assert [box.pid for box in read.boxes] == [1, 3]
+    assert +read.dropped == {"marked as outside, lost or ignored": 1}
+    assert read.unread == ("keyframe",)
+    read = read_tracks(written(tmp_path / "t.csv", f"frame,id,x,y,w,h,colour,active\n{rows}"))
+    assert [box.pid for box in read.boxes] == [1, 2]
+    assert +read.dropped == {"of confidence 0": 1}
 
 
 def test_classes_of_unknown_numbering_are_asked_for(tmp_path: Path) -> None:
@@ -136,7 +156,7 @@ def test_classes_of_unknown_numbering_are_asked_for(tmp_path: Path) -> None:
         read_tracks(written(tmp_path / "names.csv", header.replace("person", "rider")))
     (tmp_path / "cvat").mkdir()
     cvat = written(tmp_path / "cvat/gt.txt", "1,1,9,9,30,60,1,1,1\n1,2,9,9,30,60,1,3,1\n")
-    written(tmp_path / "cvat/labels.txt", "cat\ndog\nPerson\n")
+    written(tmp_path / "cvat/labels.txt", "cat\r\ndog\r\n Person \r\n")
     assert pids(cvat) == [2]
     written(tmp_path / "cvat/labels.txt", "cat\ndog\n")
     with pytest.raises(DataError, match=r"labels\.txt beside it names cat, dog"):

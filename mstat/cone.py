@@ -1,0 +1,96 @@
+"""Features in a narrow cone as small differences from a common vector, so that fp32 tells near ones apart.
+
+Where all cosine similarities are about 1 - 1e-6, fp32 keeps a single digit of the 1e-6. With a common vector m and the
+differences d of two unit vectors u and v from it,
+
+    cos(u, v) = 1 - |u - v|^2 / 2 = 1 - |du|^2 / 2 - |dv|^2 / 2 + du . dv
+
+and every term but the 1 is as small as the distance, so that fp32 keeps seven digits of the distance. Any m inside the
+cone does; the differences must be exact. So m has 12 bits, the length of a feature is split into two numbers of 12
+bits, and fp32 holds their products exactly, on any machine.
+
+Shape suffixes: N features, T features of a tile, D feature dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mstat.errors import UserError
+
+NARROW = 0.75  # mean cosine similarity of the queries; below, fp32 has digits enough, and equal similarities stay equal
+SAMPLE = 256  # queries that the common vector is the mean of, at most
+EQUAL, CLOSE = 1e-12, 1e-8  # cosine distances that are rounding alone, and those that rounding may change
+SHORTEST = 1e-12  # a shorter feature counts as zero, whose cosine similarity to all others is 0
+
+
+def common_vector(features_ND: Tensor) -> Tensor | None:
+    """The common vector (D,) of features in a narrow cone, fp32 with 12 bits; None where they are no narrow cone.
+
+    A function of these features alone: the same bits on every rank that holds them.
+    """
+    if not features_ND.numel():
+        return None
+    sample_ND = features_ND[:: -(-len(features_ND) // SAMPLE)].double()
+    mean_D = (sample_ND / norm(sample_ND)).sum(dim=0) / len(sample_ND)  # a column is summed by one thread
+    return _coarse(mean_D) if float(mean_D.square().sum()) > NARROW else None
+
+
+def norm(features_ND: Tensor) -> Tensor:
+    """Length (N, 1) of each feature, at least SHORTEST.
+
+    Raises:
+        UserError: If a feature is not finite.
+    """
+    norm_N1 = torch.linalg.vector_norm(features_ND, dim=1, keepdim=True)
+    if not norm_N1.isfinite().all():
+        raise UserError("features are not finite: embed these tracklets again and look for inf or NaN in the weights")
+    return norm_N1.clamp(min=SHORTEST)
+
+
+def precise_norm(features_ND: Tensor) -> Tensor:
+    """`norm` with all digits of the type: `vector_norm` adds one after the other and loses some."""
+    norm_N1 = features_ND.square().sum(dim=1, keepdim=True).sqrt()
+    # A square may be too large for fp32, and a sum of such small ones too small.
+    return norm_N1.clamp(min=SHORTEST) if norm_N1.isfinite().all() else norm(features_ND)
+
+
+def differences(features_TD: Tensor, norm_T1: Tensor, common_D: Tensor) -> Tensor:
+    """Differences (T, D) fp32 of the features from the common vector, both times the length of the feature."""
+    features_TD = features_TD.to(torch.promote_types(features_TD.dtype, torch.float32))
+    common_D, coarse_T1 = common_D.to(features_TD.dtype), _coarse(norm_T1).to(features_TD.dtype)
+    found_TD = torch.addcmul(features_TD, common_D, coarse_T1, value=-1)
+    return found_TD.addcmul_(common_D, norm_T1 - coarse_T1, value=-1).float()
+
+
+def half_square(difference_ND: Tensor, norm_N1: Tensor) -> Tensor:
+    """|d|^2 / 2 (N,) of `differences`, and for a feature that is zero what makes all its similarities 0."""
+    square_N = (difference_ND / norm_N1).square().sum(dim=1)
+    return (square_N + (norm_N1 <= SHORTEST).squeeze(1)) / 2
+
+
+def spread(features_ND: Tensor, origin_D: Tensor) -> float:
+    """The largest cosine distance of a feature from `origin_D`; where some lie apart, one that is beyond CLOSE."""
+    origin_D = origin_D.double() / norm(origin_D.double()[None])[0]
+    largest = 0.0
+    for rows_ND in features_ND.split(64) if len(features_ND) else ():
+        unit_ND = rows_ND.double() / norm(rows_ND.double())
+        largest = max(largest, float((unit_ND - origin_D.to(unit_ND.device)).square().sum(dim=1).max()) / 2)
+        if largest > CLOSE:
+            break
+    return largest
+
+
+def collapse(distance: float) -> str | None:
+    """What scores must say of features whose `spread` is so small."""
+    if distance <= EQUAL:
+        return "all tracklets have the same feature, and their ranks are the order of the gallery"
+    if distance <= CLOSE:
+        return f"all features lie within a cosine distance of {distance:.0e}, where rounding decides ranks"
+    return None
+
+
+def _coarse(values: Tensor) -> Tensor:
+    """Values rounded to 12 bits, in fp32: the upper half of its 24."""
+    return ((values.float().contiguous().view(torch.int32) + 2**11) & -(2**12)).view(torch.float32)
