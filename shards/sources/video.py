@@ -88,7 +88,8 @@ def _open(video: Path) -> InputContainer:
     """A video file; nothing that is a list of other files or addresses (HLS, concat, SDP)."""
     import av
 
-    os.close(open_regular(video))
+    if video.exists():  # else FFmpeg says what is wrong
+        os.close(open_regular(video))
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     return av.open(f"file:{video}", container_options=options)
 
