@@ -79,9 +79,6 @@ def _decode_folder(folder: Path, counts: Counter[str] | None) -> Iterator[tuple[
             reason = error.strerror if isinstance(error, OSError) else error
             yield number, DataError(f"{folder / name}: {reason}; replace it")
             continue
-        except DataError as error:  # a pipe, or a file larger than any picture
-            yield number, error
-            continue
         if counts is not None:
             counts["turned"] += kind.orientation != 1
         yield number, image_HW3
