@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mstat.errors import UserError
 from shards.paths import path
+from shards.text import printable
 
 if TYPE_CHECKING:
     from mstat.config import Config
@@ -63,7 +64,8 @@ def config_of_run(run: Path, overrides: Sequence[str]) -> Config:
     recorded = config.data.shards
     config.data.shards = find_shards(run, recorded)
     if config.data.shards != recorded and os.environ.get("RANK", "0") == "0":
-        print(f"data.shards: {recorded} is not in this folder; taken: {config.data.shards}", file=sys.stderr)
+        taken = f"data.shards: {recorded} is not in this folder; taken: {config.data.shards}"
+        print(printable(taken), file=sys.stderr)
     if config.model.init:
         config.model.init = find_file(run, config.model.init)
     return config
@@ -89,11 +91,11 @@ def report_errors(command: Callable[[], None]) -> int:
         mendable = _can_be_mended(error)
         # Each in one piece: print writes the end of the line apart, and another rank's message would come between.
         if not mendable or os.environ.get("MSTAT_DEBUG") == "1":
-            sys.stderr.write(traceback.format_exc())
+            sys.stderr.write(printable(traceback.format_exc(), keep="\n\t"))
         if mendable:
             rank = os.environ.get("RANK", "0")
             message = "; ".join([last_line(error), *getattr(error, "__notes__", [])])
-            sys.stderr.write(f"{'' if rank == '0' else f'[rank {rank}] '}error: {message}\n")
+            sys.stderr.write(f"{'' if rank == '0' else f'[rank {rank}] '}error: {printable(message)}\n")
         if os.environ.get("WORLD_SIZE", "1") != "1":
             # The threads of a broken collective would abort an orderly exit, or wait in it.
             sys.stdout.flush()

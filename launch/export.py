@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from launch.common import checkpoint_option, config_of_run, report_errors, run_of
 from mstat.errors import UserError
 from shards.paths import path
+from shards.text import printable
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
 
         from mstat.export import export_run
 
-        print(f"{export_run(run, arguments.checkpoint, config, out)} -> {out / 'model.safetensors'}")
+        source = export_run(run, arguments.checkpoint, config, out)
+        print(printable(f"{source} -> {out / 'model.safetensors'}"))
 
     return report_errors(command)
 

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import report_errors
 from shards.paths import path, place
+from shards.text import printable
 
 
 def main() -> int:
@@ -31,9 +32,10 @@ def main() -> int:
             import shards
 
             reader = shards.open(options.shards) if options.shards else None
-            print(write_report(options.runs[0], reader, proxies=options.proxies, tracklets=options.tracklets))
+            page = write_report(options.runs[0], reader, proxies=options.proxies, tracklets=options.tracklets)
         else:
-            print(write_comparison(options.runs, options.out or Path("comparison.html")))
+            page = write_comparison(options.runs, options.out or Path("comparison.html"))
+        print(printable(page))
 
     return report_errors(command)
 

@@ -24,6 +24,7 @@ from mstat.cluster.sites import Site, load_site
 from mstat.cluster.targets import KINDS, seconds, target
 from mstat.errors import UserError
 from shards.paths import path
+from shards.text import printable
 
 COMMANDS = ("status", "logs", "cancel", "continue")
 
@@ -102,9 +103,9 @@ def manage(argv: Sequence[str]) -> None:
         status.logs(runs, options.lines, follow=options.follow)
     for run in runs:
         if options.command == "cancel":
-            print(status.cancel(run, now=options.now))
+            print(printable(status.cancel(run, now=options.now)))
         elif options.command == "continue":
-            print(status.go_on(run, flags))
+            print(printable(status.go_on(run, flags)))
 
 
 def describe(options: argparse.Namespace, rest: Sequence[str]) -> Job:

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import rich
 import torch
-from rich.markup import escape
 
 from mstat.checkpoint_files import META, NAME, damaged, folders, not_finite, read_meta, refuse_damaged, way_out
 from mstat.engine import Engine
@@ -31,6 +30,7 @@ from mstat.errors import UserError
 from mstat.evaluations import kept
 from mstat.model.weights import named
 from mstat.run import NotFiniteError, write_state
+from shards.text import markup
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.staging import DefaultStager
@@ -198,7 +198,7 @@ def _mention_hollow(run: Path) -> None:
     """Say which folders have the name of a checkpoint and are none."""
     for path in sorted((run / "checkpoints").glob("step-*")):
         if NAME.fullmatch(path.name) and not (path / META).is_file():
-            rich.print(f"[yellow]{escape(str(path))}: no {META} in it: left out[/]")
+            rich.print(f"[yellow]{markup(str(path))}: no {META} in it: left out[/]")
 
 
 def _stager(device: torch.device) -> DefaultStager:

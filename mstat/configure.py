@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -22,10 +23,13 @@ from mstat.ranges import is_number, out_of_range, setting_types
 from mstat.settings_file import flags_of
 from shards.paths import expand
 from shards.records import UsageError
+from shards.text import printable
 
 SECTIONS = [key for key, value in asdict(Config()).items() if isinstance(value, dict)]
 # `010` would be eight in a list, and `1:30` ninety: YAML 1.1 counts in eights and in sixties.
 ODD_NUMBER = re.compile(r"(?:^|[\[,\s])([-+]?(?:0\d|\d+:\d)[\d:.]*)")
+MOST_DIGITS = 300  # of a number, or of several
+MOST_LETTERS = 1000  # of a message
 
 
 class _Refused(Exception):
@@ -36,7 +40,7 @@ class _Parser(jsonargparse.ArgumentParser):
     """Complains in one line, with the nearest valid key."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise _Refused(_with_nearest_key(" ".join(message.split())))
+        raise _Refused(_with_nearest_key(" ".join(message.split()))[:MOST_LETTERS])
 
 
 def parse(argv: Sequence[str], default_config: Path | None = None, **options: Any) -> Config:
@@ -49,7 +53,7 @@ def parse(argv: Sequence[str], default_config: Path | None = None, **options: An
     try:
         return _read(parser, argv, default_config)
     except _Refused as refused:
-        print(f"{parser.prog}: {refused}", file=sys.stderr)
+        print(printable(f"{parser.prog}: {refused}"), file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -83,10 +87,13 @@ def _read(parser: jsonargparse.ArgumentParser, argv: Sequence[str], default_conf
         of_files = [flag for name in names for flag in flags_of(Path(expand(name)), SECTIONS)]
         _refuse_unknown(of_files)
         _refuse_classes(flags)
-        _refuse_odd_numbers(of_files + flags)
+        _refuse_odd_values(of_files + flags)
     except (UserError, UsageError) as error:
         raise _Refused(str(error)) from None
-    parsed = parser.instantiate(parser.parse_args(of_files + flags))
+    try:
+        parsed = parser.instantiate(parser.parse_args(of_files + flags))
+    except RecursionError:
+        raise _Refused("a value is nested too deeply") from None
     config = Config(**{key: value for key, value in vars(parsed).items() if key != "config"})
     try:
         expand_paths(config)
@@ -134,13 +141,24 @@ def _refuse_classes(flags: Sequence[str]) -> None:
         raise UserError(f"--{section} is a section: give its settings one by one, as --{section}.NAME")
 
 
-def _refuse_odd_numbers(words: Sequence[str]) -> None:
-    """Refuse what YAML 1.1 would read as another number than people do."""
+def _refuse_odd_values(words: Sequence[str]) -> None:
+    """Refuse what YAML 1.1, in which jsonargparse reads values, would take for another number than people do, or would
+    blow up to any size."""
     types = setting_types()
     for flag, following in zip_longest(words, words[1:], fillvalue=""):
         key, is_joined, value = flag.removeprefix("--").partition("=")
-        odd = ODD_NUMBER.search(value if is_joined else following)
-        if odd and is_number(types.get(key)):
+        value = value if is_joined else following
+        if key not in types:
+            continue
+        if any(unicodedata.category(letter) == "Cc" for letter in value):
+            raise UserError(f"{key} has control characters ({value[:100]!r}): write it without")
+        if "&" in value and "*" in value:
+            raise UserError(f"{key} has both & and *, which YAML could take for an alias: write it without")
+        if not is_number(types[key]):
+            continue
+        if len(value) > MOST_DIGITS:
+            raise UserError(f"{key} has {len(value):,} letters: write it as a plain decimal number")
+        if odd := ODD_NUMBER.search(value):
             raise UserError(f"{key} is {odd[1]}: write it as a plain decimal number")
 
 
@@ -152,11 +170,10 @@ def override(config: Config, settings: Mapping[str, str]) -> Config:
     """
     plain = asdict(config)
     for key, value in settings.items():
-        section, _, name = key.rpartition(".")
-        within = plain[section] if section else plain
-        if name not in within:
+        if key not in setting_types():  # a section as a whole could name a class, which jsonargparse would import
             raise UserError(_with_nearest_key(f"unrecognized arguments: --{key}"))
-        within[name] = yaml.safe_load(value)
+        section, _, name = key.rpartition(".")
+        (plain[section] if section else plain)[name] = yaml.safe_load(value)
     parser = _plain_parser()
     try:
         parsed = parser.instantiate(parser.parse_object(plain))

@@ -20,7 +20,6 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs, broadcast_object_list
-from rich.markup import escape
 from torch import nn
 
 from mstat import signals
@@ -31,10 +30,11 @@ from mstat.errors import UserError
 from mstat.join import join, launcher_keeps_store
 from mstat.launcher import check_launcher, is_on
 from mstat.model import no_weight_decay
-from mstat.model.weights import reason
+from mstat.model.weights import load_state, reason
 from mstat.report.console import console
 from mstat.rollcall import LostRankError, RollCall, failed_collective
 from shards.parallel import available_cpus
+from shards.text import markup
 
 REDUCE_BUCKET = 25_000_000  # numbers; DeepSpeed's default of 500 million is 2 GB of memory beside every model
 START_UP = timedelta(minutes=5)  # ranks start apart: a cold start of torch alone took 40 s
@@ -92,7 +92,7 @@ class Engine:
     ) -> None:
         for note in check_launcher(config):
             if os.environ.get("RANK", "0") == "0":
-                console().print(f"[yellow]{escape(note)}[/]", highlight=False, soft_wrap=True)
+                console().print(f"[yellow]{markup(note)}[/]", highlight=False, soft_wrap=True)
         on_cpu = not torch.cuda.is_available()
         deepspeed = is_on("ACCELERATE_USE_DEEPSPEED")
         plugin, stage = None, 0
@@ -267,7 +267,7 @@ class Engine:
             return
         file = folder / OPTIMIZER_FILE
         try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = load_state(file)
             self.task.load_state_dict(state["task"])
             self.optimizer.load_state_dict(state["optimizer"])
         except Exception as error:  # what a damaged file raises is for it to choose; torch's advice is to run its code

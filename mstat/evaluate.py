@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.markup import escape
 
 from mstat.baselines import hsv_histogram
 from mstat.config import Config, DataConfig, EvalConfig
@@ -32,6 +31,7 @@ from mstat.scored import dataset, deciding, evaluation_folder, is_trained_on, tr
 from mstat.trial import Trial
 from shards.read import Reader
 from shards.records import Role
+from shards.text import markup
 
 HISTOGRAMS = {"HSV histogram": 1, "HSV histogram, 6 stripes": 6}
 
@@ -138,14 +138,14 @@ def evaluate_run(
         folder = folder or evaluation_folder(run, reader, config.data)
         if obstacle := why_not_writable(folder):
             way_out = "the table below will be all; --out FOLDER writes elsewhere"
-            console().print(f"[yellow]{escape(str(obstacle))}: {way_out}[/]", soft_wrap=True)
+            console().print(f"[yellow]{markup(str(obstacle))}: {way_out}[/]", soft_wrap=True)
     files = evaluate(engine, model, reader, config)
     files["evaluation.json"] |= notes
     if engine.is_main:
         assert folder is not None
         console().print(score_table(files["evaluation.json"]))  # first: the folder may be one to read alone
         for remark in _remarks(run, folder, reader, config):
-            console().print(f"[bold yellow]{escape(remark)}[/]", soft_wrap=True)
+            console().print(f"[bold yellow]{markup(remark)}[/]", soft_wrap=True)
         write_files(folder, files, config)
     engine.barrier()
     return files["evaluation.json"]

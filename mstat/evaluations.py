@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mstat.files import read_plain
 from mstat.run import cut_back
 
 FILE = "evaluations.jsonl"
@@ -53,7 +54,7 @@ class Evaluations:
 def kept(run: Path) -> dict[str, Any] | None:
     """The best of the evaluations during training, where `train.keep_best` kept its checkpoint."""
     try:
-        records = [json.loads(line) for line in (run / FILE).read_text().splitlines()]
+        records = [json.loads(line) for line in read_plain(run / FILE).splitlines()]
         return max((r for r in records if r.get("kept") and type(r["step"]) is int), key=lambda r: r["step"])
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, AttributeError, RecursionError):
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
@@ -11,18 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
-from mstat.checkpoint_files import META, find, folders, read_meta, read_weights
+from mstat.checkpoint_files import META, checksum, find, folders, read_meta, read_weights
 from mstat.config import Config, ModelConfig
 from mstat.errors import UserError
-from mstat.files import write_json
+from mstat.files import read_plain_json, write_json
 from mstat.model import MSTAT
 from mstat.model.classifier import to_timesformer
+from mstat.model.rebuild import FLOATS, check_tensors, fill, model_config
+from mstat.model.source import refuse_changed
+from mstat.model.weights import named
 from shards.paths import expand
+from shards.text import printable
 
 FORMAT = 1
+MOST_DESCRIPTION = 1 << 20  # bytes of a model.json
 CLASSIFIER = (
     "launch/pretrain.py made it, and its classifier of actions tells no people apart; "
     "train a model that starts from it: launch/train.py --model.init {}"
@@ -68,7 +72,10 @@ def export_run(run: Path, checkpoint: str | None, config: Config, out: Path) -> 
         return files[1]
     folder = find(run, checkpoint or "newest")
     meta, weights = read_meta(folder), read_weights(folder)
-    config = dataclasses.replace(config, model=_model_config(meta["model"]))
+    try:
+        config = dataclasses.replace(config, model=model_config(meta.get("model")))
+    except UserError as error:
+        raise UserError(f"{folder / META}: {error}") from None
     out.mkdir(parents=True, exist_ok=True)
     if meta.get("pretrain") is None:
         export(out, weights, config)
@@ -91,7 +98,7 @@ def _write(folder: Path, tensors: dict[str, torch.Tensor], description: dict[str
     save_file(tensors, aside, metadata={"format": "pt"})
     aside.chmod(mode)  # safetensors leaves 0600, whatever the umask says
     # The description first: weights that are there can always be loaded.
-    write_json(folder / "model.json", {"format": FORMAT, **description})
+    write_json(folder / "model.json", {"format": FORMAT, "sha256": checksum(aside), **description})
     aside.replace(folder / "model.safetensors")
 
 
@@ -109,20 +116,35 @@ def load_model(run_or_file: str | PathLike[str]) -> MSTAT:
             raise UserError(
                 f"{path}: not there; a finished run has model.safetensors and model.json side by side{newest}"
             )
+    config = _described(description_file, weights_file)
+    refuse_changed(weights_file)
     try:
-        description = json.loads(description_file.read_text())
-        if description["format"] != FORMAT:
-            raise UserError(f"format {description['format']}, this program reads {FORMAT}")
+        with safe_open(weights_file, "pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            odd = [name for name, stored in slices.items() if stored.get_dtype() not in FLOATS]
+            if odd:
+                raise UserError(f"tensors of another type than floats: {named(odd)}")
+            model = check_tensors(config, {name: tuple(stored.get_shape()) for name, stored in slices.items()})
+            return fill(model, {name: file.get_tensor(name) for name in slices})
+    except UserError as error:
+        raise UserError(f"{weights_file}: does not fit {description_file.name}: {error}") from None
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        raise UserError(f"{weights_file}: no weights: {printable(' '.join(str(error).split()))}") from None
+
+
+def _described(path: Path, weights_file: Path) -> ModelConfig:
+    """The settings of the model in a model.json."""
+    try:
+        description = read_plain_json(path.resolve(), MOST_DESCRIPTION)
+        if not isinstance(description, dict):
+            raise UserError("it holds no object")
+        if description.get("format") != FORMAT:
+            raise UserError(f"format {description.get('format')!r:.60}, this program reads {FORMAT}")
         if "classifier" in description:
             raise UserError(CLASSIFIER.format(weights_file))
-        model = _build(description["model"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{description_file}: not a description of a model: {error}") from None
-    try:
-        model.load_state_dict(load_file(weights_file))
-    except (RuntimeError, SafetensorError) as error:
-        raise UserError(f"{weights_file}: does not fit {description_file.name}: {error}") from None
-    return model.eval()
+        return model_config(description.get("model"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not a description of a model: {printable(error)}") from None
 
 
 def _from_checkpoint(folder: Path) -> MSTAT:
@@ -132,17 +154,7 @@ def _from_checkpoint(folder: Path) -> MSTAT:
         raise UserError(f"{folder}: {CLASSIFIER.format(folder)}")
     weights = _of_model(read_weights(folder))
     try:
-        model = _build(meta["model"])
-        model.load_state_dict(weights)
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        model = check_tensors(model_config(meta.get("model")), {name: tuple(t.shape) for name, t in weights.items()})
+        return fill(model, weights)
+    except UserError as error:
         raise UserError(f"{folder / META}: does not describe the model of this checkpoint: {error}") from None
-    return model.eval()
-
-
-def _build(fields: Mapping[str, Any]) -> MSTAT:
-    return MSTAT(_model_config(fields))
-
-
-def _model_config(description: Mapping[str, Any]) -> ModelConfig:
-    fields: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in description.items()}
-    return ModelConfig(**fields)

@@ -13,6 +13,7 @@ from typing import Any
 from mstat.errors import UserError
 
 MOST_BYTES = 64 << 20  # of a small file
+MOST_JOURNAL_BYTES = 1 << 30  # of metrics.jsonl: some three million steps
 
 
 def write_text(path: Path, text: str) -> None:
@@ -59,7 +60,7 @@ def read_plain(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         data = file.read(most_bytes + 1)
     if len(data) > most_bytes:
-        raise UserError(f"{path.name} has more than {most_bytes >> 20:,} MiB")
+        raise UserError(f"{path.name} has more than {most_bytes:,} bytes")
     return data
 
 
@@ -97,7 +98,7 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: If it holds none, as after a copy that was cut.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_plain_json(path)
     except ValueError as error:
         raise UserError(f"{path}: damaged, or no JSON ({error}): copy or make it anew") from None
     if not isinstance(content, dict):

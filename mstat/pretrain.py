@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import rich
 import torch
-from rich.markup import escape
 from rich.table import Table
 
 import shards
@@ -33,6 +32,7 @@ from mstat.train import Objective, train, training_plan
 from mstat.trial import Extraction
 from shards.read import Reader
 from shards.records import Role
+from shards.text import markup
 
 SHOWN = 20  # classes in the table, least recognised first
 
@@ -164,7 +164,7 @@ def _evaluate(engine: Engine, model: Classifier, reader: Reader, config: Config)
 def accuracy_table(found: Mapping[str, Any]) -> Table:
     """What evaluation.json holds, in percent: the least recognised classes, and all."""
     table = Table(
-        title=f"Held-out clips of {escape(found['protocol'])}",
+        title=f"Held-out clips of {markup(found['protocol'])}",
         caption=f"{found['num_clips']:,} clips of {found['num_classes']:,} classes. In percent.",
     )
     for heading in ("class", "clips", "accuracy", "taken for"):
@@ -173,7 +173,7 @@ def accuracy_table(found: Mapping[str, Any]) -> Table:
     for name, of_class in hardest:
         wrong = sorted(((n, other) for other, n in of_class["predicted"].items() if other != name), reverse=True)[:2]
         taken_for = ", ".join(f"{other} {n}" for n, other in wrong)
-        table.add_row(escape(name), f"{of_class['num_clips']:,}", percent(of_class["accuracy"]), escape(taken_for))
+        table.add_row(markup(name), f"{of_class['num_clips']:,}", percent(of_class["accuracy"]), markup(taken_for))
     if more := len(found["classes"]) - len(hardest):
         table.add_row(f"and {more:,} more", style="dim")
     table.add_section()

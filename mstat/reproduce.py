@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from mstat.config import Config
@@ -26,6 +25,7 @@ from mstat.report import figures
 from mstat.report.scores import ABSENT, COLUMNS
 from mstat.run import read_state
 from mstat.scored import scored_checksum
+from shards.text import markup
 
 NAMES = {**COLUMNS, "intra": "intra", "intra_correct": "intra, correct", "inter": "inter"}
 
@@ -147,12 +147,12 @@ def write_results(out: Path, experiment: Experiment, found: Mapping[str, Any]) -
 def tables(found: Mapping[str, Any]) -> Iterator[Table]:
     """For a terminal. Two lines a row, ours and the paper's; distances of two kinds make two tables."""
     for kind, columns in _groups(found["columns"]):
-        table = Table(title=escape(_title(found, kind)), caption=escape(_caption(found)))
+        table = Table(title=markup(_title(found, kind)), caption=markup(_caption(found)))
         table.add_column("", no_wrap=True)
         for column in columns:
             table.add_column(NAMES[column.rpartition("/")[2]], justify="right", no_wrap=True)
         for row in found["rows"]:
-            table.add_row(escape(row["name"]), *_ours(row, columns), style="bold")
+            table.add_row(markup(row["name"]), *_ours(row, columns), style="bold")
             if any(column in row["paper"] for column in columns):
                 table.add_row(f"  paper, {found['paper_dataset']}", *_papers(row, columns), style="dim")
         yield table

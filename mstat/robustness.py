@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from mstat.configure import load_config
 from mstat.engine import Engine
 from mstat.errors import UserError
 from mstat.evaluate import join_stages, refuse_trained, summarise
-from mstat.files import write_json, write_text
+from mstat.files import read_plain_json, write_json, write_text
 from mstat.model import MSTAT
 from mstat.report.html import write_reports
 from mstat.report.robustness import FILE, markdown
@@ -35,6 +34,7 @@ from mstat.report.scores import COLUMNS, percent
 from mstat.scored import dataset, deciding, evaluation_folder
 from mstat.trial import Trial
 from shards.read import Reader
+from shards.text import printable
 
 FRAMES = [1, 2, 4, 8, 16, 32, 64]
 OCCLUSION = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
@@ -95,8 +95,8 @@ def study(config: Config, engine: Engine, quick: bool = False) -> dict[str, Any]
         write_json(folder / FILE, found)
         write_text(folder / "robustness.md", markdown(found))
         report = write_reports(folder, run, reader)
-        print(folder / "figures" / "robustness.svg")
-        print(f"report: {report}")
+        print(printable(folder / "figures" / "robustness.svg"))
+        print(printable(f"report: {report}"))
     engine.barrier()
     return found
 
@@ -135,10 +135,10 @@ def _begun(folder: Path, config: Config, reader: Reader) -> dict[str, Any]:
     }
     points = []
     try:
-        before = json.loads((folder / FILE).read_text())
+        before = read_plain_json(folder / FILE)
         if all(before[name] == fact for name, fact in facts.items()):
             points = before["points"]
-    except (FileNotFoundError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         pass  # none yet, or of another version: all is scored anew
     return {"dataset": dataset(reader), **facts, "base": None, "sweeps": {}, "points": points}
 

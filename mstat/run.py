@@ -25,7 +25,7 @@ from typing import Any, Literal
 import torch
 
 from mstat.errors import UserError
-from mstat.files import read_json, write_json, write_text
+from mstat.files import MOST_JOURNAL_BYTES, read_json, read_plain, write_json, write_text
 from shards.plain import open_lock
 
 PACKAGES = ("mstat", "torch", "accelerate", "deepspeed", "datasets", "webdataset", "safetensors", "numpy", "simplejpeg")
@@ -164,7 +164,10 @@ class Journal:
 
 def cut_back(path: Path, step: int) -> int:
     """Drop the lines of a journal that are later than `step`; gives the last step that is left, 0 if none is."""
-    lines = path.read_text().splitlines() if path.exists() else []
+    try:
+        lines = read_plain(path, MOST_JOURNAL_BYTES).decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        lines = []
     kept = [line for line in lines if _step(line) <= step]
     if len(kept) < len(lines):
         write_text(path, "".join(line + "\n" for line in kept))
@@ -175,5 +178,5 @@ def _step(line: str) -> float:
     """Step of a line; one cut off by a crash counts as too late to keep."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return float("inf")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mstat.config import ALL_SPLITS, DataConfig, EvalConfig
 from mstat.configure import load_config
+from mstat.errors import UserError
 from mstat.files import read_plain_json
 
 if TYPE_CHECKING:
@@ -105,7 +106,19 @@ def evaluation_folder(run: Path, reader: Reader, data: DataConfig) -> Path:
     name = re.sub(r"[^\w.-]+", "-", "-".join(parts)).strip("-.")[:100] or "set"
     if _is_of_another(run / EVALUATIONS / name, reader) or _is_of_another(run, reader, of_name=reader.name):
         name += f"-{reader.checksum[:8]}"
-    return run / EVALUATIONS / name
+    return folder_in(run, name)
+
+
+def folder_in(run: Path, name: str) -> Path:
+    """RUN/evaluations/<name>, to be written.
+
+    Raises:
+        UserError: If it is a link: what is written would leave the run folder, which may be a stranger's.
+    """
+    folder = run / EVALUATIONS / name
+    for link in filter(Path.is_symlink, (folder.parent, folder)):
+        raise UserError(f"{link} is a link, which is not followed: remove it, or give --out FOLDER")
+    return folder
 
 
 def _is_of_another(folder: Path, reader: Reader, of_name: str | None = None) -> bool:

@@ -8,16 +8,41 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from mstat.errors import UserError
 
-MOST_BYTES = 1 << 20
+MOST_BYTES = 1 << 15
 MOST_VALUES = 100  # of a list
+MOST_LETTERS = 4096  # of a value, as of a path
+MOST_KEY_LETTERS = 100
+MOST_ALIASES = 20
 NULLS = ("", "~", "null", "Null", "NULL")
 KINDS = ("null", "bool", "int", "float", "str", "seq", "map", "timestamp", "merge")
 CORE_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in KINDS)
+
+
+class _Loader(yaml.SafeLoader):
+    """A SafeLoader whose aliases and merges take bounded memory: a small file could refer to itself again and again."""
+
+    num_aliases = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            self.num_aliases += 1
+            if self.num_aliases > MOST_ALIASES:
+                raise yaml.composer.ComposerError(
+                    None, None, f"more than {MOST_ALIASES} aliases (*name)", self.peek_event().start_mark
+                )
+        return super().compose_node(parent, index)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put merged pairs before the node's own; of equal keys the last stays."""
+        super().flatten_mapping(node)
+        if all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):
+            node.value = list({key.value: (key, value) for key, value in node.value}.values())
 
 
 def flags_of(path: Path, sections: Collection[str]) -> list[str]:
@@ -33,15 +58,18 @@ def flags_of(path: Path, sections: Collection[str]) -> list[str]:
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
         if len(data) > MOST_BYTES:
-            raise UserError(f"{path}: has more than {MOST_BYTES >> 20} MiB, which no settings need")
-        loader = yaml.SafeLoader(data)
-        root = loader.get_single_node()
+            raise UserError(f"{path}: has more than {MOST_BYTES >> 10} KiB, which no settings need")
+        return _flags(_Loader(data), path, sections)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeError) as error:
         raise UserError(f"{path}: is no YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise UserError(f"{path}: is nested too deeply") from None
+
+
+def _flags(loader: _Loader, path: Path, sections: Collection[str]) -> list[str]:
+    root = loader.get_single_node()
     if root is None:
         raise UserError(f"{path}: is empty: it must hold settings, as configs/synthetic.yaml does")
     lines: dict[str, int] = {}
@@ -79,6 +107,8 @@ def _pairs(loader: yaml.SafeLoader, path: Path, node: yaml.Node, what: str) -> l
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
             raise UserError(f"{path}, line {line}: a key must be a word")
+        if len(key.value) > MOST_KEY_LETTERS:
+            raise UserError(f"{path}, line {line}: a key of {len(key.value):,} letters, which no setting has")
         if key.value in lines:
             raise UserError(
                 f"{path}, line {line}: {key.value} stands twice in {what}, in line {lines[key.value]} before: "
@@ -86,7 +116,9 @@ def _pairs(loader: yaml.SafeLoader, path: Path, node: yaml.Node, what: str) -> l
             )
         lines[key.value] = line
     loader.flatten_mapping(node)  # what `<<` merges comes first, and the mapping's own keys replace it
-    return list({key.value: value for key, value in node.value}.items())
+    if any(not isinstance(key, yaml.ScalarNode) for key, _ in node.value):
+        raise UserError(f"{path}, line {line}: a key of what << merges must be a word")
+    return [(key.value, value) for key, value in node.value]
 
 
 def _words(path: Path, key: str, node: yaml.Node) -> str:
@@ -100,6 +132,8 @@ def _words(path: Path, key: str, node: yaml.Node) -> str:
         return "[" + ", ".join(_words(path, key, item) for item in node.value) + "]"
     if not isinstance(node, yaml.ScalarNode):
         raise UserError(f"{where} must be a value, not a mapping")
+    if len(node.value) > MOST_LETTERS:
+        raise UserError(f"{where} has {len(node.value):,} letters, which no setting needs")
     if node.style in ("'", '"') and node.value in NULLS:
         raise UserError(f"{where} is {node.value!r} in quotes: write null for no value, or a name")
     return "null" if node.value in NULLS else node.value

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import rich
-from rich.markup import escape
 
 import mstat
 import shards
@@ -30,10 +29,11 @@ from mstat.report.console import console
 from mstat.report.html import write_report, write_reports
 from mstat.report.progress import score_table
 from mstat.run import State, read_state, write_state
-from mstat.scored import EVALUATIONS, evaluation_folder, is_trained_on
+from mstat.scored import evaluation_folder, folder_in, is_trained_on
 from mstat.train import train
 from mstat.trial import Trial
 from shards.read import Reader
+from shards.text import markup, printable
 
 
 def train_runs(config: Config, engine: Engine) -> None:
@@ -108,9 +108,9 @@ def evaluate_runs(config: Config, engine: Engine, checkpoint: str | None = None,
         if engine.is_main:
             if folder is None:
                 written = evaluation_folder(run, reader, of_split.data)
-                print(f"report: {write_reports(written, run, reader)}")
+                print(printable(f"report: {write_reports(written, run, reader)}"))
             else:
-                print(f"scores of {source}: {folder}")
+                print(printable(f"scores of {source}: {folder}"))
         return evaluation
 
     run, protocol = Path(config.run), reader.protocol(config.data.protocol)
@@ -126,7 +126,7 @@ def evaluate_runs(config: Config, engine: Engine, checkpoint: str | None = None,
         evaluations = {}
         for name, of_split in _on_another_set(config, reader).items():
             if engine.is_main:
-                rich.print(f"[bold]run of split {escape(name)}[/]")
+                rich.print(f"[bold]run of split {markup(name)}[/]")
             evaluations[name] = evaluate_split(of_split, out and out / f"split-{name}")
     else:
         evaluations = _each_split(config, engine, lambda c: evaluate_split(c, out and out / Path(c.run).name))
@@ -137,7 +137,7 @@ def evaluate_runs(config: Config, engine: Engine, checkpoint: str | None = None,
 def _checkpoint_folder(checkpoint: Path, run: Path, reader: Reader, config: Config) -> Path:
     """RUN/evaluations/step-..., where the scores of a checkpoint go; another set than its own is named before it."""
     name, usual = checkpoint.resolve().name, evaluation_folder(run, reader, config.data)
-    return run / EVALUATIONS / (name if usual == run else f"{usual.name}-{name}")
+    return folder_in(run, name if usual == run else f"{usual.name}-{name}")
 
 
 def _each_split(
@@ -147,7 +147,7 @@ def _each_split(
     evaluations = {}
     for split in shards.open(config.data.shards).protocol(config.data.protocol).splits:
         if engine.is_main:
-            rich.print(f"[bold]split {escape(split)}[/]")
+            rich.print(f"[bold]split {markup(split)}[/]")
         if evaluation := command(_of_split(config, split)):
             evaluations[split] = evaluation
     return evaluations
@@ -184,9 +184,9 @@ def _leave_mean(folder: Path, run: Path, evaluations: Mapping[str, Mapping[str, 
     if folder.is_relative_to(run):
         if folder != run:
             write_report(run)
-        print(f"report: {write_report(folder)}")
+        print(printable(f"report: {write_report(folder)}"))
     else:
-        print(f"scores of {run}: {folder}")
+        print(printable(f"scores of {run}: {folder}"))
 
 
 def _of_split(config: Config, split: str) -> Config:

@@ -15,6 +15,7 @@ from mstat.files import read_json, write_json
 from mstat.means import mean_of, numbers
 from mstat.report.console import console
 from mstat.report.progress import score_table
+from shards.text import printable
 
 
 def collect(folder: Path) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def main() -> int:
     try:
         mean = collect(Path(sys.argv[1]))
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     console().print(score_table(mean))
     print(f"means over {', '.join(mean['seeds'])}: {sys.argv[1]}/evaluation.json")

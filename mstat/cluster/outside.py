@@ -20,10 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from mstat.cluster.verdict import name_of
 from mstat.errors import UserError
+from mstat.plain_yaml import MOST_BYTES, parse_plain_yaml
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -90,10 +89,8 @@ def _place(launcher: Sequence[str]) -> tuple[int, int, tuple[str, int] | None]:
 
 def _yaml(path: Path) -> dict[str, Any]:
     """The settings in a YAML of Accelerate's."""
-    try:
-        content = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, UnicodeError) as error:
-        raise UserError(f"{path}: is no YAML: {' '.join(str(error).split())}") from None
+    with path.open("rb") as file:
+        content = parse_plain_yaml(file.read(MOST_BYTES).decode("utf-8", errors="replace"), str(path))
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds no settings of `accelerate launch`, as configs/accelerate/ddp.yaml does")
     return content

@@ -5,16 +5,17 @@ configs/sites/ has some to copy; docs/cluster.md explains them.
 
 from __future__ import annotations
 
+import difflib
 import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import jsonargparse
-import yaml
+from typing import Any, get_type_hints
 
 from mstat.errors import UserError
+from mstat.plain_yaml import MOST_BYTES, parse_plain_yaml
 from shards.paths import expand
+from shards.text import breaks_lines
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -99,16 +100,34 @@ def load_site(path: Path | None) -> Site:
     """
     if path is None:
         return Site()
-    try:
-        content = yaml.safe_load(path.read_bytes()) or {}
-    except (yaml.YAMLError, UnicodeError) as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Site)
-    try:
-        return _expanded(Site(**vars(parser.parse_object(content))))
-    except (jsonargparse.ArgumentError, TypeError) as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+    with path.open("rb") as file:
+        text = file.read(MOST_BYTES).decode("utf-8", errors="replace")
+    content = parse_plain_yaml(text, str(path))
+    if not isinstance(content, dict | None):
+        raise UserError(f"{path}: holds no settings of a site, as configs/sites/ has them")
+    values = {str(key): value for key, value in (content or {}).items() if value is not None}
+    for key, value in values.items():
+        _check(path, key, value)
+    return _expanded(Site(**values))
+
+
+def _check(path: Path, key: str, value: Any) -> None:
+    """Refuse a key that no Site has, and a value of another type. Nothing that the file names is imported for it."""
+    kind = get_type_hints(Site).get(key)
+    if kind is None:
+        near = difflib.get_close_matches(key, get_type_hints(Site), n=1, cutoff=0.4)
+        raise UserError(f"{path}: unknown key {key!r}" + (f": did you mean {near[0]!r}?" if near else ""))
+    if kind == list[str]:
+        what, words = "a list of words", value if isinstance(value, list) else [None]
+    elif kind == dict[str, str]:
+        what, words = "words by name", [*value, *value.values()] if isinstance(value, dict) else [None]
+    else:
+        what, words = "a word", [value]
+    odd = [word for word in words if not isinstance(word, str)]
+    if odd:
+        raise UserError(f"{path}: {key} must be {what} (YAML takes {odd[0]!r:.50} for another type: put it in quotes)")
+    if key not in ("setup", "container") and any(breaks_lines(str(word)) for word in words):
+        raise UserError(f"{path}: {key} must be {what}, each in one line")
 
 
 def _expanded(site: Site) -> Site:

@@ -190,7 +190,10 @@ def num_steps(run: Path) -> int | None:
         from mstat.elsewhere import find_shards
         from mstat.train import training_plan
 
-        reader = shards.open(find_shards(run, config.data.shards))
+        place = find_shards(run, config.data.shards)
+        if "://" in place or not Path(place).is_dir():
+            return None  # a look at a run opens no address that the run's settings name
+        reader = shards.open(place)
         return config.train.epochs * training_plan(reader, config).steps_per_epoch
     except (OSError, ValueError, SystemExit):
         return None

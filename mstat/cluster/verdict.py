@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from mstat.differences import differing, spans
 from mstat.report.console import console
+from shards.text import markup
 
 MEGABYTES = 32  # of the all-reduce, about a bucket of gradients
 NOT_DONE = "not done within"  # of an error that only says that others did not come
@@ -214,11 +214,11 @@ def show(found: Found, faults: Sequence[Fault]) -> None:
         differs = [f"{name} {version}" for name, version in facts["versions"].items() if reference.get(name) != version]
         packages = f"torch {facts['versions']['torch']}" if facts["versions"] is reference else "the same"
         table.add_row(
-            escape(facts["host"]),
+            markup(facts["host"]),
             spans(ranks),
-            escape(short(facts)),
-            escape("\n".join(differs) or packages),
-            escape("\n".join(f"{name} differs" for name in unlike) or "the same"),
+            markup(short(facts)),
+            markup("\n".join(differs) or packages),
+            markup("\n".join(f"{name} differs" for name in unlike) or "the same"),
             (facts["shards"] or "cannot be read")[:13],
             _gpus(facts),
             _clock(found.clocks.get(rank), rank),
@@ -236,7 +236,7 @@ def show(found: Found, faults: Sequence[Fault]) -> None:
         )
         out.print(text, highlight=False)
     for fault in faults:
-        text = f"[red]{escape(fault.where)}: {escape(fault.what)}[/]; {escape(fault.way_out)}"
+        text = f"[red]{markup(fault.where)}: {markup(fault.what)}[/]; {markup(fault.way_out)}"
         out.print(text, highlight=False, soft_wrap=True)
     verdict = f"[red]launch checks: {len(faults)} wrong, nothing is started[/]" if faults else "launch checks: all good"
     out.print(verdict, highlight=False)
@@ -253,7 +253,7 @@ def short(facts: dict[str, Any]) -> str:
 def _gpus(facts: dict[str, Any]) -> str:
     names = Counter(facts["gpus"])
     told = ", ".join(f"{count} x {name}" for name, count in names.items())
-    return escape(told or (f"{facts['num_gpus']}" if facts["num_gpus"] else "none"))
+    return markup(told or (f"{facts['num_gpus']}" if facts["num_gpus"] else "none"))
 
 
 def _clock(clock: tuple[float, float] | None, rank: int) -> str:

@@ -24,6 +24,7 @@ from mstat.model.pretrained import load_pretrained
 from mstat.report.start import print_start
 from shards.paths import path
 from shards.terminal import print_anything
+from shards.text import printable
 
 PARTS = ("stem", "stage1.blocks", "stage1.aap", "stage2.blocks", "stage2.iap", "stage3.blocks", "stage3.iap")
 OTHER = "norms, class token"
@@ -80,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         sizes = count(config, frames)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(printable(error), file=sys.stderr)
         return 2
     height, width = config.image_size
     table = Table(
@@ -105,12 +106,12 @@ def show_init(config: ModelConfig, file: Path) -> int:
         with torch.device("meta"):
             model = MSTAT(config)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(printable(error), file=sys.stderr)
         return 2
     try:
         print_start(str(file), load_pretrained(model, file))
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     return 0
 

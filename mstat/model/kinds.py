@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 HEAD = 4096  # bytes that are looked at
+MOST_HEADER = 1 << 24  # of safetensors: a hundred thousand tensors
 # First bytes of a file -> what it is.
 MAGIC = {
     b"\x1f\x8b": "compressed with gzip: unpack it first (gunzip)",
@@ -128,6 +129,8 @@ def _safetensors(path: Path, head: bytes, size: int) -> str | None:
     length = int.from_bytes(head[:8], "little")
     if not 2 <= length <= 100_000_000:
         return None
+    if length > MOST_HEADER:
+        return f"its header has {length:,} bytes, which no model needs"
     if 8 + length > size:
         return f"it is cut off: its header alone has {8 + length:,} bytes, and the file {size:,}"
     try:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from mstat.errors import UserError
-from mstat.model.weights import named, printable
+from mstat.model.weights import named
 
 # Official name -> ours, inside a block.
 BLOCK_MODULES = {
@@ -116,7 +116,7 @@ def take_off_prefix(path: Path, tensors: dict[str, Tensor]) -> Bare:
         keys[name] = key
     prefixes = sorted({name.removesuffix(stem) for name in keys for stem in STEMS if f".{name}".endswith(f".{stem}")})
     if len(prefixes) > 1:
-        models = ", ".join(repr(printable(prefix)) for prefix in prefixes)
+        models = named(map(repr, prefixes))
         raise UserError(f"{path}: holds several models, whose keys begin with {models}: save one of them alone")
     prefix = prefixes[0] if prefixes else ""
     inside = {name.removeprefix(prefix): key for name, key in keys.items() if name.startswith(prefix)}

@@ -6,7 +6,6 @@ know. Nothing in any of these files is run (`mstat.model.weights`).
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from mstat import checkpoint_files
 from mstat.errors import UserError
+from mstat.files import read_plain_json
 from mstat.model.classifier import to_timesformer
 from mstat.model.kinds import TENSORFLOW
 from mstat.model.positions import Grid
@@ -62,6 +62,7 @@ def read_source(path: Path) -> Source:
         source.notes.insert(0, f"{file.name} of the folder")
         return source
     source = _sharded(path) if path.name.endswith(".index.json") else _single(path)
+    refuse_changed(path)
     source.grid = _described_grid(path, source)
     return source
 
@@ -142,6 +143,18 @@ def _checkpoint(folder: Path) -> Source:
     return source
 
 
+def refuse_changed(path: Path) -> None:
+    """Refuse weights of ours that changed after they were written: model.json beside them has their checksum."""
+    description = path.with_suffix(".json")
+    if path.suffix == ".safetensors" and description.is_file():
+        content = _read_json(description)
+        expected = content.get("sha256") if isinstance(content, dict) and content.get("format") else None
+        if expected is not None and checkpoint_files.checksum(path) != expected:
+            raise UserError(
+                f"{path}: changed after it was written (another SHA-256 than in {description.name}): copy it anew"
+            )
+
+
 def _described_grid(path: Path, source: Source) -> Grid | None:
     """The grid of the positions by what lies beside: our model.json, Hugging Face's or timm's config.json."""
     ours, theirs = path.with_suffix(".json"), path.parent / "config.json"
@@ -179,10 +192,6 @@ def _grid(description: Any) -> Grid | None:
 
 def _read_json(path: Path) -> Any:
     try:
-        if path.stat().st_size > MOST_JSON:
-            raise UserError(f"{path}: larger than {MOST_JSON:,} bytes")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
+        return read_plain_json(path.resolve(), MOST_JSON)  # caches of downloads are made of links
+    except ValueError as error:
         raise UserError(f"{path}: not JSON: {printable(' '.join(str(error).split()))}") from None

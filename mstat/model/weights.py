@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mstat.errors import UserError
 from mstat.model.kinds import TENSORFLOW, foreign
+from mstat.model.pickles import refuse_endless_keys
 
 # Names under which training programs put a state dict, beside an optimiser and counters; the first found counts.
 WRAPPERS = (
@@ -66,8 +67,7 @@ def read_file(path: Path) -> Tensors:
         if path.suffix == ".safetensors":
             loaded: Any = load_file(path)
         else:
-            refuse_archive(path)
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = load_state(path)
     except Exception as error:  # what a damaged or hostile file raises is for it to choose
         raise UserError(f"{path}: not a file of plain tensors: {reason(path, error)}; {ONLY_TENSORS}") from None
     if not isinstance(loaded, dict):
@@ -85,6 +85,18 @@ def read_file(path: Path) -> Tensors:
     others |= {key: f"of {value.dtype}, not of floats: a buffer" for key, value in counts.items()}
     tensors = {key: value.detach() for key, value in loaded.items() if key not in counts}
     return Tensors(tensors, others, tuple(wrappers))
+
+
+def load_state(path: Path) -> Any:
+    """What torch.save wrote of tensors and plain containers; the only way in which a torch file is read here.
+
+    Raises:
+        UserError: If it is an archive of another kind, or a value in it would take for ever to be a key.
+        Exception: Whatever a damaged file makes torch raise.
+    """
+    refuse_archive(path)
+    refuse_endless_keys(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _wrapper(loaded: dict[Any, Any]) -> str | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mstat.elsewhere import find_shards
 from mstat.errors import UserError
-from mstat.files import read_plain, read_plain_json, write_plain
+from mstat.files import MOST_JOURNAL_BYTES, read_plain, read_plain_json, write_plain
 from mstat.plain_yaml import read_plain_yaml
 from mstat.scored import EVALUATIONS, scored_checksum, shards_checksum
 from shards.records import DataError
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 # Contents of a JSON file, or the sentence that says why there are none.
 Json = Mapping[str, Any] | str
-MOST_JOURNAL_BYTES = 1 << 30  # of metrics.jsonl: some three million steps
 MOST_STEPS = 10**12
 FIGURES = "figures"  # in the run folder: every picture of the report as a file
 

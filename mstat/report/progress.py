@@ -12,12 +12,12 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
 from mstat.report import scores
+from shards.text import markup
 
 REDRAW_SECONDS = 0.1
 
@@ -96,14 +96,14 @@ class Progress:
 def score_table(evaluation: Mapping[str, Any]) -> Table:
     """The scores of evaluation.json in percent: the baselines, then every subset of stages."""
     caption = " ".join([scores.caption(evaluation), *map(_in_colour, scores.warnings(evaluation))])
-    table = Table(title=escape(scores.title(evaluation)), caption=caption)
+    table = Table(title=markup(scores.title(evaluation)), caption=caption)
     table.add_column("features", no_wrap=True)
     for heading in scores.COLUMNS.values():
         table.add_column(heading, justify="right", no_wrap=True)
     for name, cells in scores.baseline_rows(evaluation):
-        table.add_row(escape(name), *cells, style="dim")
+        table.add_row(markup(name), *cells, style="dim")
     for name, cells in scores.split_rows(evaluation):
-        table.add_row(f"{escape(scores.STAGES[-1])}, split {escape(name)}", *cells, style="dim")
+        table.add_row(f"{markup(scores.STAGES[-1])}, split {markup(name)}", *cells, style="dim")
     table.add_section()
     for name, cells in scores.stage_rows(evaluation):
         table.add_row(name, *cells, style="bold" if name == scores.STAGES[-1] else None)
@@ -111,7 +111,7 @@ def score_table(evaluation: Mapping[str, Any]) -> Table:
 
 
 def _in_colour(warning: str) -> str:
-    return f"[not dim bold yellow]{escape(warning)}[/]"
+    return f"[not dim bold yellow]{markup(warning)}[/]"
 
 
 def _summary(record: Mapping[str, Any]) -> list[str]:

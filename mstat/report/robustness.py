@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from mstat.report import figures, page
 from mstat.report.folder import Folder
 from mstat.report.scores import COLUMNS, of_set, percent
+from shards.text import markup
 
 TITLES = {"num_frames": "test frames", "occlusion": "occluded area", "resolution": "height in pixels"}
 
@@ -40,7 +40,7 @@ def robustness(folder: Folder) -> str:
 def table(found: Mapping[str, Any]) -> Table:
     """For a terminal: a line a point, in percent."""
     title = f"Robustness, protocol {found['protocol']}{of_set(found)}"
-    told = Table(title=escape(title), caption=escape(caption(found)))
+    told = Table(title=markup(title), caption=markup(caption(found)))
     told.add_column("", no_wrap=True)
     for heading in COLUMNS.values():
         told.add_column(heading, justify="right", no_wrap=True)

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from mstat.model.pretrained import KEPT, NO_KEY, NOWHERE, Row
 from mstat.report.console import console
+from shards.text import markup
 
 # Parts of a name (group 1) in which the rows of one line may differ, in the order in which lines are joined.
 BLOCK, KIND, STAGE, SCALARS = r"\.(\d+)\.", r"\.(weight|bias)$", r"stage(\d)", r"\.(alpha|beta)$"
@@ -54,7 +54,7 @@ def start_table(file: str, rows: Sequence[Row]) -> Table:
     ours = {row.ours for row in rows if row.ours not in (NOWHERE, NO_KEY)}
     kept = sum(row.action == KEPT for row in rows)
     table = Table(
-        title=f"Start from {escape(file)}",
+        title=f"Start from {markup(file)}",
         caption=f"{len(keys)} keys in the file: {len(used)} used, {len(keys) - len(used)} dropped. "
         f"{len(ours)} tensors here: {len(ours) - kept} filled, {kept} keep their own start.",
         box=box.SIMPLE_HEAD,
@@ -68,7 +68,7 @@ def start_table(file: str, rows: Sequence[Row]) -> Table:
         if part != before and before is not None:
             table.add_section()
         before = part
-        cells = (escape(text) for text in line[:3])
+        cells = (markup(text) for text in line[:3])
         is_note = line.key == line.ours == NO_KEY
         table.add_row(str(line.num_keys or ""), *cells, style="yellow" if is_note else "dim" if any(part) else None)
     return table
@@ -111,7 +111,7 @@ def _braces(values: Sequence[str]) -> str:
     different = sorted(set(values))
     if len(different) == 1:
         return different[0]
-    if all(value.isdecimal() for value in different):
+    if all(value.isdecimal() and len(value) < 10 for value in different):
         numbers = sorted(map(int, different))
         if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
             return f"{{{numbers[0]}-{numbers[-1]}}}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial as bind
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +88,7 @@ def _open(video: Path) -> InputContainer:
     """A video file; nothing that is a list of other files or addresses (HLS, concat, SDP)."""
     import av
 
-    if video.exists():  # else FFmpeg says what is wrong
+    with suppress(OSError):  # of a file that is not there: FFmpeg's own error is told with all others
         os.close(open_regular(video))
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     return av.open(f"file:{video}", container_options=options)
