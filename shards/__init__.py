@@ -17,7 +17,7 @@ __all__ = ["DataError", "Protocol", "Role", "Tracklet", "open"]
 
 
 def open(path: str | PathLike[str], cache: str | PathLike[str] | None = None, cache_gb: float | None = None) -> Reader:
-    """Open a folder made by `python -m shards build`: a local one, or the URL of one (http, s3, ...; see fsspec).
+    """Open a folder made by `python -m shards build`: a local one, or the URL of one (http, s3, ...).
 
     Args:
         path: Folder or URL.

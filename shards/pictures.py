@@ -86,6 +86,10 @@ def check(data: bytes) -> Kind:
         # Neither pair of bytes occurs within coded data. Most pictures end with the marker, and need no search.
         if not data.endswith(JPEG_END) and data.rfind(JPEG_END) < data.rfind(b"\xff\xda"):
             raise ValueError("cut off: no JPEG end marker")
+        try:
+            simplejpeg.decode_jpeg_header(data)
+        except ValueError as error:
+            raise ValueError(f"damaged ({error})") from error
         return Kind("jpg", _orientation(data) if has_exif else 1)
     if data.startswith(PNG_SIGNATURE):
         _check_size(*_png_size(data))

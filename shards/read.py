@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from shards import index, pictures
 from shards.files import LocalFiles, RemoteFiles, open_files
 from shards.paths import expand
-from shards.records import WARNINGS, DataError, Protocol, Role, Tracklet, UsageError
+from shards.records import INCOMPARABLE, DataError, Protocol, Role, Tracklet, UsageError
 
 Int64Array = np.ndarray[Any, np.dtype[np.int64]]
 Uint8Array = np.ndarray[Any, np.dtype[np.uint8]]
@@ -148,7 +148,7 @@ class Reader:
     @property
     def warnings(self) -> list[str]:
         """What every score on this set must say: it is not the whole data set, or something was dropped of it."""
-        return [f"{name}: {self.facts[name]}" for name in WARNINGS if name in self.facts]
+        return [f"{name}: {self.facts[name]}" for name in INCOMPARABLE if name in self.facts]
 
     @property
     def num_bytes(self) -> Int64Array:

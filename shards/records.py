@@ -13,6 +13,8 @@ from typing import NamedTuple
 JUNK_PID = -1  # MARS's `00-1`: a bad detection; ignored for every query
 # Facts of a set that whoever uses it must see: what is missing of it, was dropped, or may be wrong.
 WARNINGS = ("partial", "left out", "skipped", "gaps", "dropped", "vanished", "doubtful")
+# Those that make scores incomparable with published ones; files beside a data set (`skipped`) do not.
+INCOMPARABLE = tuple(name for name in WARNINGS if name != "skipped")
 DISTRACTOR_PID = 0  # MARS's `0000`: a person, or a false alarm, that nobody searches for
 
 

@@ -29,6 +29,10 @@ FILTERS = ((), ("deflate",), ("shuffle", "deflate"))  # of HDF5; MATLAB writes n
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
+class _NoNumbersError(Exception):
+    """A variable that can be read, and is not what is wanted."""
+
+
 def load_mat(path: Path, key: str, home: str, other_key: str | None = None) -> IntArray:
     """A variable of whole numbers in a MATLAB file of any version, as MATLAB shows it; `home` says where it is from.
 
@@ -44,6 +48,8 @@ def load_mat(path: Path, key: str, home: str, other_key: str | None = None) -> I
         names, key, values = _load_hdf5(path, keys) if data.startswith(HDF5) else _load_older(data, keys)
     except DataError:
         raise
+    except _NoNumbersError as error:
+        raise DataError(f"{path}: {error}; take the original") from error
     except Exception as error:  # whatever the damaged bytes lead the readers to
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: no MATLAB file that can be read ({reason}); take the original") from error
@@ -82,7 +88,7 @@ def _load_older(data: bytes, keys: list[str]) -> tuple[list[str], str, np.ndarra
         return list(shapes), keys[0], None
     shape, kind = shapes[key]
     if kind not in NUMBERS:
-        raise ValueError(f"{key} is of the kind {kind}")
+        raise _NoNumbersError(f"{key} holds no whole numbers (it is of the kind {kind})")
     _check_size(key, int(np.prod([int(n) for n in shape], dtype=object)))
     return list(shapes), key, np.asarray(scipy.io.loadmat(file, variable_names=[key])[key])
 
@@ -137,7 +143,7 @@ def _load_hdf5(path: Path, keys: list[str]) -> tuple[list[str], str, np.ndarray 
             raise ValueError(f"{key} is a link")
         values = file[key]
         if not isinstance(values, h5py.Dataset) or values.dtype.kind not in "iufb":
-            raise ValueError(f"{key} is no matrix of numbers")
+            raise _NoNumbersError(f"{key} holds no whole numbers (it is no matrix of numbers)")
         _check_size(key, int(np.prod(values.shape, dtype=object)))
         if values.external or values.is_virtual:
             raise ValueError(f"{key} lies in another file")

@@ -72,12 +72,12 @@ def _decode_folder(folder: Path, counts: Counter[str] | None) -> Iterator[tuple[
             data = read_regular(folder / name)
             kind = pictures.check(data)
             image_HW3 = pictures.decode(data)
+        except DataError as error:  # a pipe, which is a damaged picture as others are
+            yield number, error
+            continue
         except (ValueError, FileNotFoundError, IsADirectoryError, PermissionError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             yield number, DataError(f"{folder / name}: {reason}; replace it")
-            continue
-        except DataError as error:  # a pipe, or a file larger than any picture
-            yield number, error
             continue
         if counts is not None:
             counts["turned"] += kind.orientation != 1

@@ -7,6 +7,7 @@ the last that the rank does.
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -38,7 +39,7 @@ def strike(fault: str, features_BD: torch.Tensor) -> torch.Tensor:
     if fault == "gradient":
         features_BD.register_hook(lambda grad: grad * torch.inf)
         return features_BD
-    raise OSError(f"{fault}, says the test")
+    raise OSError(errno.EIO, f"{fault}, says the test")
 
 
 def main() -> int:

@@ -267,3 +267,11 @@ def test_a_jpeg_of_thousands_of_scans_is_refused() -> None:
     for use in (pictures.check, pictures.decode):
         with pytest.raises(ValueError, match="scans; 100 at most"):
             use(bomb)
+
+
+def test_a_jpeg_of_odd_sampling_is_refused() -> None:
+    """Its header says what the decoder does not take: that is found without decoding."""
+    data = picture(1)
+    at = data.index(b"\xff\xc0") + 11  # sampling of the first channel
+    with pytest.raises(ValueError, match="damaged"):
+        pictures.check(data[:at] + b"\x37" + data[at + 1 :])

@@ -145,7 +145,7 @@ def test_a_name_makes_no_line_of_a_script(name: str) -> None:
 def test_a_refused_name_is_one_line_on_the_terminal(tmp_path: Path) -> None:
     """The message shows the characters, and nothing of a script is printed."""
     done = _submit("--dry-run", "--", "--run", tmp_path / NAMES[0])
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
     assert r"run\n#SBATCH" in done.stderr

@@ -85,6 +85,7 @@ def test_a_linked_folder_of_figures(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "evaluation.json", "rankings.json", "state.json"])
 def test_a_pipe_holds_nobody_up(run: Path, name: str) -> None:
     """It is named in the section that wants it."""
+    (run / "evaluation.json").write_text("{}")  # something of a run, where config.yaml is none
     (run / name).unlink(missing_ok=True)
     os.mkfifo(run / name)
     subprocess.run([sys.executable, str(PROJECT / "launch" / "report.py"), run], check=True, timeout=120)
