@@ -37,6 +37,9 @@ soak-container: $(VENV)/.dev ## Dockerfile's steps for CPUs in a clean Debian, a
 soak-cluster: $(VENV)/.dev ## a Slurm of two nodes and 25 faults of it; records in benchmarks/ (half an hour; root)
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m soak tests/soak/test_cluster.py --faults 25 --record soak-cluster
 
+fuzz: $(VENV)/.dev ## mutated inputs of every kind: read right or refused in one line; a record in benchmarks/ (20 minutes)
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m tests.fuzz --record
+
 lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
