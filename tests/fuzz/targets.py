@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import multiprocessing
 import random
@@ -61,8 +62,6 @@ def _quietly(main: Callable[..., int], *arguments: Any) -> int:
 
 def _script(name: str, *words: object) -> int:
     """A command of launch/, with this command line."""
-    import importlib
-
     sys.argv = [f"launch/{name}.py", *map(str, words)]
     return _quietly(importlib.import_module(f"launch.{name}").main)
 
@@ -321,9 +320,8 @@ def _read_export(folder: Path) -> bool:
 
 def make_checkpoints(folder: Path) -> None:
     """A run after steps 3 and 7, and its weights then. Made by a child: the threads of a training survive no fork."""
-
-    import tests.mstat.test_checkpoint  # noqa: F401
-
+    for name in ("torch._dynamo", "accelerate", "mstat.checkpoint", "tests.mstat.test_checkpoint"):
+        importlib.import_module(name)  # once here, and not in the child of each case
     child = multiprocessing.get_context("spawn").Process(target=_train_twice, args=(folder,))
     child.start()
     child.join()
