@@ -25,15 +25,19 @@ OFFLOADS = ("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "ACCELERATE_DEEPSPE
 UNSET = ("", "no", "none", "auto")
 
 
-def check_launcher(config: Config) -> list[str]:
+def check_launcher(config: Config, grouped: bool = False) -> list[str]:
     """What the launcher asks for and does not get, in sentences; numbers do not change by it.
 
     Variables that Accelerate would follow and mstat does not (MPI's, and a local rank of a single process) are removed.
 
+    Args:
+        grouped: Whether the processes have found each other already.
+
     Raises:
         UserError: If the environment asks for what mstat does not do, or is of another launch.
     """
-    _check_processes()
+    if not grouped:  # a caller that has made the group itself needs no addresses
+        _check_processes()
     for name, kind in OTHER_KINDS.items():
         if is_on(name):
             raise UserError(
