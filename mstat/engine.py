@@ -90,7 +90,7 @@ class Engine:
     def __init__(
         self, config: Config, start_up: timedelta = START_UP, also: Mapping[str, Any] | None = MappingProxyType({})
     ) -> None:
-        for note in check_launcher(config, torch.distributed.is_initialized()):
+        for note in check_launcher(config, dist.is_initialized()):
             if os.environ.get("RANK", "0") == "0":
                 console().print(f"[yellow]{markup(note)}[/]", highlight=False, soft_wrap=True)
         on_cpu = not torch.cuda.is_available()
