@@ -69,8 +69,10 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if len(options.runs) == 1 and options.out:
         parser.error("--out is for several runs; the report of one is RUN/report.html")
-    if len(options.runs) > 1 and (options.proxies or options.tracklets or options.shards):
-        parser.error("--proxies, --tracklets and --shards are for one run")
+    if len(options.runs) > 1 and (options.proxies or options.tracklets):
+        parser.error("--proxies and --tracklets are for one run")
+    if len(options.runs) > 1 and options.shards:
+        parser.error("--shards is for one run")
     return options
 
 
