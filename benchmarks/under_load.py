@@ -1,4 +1,4 @@
-"""How much a training slows when other programs run on its cores: `make bench-under-load`.
+"""Measures how much a training slows when other programs run on its cores: `make bench-under-load`.
 
 Contenders are processes with different settings of OpenMP, all alive at once. They take turns in short rounds, so that
 what else the machine does meets all alike; in each round they do steps of the small synthetic training for some
@@ -95,22 +95,22 @@ def measure(contenders: Mapping[str, dict[str, str]], rounds: int, seconds: floa
     for process in processes.values():
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-    found = {}
+    measured = {}
     for load, (number, niceness) in LOADS.items():
         with busy(number, niceness):
             times = [{name: ask(name) for name in processes} for _ in range(rounds)]
-        found[load] = {name: statistics.median(of_round[name] for of_round in times) for name in processes}
-        print(load, {name: round(rate, 2) for name, rate in found[load].items()}, flush=True)
+        measured[load] = {name: statistics.median(of_round[name] for of_round in times) for name in processes}
+        print(load, {name: round(rate, 2) for name, rate in measured[load].items()}, flush=True)
     for process in processes.values():
         process.communicate()
-    return found
+    return measured
 
 
-def table(found: Mapping[str, Mapping[str, float]]) -> str:
+def table(measured: Mapping[str, Mapping[str, float]]) -> str:
     """Steps a second as Markdown, a row a load, with the ratio to the first contender."""
-    names = list(next(iter(found.values())))
+    names = list(next(iter(measured.values())))
     lines = [f"| busy loops beside it | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for load, rates in found.items():
+    for load, rates in measured.items():
         cells = [f"{rates[name]:.2f} ({rates[name] / rates[names[0]]:.2f})" for name in names]
         lines.append(f"| {load} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -126,12 +126,12 @@ def main() -> None:
         train()
         return
     load = os.getloadavg()[0]
-    found = measure(CONTENDERS, options.rounds, options.seconds)
+    measured = measure(CONTENDERS, options.rounds, options.seconds)
     text = (
         f"# A training beside other programs\n\n{conditions('bench-under-load')}\n"
         f"Load average at its start: {load:.1f}.\n\n"
         f"Steps a second of the small synthetic training, the median of {options.rounds} rounds of "
-        f"{options.seconds:g} s, and times the first column in brackets.\n\n{table(found)}\n"
+        f"{options.seconds:g} s, and times the first column in brackets.\n\n{table(measured)}\n"
     )
     save("under-load", text)
 

@@ -1,4 +1,4 @@
-"""What all processes of a launch must have in common: settings, data, code.
+"""The facts that all processes of a launch must have in common: settings, data, code.
 
 Each process reads its own command line and files. With another learning rate or another set of equal size on one of
 them, a run would go on without an error, and its model would be of neither. They are compared once, before the

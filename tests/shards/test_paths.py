@@ -24,7 +24,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         "a/~",
         "/~",
         "s3://b/~/x",
-        "/root/x",
+        "/home/x",
     ]
     assert path("~/x") == tmp_path / "x"
     assert (place("~/x"), place("https://host/~/x")) == (f"{tmp_path}/x", "https://host/~/x")
