@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import pwd
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         "a/~",
         "/~",
         "s3://b/~/x",
-        "/home/x",
+        f"{pwd.getpwnam('root').pw_dir}/x",
     ]
     assert path("~/x") == tmp_path / "x"
     assert (place("~/x"), place("https://host/~/x")) == (f"{tmp_path}/x", "https://host/~/x")
