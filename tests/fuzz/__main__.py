@@ -22,11 +22,15 @@ from tests.fuzz.targets import TARGETS, Target
 
 
 def run_target(target: Target, seed: int, numbers: Iterator[int], deadline: float) -> Iterator[tuple[int, Result]]:
-    """Each case's number and result, until the numbers or the time are at their end."""
+    """Each case's number and result, until the numbers or the time are at their end.
+
+    Number -1 is the input as it was made: it must be read, else a refusal of a spoilt one would say nothing.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         good, spoilt = Path(scratch) / "good", Path(scratch) / "spoilt"
         good.mkdir()
         target.make(good)
+        yield -1, _control(target, good)
         for number in numbers:
             if time.monotonic() > deadline:
                 return
@@ -34,6 +38,12 @@ def run_target(target: Target, seed: int, numbers: Iterator[int], deadline: floa
             shutil.copytree(good, spoilt)
             target.spoil(spoilt, random.Random(f"{seed} {target.name} {number}"))
             yield number, attempt(lambda: target.read(spoilt), listed=target.listed)
+
+
+def _control(target: Target, good: Path) -> Result:
+    result = attempt(lambda: target.read(good), listed=target.listed)
+    expected = Outcome.WRONG if "verified" in target.name else Outcome.READ  # `verify` finds no fault: its control
+    return Result(Outcome.READ if result.outcome == expected else Outcome.WRONG, result.output)
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import resource
 import signal
@@ -75,6 +76,7 @@ def _run(action: Callable[[], int | bool | None], errors: int) -> None:
         in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()  # noqa: SIM115
         resource.setrlimit(resource.RLIMIT_AS, (in_use + MEMORY_BYTES, in_use + MEMORY_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        faulthandler.disable()  # a test runner would print where a crash was
         torch.set_num_threads(1)  # a pool of threads that the parent has used would be waited for in vain
         code = _status(action)
     finally:
