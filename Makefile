@@ -9,6 +9,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 # ... so each module is compiled when it is first used, and that must be kept.
 unexport PYTHONDONTWRITEBYTECODE
 
+# Two test processes, a file each at a time: files of launched runs, which take longest, come first.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
 .PHONY: $(shell awk -F: '/^[a-z-]+:/{print $$1}' $(firstword $(MAKEFILE_LIST)))
 
@@ -19,7 +22,7 @@ train: $(VENV)/.train ## draw the synthetic set, shard it, train the small MSTAT
 	$(BIN)/accelerate launch --config_file configs/accelerate/single.yaml launch/train.py
 
 test: $(VENV)/.dev lint ## run all tests and the linters (15 minutes on 2 cores)
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m "not gpu and not soak"
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m "not gpu and not soak" $(PARALLEL)
 
 test-gpu: $(VENV)/.dev ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
+
+from tests.system import install
 
 PACKAGES = ("chromium", "chromium-driver")  # Debian's
 FLAGS = (
@@ -39,23 +39,8 @@ Promise.allSettled(images.map(image => image.decode())).then(() => done({
 
 
 def why_not() -> str | None:
-    """Installs the browser where it is missing and that is possible; otherwise the reason why there is none."""
-    if _installed():
-        return None
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        return f"no {' and '.join(PACKAGES)} here, and no apt-get as root to install them"
-    for command in (["update"], ["install", "--yes", "--no-install-recommends", *PACKAGES]):
-        done = subprocess.run(
-            ["apt-get", "--quiet", *command],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-        )
-    return None if _installed() else f"apt-get cannot install {' and '.join(PACKAGES)}: {done.stderr.strip()[-200:]}"
-
-
-def _installed() -> bool:
-    return shutil.which("chromium") is not None and shutil.which("chromedriver") is not None
+    """Install the browser where it is missing and that is possible; otherwise return the reason why there is none."""
+    return install(("chromium", "chromedriver"), PACKAGES)
 
 
 @dataclass

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -40,12 +40,12 @@ model:
 optim: {name: adamw, lr: 2.0e-3}
 train: {steps: 20, precision: "no", save_every: 5, log_every: 1}
 eval: {num_frames: 4, batch_size: 4, num_rankings: 3, baselines: true, pictures: false}
-data: {num_workers: 1}
+data: {num_workers: 0}  # a loader process takes a second or two to start
 """
 
 # The same for pretraining; what it leaves fits the model above.
 TINY_ACTIONS = """
-data: {shards: SHARDS, num_workers: 1}
+data: {shards: SHARDS, num_workers: 0}
 batch: {num_identities: 4, num_tracklets: 2}
 clip: {num_frames: 3, crop_padding: 1}
 model: {image_size: [16, 16], patch_size: 8, width: 32, num_heads: 2, depths: [1, 1, 1]}
@@ -115,11 +115,23 @@ def reference(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> Pa
     return folder
 
 
+@pytest.fixture
+def hosts() -> Iterator[Any]:
+    """Two hosts for one test: tests.hosts.Hosts."""
+    from tests.hosts import two_hosts, why_not
+    from tests.system import skip
+
+    if reason := why_not():
+        skip(reason)
+    with two_hosts() as made:
+        yield made
+
+
 def start(
     command: str,
     arguments: Sequence[object],
     *,
-    accelerate: str = "single",
+    accelerate: str | None = "single",
     processes: int | None = None,
     restarts: int = 0,
     fault: str | None = None,
@@ -130,6 +142,7 @@ def start(
     """Start `accelerate launch launch/<command>.py` with a YAML of configs/accelerate, as a user does.
 
     Args:
+        accelerate: Name of the YAML; None starts the script itself, which takes half the time.
         restarts: What the launcher does by itself after a rank has died.
         fault: `FAULT RANK STEP` of tests/launch/faults.py, which then takes the place of launch/train.py.
         launcher: More flags of `accelerate launch`.
@@ -137,6 +150,8 @@ def start(
         environment: Variables besides those of this process.
     """
     flags = [ACCELERATE_LAUNCH, "--config_file", str(PROJECT / "configs" / "accelerate" / f"{accelerate}.yaml")]
+    if accelerate is None:
+        flags = [sys.executable]
     if processes is not None:
         flags += ["--num_processes", str(processes), "--main_process_port", "0"]
     if restarts:

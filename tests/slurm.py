@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -17,16 +16,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests import hosts
 from tests.conftest import PROJECT
+from tests.system import install
 
 NODES = ("n1", "n2")
 ADDRESSES = {"ctl": "10.77.0.254", "n1": "10.77.0.1", "n2": "10.77.0.2"}
 CABLE = "eth0"
 START_SECONDS = 60.0
-PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "iproute2", "util-linux")
+COMMANDS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "pkill")
+PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "iproute2", "util-linux", "procps")
 # Found by trial: a requeue waits for cred_expire, 120 s by default, and nothing below 5 is taken.
 CONF = """\
 ClusterName=mstat
@@ -228,37 +227,7 @@ def why_not() -> str | None:
     """Why there can be no Slurm here, if so. Installs what is missing where it may."""
     if os.geteuid() != 0:
         return "a Slurm of two nodes needs root: namespaces, and apt-get install " + " ".join(PACKAGES)
-    if reason := _install():
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
+    if reason := install(COMMANDS, PACKAGES):
         return reason
     return hosts.why_not()
-
-
-def _install() -> str | None:
-    os.environ["PATH"] += ":/usr/sbin:/sbin"
-    if all(shutil.which(command) for command in ("slurmctld", "slurmd", "sbatch", "munged", "ip", "pkill")):
-        return None
-    if shutil.which("apt-get") is None:
-        return "Slurm is not installed, and there is no apt-get: install " + " ".join(PACKAGES)
-    policy = Path("/usr/sbin/policy-rc.d")
-    ours = not policy.exists()
-    if ours:  # packages must not start daemons of their own
-        policy.write_text("#!/bin/sh\nexit 101\n")
-        policy.chmod(0o755)
-    try:
-        wait = ["-o", "DPkg::Lock::Timeout=300"]
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update"], ["install", "--yes", "--no-install-recommends", *PACKAGES, "procps"]):
-            done = subprocess.run(["apt-get", *wait, *command], capture_output=True, text=True, env=environment)
-            if done.returncode:
-                return f"apt-get {command[0]} failed: {done.stderr.strip().splitlines()[-1:]}"
-    finally:
-        if ours:
-            policy.unlink()
-    return None
-
-
-def skip(reason: str) -> None:
-    """Skip a test; in CI, where everything needed is there, that is a failure."""
-    if os.environ.get("CI"):
-        pytest.fail(f"skipped in CI: {reason}")
-    pytest.skip(reason)

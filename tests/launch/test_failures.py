@@ -47,7 +47,7 @@ def test_a_signal_to_all_processes_loses_nothing(reference: Path, tiny_config: P
     """SIGTERM to launcher, trainer, fork server and loader workers alike: the trainer saves, then ends; the run ends
     bit for bit like an undisturbed one."""
     folder = tmp_path / "run"
-    arguments = ["--config", tiny_config, "--run", folder]
+    arguments = ["--config", tiny_config, "--run", folder, "--data.num_workers", 2]
     process = start("train", arguments)
     wait_for_step(folder, 7, process)
     for pid in members(process.pid):
@@ -67,7 +67,8 @@ def test_a_signal_to_all_processes_loses_nothing(reference: Path, tiny_config: P
 def test_a_dead_launcher_leaves_no_orphan(tiny_config: Path, tmp_path: Path) -> None:
     """SIGKILL of the launcher alone: its ranks hear of it, save and end, instead of training on unseen."""
     folder = tmp_path / "run"
-    process = start("train", ["--config", tiny_config, "--run", folder, "--train.steps", 100_000], **DDP)
+    arguments = ["--config", tiny_config, "--run", folder, "--train.steps", 100_000, "--data.num_workers", 1]
+    process = start("train", arguments, **DDP)
     wait_for_step(folder, 7, process)
     process.kill()
     process.communicate(timeout=60)  # ends when the ranks have closed it
@@ -155,7 +156,7 @@ def test_a_damaged_frame_ends_a_run_of_one_process(
         assert "its bytes have changed" in state(folder)["reason"]
 
 
-@pytest.mark.parametrize("kind", ["ddp", "zero2"])
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("zero2", marks=pytest.mark.soak)])
 def test_a_kill_while_a_checkpoint_is_written(kind: str, reference: Path, tiny_config: Path, tmp_path: Path) -> None:
     """The disk of rank 0 takes nothing for two steps after a save, which are done meanwhile, and rank 0 dies in the
     middle of a file: nothing has claimed that checkpoint, and the run, started again, ends as an undisturbed one."""

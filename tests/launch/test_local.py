@@ -13,11 +13,8 @@ from pathlib import Path
 
 from tests.conftest import LAUNCH, PROJECT, assert_same_losses, launches, members, metrics, state
 from tests.hosts import CABLE, NAMES, Hosts
-from tests.launch.test_hosts import hosts
 from tests.launch.test_submit import write_slow
 from tests.slurm import wait_until
-
-__all__ = ["hosts"]
 
 
 def remote_shell(path: Path, hosts: Hosts) -> Path:

@@ -16,9 +16,6 @@ import pytest
 from launch.preflight import arguments, settings_of
 from tests.conftest import PROJECT
 from tests.hosts import ADDRESSES, CABLE, END_SECONDS, PORT, Hosts
-from tests.launch.test_hosts import hosts
-
-__all__ = ["hosts"]
 
 
 def preflight(

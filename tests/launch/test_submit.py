@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from mstat.cluster import attempts
 from tests import hosts
 from tests.conftest import PROJECT, assert_same_losses, state
-from tests.slurm import CABLE, Cluster, skip, two_nodes, wait_until, why_not
+from tests.slurm import CABLE, Cluster, two_nodes, wait_until, why_not
+from tests.system import skip
 
 # A launch/train.py whose steps take `seconds` more: of the attempt, and of the step in it, both counted from 1.
 SLOW = """
@@ -138,6 +139,7 @@ def test_a_run_on_two_nodes(cluster: Cluster, undisturbed: Path, reference: Path
     assert "report: " in cluster.submit("logs", undisturbed)
 
 
+@pytest.mark.soak
 def test_the_time_limit(cluster: Cluster, slow: Path, undisturbed: Path, tiny_config: Path, tmp_path: Path) -> None:
     """The signal that Slurm sends before the limit: a checkpoint, a requeue, and in the end the weights of the
     undisturbed run, bitwise. Meanwhile a second submission is refused."""

@@ -45,7 +45,7 @@ def test_two_processes_train_as_one(kind: str, reference: Path, tiny_config: Pat
         assert scores[0][name] == pytest.approx(scores[1][name], abs=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "zero2"])
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("zero2", marks=pytest.mark.soak)])
 def test_recomputed_blocks_train_alike(kind: str, reference: Path, tiny_config: Path, tmp_path: Path) -> None:
     """train.activation_checkpointing on two processes: every loss to 1e-5 of one process that keeps its activations."""
     flags = ["--config", tiny_config, "--run", tmp_path / "run", "--train.activation_checkpointing", "true"]
@@ -110,7 +110,7 @@ def test_a_killed_run_ends_with_the_same_weights(reference: Path, tiny_config: P
 def test_a_finished_run_is_not_made_another(flags: list[str], message: str, reference: Path, tiny_config: Path) -> None:
     """Going on with other settings than the checkpoint's is refused, and the run stays as it was."""
     before = (reference / "state.json").read_bytes(), (reference / "model.safetensors").read_bytes()
-    status, output = run("train", ["--config", tiny_config, "--run", reference, *flags])
+    status, output = run("train", ["--config", tiny_config, "--run", reference, *flags], accelerate=None)
     assert status != 0
     assert message in output
     assert before == ((reference / "state.json").read_bytes(), (reference / "model.safetensors").read_bytes())
@@ -128,11 +128,11 @@ def test_a_finished_run_is_not_made_another(flags: list[str], message: str, refe
 )
 def test_bad_settings_end_with_one_message(flags: list[str], message: str, tiny_config: Path, tmp_path: Path) -> None:
     """Exit status not 0, one error line that names what is wrong, no run folder left."""
-    status, output = run("train", ["--config", tiny_config, "--run", tmp_path / "run", *flags])
+    status, output = run("train", ["--config", tiny_config, "--run", tmp_path / "run", *flags], accelerate=None)
     assert status != 0
     assert message in output
-    ours = output.split("Traceback")[0]  # what follows is the launcher's, about our exit status
-    assert sum("error:" in line or "unknown setting" in line for line in ours.splitlines()) == 1
+    assert "Traceback" not in output
+    assert sum("error:" in line or "unknown setting" in line for line in output.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
 

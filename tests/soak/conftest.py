@@ -20,6 +20,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def tiny_config(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The YAML for short runs, with a loader process, to which things happen, too."""
+    path = tmp_path_factory.mktemp("soak") / "tiny.yaml"
+    text = tiny_config.read_text()
+    assert "num_workers: 0" in text
+    path.write_text(text.replace("num_workers: 0", "num_workers: 1"))
+    return path
+
+
+@pytest.fixture(scope="session")
 def rows(request: pytest.FixtureRequest) -> Iterator[Rows]:
     """Section -> rows of the record; written at the end where `--record NAME` asks for it."""
     found: Rows = {}

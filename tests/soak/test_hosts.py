@@ -15,10 +15,9 @@ import pytest
 
 from tests.conftest import LOSSES, assert_same_losses, members, metrics, state, wait_for_step
 from tests.hosts import ADDRESSES, NAMES, Hosts, two_hosts, why_not
-from tests.launch.test_hosts import TIMEOUT_SECONDS, hosts
 from tests.soak.conftest import Rows
 
-__all__ = ["hosts"]
+TIMEOUT_SECONDS = 6
 LAUNCHER: dict[str, list[object]] = {
     "ddp": [],
     "zero2": ["--use_deepspeed", "--zero_stage", 2],

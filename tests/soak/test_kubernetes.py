@@ -14,9 +14,7 @@ from mstat.cluster.kubernetes import GIVE_UP, GO_ON, host, script
 from mstat.cluster.sites import Site
 from tests.conftest import PROJECT, state, wait_for_step
 from tests.hosts import ADDRESSES, CABLE, Hosts
-from tests.launch.test_hosts import hosts
 
-__all__ = ["hosts"]
 HERE = Site(project=str(PROJECT))
 
 

@@ -13,11 +13,9 @@ import pytest
 
 from tests.conftest import PROJECT, run, state
 from tests.hosts import ADDRESSES, NAMES, Hosts
-from tests.launch.test_hosts import hosts
 from tests.launch.test_preflight import preflight
 from tests.soak.conftest import Rows
 
-__all__ = ["hosts"]
 SECTION = "Launch checks on two hosts"
 
 
