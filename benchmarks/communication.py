@@ -1,8 +1,8 @@
 """What crosses ranks in a training step, and how long that takes, on 1, 2, 4 CPU processes: `make bench-communication`.
 
-Real training steps of mstat.engine on drawn frames, started by `accelerate launch`. First undisturbed ones are timed;
-then every collective is made to stand alone, behind a barrier that keeps waiting for other ranks apart from moving
-data; then the bytes of each are counted at the loopback interface, in a network namespace of their own where the
+Real training steps of mstat.distributed.engine on drawn frames, started by `accelerate launch`. First undisturbed ones
+are timed; then every collective is made to stand alone, behind a barrier that keeps waiting for other ranks apart from
+moving data; then the bytes of each are counted at the loopback interface, in a network namespace of their own where the
 system allows one. Writes benchmarks/communication_<hardware>_<date>.md.
 """
 
@@ -25,14 +25,13 @@ import torch
 import torch.distributed as dist
 from record import PROJECT, conditions, save
 
-import mstat.task
+import mstat.training.task
 from mstat.config import BatchConfig, ClipConfig, Config, ModelConfig
-from mstat.configure import load_config
-from mstat.data.plan import slice_bounds
-from mstat.engine import Engine
-from mstat.gather import gather
-from mstat.model.noise import draw_noise
-from mstat.task import Task
+from mstat.config.cli import load_config
+from mstat.distributed.engine import Engine
+from mstat.distributed.gather import gather, slice_bounds
+from mstat.model.randomness import draw_noise
+from mstat.training.task import Task
 
 RANKS = (1, 2, 4)
 STEPS = {"synthetic": 15, "paper": 3}
@@ -90,7 +89,7 @@ class Meter:
         self.part = part
 
     def gather(self, local_BD: torch.Tensor, total: int) -> torch.Tensor:
-        """mstat.gather.gather, with a hook on either side of its backward."""
+        """mstat.distributed.gather.gather, with a hook on either side of its backward."""
         local_BD.register_hook(lambda _: self.end(GATHER_BACKWARD, BACKWARD))
         self.begin()
         features_nD = gather(local_BD, total)
@@ -162,7 +161,7 @@ def timed(step: Callable[[], object]) -> float:
 def in_parts(engine: Engine, batch: dict[str, torch.Tensor], count: int) -> dict[str, dict[str, float]]:
     """Seconds and bytes of each part of a step on a rank: medians over the steps, then means over the ranks."""
     meter = Meter()
-    mstat.task.gather = meter.gather
+    mstat.training.task.gather = meter.gather
     if engine.world_size > 1:
         engine.wrapped.register_comm_hook(None, lambda _, bucket: meter.reduce(bucket))
     seconds = []

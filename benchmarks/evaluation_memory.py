@@ -1,7 +1,7 @@
 """What a rank needs to score a gallery: memory, bytes to others, time: `make bench-evaluation-memory`.
 
-Random features and labels, embedding left out: only what comes after it, as `mstat.evaluate` does it, on gloo
-processes. Each row has processes of its own; every rank makes the features of its slice and nobody else's. Writes
+Random features and labels, embedding left out: only what comes after it, as `mstat.evaluation.evaluate` does it, on
+gloo processes. Each row has processes of its own; every rank makes the features of its slice and nobody else's. Writes
 benchmarks/evaluation-memory_<hardware>_<date>.md.
 """
 
@@ -20,11 +20,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from record import conditions, save
 
-from mstat import ranking
-from mstat.data.plan import slice_bounds
-from mstat.pairs import Pairs, make_pairs
-from mstat.ranking import STRIP, gallery_slices, rank_positives
-from mstat.trial import TILE
+from mstat.distributed.gather import slice_bounds
+from mstat.evaluation import ranking
+from mstat.evaluation.extraction import TILE
+from mstat.evaluation.matches import Pairs, make_pairs
+from mstat.evaluation.ranking import STRIP, gallery_slices, rank_positives
 
 CAMERAS, POSITIVES = 6, 11  # of MARS: cameras, and true matches of a query in the mean
 MIB = 2**20

@@ -28,8 +28,8 @@ from evaluation_memory import MIB, forget_peak, memory
 from extraction_speed import ROUNDS, THREADS, clock, extraction, on_one_thread
 from record import PROJECT, Figure, conditions, save
 
-from mstat.metrics import cmc_map, cmc_map_from_distances
-from mstat.ranking import STRIP
+from mstat.evaluation.metrics import cmc_map, cmc_map_from_distances
+from mstat.evaluation.ranking import STRIP
 
 SHARED = Path(os.environ.get("MSTAT_SHARED") or PROJECT.parent / "shared")
 QUERIES, GALLERY, DIMS = 1_980, 11_310, 19_968

@@ -15,11 +15,11 @@ import torch
 from record import PROJECT, Figure
 
 import shards
-from mstat.configure import load_config
+from mstat.config.cli import load_config
 from mstat.data.loader import EvaluationBatches, load
-from mstat.engine import Engine
+from mstat.distributed.engine import Engine
+from mstat.evaluation.extraction import Trial
 from mstat.model import MSTAT
-from mstat.trial import Trial
 
 ROUNDS = 5
 THREADS = torch.get_num_threads()

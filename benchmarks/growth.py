@@ -28,9 +28,9 @@ from scaling import table
 from scipy.stats import linregress, t
 
 from mstat.config import BatchConfig, ClipConfig, Config, ModelConfig
-from mstat.engine import Engine
-from mstat.ranking import rank_positives
-from mstat.task import Task
+from mstat.distributed.engine import Engine
+from mstat.evaluation.ranking import rank_positives
+from mstat.training.task import Task
 from shards.write import building, write
 
 ROUNDS = 3  # of each size, after one to warm up; the fastest counts, since other work on the machine only adds

@@ -19,9 +19,9 @@ from mstat.config import Config, DataConfig
 from mstat.data.augment import augment
 from mstat.data.clips import training_frames
 from mstat.data.loader import Arrays, TrainingBatches, load
-from mstat.model.noise import draw_noise
-from mstat.train import training_plan
-from shards import pictures
+from mstat.model.randomness import draw_noise
+from mstat.training.train import training_plan
+from shards import images
 
 WORKERS = 2
 ROUNDS, STEPS = 5, 20  # of the parts
@@ -100,7 +100,7 @@ def one_round(dataset: TrainingBatches, steps: range) -> dict[str, float]:
 
 def decoded(encoded: list[bytes], size: tuple[int, int]) -> np.ndarray:
     """A clip of bytes in memory: what no loader of these pictures can leave out."""
-    return pictures.resize(np.stack([pictures.decode(data, size) for data in encoded]), size)
+    return images.resize(np.stack([images.decode(data, size) for data in encoded]), size)
 
 
 def spent(results: Iterable[object]) -> None:

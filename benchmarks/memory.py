@@ -25,11 +25,11 @@ from torch import nn
 from tracing import MARS_IDENTITIES, Trace, cuda_kernels, evaluation, training_step
 
 from mstat.config import BatchConfig, ClipConfig, Config, ModelConfig
-from mstat.engine import Engine
+from mstat.distributed.engine import Engine
 from mstat.model import feature_dims
-from mstat.model.noise import block_counts
-from mstat.model.tokens import patch_grid
-from mstat.task import Task
+from mstat.model.randomness import block_counts
+from mstat.model.stem import patch_grid
+from mstat.training.task import Task
 
 CARDS = {"40 GB": 40e9, "80 GB": 80e9, "141 GB": 141e9}
 FIXED = 1.5e9  # bytes: CUDA's context, workspaces of cuBLAS, buffers of NCCL. Assumed.

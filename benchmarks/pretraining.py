@@ -21,7 +21,7 @@ from record import PROJECT, commit, conditions, save
 
 sys.path.insert(0, str(PROJECT))
 
-from shards.sources.drawing.actions import PAIRS
+from shards.synthetic.drawing.actions import PAIRS
 
 SEEDS = (31, 32, 33)  # choices were made on seed 0
 TIMES = {"divided": "temporal attention and `time_embed`", "none": "neither (control)"}

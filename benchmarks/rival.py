@@ -24,7 +24,7 @@ from transformers.models.timesformer.modeling_timesformer import (
 
 from mstat.config import ModelConfig
 from mstat.model import MSTAT
-from mstat.model.tokens import patch_grid
+from mstat.model.stem import patch_grid
 
 EPS = 1e-6
 ATTENTION = {"attention.qkv": "attention.attention.qkv", "attention.proj": "attention.output.dense"}

@@ -33,7 +33,7 @@ from record import PROJECT, Figure, conditions, save
 
 import shards
 import shards.read
-from shards import index, pictures
+from shards import images, index
 from shards.records import Frame, Protocol, Role, Source, SourceTracklet
 from shards.shard import Encoding
 from shards.sources import mot
@@ -200,7 +200,7 @@ class Held:
         self.held = {int(i): [reader.encoded(int(i), n) for n in clips.frames(int(i))] for i in draws}
 
     def __call__(self, i: int) -> np.ndarray:
-        return pictures.resize(np.stack([pictures.decode(data, SIZE) for data in self.held[i]]), SIZE)
+        return images.resize(np.stack([images.decode(data, SIZE) for data in self.held[i]]), SIZE)
 
 
 def rate(clip: Callable[[int], object], draws: np.ndarray) -> float:

@@ -34,10 +34,10 @@ PARTS = (
 def train_with_stamps(path: str) -> int:
     """launch/train.py; rank 0 leaves the time at the end of each of PARTS."""
     stamps = [time.time()]
-    import mstat.splits  # noqa: F401
+    import mstat.training.splits  # noqa: F401
     from launch import train
-    from mstat import checkpoint
-    from mstat.engine import Engine
+    from mstat.distributed.engine import Engine
+    from mstat.runs import checkpoint
 
     stamps.append(time.time())
 
@@ -65,10 +65,10 @@ def save_large(path: str) -> None:
     """Checkpoints of a model of the paper's size after one step of SGD; rank 0 leaves seconds of each kind of save."""
     import torch
 
-    from mstat.checkpoint import Writer
     from mstat.config import Config
-    from mstat.engine import Engine
-    from mstat.task import Task
+    from mstat.distributed.engine import Engine
+    from mstat.runs.checkpoint import Writer
+    from mstat.training.task import Task
 
     config = Config()
     config.train.precision = "no"

@@ -1,8 +1,9 @@
 """A training step and an evaluation of a config on tensors without data: what is dispatched, allocated and held.
 
-Nothing is computed, so that the paper's step takes seconds on any machine; the code is that of `mstat.engine` and the
-model. What is counted is meant for CUDA, but PyTorch's build for CPUs cannot run a backward pass on fake CUDA tensors.
-So the tensors are fake CPU ones, and what CUDA would choose otherwise is taken care of here:
+Nothing is computed, so that the paper's step takes seconds on any machine; the code is that of
+`mstat.distributed.engine` and the model. What is counted is meant for CUDA, but PyTorch's build for CPUs cannot run a
+backward pass on fake CUDA tensors. So the tensors are fake CPU ones, and what CUDA would choose otherwise is taken care
+of here:
 
 - Autocast on CUDA computes LayerNorm in fp32 whatever it is given (`_layer_norm`).
 - Optimiser and gradient norm work on lists of tensors (`as_on_cuda`).
@@ -39,10 +40,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from mstat.config import Config
-from mstat.engine import Engine, _optimizer
+from mstat.distributed.engine import Engine, _optimizer
 from mstat.model import MSTAT, attention, linear, num_residuals
-from mstat.model.tokens import patch_grid
-from mstat.task import Task
+from mstat.model.stem import patch_grid
+from mstat.training.task import Task
 
 M = TypeVar("M", bound=torch.nn.Module)
 MARS_IDENTITIES = 625
@@ -236,8 +237,8 @@ def as_on_cuda() -> Iterator[None]:
 def training_step(
     config: Config, num_classes: int = MARS_IDENTITIES, inside: Callable[[str, tuple[Any, ...]], int] | None = None
 ) -> Trace:
-    """One step of training as `mstat.train` takes it, not the first: momentum is there. Phases: forward, backward,
-    update. `inside`: see `Trace`."""
+    """One step of training as `mstat.training.train` takes it, not the first: momentum is there. Phases: forward,
+    backward, update. `inside`: see `Trace`."""
     engine = Engine(config)
     engine.device = torch.device("cpu")
     with as_on_cuda():

@@ -23,8 +23,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mstat.config import Config, TrainConfig
-from mstat.engine import Engine
-from mstat.task import Task
+from mstat.distributed.engine import Engine
+from mstat.training.task import Task
 
 Precision = Literal["no", "bf16"]
 NAMES: dict[Precision, str] = {"no": "fp32", "bf16": "bf16"}

@@ -34,8 +34,8 @@ def train() -> None:
     """A contender: for each number of seconds that is read, do steps for so long, and print steps a second."""
     import torch
 
-    from mstat.configure import load_config
-    from mstat.task import Task
+    from mstat.config.cli import load_config
+    from mstat.training.task import Task
 
     config = load_config(CONFIG)
     torch.manual_seed(0)

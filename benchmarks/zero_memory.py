@@ -1,8 +1,8 @@
 """Bytes that a rank holds of weights, gradients and optimiser state, ZeRO-0 to 3 on 1, 2, 4 ranks: `make bench-memory`.
 
-Real steps of mstat.engine on drawn frames, started by `accelerate launch`. When the optimiser takes its step, every
-tensor that the process can reach is told apart by what it is for, and the sums are compared with the formula, to the
-byte. Writes benchmarks/zero-memory_<hardware>_<date>.md.
+Real steps of mstat.distributed.engine on drawn frames, started by `accelerate launch`. When the optimiser takes its
+step, every tensor that the process can reach is told apart by what it is for, and the sums are compared with the
+formula, to the byte. Writes benchmarks/zero-memory_<hardware>_<date>.md.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from record import PROJECT, Figure, conditions, save
 from torch.utils._pytree import tree_leaves
 
 from mstat.config import BatchConfig, Config
-from mstat.configure import load_config
-from mstat.engine import Engine
+from mstat.config.cli import load_config
+from mstat.distributed.engine import Engine
 from mstat.model import no_weight_decay
-from mstat.task import Task
+from mstat.training.task import Task
 
 RANKS = (1, 2, 4)
 STAGES = (0, 1, 2, 3)

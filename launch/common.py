@@ -54,8 +54,8 @@ def run_of(arguments: argparse.Namespace) -> Path:
 
 def config_of_run(run: Path, overrides: Sequence[str]) -> Config:
     """The settings of a run folder, changed by flags. Raises UserError where it is none; bad flags exit with 2."""
-    from mstat.configure import parse
-    from mstat.elsewhere import find_file, find_shards
+    from mstat.config.cli import parse
+    from mstat.runs.relocate import find_file, find_shards
 
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run}: no config.yaml in it: --run must be a folder that launch/train.py made")
@@ -77,7 +77,7 @@ def report_errors(command: Callable[[], None]) -> int:
     An error that a user can mend is printed in one line; any other keeps its traceback, since it is a fault of ours.
     `MSTAT_DEBUG=1` prints the traceback of both.
     """
-    from mstat.signals import end_with_launcher
+    from mstat.distributed.signals import end_with_launcher
     from shards.terminal import print_anything
 
     print_anything()
@@ -111,8 +111,8 @@ MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.
 
 def _can_be_mended(error: Exception) -> bool:
     """Whether the user can mend the cause: wrong input, a file, the machine, another rank; not a fault of the code."""
-    from mstat.rollcall import LostRankError
-    from mstat.run import NotFiniteError
+    from mstat.distributed.lost_rank import LostRankError
+    from mstat.runs.folder import NotFiniteError
     from shards.records import DataError, UsageError
 
     if isinstance(error, OSError):

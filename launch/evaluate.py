@@ -28,8 +28,8 @@ def main() -> int:
         run = run_of(arguments)
         config = config_of_run(run, overrides)
 
-        from mstat.engine import Engine
-        from mstat.splits import evaluate_runs
+        from mstat.distributed.engine import Engine
+        from mstat.training.splits import evaluate_runs
 
         with Engine(config, also={"model.safetensors": run / "model.safetensors"}) as engine:
             evaluate_runs(config, engine, arguments.checkpoint, arguments.out)

@@ -7,12 +7,15 @@ the model is the finished run's own, or that of the newest checkpoint of a run t
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import shutil
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import checkpoint_option, config_of_run, report_errors, run_of
+from mstat.config import Config
 from mstat.errors import UserError
 from shards.paths import path
 from shards.text import printable
@@ -37,12 +40,44 @@ def main(argv: list[str] | None = None) -> int:
             if (out / name).exists():
                 raise UserError(f"{out / name}: there already; give another --out, or remove it")
 
-        from mstat.export import export_run
-
         source = export_run(run, arguments.checkpoint, config, out)
         print(printable(f"{source} -> {out / 'model.safetensors'}"))
 
     return report_errors(command)
+
+
+def export_run(run: Path, checkpoint: str | None, config: Config, out: Path) -> Path:
+    """Write the model of a run into `out`; gives the file or the checkpoint that it comes from.
+
+    Args:
+        checkpoint: As `mstat.runs.checkpoint.find` takes it; None is the finished run's model, or the newest
+            checkpoint's where the run is not finished.
+    """
+    from mstat.runs.checkpoint import find
+    from mstat.weights.checkpoint_files import META, read_meta, read_weights
+    from mstat.weights.export import export
+    from mstat.weights.rebuild import model_config
+
+    files = [run / name for name in ("model.json", "model.safetensors")]
+    if checkpoint is None and all(file.is_file() for file in files):
+        out.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            shutil.copyfile(file, out / file.name)
+        return files[1]
+    folder = find(run, checkpoint or "newest")
+    meta, weights = read_meta(folder), read_weights(folder)
+    try:
+        config = dataclasses.replace(config, model=model_config(meta.get("model")))
+    except UserError as error:
+        raise UserError(f"{folder / META}: {error}") from None
+    out.mkdir(parents=True, exist_ok=True)
+    if meta.get("pretrain") is None:
+        export(out, weights, config)
+    else:
+        from mstat.pretraining.pretrain import PRETRAINING
+
+        PRETRAINING.export(out, weights, config)
+    return folder
 
 
 if __name__ == "__main__":

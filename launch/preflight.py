@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import SYNTHETIC_CONFIG, config_of_run, report_errors, run_parser
-from mstat.configure import parse
+from mstat.config.cli import parse
 
 if TYPE_CHECKING:
     from mstat.config import Config
@@ -38,15 +38,15 @@ def main() -> int:
     def command() -> None:
         nonlocal good
         if launcher is not None:
-            from mstat.cluster.outside import launch
+            from mstat.preflight.launcher import launch
 
             good = launch(Path(__file__), options, launcher, settings)
             return
-        from mstat.cluster.outside import tell
+        from mstat.preflight.launcher import tell
 
         tell(None)
-        from mstat.cluster.preflight import check
-        from mstat.cluster.verdict import Asked
+        from mstat.preflight.checks import check
+        from mstat.preflight.table import Asked
 
         clips = config.batch.num_identities * config.batch.num_tracklets if options.script not in SCORING else None
         hosts = tuple(filter(None, options.hosts.split(",")))

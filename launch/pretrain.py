@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from launch.common import PROJECT, report_errors
 from launch.train import build_missing
 from mstat.config import ACTIONS_SHARDS
-from mstat.configure import parse
+from mstat.config.cli import parse
 
 ACTIONS_CONFIG = PROJECT / "configs" / "actions.yaml"
 
@@ -27,9 +27,9 @@ def main() -> int:
 
     def command() -> None:
         # Heavy imports come after the command line is known to be good.
-        from mstat.engine import Engine
-        from mstat.pretrain import check_settings, pretrain
-        from mstat.signals import StopRequested
+        from mstat.distributed.engine import Engine
+        from mstat.distributed.signals import StopRequested
+        from mstat.pretraining.pretrain import check_settings, pretrain
 
         check_settings(config)
         with Engine(config) as engine:

@@ -23,8 +23,8 @@ def main() -> int:
 
     def command() -> None:
         from mstat.report.compare import write_comparison
-        from mstat.report.folder import check_is_run
         from mstat.report.html import write_report
+        from mstat.report.run_reader import check_is_run
 
         for run in options.runs:
             check_is_run(run)

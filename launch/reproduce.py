@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import SYNTHETIC_CONFIG, report_errors
-from mstat.configure import parse
+from mstat.config.cli import parse
 from mstat.errors import UserError
-from mstat.experiments import EXPERIMENTS, QUICK
+from mstat.paper.experiments import EXPERIMENTS, QUICK
 from shards.__main__ import task_of
 from shards.paths import path
 
@@ -33,11 +33,11 @@ def main() -> int:
 
     def command() -> None:
         from launch.train import make_synthetic
-        from mstat.engine import Engine
-        from mstat.report.console import console
-        from mstat.reproduce import jobs, results, tables, write_results
-        from mstat.signals import StopRequested
-        from mstat.splits import train_runs
+        from mstat.console import console
+        from mstat.distributed.engine import Engine
+        from mstat.distributed.signals import StopRequested
+        from mstat.paper.reproduce import jobs, results, tables, write_results
+        from mstat.training.splits import train_runs
 
         if settings.train.eval_every is None:
             raise UserError("train.eval_every is null, but a table needs scores")

@@ -25,9 +25,9 @@ def main() -> int:
 
         import rich
 
-        from mstat.engine import Engine
+        from mstat.distributed.engine import Engine
+        from mstat.evaluation.robustness import study
         from mstat.report.robustness import table
-        from mstat.robustness import study
 
         also = {"model.safetensors": arguments.run / "model.safetensors", "--quick": arguments.quick}
         with Engine(config, also=also) as engine:

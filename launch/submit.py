@@ -19,9 +19,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import report_errors
+from mstat.cluster.command import KINDS, seconds, target
 from mstat.cluster.job import Job
 from mstat.cluster.sites import Site, load_site
-from mstat.cluster.targets import KINDS, seconds, target
 from mstat.errors import UserError
 from shards.paths import path
 from shards.text import printable
@@ -46,7 +46,7 @@ def main() -> int:
 
             print(render(job, site), end="")
         elif options.scheduler == "local":
-            from mstat.cluster.local import run_local
+            from mstat.cluster.ssh import run_local
 
             run_local(job, site, hosts=options.hosts, remote_shell=options.remote_shell, dry=options.dry_run)
         elif options.dry_run:

@@ -14,11 +14,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import SYNTHETIC_CONFIG, report_errors
 from mstat.config import Config, DataConfig
-from mstat.configure import parse
+from mstat.config.cli import parse
 from mstat.errors import UserError
 
 if TYPE_CHECKING:
-    from mstat.engine import Engine
+    from mstat.distributed.engine import Engine
 
 
 def main() -> int:
@@ -26,9 +26,9 @@ def main() -> int:
 
     def command() -> None:
         # Heavy imports come after the command line is known to be good.
-        from mstat.engine import Engine
-        from mstat.signals import StopRequested
-        from mstat.splits import train_runs
+        from mstat.distributed.engine import Engine
+        from mstat.distributed.signals import StopRequested
+        from mstat.training.splits import train_runs
 
         with Engine(config) as engine:
             make_synthetic(config, engine)

@@ -19,6 +19,6 @@ def load(run_or_file: str | PathLike[str]) -> MSTAT:
     Raises:
         UserError: If the weights or the model.json beside them are missing or do not fit each other.
     """
-    from mstat.export import load_model  # torch comes only now: `import mstat` alone stays light
+    from mstat.weights.export import load_model  # torch comes only now: `import mstat` alone stays light
 
     return load_model(run_or_file)

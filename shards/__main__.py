@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from shards.parallel import available_cpus
 from shards.paths import path, place
 from shards.records import WARNINGS, DataError, UsageError
 from shards.sources import SOURCES, add_options
 from shards.sources.options import positive_int, size_HW, task_of
 from shards.terminal import print_anything
 from shards.text import printable
+from shards.workers import available_cpus
 
 
 def parser() -> argparse.ArgumentParser:
@@ -146,8 +146,8 @@ def info(args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """Write a contact sheet of a tracklet."""
+    from shards.contact_sheet import save, sheet
     from shards.read import Reader
-    from shards.sheet import save, sheet
 
     reader = Reader(args.place)
     try:

@@ -11,7 +11,7 @@ import re
 import warnings
 from pathlib import Path
 
-from shards.plain import MAX_BYTES, read_regular
+from shards.guarded import MAX_BYTES, read_regular
 from shards.records import DataError
 
 TRIM_EVERY = 64 << 20  # bytes that a process writes between two looks at the size of the cache

@@ -21,10 +21,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from shards import checks
-from shards.files import Files
-from shards.plain import open_regular, sha256_of
+from shards import index_checks
+from shards.guarded import open_regular, sha256_of
 from shards.records import DataError, Protocol, Role
+from shards.storage import Files
 
 FORMAT = "mstat-shards"
 VERSION = 1
@@ -118,7 +118,7 @@ def load_description(files: Files) -> tuple[Description, str]:
             index_files=content.get("index_files", {}),
         )
         _refuse_other_names(path, description)
-        checks.check_description(description)
+        index_checks.check_description(description)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: damaged ({error!r}); build the set again") from error
     return description, checksum
@@ -145,8 +145,8 @@ def load_table(files: Files, description: Description) -> pa.Table:
             raise DataError(f"{where}: changed since the build (SHA-256); bring it back, or build the set again")
         with os.fdopen(open_regular(path), "rb") as file:  # pa.memory_map takes no path whose bytes are no UTF-8
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        table = checks.read_stream(pa.py_buffer(mapped), SCHEMA)
-        checks.check_table(table, description)
+        table = index_checks.read_stream(pa.py_buffer(mapped), SCHEMA)
+        index_checks.check_table(table, description)
         return table
     except (OSError, pa.ArrowException, ValueError, struct.error) as error:
         reason = " ".join(str(error).split())  # Arrow writes several lines

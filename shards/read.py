@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shards import index, pictures
-from shards.files import LocalFiles, RemoteFiles, open_files
+from shards import images, index
 from shards.paths import expand
 from shards.records import INCOMPARABLE, DataError, Protocol, Role, Tracklet, UsageError
+from shards.storage import LocalFiles, RemoteFiles, open_files
 
 Int64Array = np.ndarray[Any, np.dtype[np.int64]]
 Uint8Array = np.ndarray[Any, np.dtype[np.uint8]]
@@ -111,16 +111,16 @@ class Reader:
         wanted = list(map(int, numbers))
         if not wanted:
             raise ValueError("no frame numbers given; ask for one at least")
-        images: dict[int, Uint8Array] = {}
+        decoded: dict[int, Uint8Array] = {}
         different = list(dict.fromkeys(wanted))  # a clip longer than its tracklet repeats frames
         for number, data in zip(different, self._read(row, different), strict=True):
             try:
-                image = pictures.decode(data, at_least=size)
+                image = images.decode(data, at_least=size)
             except ValueError as error:
                 raise DataError(f"{self.path}: {self._key(row)} frame {number}: {error}; replace it") from error
             size = size or image.shape[:2]
-            images[number] = pictures.resize(image[None], size)[0]  # each at once: never all are held at full size
-        return np.stack([images[number] for number in wanted])
+            decoded[number] = images.resize(image[None], size)[0]  # each at once: never all are held at full size
+        return np.stack([decoded[number] for number in wanted])
 
     def encoded(self, i: int, number: int) -> bytes:
         """The stored bytes of one frame (JPEG or PNG). Raises as `frames` does."""
@@ -182,10 +182,10 @@ class Reader:
         at = int(self._batch_starts.searchsorted(row, side="right")) - 1
         batch = self._batches[at]
         rows = batch.first[row - self._batch_starts[at]] + np.asarray(numbers)
-        if int(batch.sizes[rows].max()) > (max_bytes := pictures.max_bytes()):
+        if int(batch.sizes[rows].max()) > (max_bytes := images.max_bytes()):
             raise DataError(
                 f"{self.path}: {self._key(row)}: a frame of {batch.sizes[rows].max():,} bytes is no picture of "
-                f"{pictures.max_pixels():,} pixels or fewer ({max_bytes:,} bytes); {pictures.MORE_PIXELS}"
+                f"{images.max_pixels():,} pixels or fewer ({max_bytes:,} bytes); {images.MORE_PIXELS}"
             )
         places = list(zip(batch.offsets[rows].tolist(), batch.sizes[rows].tolist(), strict=True))
         shard = self.description.shards[self._shards[row]].file

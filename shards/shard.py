@@ -15,10 +15,10 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from shards import index, pictures, tar
-from shards.parallel import Progress
-from shards.plain import read_regular, sha256_of
+from shards import images, index, tar
+from shards.guarded import read_regular, sha256_of
 from shards.records import DataError, SourceTracklet
+from shards.workers import Progress
 
 PART = ".part"  # of a shard that is being written
 SIDECAR = ".made"  # beside a whole shard, while building: what it was made from, and its rows of the index
@@ -44,13 +44,13 @@ class Encoding:
 
         Raises ValueError where the frame is no whole picture.
         """
-        extension, orientation = pictures.check(data)
+        extension, orientation = images.check(data)
         turned = orientation != 1
         if self.size:
-            image_HW3 = pictures.resize(pictures.decode(data, self.size)[None], self.size)[0]
-            return pictures.encode(image_HW3, self.quality), "jpg", turned
-        if turned or extension not in pictures.STORED:
-            return pictures.encode_png(pictures.decode(data)), "png", turned
+            image_HW3 = images.resize(images.decode(data, self.size)[None], self.size)[0]
+            return images.encode(image_HW3, self.quality), "jpg", turned
+        if turned or extension not in images.STORED:
+            return images.encode_png(images.decode(data)), "png", turned
         return data, extension, False
 
 

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from shards import index, pictures, tar
-from shards.files import LocalFiles
-from shards.parallel import Progress, run_jobs
-from shards.plain import sha256_of
+from shards import images, index, tar
+from shards.guarded import sha256_of
 from shards.records import DataError
+from shards.storage import LocalFiles
+from shards.workers import Progress, run_jobs
 
 INTACT_BUT_UNREACHABLE = "a damaged tar header hides them from tar; the index still reads them"
 JSON_MEMBER = -1  # stands for <key>.json where frames have their number
@@ -202,7 +202,7 @@ def _unframed(row: dict[str, Any], role_names: Any, data: memoryview) -> list[st
     json_offset = row["offsets"][0] - tar.BLOCK - len(content) - -len(content) % tar.BLOCK
     expected = [(JSON_MEMBER, f"{key}.json", json_offset, len(content), row["json_crc32"])]
     for number, (offset, size, checksum) in enumerate(zip(row["offsets"], sizes, row["crc32"], strict=True)):
-        extension = "jpg" if data[offset : offset + 2] == pictures.JPEG_START else "png"
+        extension = "jpg" if data[offset : offset + 2] == images.JPEG_START else "png"
         expected.append((number, f"{key}.{number:05d}.{extension}", offset, size, checksum))
     headers, zeros = [], []
     for number, name, offset, size, checksum in expected:
@@ -230,8 +230,8 @@ def _undecodable(row: dict[str, Any], data: memoryview) -> Iterator[str]:
         picture = bytes(data[offset : offset + size])
         if index.crc32(picture) == checksum:
             try:
-                pictures.check(picture)
-                pictures.check_pixels(picture)
+                images.check(picture)
+                images.check_pixels(picture)
             except ValueError as error:
                 yield f"{_member(number)}: {error}"
 

@@ -27,11 +27,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards import index, tar
-from shards.parallel import Progress, run_jobs
-from shards.plain import open_lock
+from shards.guarded import open_lock
 from shards.records import DataError, Source, SourceTracklet, UsageError
 from shards.shard import BAD_FRAME, SIDECAR, Encoding, Job, Written, join_shard, write_shard
 from shards.text import printable, printable_lines
+from shards.workers import Progress, run_jobs
 
 BUILDING = ".building"
 SCRATCH = "scratch"  # in OUT.building: a source's temporary files

@@ -74,7 +74,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of a small synthetic set: 9 training identities, a dozen test identities."""
     from shards.sources import mars
-    from shards.sources.synthetic import write_synthetic
+    from shards.synthetic.persons import write_synthetic
     from shards.write import building, write
 
     folder = tmp_path_factory.mktemp("tiny")
@@ -87,12 +87,12 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_actions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of a few made-up actions: 4 clips of each of 8 classes to train, 3 held out."""
-    from shards.sources import drawn_actions
+    from shards.synthetic import build_actions
     from shards.write import building, write
 
     folder = tmp_path_factory.mktemp("actions")
     with building(folder / "shards") as out:
-        write(drawn_actions.read(folder / "tree", 0, num_train=4, num_test=3), out, workers=1)
+        write(build_actions.read(folder / "tree", 0, num_train=4, num_test=3), out, workers=1)
     return folder / "shards"
 
 

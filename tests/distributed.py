@@ -24,6 +24,6 @@ def run_distributed(function: Callable[..., Any], world_size: int, *args: Any) -
     """What `function(*args)` gives on each of `world_size` ranks; it must be importable, and so must its values."""
     with tempfile.TemporaryDirectory() as folder:
         # A fork server that has torch in memory: new processes cost milliseconds, and none inherits our threads.
-        multiprocessing.set_forkserver_preload(["torch", "mstat.task"])
+        multiprocessing.set_forkserver_preload(["torch", "mstat.training.task"])
         mp.start_processes(_enter, (world_size, folder, function, args), world_size, start_method="forkserver")
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world_size)]

@@ -52,7 +52,7 @@ def test_apptainer_does_the_same() -> None:
 @pytest.mark.parametrize(("path", "is_left_out"), [
     (".git", True), (".venv/bin/python", True), ("mstat/model/__pycache__", True), ("data/synthetic", True),
     ("runs", True), (".venv-rivals/bin/python", True),
-    ("mstat/data/plan.py", False), ("a/b/model.safetensors", True), ("tests/conftest.py", False),
+    ("mstat/data/sampler.py", False), ("a/b/model.safetensors", True), ("tests/conftest.py", False),
     ("constraints.txt", False), ("configs/mars.yaml", False),
 ])  # fmt: skip
 def test_what_docker_leaves_out(path: str, is_left_out: bool) -> None:

@@ -1,1 +1,4 @@
-"""Clusters: what is started where, what becomes of it, and what is done about it."""
+"""Jobs: scripts for Slurm, Kubernetes and ssh, restarts, status, collection of results.
+
+Nothing here imports torch at the start, and nothing of a training depends on it.
+"""

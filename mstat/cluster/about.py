@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-from mstat.cluster import attempts
-from mstat.cluster.attempts import FOLDER
+from mstat.cluster import restarts
 from mstat.cluster.job import MAX_ELEMENTS, Kind
+from mstat.cluster.restarts import FOLDER
 from mstat.errors import UserError
 from shards.text import breaks_lines, printable
 
@@ -61,7 +61,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         UserError: If a value is none that launch/submit.py writes.
     """
     path = folder / FOLDER / "job.json"
-    about = attempts.read_json(path)
+    about = restarts.read_json(path)
     for key, is_valid in CHECKS.items():
         if key in about and not is_valid(about[key]):
             shown = printable(repr(about[key])[:60])

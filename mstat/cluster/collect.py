@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mstat.console import console
 from mstat.errors import UserError
 from mstat.files import read_json, write_json
-from mstat.means import mean_of, numbers
-from mstat.report.console import console
+from mstat.report.averages import mean_of, numbers
 from mstat.report.progress import score_table
 from shards.text import printable
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mstat.cluster.attempts import FOLDER
+from mstat.cluster.restarts import FOLDER
 from mstat.errors import UserError
 from shards.text import breaks_lines, printable
 

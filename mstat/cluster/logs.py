@@ -1,6 +1,6 @@
 """What a job's log says about its failure: of all that ranks and launchers wrote, the words that matter.
 
-The standard library alone, for Python 3.9: see mstat/cluster/attempts.py.
+The standard library alone, for Python 3.9: see mstat/cluster/restarts.py.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from mstat.cluster.attempts import CANCELLED, DONE, FOLDER, REQUEUE, RESTART
 from mstat.cluster.job import LAUNCHED, Job
+from mstat.cluster.restarts import CANCELLED, DONE, FOLDER, REQUEUE, RESTART
 from mstat.cluster.sites import PROJECT, Site
 
 WIDTH = 110
@@ -80,7 +80,7 @@ def _variables(job: Job, site: Site) -> list[str]:
     limits = f"--requeue-limit {job.requeue_limit} --idle-limit {job.idle_limit}"
     flags = ["--kill-on-bad-exit=1", "--overlap", "--ntasks-per-node=1", "--label", *site.srun]
     flags.append(f"--cpus-per-task={job.cpus_per_process * job.processes_per_node}")
-    program = f"{shlex.quote(str(PROJECT))}/mstat/cluster/attempts.py"
+    program = f"{shlex.quote(str(PROJECT))}/mstat/cluster/restarts.py"
     return [
         f"export RUN={job.account_of}",
         f"job={number}",

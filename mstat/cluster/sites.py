@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from mstat.config.plain_yaml import MOST_BYTES, parse_plain_yaml
 from mstat.errors import UserError
-from mstat.plain_yaml import MOST_BYTES, parse_plain_yaml
 from shards.paths import expand
 from shards.text import breaks_lines
 
@@ -71,7 +71,7 @@ class Site:
 
     @property
     def accountant(self) -> str:
-        """The Python that runs mstat/cluster/attempts.py on the batch host."""
+        """The Python that runs mstat/cluster/restarts.py on the batch host."""
         contained = self.container or any(flag.startswith("--container") for flag in self.srun)
         return self.host_python or ("python3" if contained else self.interpreter)
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mstat.cluster import attempts
+from mstat.cluster import restarts
 from mstat.cluster.about import read_about
-from mstat.cluster.attempts import FOLDER
 from mstat.cluster.job import COLLECT, Job, collector, elements
+from mstat.cluster.restarts import FOLDER
 from mstat.cluster.script import batch_script
 from mstat.cluster.sites import Site
 from mstat.errors import UserError
@@ -89,7 +89,7 @@ def start(folder: Path, about: dict[str, Any], flags: Sequence[str] = ()) -> lis
     for one in [folder, *elements(folder, about), folder / FOLDER / COLLECT]:
         (one / FOLDER / "cancel").unlink(missing_ok=True)
         if one == folder or (one / FOLDER).is_dir():
-            attempts.append(one, {"event": "submit"})
+            restarts.append(one, {"event": "submit"})
     script = Path(about["script"])
     ids = [_sbatch(script, flags)]
     log = script.with_name(f"{about.get('name', 'mstat')}-{ids[0]}.log")
@@ -104,7 +104,7 @@ def start(folder: Path, about: dict[str, Any], flags: Sequence[str] = ()) -> lis
             cancel(ids[0])
             raise
         about["collector"] = ids[1]
-    attempts.write_json(folder / FOLDER / "job.json", about)
+    restarts.write_json(folder / FOLDER / "job.json", about)
     return ids
 
 

@@ -14,13 +14,13 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from mstat.cluster import attempts, slurm
+from mstat.cluster import restarts, slurm
 from mstat.cluster.about import read_about
-from mstat.cluster.attempts import FOLDER
 from mstat.cluster.job import COLLECT, elements
 from mstat.cluster.logs import last_failure, last_word, tail
+from mstat.cluster.restarts import FOLDER
+from mstat.console import console
 from mstat.errors import UserError
-from mstat.report.console import console
 from mstat.report.progress import by_stage, clock
 from shards.text import markup, printable
 
@@ -95,8 +95,8 @@ def describe(run: Path, about: dict[str, Any]) -> tuple[list[str], str]:
     """A row of the table, and the words of the failure if there is one."""
     state = read_state(run)
     job, queue = _job(about)
-    begins = attempts.begun_since_submission(run)
-    told = state.get("state") or _told(attempts.read(run))
+    begins = restarts.begun_since_submission(run)
+    told = state.get("state") or _told(restarts.read(run))
     if queue is not None and not queue.active and told != "failed":
         if queue.failed or (told == "running" and queue.state != "CANCELLED"):
             told = "cut off"  # nobody lived to write how it ended, or had a Python to write with
@@ -123,7 +123,7 @@ def describe(run: Path, about: dict[str, Any]) -> tuple[list[str], str]:
 def read_state(run: Path) -> dict[str, Any]:
     """state.json without the values that no run writes."""
     kinds = {"state": str, "step": int, "reason": str}
-    state = attempts.read_json(run / "state.json")
+    state = restarts.read_json(run / "state.json")
     return {key: state[key] for key, kind in kinds.items() if type(state.get(key)) is kind}
 
 
@@ -136,10 +136,10 @@ def _told(events: Sequence[dict[str, Any]]) -> str:
 def _failure(run: Path, about: dict[str, Any], state: dict[str, Any]) -> str:
     log = Path(about.get("log", run / "no log"))
     words = last_failure(log) or last_word(log)
-    ends = [event for event in attempts.read(run) if event["event"] == "end"]
+    ends = [event for event in restarts.read(run) if event["event"] == "end"]
     reason = state.get("reason") or (str(ends[-1].get("reason", "")) if ends else "")
     # Of a run that failed by itself the reason is the last line of the traceback, and need not be told twice.
-    if reason.startswith(attempts.CHECKS):
+    if reason.startswith(restarts.CHECKS):
         words = "\n".join(tail(log)[-TABLE_LINES:])
     told_twice = reason.split(": ", 1)[-1].split(";")[0] in words
     return "\n".join(filter(None, [None if told_twice else reason, words])) or "no word of why in its log"
@@ -180,15 +180,15 @@ def num_steps(run: Path) -> int | None:
     """Steps that a run is to have; None where that is not known, or not without a look into its shards."""
     if not (run / "config.yaml").is_file():
         return None
-    from mstat.configure import load_config
+    from mstat.config.cli import load_config
 
     try:
         config = load_config(run / "config.yaml")
         if config.train.steps is not None:
             return config.train.steps
         import shards
-        from mstat.elsewhere import find_shards
-        from mstat.train import training_plan
+        from mstat.runs.relocate import find_shards
+        from mstat.training.train import training_plan
 
         place = find_shards(run, config.data.shards)
         if "://" in place or not Path(place).is_dir():
@@ -206,7 +206,7 @@ def speed(records: Sequence[dict[str, Any]]) -> float:
 
 
 def _left(records: Sequence[dict[str, Any]], total: int | None, run: Path) -> str:
-    from mstat.configure import load_config
+    from mstat.config.cli import load_config
 
     if not records or not total or not (clips := speed(records)):
         return ABSENT
@@ -314,5 +314,5 @@ def go_on(run: Path, flags: Sequence[str] = ()) -> str:
     slurm.check(Path(about["script"]))
     ids = slurm.start(run, about, flags)
     collects = f", and {ids[1]}, which collects," if len(ids) > 1 else ""
-    where = "" if about.get("array") else f" from step {attempts.step(run)}"
+    where = "" if about.get("array") else f" from step {restarts.step(run)}"
     return f"{run}: job {ids[0]}{collects} goes on{where}"

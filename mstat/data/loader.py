@@ -20,12 +20,13 @@ import torch
 from mstat.config import Config
 from mstat.data.augment import GREY, Fill, augment
 from mstat.data.clips import evaluation_clips, training_frames
-from mstat.data.degrade import occlude, shrink
-from mstat.data.plan import CLIPS, Plan, slice_bounds
+from mstat.data.corruptions import occlude, shrink
+from mstat.data.sampler import CLIPS, Plan
 from mstat.data.workers import Place, done
+from mstat.distributed.gather import slice_bounds
 from mstat.errors import UserError
-from mstat.model.noise import draw_noise
-from shards import pictures
+from mstat.model.randomness import draw_noise
+from shards import images
 from shards.read import Reader
 
 Arrays = dict[str, np.ndarray]
@@ -46,7 +47,7 @@ class Batches(Protocol):
 class TrainingBatches:
     """This rank's part of the batch of each step.
 
-    frames_BTHWC uint8, tps_BTN int64, keep_BR float32 (see `mstat.model.noise`) of the rank's slice, and
+    frames_BTHWC uint8, tps_BTN int64, keep_BR float32 (see `mstat.model.randomness`) of the rank's slice, and
     labels_n int64 of the whole global batch.
 
     Args:
@@ -128,7 +129,7 @@ class EvaluationBatches:
         if config.resolution is None:
             frames_THWC = self.reader.frames(tracklet, numbers, size=self.size)
         else:
-            frames_THWC = pictures.resize(shrink(self.reader.frames(tracklet, numbers), config.resolution), self.size)
+            frames_THWC = images.resize(shrink(self.reader.frames(tracklet, numbers), config.resolution), self.size)
         return occlude(frames_THWC, config.occlusion, config.seed, tracklet)
 
 

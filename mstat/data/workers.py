@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from mstat import signals
+from mstat.distributed import signals
 from mstat.errors import UserError
 
 GRACE = 1.0  # seconds in which a worker may end by itself before it is killed

@@ -1,4 +1,7 @@
-"""Losses of the global batch's features or logits and its labels."""
+"""Losses of the global batch: cross-entropy and the metric losses, by name in `NAMES`.
+
+A loss is a function of features or logits and labels. Collectives and weights of losses do not belong here.
+"""
 
 from mstat.losses.cross_entropy import cross_entropy
 from mstat.losses.metric import NAMES, metric_loss

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mstat.errors import UserError
-from mstat.precision import at_least_fp32
+from mstat.numerics import at_least_fp32
 
 
 def batch_hard(features_BD: Tensor, pids_B: Tensor, margin: float | None = 0.3) -> Tensor:

@@ -1,16 +1,15 @@
-"""The model: a clip of uint8 frames -> the features of three stages. `mstat.py` is the place to start reading."""
+"""The model of the paper: uint8 frames of a clip -> the features of three stages. `mstat.py` is where to start reading.
 
-from mstat.model.classifier import Classifier
+Layers and their randomness belong here; weights in files are in mstat/weights, losses in mstat/losses.
+"""
+
 from mstat.model.mstat import MSTAT, feature_dims, no_weight_decay
-from mstat.model.noise import draw_noise, num_residuals
-from mstat.model.pretrained import load_pretrained
+from mstat.model.randomness import draw_noise, num_residuals
 
 __all__ = [
     "MSTAT",
-    "Classifier",
     "draw_noise",
     "feature_dims",
-    "load_pretrained",
     "no_weight_decay",
     "num_residuals",
 ]

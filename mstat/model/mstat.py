@@ -19,11 +19,11 @@ from torch.utils.checkpoint import checkpoint
 from mstat.config import ModelConfig
 from mstat.errors import UserError
 from mstat.model.attention import layer_norm
-from mstat.model.noise import RESIDUALS_PER_BLOCK, block_counts
 from mstat.model.proxies import AAP, IAP
+from mstat.model.randomness import RESIDUALS_PER_BLOCK, block_counts
 from mstat.model.sta import STA, AttributeSTA
-from mstat.model.tokens import INIT_STD, Stem, shuffle
-from mstat.precision import at_least_fp32
+from mstat.model.stem import INIT_STD, Stem, shuffle
+from mstat.numerics import at_least_fp32
 
 NO_DECAY = {"bias", "alpha", "beta", "position", "time_position", "class_token", "proxies", "keys", "values"}
 
@@ -109,7 +109,7 @@ class IdentityStage(nn.Module):
 class MSTAT(nn.Module):
     """Multi-stage spatio-temporal aggregation Transformer: a clip -> a feature of each stage.
 
-    It draws nothing at random, and train() and eval() change nothing: noise is an argument (`mstat.model.noise`).
+    It draws nothing at random, and train() and eval() change nothing: noise is an argument (`mstat.model.randomness`).
     The number of frames is free at run time; frames have `config.image_size`.
 
     Raises:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from mstat.config import ModelConfig
 from mstat.model.attention import MLP, attend, layer_norm
 from mstat.model.linear import Linear
-from mstat.model.tokens import INIT_STD
-from mstat.precision import at_least_fp32
+from mstat.model.stem import INIT_STD
+from mstat.numerics import at_least_fp32
 
 
 def anisotropic_(proxies: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from mstat.config import ModelConfig
 from mstat.model.attention import MLP, Attention, layer_norm
 from mstat.model.linear import Linear
 from mstat.model.proxies import AAP
-from mstat.model.tokens import patch_grid
+from mstat.model.stem import patch_grid
 
 
 class TemporalBranch(nn.Module):

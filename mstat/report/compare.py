@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from mstat.errors import UserError
 from mstat.files import write_plain
 from mstat.report import figures, page, results, scores
-from mstat.report.groups import Compared, Group, compared, differing, grouped, why_not_comparable
+from mstat.report.run_groups import Compared, Group, compared, differing, grouped, why_not_comparable
 from mstat.report.training import trend
 
 

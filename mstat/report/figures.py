@@ -162,7 +162,7 @@ def camera_figure(matrix: np.ndarray, asked: Sequence[int], searched: Sequence[i
 
 
 def sweep_figure(found: Mapping[str, Any], varied: str) -> bytes:
-    """Scores of an experiment (`mstat.reproduce.results`) over its rows, in percent, with their standard deviation.
+    """Scores of an experiment (`mstat.paper.reproduce.results`) over its rows, in percent, with standard deviations.
 
     The paper's own points, of its data set, are hollow.
     """

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mstat.report import page
-from mstat.report.folder import Folder
+from mstat.report.images import encode_overview, encode_strip, even_numbers
+from mstat.report.run_reader import Folder
 from mstat.report.scores import percent
-from mstat.report.strips import encode_overview, encode_strip, even_numbers
 from shards.records import DISTRACTOR_PID, DataError
 
 if TYPE_CHECKING:

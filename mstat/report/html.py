@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mstat.errors import UserError
 from mstat.files import read_plain, write_plain
-from mstat.report import galleries, page, pictures, results, scores, training
-from mstat.report.folder import Folder, Json
+from mstat.report import attention, galleries, page, results, scores, training
 from mstat.report.robustness import FILE, robustness
+from mstat.report.run_reader import Folder, Json
 
 if TYPE_CHECKING:
     from shards.read import Reader
@@ -64,9 +64,9 @@ SECTIONS = (
     Section("others", "Other data sets", "evaluations", results.others),
     Section("splits", "Splits", "evaluation.json", results.splits),
     Section("cameras", "Cameras", "evaluation.json", results.cameras, half=True),
-    Section("embedding", "People in the plane", "embedding.json", pictures.embedding, half=True),
+    Section("embedding", "People in the plane", "embedding.json", attention.embedding, half=True),
     Section("distances", "Distances", "evaluation.json", results.distances),
-    Section("attributes", "Attributes", "evaluation.json", pictures.attributes),
+    Section("attributes", "Attributes", "evaluation.json", attention.attributes),
     Section("robustness", "Robustness", FILE, robustness),
     Section("galleries", "Ranked galleries", "rankings.json", galleries.typical),
     Section("failures", "Hardest failures", "rankings.json", galleries.failures),
@@ -91,7 +91,7 @@ def write_report(
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder")
     folder = Folder(run, reader, proxies, tracklets)
-    pictures.check(folder)
+    attention.check(folder)
     made = [(section, page.shown(section.file, section.make, folder)) for section in SECTIONS]
     sections = [page.section(section.name, section.heading, html, section.half) for section, html in made if html]
     name = run.resolve().name

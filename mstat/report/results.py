@@ -10,7 +10,7 @@ import numpy as np
 
 from mstat.report import figures, page
 from mstat.report import scores as rounded
-from mstat.report.folder import Folder
+from mstat.report.run_reader import Folder
 
 DISTANCES = {"intra": "intra", "intra_correct": "intra, correct", "inter": "inter", "inter_mean": "inter, mean"}
 

@@ -1,4 +1,4 @@
-"""What `mstat.robustness` found, to read and to look at. `found`: what a robustness.json holds."""
+"""What `mstat.evaluation.robustness` found, to read and to look at. `found`: what a robustness.json holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from mstat.report import figures, page
-from mstat.report.folder import Folder
+from mstat.report.run_reader import Folder
 from mstat.report.scores import COLUMNS, of_set, percent
 from shards.text import markup
 

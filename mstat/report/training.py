@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mstat.report import figures, page
-from mstat.report.folder import Folder
+from mstat.report.run_reader import Folder
 
 MOST_TERMS = 12  # that are drawn; a run has two or three
 TERM = re.compile(r"[a-z][a-z_]{0,30}")  # one that may name a file

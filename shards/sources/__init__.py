@@ -14,7 +14,8 @@ import inspect
 from types import ModuleType
 
 from shards.paths import path
-from shards.sources import actions, drawn_actions, duke, folder, generated, ilids, lsvid, mars, mot, prid
+from shards.sources import actions, duke, folder, ilids, lsvid, mars, mot, prid
+from shards.synthetic import build_actions, build_persons
 
 SOURCES: dict[str, ModuleType] = {
     "mars": mars,
@@ -25,8 +26,8 @@ SOURCES: dict[str, ModuleType] = {
     "folder": folder,
     "mot": mot,
     "actions": actions,
-    "synthetic": generated,
-    "synthetic-actions": drawn_actions,
+    "synthetic": build_persons,
+    "synthetic-actions": build_actions,
 }
 
 

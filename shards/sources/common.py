@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial as bind
 from pathlib import Path
 
-from shards.plain import read_regular
+from shards.guarded import read_regular
 from shards.records import DataError, Frame
 
 PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from shards.plain import read_regular
+from shards.guarded import read_regular
 
 THREADS = 16  # hide the latency of a network's disk; a local one is no slower for them
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from shards import pictures
+from shards import images
 from shards.records import DataError
 from shards.sources.sequence import Seqinfo, frame_numbers, read_seqinfo
 from shards.sources.tracks import Box, Tracks, listed
@@ -127,7 +127,7 @@ class Camera:
             _look_at_edges(self, size)
 
     def _cut_box(
-        self, box: Box, scaled: Box, image_HW3: pictures.Uint8Array, crop_size: tuple[int, int], store: BinaryIO
+        self, box: Box, scaled: Box, image_HW3: images.Uint8Array, crop_size: tuple[int, int], store: BinaryIO
     ) -> None:
         top, bottom, left, right = scaled.inside(*image_HW3.shape[:2])
         if bottom <= top or right <= left:
@@ -136,7 +136,7 @@ class Camera:
             self.dropped[THIN] += 1
         else:
             self.mostly_outside += (bottom - top) * (right - left) < scaled.width * scaled.height / 2
-            data = pictures.encode(pictures.resize(image_HW3[None, top:bottom, left:right], crop_size)[0], QUALITY)
+            data = images.encode(images.resize(image_HW3[None, top:bottom, left:right], crop_size)[0], QUALITY)
             self.crops.append(Crop(box.pid, box.frame, self._name(box), store.tell(), len(data)))
             store.write(data)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from shards.plain import read_regular
+from shards.guarded import read_regular
 from shards.records import DataError
 
 HDF5 = b"MATLAB 7.3 MAT-file"

@@ -14,8 +14,8 @@ import json
 import re
 from pathlib import Path
 
+from shards.guarded import read_regular
 from shards.paths import path
-from shards.plain import read_regular
 from shards.records import DataError, Protocol, Source
 from shards.sources.common import check_counts
 from shards.sources.two_cameras import two_cameras

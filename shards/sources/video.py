@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shards.plain import open_regular, read_regular
+from shards.guarded import open_regular, read_regular
 from shards.records import DataError, Frame
 from shards.sources.common import pictures_of
 
@@ -65,13 +65,13 @@ def decode(video: Path, counts: Counter[str] | None = None) -> Iterator[tuple[in
 
 
 def _decode_folder(folder: Path, counts: Counter[str] | None) -> Iterator[tuple[int, Uint8Array | DataError]]:
-    from shards import pictures
+    from shards import images
 
     for number, name in enumerate(pictures_of(folder), start=1):
         try:
             data = read_regular(folder / name)
-            kind = pictures.check(data)
-            image_HW3 = pictures.decode(data)
+            kind = images.check(data)
+            image_HW3 = images.decode(data)
         except DataError as error:  # a pipe, which is a damaged picture as others are
             yield number, error
             continue
@@ -227,7 +227,7 @@ def _stream(video: Path, container: InputContainer) -> av.VideoStream:
 
 def _upright(video: Path, number: int, frame: Any) -> Uint8Array:
     """A frame's pixels, turned and mirrored as its display matrix says."""
-    from shards import pictures
+    from shards import images
 
     image_HW3 = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
     matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
@@ -235,9 +235,9 @@ def _upright(video: Path, number: int, frame: Any) -> Uint8Array:
         return image_HW3
     a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32).tolist()  # x' = a x + c y, y' = b x + d y
     if max(abs(b), abs(c)) * 100 <= min(abs(a), abs(d)):
-        return pictures.turn(image_HW3, transpose=False, flip_rows=d < 0, flip_columns=a < 0)
+        return images.turn(image_HW3, transpose=False, flip_rows=d < 0, flip_columns=a < 0)
     if max(abs(a), abs(d)) * 100 <= min(abs(b), abs(c)):
-        return pictures.turn(image_HW3, transpose=True, flip_rows=b < 0, flip_columns=c < 0)
+        return images.turn(image_HW3, transpose=True, flip_rows=b < 0, flip_columns=c < 0)
     raise DataError(
         f"{video}: frame {number}: to be shown turned by {np.degrees(np.arctan2(b, a)):.0f}°; only quarter turns are "
         "made here; encode it upright, as `ffmpeg -i IN OUT.mp4` does"
@@ -291,7 +291,7 @@ def frames_of_video(video: Path, numbers: Sequence[int]) -> Iterator[Frame]:
     A frame that does not come, or comes damaged, is one whose `read` raises ValueError: a build lists it, or drops it,
     as any bad picture.
     """
-    from shards import pictures
+    from shards import images
 
     waiting = list(numbers)
     reason = "the video ends before it"
@@ -303,7 +303,7 @@ def frames_of_video(video: Path, numbers: Sequence[int]) -> Iterator[Frame]:
                 if isinstance(image_HW3, DataError):
                     yield Frame(name, bind(bad_frame, str(image_HW3).removeprefix(f"{name}: ")))
                 else:
-                    yield Frame(name, bind(bytes, pictures.encode(image_HW3, QUALITY)))
+                    yield Frame(name, bind(bytes, images.encode(image_HW3, QUALITY)))
                 if not waiting:
                     return
     except DataError as error:

@@ -8,10 +8,10 @@ import sys
 import pytest
 import torch
 
+from launch.model import count
 from mstat.config import Config
-from mstat.model.__main__ import count
 from mstat.model.mstat import feature_dims
-from mstat.task import Task
+from mstat.training.task import Task
 from tests.conftest import PROJECT
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))

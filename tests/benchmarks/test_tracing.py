@@ -19,9 +19,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.overrides import TorchFunctionMode
 
+from launch.model import count
 from mstat.config import BatchConfig, Config
 from mstat.model import MSTAT
-from mstat.model.__main__ import count
 from tests.conftest import PROJECT
 from tests.mstat.model.small import SMALL
 

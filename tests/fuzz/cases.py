@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import torch
 
-import mstat.rollcall
-import mstat.run  # noqa: F401 - with torch, before the children: what `report_errors` would import in each
+import mstat.distributed.lost_rank
+import mstat.runs.folder  # noqa: F401 - with torch, before the children: what `report_errors` would import in each
 from launch.common import report_errors
 
 SECONDS = 30.0  # of one case; a good input takes well under one on a quiet machine

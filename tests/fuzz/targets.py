@@ -198,7 +198,7 @@ def _verify(folder: Path) -> Status:
 def make_config(folder: Path) -> None:
     """Every setting, as a run folder has it."""
     from mstat.config import Config
-    from mstat.configure import save_config
+    from mstat.config.cli import save_config
 
     (folder / "run").mkdir()
     save_config(Config(), folder / "run" / "config.yaml")
@@ -218,7 +218,7 @@ def _spoil_config(folder: Path, draw: random.Random) -> None:
 
 def _read_config(folder: Path) -> bool:
     """What is read can be written and read again, and nothing that it names was imported."""
-    from mstat.configure import load_config, save_config
+    from mstat.config.cli import load_config, save_config
 
     config = load_config(folder / "run" / "config.yaml")
     save_config(config, folder / "again.yaml")
@@ -272,7 +272,7 @@ def _read_weights(folder: Path) -> bool:
     """Only finite weights are taken."""
     import torch
 
-    from mstat.model.pretrained import load_pretrained
+    from mstat.weights.pretrained import load_pretrained
 
     for path in sorted(folder.glob("init.*")):
         model = _model()
@@ -285,7 +285,7 @@ def _read_weights(folder: Path) -> bool:
 def make_export(folder: Path) -> None:
     """A trained model's two files."""
     from mstat.config import Config, ModelConfig
-    from mstat.export import export
+    from mstat.weights.export import export
 
     model = _model()
     weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
@@ -320,7 +320,7 @@ def _read_export(folder: Path) -> bool:
 
 def make_checkpoints(folder: Path) -> None:
     """A run after steps 3 and 7, and its weights then. Made by a child: the threads of a training survive no fork."""
-    for name in ("torch._dynamo", "accelerate", "mstat.checkpoint", "tests.mstat.test_checkpoint"):
+    for name in ("torch._dynamo", "accelerate", "mstat.runs.checkpoint", "tests.mstat.runs.test_checkpoint"):
         importlib.import_module(name)  # once here, and not in the child of each case
     child = multiprocessing.get_context("spawn").Process(target=_train_twice, args=(folder,))
     child.start()
@@ -333,9 +333,9 @@ def _train_twice(folder: Path) -> None:
 
     import torch
 
-    from mstat.checkpoint import Writer
-    from tests.mstat.test_checkpoint import engine, update
-    from tests.mstat.test_task import SMALL
+    from mstat.runs.checkpoint import Writer
+    from tests.mstat.runs.test_checkpoint import engine, update
+    from tests.mstat.training.test_task import SMALL
 
     made = engine(1)
     with Writer(made, folder / "run", 2, {"model": json.loads(json.dumps(dataclasses.asdict(SMALL)))}) as writer:
@@ -367,12 +367,11 @@ def _read_checkpoint(folder: Path) -> bool:
     import torch
 
     import mstat
-    from mstat.checkpoint import restore
-    from mstat.checkpoint_files import find
     from mstat.config import Config
-    from mstat.engine import Engine
-    from mstat.task import Task
-    from tests.mstat.test_task import CLASSES, SMALL
+    from mstat.distributed.engine import Engine
+    from mstat.runs.checkpoint import find, restore
+    from mstat.training.task import Task
+    from tests.mstat.training.test_task import CLASSES, SMALL
 
     config, run = Config(model=SMALL), folder / "run"
     config.train.precision = "no"
@@ -393,7 +392,7 @@ def _read_checkpoint(folder: Path) -> bool:
 
 def make_run(folder: Path) -> None:
     """What a finished and submitted run leaves, but for its weights."""
-    from mstat.cluster import attempts
+    from mstat.cluster import restarts
     from tests.mstat.report.conftest import make_evaluation, make_rankings, make_record
 
     make_config(folder)
@@ -410,9 +409,9 @@ def make_run(folder: Path) -> None:
         (run / name).write_text(json.dumps(content))
     (run / "metrics.jsonl").write_text("".join(json.dumps(make_record(step)) + "\n" for step in range(1, 31)))
     about = {"scheduler": "slurm", "kind": "train", "array": None, "script": "job.sh", "name": "x", "id": "7"}
-    attempts.write_json(run / "job" / "job.json", {**about, "log": "x-7.log"})
-    attempts.append(run, {"event": "submit"})
-    attempts.append(run, {"event": "end", "outcome": "failed", "reason": "stopped", "step": 30})
+    restarts.write_json(run / "job" / "job.json", {**about, "log": "x-7.log"})
+    restarts.append(run, {"event": "submit"})
+    restarts.append(run, {"event": "end", "outcome": "failed", "reason": "stopped", "step": 30})
     (run / "job" / "x-7.log").write_text("=== mstat: attempt 1\nerror: stopped\n")
     (folder / "before.json").write_text(json.dumps(_names(folder)))
 

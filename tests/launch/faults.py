@@ -20,9 +20,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import mstat.task
+import mstat.training.task
 from launch import train
-from mstat.engine import Engine
+from mstat.distributed.engine import Engine
 
 
 def strike(fault: str, features_BD: torch.Tensor) -> torch.Tensor:
@@ -45,7 +45,7 @@ def strike(fault: str, features_BD: torch.Tensor) -> torch.Tensor:
 def main() -> int:
     fault, rank, step = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     del sys.argv[1:4]
-    real_gather, real_update, real_save, begun = mstat.task.gather, Engine.update, torch.save, [1]
+    real_gather, real_update, real_save, begun = mstat.training.task.gather, Engine.update, torch.save, [1]
     first_attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     struck = int(os.environ.get("RANK", "0")) == rank and first_attempt
 
@@ -66,7 +66,7 @@ def main() -> int:
         file.truncate(file.tell() // 2)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    mstat.task.gather, Engine.update = gather, update  # type: ignore[method-assign]
+    mstat.training.task.gather, Engine.update = gather, update  # type: ignore[method-assign]
     if fault == "slow-disk" and struck:
         torch.save = save_half
     return train.main()

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from launch.export import main as export
-from mstat.checkpoint_files import find
+from mstat.runs.checkpoint import find
 from tests.conftest import run
 
 SHORT = ["--train.steps", 6, "--train.save_every", 4, "--train.eval_every", 3, "--train.keep_best", "true"]

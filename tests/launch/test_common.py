@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from launch.common import report_errors
+from mstat.distributed.lost_rank import LostRankError
 from mstat.errors import UserError
-from mstat.rollcall import LostRankError
-from mstat.run import NotFiniteError
+from mstat.runs.folder import NotFiniteError
 from shards.records import DataError, UsageError
 
 

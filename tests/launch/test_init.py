@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from tests.conftest import PROJECT
-from tests.mstat.model.test_pretrained import timesformer_weights
-from tests.mstat.model.test_weights import Hostile
+from tests.mstat.weights.test_pretrained import timesformer_weights
+from tests.mstat.weights.test_safe_load import Hostile
 
 
 def train(*arguments: object) -> subprocess.CompletedProcess[str]:

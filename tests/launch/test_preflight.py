@@ -81,7 +81,7 @@ def other_package(folder: Path) -> Mapping[str, str]:
 def other_shards(hosts: Hosts, folder: Path, shards: Path) -> None:
     """On the second host, another set under the same path."""
     from shards.sources import mars
-    from shards.sources.synthetic import write_synthetic
+    from shards.synthetic.persons import write_synthetic
     from shards.write import building, write
 
     write_synthetic(folder / "tree", 4, workers=1, num_train=9, num_val=3, num_test=4)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mstat.configure import load_config
-from mstat.engine import Engine
-from mstat.model.pretrained import NOWHERE
-from mstat.pretrain import pretrain
-from mstat.train import train
+from mstat.config.cli import load_config
+from mstat.distributed.engine import Engine
+from mstat.pretraining.pretrain import pretrain
+from mstat.training.train import train
+from mstat.weights.pretrained import NOWHERE
 from tests.conftest import metrics, run, state, tiny_actions_yaml
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from launch import report
-from mstat.configure import load_config
-from mstat.engine import Engine
-from mstat.splits import evaluate_runs
+from mstat.config.cli import load_config
+from mstat.distributed.engine import Engine
+from mstat.training.splits import evaluate_runs
 from tests.browser import Browser, chromium, why_not
 from tests.conftest import PROJECT
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from mstat.configure import load_config
-from mstat.engine import Engine
-from mstat.splits import evaluate_runs
+from mstat.config.cli import load_config
+from mstat.distributed.engine import Engine
+from mstat.training.splits import evaluate_runs
 from shards.__main__ import main
 from tests.conftest import TINY, metrics, run, start, state, wait_for_step
 from tests.shards.sources.test_prid import make

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from mstat.cluster import attempts
+from mstat.cluster import restarts
 from tests import hosts
 from tests.conftest import PROJECT, assert_same_losses, state
 from tests.slurm import CABLE, Cluster, two_nodes, wait_until, why_not
@@ -27,7 +27,7 @@ from itertools import count
 from pathlib import Path
 sys.path.insert(0, {project!r})
 from launch import train
-from mstat.engine import Engine
+from mstat.distributed.engine import Engine
 attempt = Path(os.environ["RUN"], "job", "attempts.jsonl").read_text().count('"event": "begin"')
 real, numbers = Engine.update, count(1)
 def update(self, loss, lr):
@@ -97,7 +97,7 @@ def job_of(output: str) -> str:
 
 
 def events(folder: Path, event: str) -> list[dict[str, object]]:
-    return [found for found in attempts.read(folder) if found["event"] == event]
+    return [found for found in restarts.read(folder) if found["event"] == event]
 
 
 def log_of(folder: Path) -> str:

@@ -8,10 +8,10 @@ import torch.distributed as dist
 from torch.nn import functional as F
 
 from mstat.config import Config, LossConfig, ModelConfig
-from mstat.configure import parse
-from mstat.data.plan import slice_bounds
+from mstat.config.cli import parse
+from mstat.distributed.gather import slice_bounds
 from mstat.losses import batch_hard
-from mstat.task import Task
+from mstat.training.task import Task
 from tests.distributed import run_distributed
 
 SMALL = ModelConfig(

@@ -12,7 +12,8 @@ from PIL import Image
 import shards
 from shards import verify as verifying
 from shards.__main__ import main
-from shards.sources import mars, synthetic
+from shards.sources import mars
+from shards.synthetic import persons
 from tests.shards.trees import contents, mars_tree, picture
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -203,9 +204,9 @@ def test_the_synthetic_tree_is_drawn_once(
 ) -> None:
     """`build synthetic` draws its tree beside the shards, takes one that is there, draws one of an older generator
     anew, and refuses one of another seed, or one that it did not draw."""
-    write_all = synthetic.write_synthetic
+    write_all = persons.write_synthetic
     monkeypatch.setattr(
-        synthetic,
+        persons,
         "write_synthetic",
         lambda out, seed, *, workers: write_all(out, seed, workers=1, num_train=2, num_val=2, num_test=2),
     )
@@ -217,7 +218,7 @@ def test_the_synthetic_tree_is_drawn_once(
     assert reader.facts == {"seed": "3"}
     assert [p.name for p in reader.protocols] == ["official", "queries-removed", "validation"]
     tree = tmp_path / "a-tree"
-    seed_file = tree / synthetic.SEED_FILE
+    seed_file = tree / persons.SEED_FILE
     made = seed_file.stat().st_mtime_ns
     assert main([*command, "--seed", "3", "--tree", str(tree), "--out", str(second)]) == 0
     assert shards.open(second).checksum == reader.checksum
@@ -225,7 +226,7 @@ def test_the_synthetic_tree_is_drawn_once(
     assert main([*command, "--seed", "4", "--tree", str(tree), "--out", str(third)]) == 1
     assert "not drawn from seed 4" in capsys.readouterr().err
 
-    seed_file.write_text(synthetic.provenance(3, synthetic.GENERATOR - 1))
+    seed_file.write_text(persons.provenance(3, persons.GENERATOR - 1))
     frame = next(tree.glob("bbox_train/*/*.jpg"))
     frame.write_bytes(picture(0))
     assert main([*command, "--seed", "3", "--tree", str(tree), "--out", str(third)]) == 0

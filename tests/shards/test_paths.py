@@ -8,9 +8,9 @@ import pytest
 
 import shards
 from shards.__main__ import main, parser
-from shards.files import RemoteFiles, open_files
 from shards.paths import expand, path, place
 from shards.records import UsageError
+from shards.storage import RemoteFiles, open_files
 from tests.shards.trees import mars_tree
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import shards
-from shards import pictures
+from shards import images
 from shards.records import DataError, Role
 from shards.sources import mars
 from tests.shards.trees import build_mars, mars_tree, picture
@@ -69,10 +69,10 @@ def test_frames_keep_order_and_repeats(out: Path) -> None:
     assert clip.shape == (4, 64, 32, 3)
     assert clip.dtype == np.uint8
     for frame, number in zip(clip, numbers, strict=True):
-        np.testing.assert_array_equal(frame, pictures.decode(reader.encoded(1, number)))
+        np.testing.assert_array_equal(frame, images.decode(reader.encoded(1, number)))
     small = reader.frames(1, np.array(numbers), size=(32, 16))
     np.testing.assert_array_equal(
-        small[0], pictures.resize(pictures.decode(reader.encoded(1, 3), (32, 16))[None], (32, 16))[0]
+        small[0], images.resize(images.decode(reader.encoded(1, 3), (32, 16))[None], (32, 16))[0]
     )
 
 
@@ -289,6 +289,6 @@ def test_a_frame_larger_than_any_picture_is_refused(
 ) -> None:
     """Its bytes are not even read."""
     reader = shards.open(build_mars(tree, tmp_path / "out"))
-    monkeypatch.setattr(pictures, "max_bytes", lambda: 100)
+    monkeypatch.setattr(images, "max_bytes", lambda: 100)
     with pytest.raises(DataError, match=r"bytes is no picture of 8,847,360 pixels or fewer .*MSTAT_MAX_PIXELS"):
         reader.frames(0, [0])

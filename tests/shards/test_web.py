@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import shards
-from shards import files
+from shards import storage
 from shards.index import INDEX_FILE
 from shards.paths import check_url
 from shards.records import DataError
@@ -110,7 +110,7 @@ def server(out: Path) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "WAITS", (0.01,))
+    monkeypatch.setattr(storage, "WAITS", (0.01,))
 
 
 def refusal(place: str, cache: Path) -> str:
@@ -161,7 +161,7 @@ def test_compressed_answers_are_refused(server: Server, tmp_path: Path, name: st
 
 def test_a_silent_server_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes the connection and never answers."""
-    monkeypatch.setattr(files, "TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(storage, "TIMEOUT_SECONDS", 1)
     server.tricks["dataset.json"] = Handler.say_nothing
     assert "cannot be read" in refusal(server.url, tmp_path)
 

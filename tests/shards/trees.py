@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards import pictures
+from shards import images
 from shards.sources import mars
 from shards.summary import summary
 from shards.write import building, write
@@ -46,7 +46,7 @@ def picture(seed: int, size: tuple[int, int] = (64, 32), quality: int = 90) -> b
     """A JPEG unlike all others."""
     small = np.random.default_rng(seed).integers(0, 256, (8, 4, 3), np.uint8)
     large = Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC)
-    return pictures.encode(np.asarray(large), quality)
+    return images.encode(np.asarray(large), quality)
 
 
 def hostile_order(monkeypatch: pytest.MonkeyPatch) -> None:

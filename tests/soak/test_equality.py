@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mstat.configure import load_config
+from mstat.config.cli import load_config
 from mstat.model import MSTAT
-from mstat.task import Task
-from mstat.train import training_plan
+from mstat.training.task import Task
+from mstat.training.train import training_plan
 from shards import open as open_shards
 from tests.conftest import LOSSES, metrics, run
 from tests.soak.conftest import Rows

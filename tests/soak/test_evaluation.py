@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import shards
-from mstat.ranking import gallery_slices
-from mstat.trial import TILE
+from mstat.evaluation.extraction import TILE
+from mstat.evaluation.ranking import gallery_slices
 from shards.records import Role
 from tests.conftest import run
 from tests.soak.conftest import Rows
@@ -22,7 +22,7 @@ PROCESSES = (1, 2, 3, 5)
 def five_tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of a set with so many test tracklets that each of five processes has some, and not all equally many."""
     from shards.sources import mars
-    from shards.sources.synthetic import write_synthetic
+    from shards.synthetic.persons import write_synthetic
     from shards.write import building, write
 
     folder = tmp_path_factory.mktemp("five-tiles")

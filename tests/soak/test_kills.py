@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from mstat import checkpoint
+from mstat.runs import checkpoint
 from tests.conftest import LOSSES, members, metrics, run, start
 from tests.soak.conftest import Rows
 

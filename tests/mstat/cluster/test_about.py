@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from mstat.cluster import attempts, status
+from mstat.cluster import restarts, status
 from mstat.cluster.about import read_about
 from mstat.cluster.job import Job
-from mstat.cluster.local import Local
 from mstat.cluster.sites import Site
+from mstat.cluster.ssh import Local
 from mstat.errors import UserError
 from tests.conftest import PROJECT
 
@@ -29,7 +29,7 @@ def _submit(*words: object, seconds: float = 60) -> subprocess.CompletedProcess[
 
 
 def _run_with(folder: Path, **about: Any) -> Path:
-    attempts.write_json(folder / "job" / "job.json", about)
+    restarts.write_json(folder / "job" / "job.json", about)
     return folder
 
 
@@ -89,7 +89,7 @@ def test_a_file_that_is_no_object_counts_as_none(tmp_path: Path, text: str) -> N
         assert read_about(tmp_path) == {}
     except UserError as error:
         assert "job.json" in str(error)  # noqa: PT017
-    assert attempts.read(tmp_path) == []
+    assert restarts.read(tmp_path) == []
 
 
 def test_a_pipe_holds_nobody_up(tmp_path: Path) -> None:
@@ -111,9 +111,9 @@ def test_no_escape_sequence_reaches_a_terminal(tmp_path: Path) -> None:
     """Those of states, reasons, logs and keys are shown as text; numbers that are none are left out."""
     run = _run_with(tmp_path / "run", id="7", log="x.log", name="x")
     (run / "job" / "x.log").write_text(f"error: {ESCAPE} in a log\n")
-    attempts.append(run, {"event": "submit"})
-    attempts.append(run, {"event": "end", "outcome": f"failed{ESCAPE}", "reason": ESCAPE})
-    attempts.write_json(run / "state.json", {"state": "failed", "step": "x", "reason": f"it {ESCAPE} failed"})
+    restarts.append(run, {"event": "submit"})
+    restarts.append(run, {"event": "end", "outcome": f"failed{ESCAPE}", "reason": ESCAPE})
+    restarts.write_json(run / "state.json", {"state": "failed", "step": "x", "reason": f"it {ESCAPE} failed"})
     record = {"step": 3, "loss": "x", f"loss/{ESCAPE}/triplet": 1.0, "clips_per_s": 10**400}
     (run / "metrics.jsonl").write_text(json.dumps(record) + "\n" + "[" * 50_000 + "\n[3]\n")
     for command in ("status", "logs"):
@@ -169,5 +169,5 @@ def test_a_host_is_no_option_and_no_shell(host: str) -> None:
 
 def test_a_state_of_another_kind_is_left_out(tmp_path: Path) -> None:
     """Only what a run writes counts."""
-    attempts.write_json(tmp_path / "state.json", {"state": ["failed"], "step": True, "reason": {"a": 1}, "more": 1})
+    restarts.write_json(tmp_path / "state.json", {"state": ["failed"], "step": True, "reason": {"a": 1}, "more": 1})
     assert status.read_state(tmp_path) == {}

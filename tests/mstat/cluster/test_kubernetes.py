@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from mstat.cluster.job import Job
 from mstat.cluster.kubernetes import GIVE_UP, GO_ON, after, manifest, render, script
 from mstat.cluster.sites import Site, load_site
-from mstat.run import write_state
+from mstat.runs.folder import write_state
 from tests.conftest import PROJECT
 
 SITE = Site(

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mstat.cluster import attempts
-from mstat.run import write_state
+from mstat.cluster import restarts
+from mstat.runs.folder import write_state
 from tests.conftest import PROJECT
 
 COMMAND = [sys.executable, str(PROJECT / "launch" / "submit.py")]
@@ -37,7 +37,7 @@ def test_a_narrow_terminal(tmp_path: Path) -> None:
     run = tmp_path / "a-run-with-a-long-name"
     run.mkdir()
     write_state(run, "running", 18000)
-    attempts.append(run, {"event": "begin", "step": 0})
+    restarts.append(run, {"event": "begin", "step": 0})
     losses = {f"loss/{stage}/triplet": 12.3456 for stage in ("I", "II", "III")}
     write = {"step": 18000, "loss": 37.0368, **losses, "clips_per_s": 1234.5}
     (run / "metrics.jsonl").write_text(json.dumps(write) + "\n")
@@ -63,7 +63,7 @@ def test_one_that_is_not_there_hides_no_other(tmp_path: Path) -> None:
 def test_a_log_that_is_not_there_yet(tmp_path: Path) -> None:
     """`logs` says so; `logs --follow`, which a submission advises, waits for it."""
     log = tmp_path / "job" / "mstat-7.log"
-    attempts.write_json(tmp_path / "job" / "job.json", {"scheduler": "slurm", "id": "7", "log": str(log)})
+    restarts.write_json(tmp_path / "job" / "job.json", {"scheduler": "slurm", "id": "7", "log": str(log)})
     done = subprocess.run([*COMMAND, "logs", tmp_path], capture_output=True, text=True)
     assert "no log yet" in done.stderr
     with subprocess.Popen([*COMMAND, "logs", tmp_path, "--follow"], stdout=subprocess.PIPE, text=True) as follow:

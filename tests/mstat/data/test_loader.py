@@ -19,10 +19,10 @@ import torch
 
 import shards
 from mstat.config import Config
-from mstat.configure import load_config, override
+from mstat.config.cli import load_config, override
 from mstat.data.loader import AHEAD, EvaluationBatches, TrainingBatches, load
-from mstat.data.plan import CLIPS, IDENTITIES, TRACKLETS
-from mstat.train import training_plan
+from mstat.data.sampler import CLIPS, IDENTITIES, TRACKLETS
+from mstat.training.train import training_plan
 from tests.conftest import PROJECT
 
 STEPS = range(3, 6)
@@ -205,9 +205,9 @@ if __name__ == "__main__":
     import multiprocessing, os, signal, sys
     import shards
     from pathlib import Path
-    from mstat.configure import load_config
+    from mstat.config.cli import load_config
     from mstat.data.loader import TrainingBatches, load
-    from mstat.train import training_plan
+    from mstat.training.train import training_plan
     config = load_config(Path({str(tiny_config)!r}))
     reader = shards.open(config.data.shards)
     dataset = TrainingBatches(reader, training_plan(reader, config), config, 0, 1)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mstat.model.layouts import BLOCK_KEYS, hugging_face_name
 from mstat.model.sta import STA, AttributeSTA
+from mstat.weights.checkpoint_keys import BLOCK_KEYS, hugging_face_name
 from tests.mstat.model.small import SMALL
 
 B, N, T, D = 2, 8, 8, 32

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mstat.config.plain_yaml import parse_plain_yaml
 from mstat.errors import UserError
 from mstat.files import read_plain, write_plain
-from mstat.plain_yaml import parse_plain_yaml
 from mstat.report.compare import write_comparison
-from mstat.report.folder import Folder
 from mstat.report.html import write_report
-from mstat.report.strips import encode_overview, encode_strip
+from mstat.report.images import encode_overview, encode_strip
+from mstat.report.run_reader import Folder
 from tests.conftest import PROJECT
 
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import shards
-from mstat.report import strips
+from mstat.report import images
 from mstat.report.html import write_report
 from shards.read import Reader
 from tests.mstat.report.conftest import make_rankings, make_record
@@ -107,7 +107,7 @@ def test_strips_of_the_right_length(lean: Path, reader: Reader) -> None:
     numbers = []
     for jpeg in jpegs:
         with Image.open(io.BytesIO(base64.b64decode(jpeg))) as picture:
-            greys = np.asarray(picture.convert("L")).astype(int)[64, 32 :: 64 + strips.GAP]
+            greys = np.asarray(picture.convert("L")).astype(int)[64, 32 :: 64 + images.GAP]
         numbers.append([round((grey - 20) / 25) for grey in greys])
     assert numbers == [[0, 1, 2, 3, 4, 5], [0, 2, 5, 7], [0, 2, 4, 6], [0, 3, 5, 8]]
 

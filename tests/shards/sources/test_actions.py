@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import shards
-from shards import pictures
+from shards import images
 from shards.__main__ import main
 from shards.records import DataError, Role, UsageError
-from shards.sources import actions, drawn_actions
-from shards.sources.drawing.actions import NUM_FRAMES, PAIRS, draw_clip
+from shards.sources import actions
+from shards.synthetic import build_actions
+from shards.synthetic.drawing.actions import NUM_FRAMES, PAIRS, draw_clip
 from tests.shards.sources.test_mot import LENGTH, colour, make_video
 from tests.shards.trees import contents, hostile_order, picture
 
@@ -114,7 +115,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
 def test_of_a_pair_only_the_order_differs(tmp_path: Path) -> None:
     """Each drawn clip is there forwards and backwards, byte for byte; so each class of a pair has the same frames, in
     as many clips, and no frame, bag of frames or mirror tells which it is. The same seed draws the same bytes."""
-    source = drawn_actions.read(tmp_path / "tree", 3, num_train=2, num_test=1)
+    source = build_actions.read(tmp_path / "tree", 3, num_train=2, num_test=1)
     found = {
         name: [[frame.read() for frame in t.frames()] for t in source.tracklets if t.pid == number]
         for number, name in enumerate(sorted(itertools.chain(*PAIRS)), start=1)
@@ -123,12 +124,12 @@ def test_of_a_pair_only_the_order_differs(tmp_path: Path) -> None:
         assert len(found[first]) == 3
         assert found[first] == [clip[::-1] for clip in found[second]]
         assert len({frame for clip in found[first] for frame in clip}) == 3 * NUM_FRAMES
-    drawn_actions.read(tmp_path / "again", 3, num_train=2, num_test=1)
+    build_actions.read(tmp_path / "again", 3, num_train=2, num_test=1)
     assert contents(tmp_path / "again") == contents(tmp_path / "tree")
     with pytest.raises(DataError, match="not drawn from seed 4"):
-        drawn_actions.read(tmp_path / "tree", 4)
+        build_actions.read(tmp_path / "tree", 4)
     with pytest.raises(UsageError, match="must not be negative"):
-        drawn_actions.read(tmp_path / "tree", -1)
+        build_actions.read(tmp_path / "tree", -1)
 
 
 def test_a_drawn_action_has_a_direction() -> None:
@@ -137,7 +138,7 @@ def test_a_drawn_action_has_a_direction() -> None:
     assert all(clip[-3:].mean() > 2 * clip[:3].mean() for clip in bright)
     still = draw_clip(0, ("rising", "sinking"), 1)
     assert still.shape == (NUM_FRAMES, 32, 32, 3)
-    assert pictures.encode(still[0], 90)
+    assert images.encode(still[0], 90)
 
 
 def test_the_command_draws_them(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards import pictures
+from shards import images
 from shards.__main__ import main
 from shards.read import Reader
 from shards.records import DataError, Source
@@ -60,8 +60,8 @@ def read(tmp_path: Path) -> Read:
 
 def person(source: Source) -> float:
     """How red the crops of person 1 are, 0 to 1: 1 where each shows the person and nothing else."""
-    images = [pictures.decode(frame.read()) for t in source.tracklets if t.pid == 1 for frame in t.frames()]
-    return float(np.mean([np.abs(image[4:-4, 4:-4].reshape(-1, 3) - SKIN).max(1) < 40 for image in images]))
+    crops = [images.decode(frame.read()) for t in source.tracklets if t.pid == 1 for frame in t.frames()]
+    return float(np.mean([np.abs(image[4:-4, 4:-4].reshape(-1, 3) - SKIN).max(1) < 40 for image in crops]))
 
 
 def test_tracks_that_fit(read: Read, tmp_path: Path) -> None:

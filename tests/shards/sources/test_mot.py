@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import shards
-from shards import pictures
+from shards import images
 from shards.records import DataError, Role, Source
 from shards.sources import mot
 from shards.sources.video import decode
@@ -52,7 +52,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def crops(source: Source, key: str) -> list[np.ndarray]:
     tracklet = next(t for t in source.tracklets if t.key == key)
-    return [pictures.decode(frame.read()) for frame in tracklet.frames()]
+    return [images.decode(frame.read()) for frame in tracklet.frames()]
 
 
 def test_tracklets_are_runs_in_time_with_the_right_colours(video: Path, tmp_path: Path) -> None:

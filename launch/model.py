@@ -1,0 +1,122 @@
+"""`python -m mstat.model`: how large the model of a config is, part by part, without building it in memory.
+
+With `--init FILE`: what that model would take from a checkpoint, key by key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from mstat.config import Config, ModelConfig
+from mstat.config.cli import parse
+from mstat.errors import UserError
+from mstat.model.mstat import MSTAT
+from mstat.report.init_table import print_start
+from mstat.weights.pretrained import load_pretrained
+from shards.paths import path
+from shards.terminal import print_anything
+from shards.text import printable
+
+PARTS = ("stem", "stage1.blocks", "stage1.aap", "stage2.blocks", "stage2.iap", "stage3.blocks", "stage3.iap")
+OTHER = "norms, class token"
+
+
+class Size(NamedTuple):
+    """Parameters of a part, and floating point operations (2 a multiply-add) of its forward pass on one clip."""
+
+    parameters: int
+    flops: int
+
+
+def part_of(name: str) -> str:
+    """The part that a module or parameter belongs to."""
+    return next((part for part in PARTS if name == part or name.startswith(part + ".")), OTHER)
+
+
+def count(config: ModelConfig, num_frames: int) -> dict[str, Size]:
+    """Size of each part on one clip of `num_frames`; parts that the config leaves out have none.
+
+    FLOPs are those of matrix products, attention included; what is elementwise does not count.
+    """
+    counter = FlopCounterMode(display=False)
+    with torch.device("meta"):
+        model = MSTAT(config)
+        with counter:
+            model(torch.empty(1, num_frames, *config.image_size, 3, dtype=torch.uint8))
+    parameters = dict.fromkeys((*PARTS, OTHER), 0)
+    for name, parameter in model.named_parameters():
+        parameters[part_of(name)] += parameter.numel()
+    flops = dict.fromkeys((*PARTS, OTHER), 0)
+    per_module = counter.get_flop_counts()
+    for name, _ in model.named_modules():
+        if name in PARTS or re.fullmatch(r"stage\d\.blocks\.\d+", name):
+            flops[part_of(name)] += sum(per_module.get(f"MSTAT.{name}", {}).values())
+    assert sum(flops.values()) == counter.get_total_flops()
+    return {part: Size(parameters[part], flops[part]) for part in parameters}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print a table; exit status 0, 1 where a checkpoint is refused, or 2 where the config is bad."""
+    print_anything()
+    parser = argparse.ArgumentParser(prog="python -m mstat.model", description=__doc__)
+    parser.add_argument("--config", type=path, help="YAML of a run; without it, the paper's model")
+    parser.add_argument("--frames", type=int, help="frames of a clip; without it, the config's clip.num_frames")
+    parser.add_argument("--init", type=path, metavar="FILE", help="show how a run with --model.init FILE would start")
+    options = parser.parse_args(arguments)
+    if options.frames is not None and options.frames < 1:
+        parser.error(f"--frames is {options.frames}, it must be at least 1")
+    run = parse(["--config", str(options.config)], prog=parser.prog) if options.config else Config()
+    if options.init:
+        return show_init(run.model, options.init)
+    config, frames = run.model, options.frames or run.clip.num_frames
+    try:
+        sizes = count(config, frames)
+    except UserError as error:
+        print(printable(error), file=sys.stderr)
+        return 2
+    height, width = config.image_size
+    table = Table(
+        title=f"MSTAT, one clip of {frames} frames, {height} x {width}",
+        caption="Forward pass; 2 FLOPs a multiply-add of matrix products and attention. Classifiers are not counted.",
+    )
+    table.add_column("part")
+    table.add_column("parameters", justify="right")
+    table.add_column("GFLOP", justify="right")
+    for part, size in sizes.items():
+        table.add_row(part, f"{size.parameters:,}", f"{size.flops / 1e9:,.3f}")
+    table.add_section()
+    total = Size(*(sum(column) for column in zip(*sizes.values(), strict=True)))
+    table.add_row("total", f"{total.parameters:,}", f"{total.flops / 1e9:,.3f}")
+    Console().print(table)
+    return 0
+
+
+def show_init(config: ModelConfig, file: Path) -> int:
+    """Print what the model of `config` would start from, or why not; gives the exit status."""
+    try:
+        with torch.device("meta"):
+            model = MSTAT(config)
+    except UserError as error:
+        print(printable(error), file=sys.stderr)
+        return 2
+    try:
+        print_start(str(file), load_pretrained(model, file))
+    except (UserError, OSError) as error:
+        print(f"error: {printable(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""Which tracklets make the batch of a step: P identities x K tracklets, a pure function of seed and step.
+
+Nothing is communicated and nothing is remembered: every rank computes the same global batch and takes its own
+slice, and step k is reached at once. An epoch is ceil(identities / P) batches over one permutation of the
+identities; its last batch is filled from the next epoch's permutation, never with an identity it already has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mstat.errors import UserError
+
+# Streams keep the random numbers of different purposes apart under one seed.
+IDENTITIES, TRACKLETS, CLIPS = 0, 1, 2
+
+
+class Batch(NamedTuple):
+    """A global batch, n = P*K; entry i is position i of the batch on any number of ranks.
+
+    tracklets_n  index of a tracklet in the shard set
+    labels_n     class number of its identity, 0 .. num_identities-1
+    """
+
+    tracklets_n: np.ndarray
+    labels_n: np.ndarray
+
+
+class Plan:
+    """P x K batches over the training tracklets of a set.
+
+    Args:
+        tracklets: Indices of the training tracklets.
+        pids: Identity of each.
+        camids: Camera of each.
+        num_identities: P.
+        num_tracklets: K, of each identity; from different cameras where it has them, else other tracklets of the
+            same camera, else another clip of a tracklet.
+        seed: Of every draw.
+
+    Raises:
+        ValueError: If lengths differ or there are fewer identities than P.
+    """
+
+    def __init__(
+        self,
+        tracklets: Sequence[int] | np.ndarray,
+        pids: Sequence[int] | np.ndarray,
+        camids: Sequence[int] | np.ndarray,
+        *,
+        num_identities: int,
+        num_tracklets: int,
+        seed: int,
+    ) -> None:
+        if not len(tracklets) == len(pids) == len(camids):
+            raise UserError(f"{len(tracklets)} tracklets, {len(pids)} identities, {len(camids)} cameras: must match")
+        if min(num_identities, num_tracklets) < 1:
+            raise UserError("batch.num_identities and batch.num_tracklets must be at least 1")
+        self.pids = np.unique(pids)  # class number -> pid
+        if len(self.pids) < num_identities:
+            raise UserError(
+                f"the training set has {len(self.pids)} identities, fewer than batch.num_identities={num_identities}: "
+                f"set --batch.num_identities to {len(self.pids)} or less"
+            )
+        self.num_identities, self.num_tracklets, self.seed = num_identities, num_tracklets, seed
+        self.size = num_identities * num_tracklets
+        self.steps_per_epoch = -(-len(self.pids) // num_identities)
+        # class number -> camera -> its tracklets
+        self._cameras: list[dict[int, list[int]]] = [{} for _ in self.pids]
+        for tracklet, label, camid in zip(tracklets, np.searchsorted(self.pids, pids), camids, strict=True):
+            self._cameras[label].setdefault(int(camid), []).append(int(tracklet))
+
+    def batch(self, step: int) -> Batch:
+        """The global batch of a step, counted from 0."""
+        identities = self._identities(step)
+        tracklets = [self._tracklets(step, int(label)) for label in identities]
+        return Batch(np.concatenate(tracklets), np.repeat(identities, self.num_tracklets))
+
+    def _identities(self, step: int) -> np.ndarray:
+        epoch, number = divmod(step, self.steps_per_epoch)
+        start = number * self.num_identities
+        chosen = self._permutation(epoch)[start : start + self.num_identities]
+        missing = self.num_identities - len(chosen)
+        if missing:
+            following = self._permutation(epoch + 1)
+            chosen = np.concatenate([chosen, following[~np.isin(following, chosen)][:missing]])
+        return chosen
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, IDENTITIES, epoch]).permutation(len(self.pids))
+
+    def _tracklets(self, step: int, label: int) -> np.ndarray:
+        """K tracklets of one identity: cameras in random order, one tracklet of each in turn."""
+        rng = np.random.default_rng([self.seed, TRACKLETS, step, label])
+        cameras = list(self._cameras[label].values())
+        queues = [rng.permutation(cameras[camera]) for camera in rng.permutation(len(cameras))]
+        rounds = range(max(len(queue) for queue in queues))
+        turns = [queue[turn] for turn in rounds for queue in queues if turn < len(queue)]
+        return np.resize(np.array(turns), self.num_tracklets)  # starts again from the first where K is larger

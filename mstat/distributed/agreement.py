@@ -1,0 +1,76 @@
+"""The facts that all processes of a launch must have in common: settings, data, code.
+
+Each process reads its own command line and files. With another learning rate or another set of equal size on one of
+them, a run would go on without an error, and its model would be of neither. They are compared once, before the
+processes form a group (mstat/distributed/rendezvous.py); launch/preflight.py shows the same differences in its table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mstat.config import Config
+from mstat.config.cli import flat
+from mstat.distributed.launcher import is_on
+from mstat.provenance import PROJECT, commit, source_digest, versions
+from shards.index import load_description
+from shards.records import DataError, UsageError
+from shards.storage import open_files
+
+# Paths may differ from host to host, as to a copy on a local disk: their contents are compared. Hosts may have other
+# numbers of cores: workers change no number of a run.
+LOCAL = ("data.shards", "data.num_workers", "model.init")
+
+
+def common_facts(config: Config, also: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All that must be equal on every process; JSON values by the name that a message gives them.
+
+    What cannot be read is left out: the error that comes of it says more.
+
+    Args:
+        also: What else must be; a path stands for what lies there.
+    """
+    facts = {"command": Path(sys.argv[0]).name, **settings_facts(config)}
+    for name, value in (also or {}).items():
+        facts |= contents(name, value) if isinstance(value, Path) else {name: value}
+    with suppress(DataError, UsageError, OSError):
+        facts["data.shards (checksum)"] = load_description(open_files(config.data.shards, cache=None, cache_gb=None))[1]
+    facts["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    facts |= {"commit": commit(), "source files (checksum)": source_digest(PROJECT), **versions()}
+    return dict(json.loads(json.dumps(facts, default=str)))
+
+
+def settings_facts(config: Config) -> dict[str, Any]:
+    """The settings, what `model.init` holds, and what the launcher makes of the processes."""
+    facts = {key: value for key, value in flat(asdict(config)).items() if key not in LOCAL}
+    if config.model.init:
+        facts |= contents("model.init", Path(config.model.init))
+    facts["number of processes"] = int(os.environ.get("WORLD_SIZE", "1"))
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    facts["parallelism"] = f"zero{stage}" if is_on("ACCELERATE_USE_DEEPSPEED") else "ddp"
+    return facts
+
+
+def contents(name: str, path: Path) -> dict[str, str]:
+    """The checksum of a file, or of the files that lie in a folder; of those deeper in it the names and sizes count."""
+    digest = hashlib.sha256()
+    try:
+        files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+        for file in files:
+            digest.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
+            if file.parent in (path, path.parent):
+                with file.open("rb") as opened:
+                    digest.update(hashlib.file_digest(opened, "sha256").digest())
+    except OSError:
+        return {}
+    return {f"{name} (checksum)": digest.hexdigest()} if files else {}

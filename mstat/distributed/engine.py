@@ -1,0 +1,354 @@
+"""The only file that knows Accelerate and DeepSpeed: processes, precision, the backward pass and the update.
+
+One process, DDP, and DeepSpeed ZeRO-0 to 3 are chosen by `accelerate launch` and its YAML; `train.precision` is ours.
+What each trap in here cost to find is told in docs/exactness.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import warnings
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs, broadcast_object_list
+from torch import nn
+
+from mstat.config import Config, OptimConfig
+from mstat.console import console
+from mstat.distributed import signals
+from mstat.distributed.agreement import common_facts
+from mstat.distributed.launcher import check_launcher, is_on
+from mstat.distributed.lost_rank import LostRankError, RollCall, failed_collective
+from mstat.distributed.rendezvous import join, launcher_keeps_store
+from mstat.errors import UserError
+from mstat.model import no_weight_decay
+from mstat.weights.checkpoint_files import OPTIMIZER_FILE, WEIGHTS_FILE, not_finite
+from mstat.weights.safe_load import load_state, reason
+from shards.text import markup
+from shards.workers import available_cpus
+
+REDUCE_BUCKET = 25_000_000  # numbers; DeepSpeed's default of 500 million is 2 GB of memory beside every model
+START_UP = timedelta(minutes=5)  # ranks start apart: a cold start of torch alone took 40 s
+
+
+def _deepspeed_config(stage: int, config: Config) -> dict[str, Any]:
+    """A whole DeepSpeed configuration: what is left to defaults is not what Accelerate's flags say.
+
+    DeepSpeed clips at 1.0 unless the configuration itself holds a 0, and `train_micro_batch_size_per_gpu` must be a
+    number because our loader is not prepared.
+    """
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.optim.clip_grad_norm or 0.0,
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {
+            "stage": stage,
+            "reduce_bucket_size": REDUCE_BUCKET,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
+        # fp32 weights under autocast, as DDP has them; DeepSpeed's own `bf16` section is another numeric.
+        "torch_autocast": {"enabled": config.train.precision == "bf16", "dtype": "bfloat16"},
+        "bf16": {"enabled": False},
+        "fp16": {"enabled": False},
+        "steps_per_print": 1 << 30,
+    }
+
+
+def _deepspeed_on_cpu() -> None:
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed.ops
+
+    # Its shared-memory collectives are compiled at the first start, for a minute, and a start that is killed meanwhile
+    # leaves a lock on which every later one waits for ever. gloo does the same work.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+class Engine:
+    """One process of a run: where it is among the others, and how its module is trained.
+
+    A context manager: an error that leaves it is told to the other ranks, and where a collective failed because of
+    another rank, a LostRankError that names it takes the error's place.
+
+    Args:
+        start_up: How long ranks wait for each other at the start, where `train.timeout_minutes` is less.
+        also: What must be equal on every rank besides `agreement.common_facts`; None compares nothing.
+
+    Raises:
+        UserError: If the ranks were not started alike, or the launcher asks for what is not done here.
+    """
+
+    def __init__(
+        self, config: Config, start_up: timedelta = START_UP, also: Mapping[str, Any] | None = MappingProxyType({})
+    ) -> None:
+        for note in check_launcher(config, dist.is_initialized()):
+            if os.environ.get("RANK", "0") == "0":
+                console().print(f"[yellow]{markup(note)}[/]", highlight=False, soft_wrap=True)
+        on_cpu = not torch.cuda.is_available()
+        deepspeed = is_on("ACCELERATE_USE_DEEPSPEED")
+        plugin, stage = None, 0
+        if deepspeed:
+            if on_cpu:
+                _deepspeed_on_cpu()
+            stage = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
+            # The launcher's list of fields in its YAML; Accelerate refuses them beside a whole configuration.
+            os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)
+            warnings.filterwarnings("ignore", "`torch.distributed.", FutureWarning)  # what DeepSpeed itself calls
+            plugin = DeepSpeedPlugin(hf_ds_config=_deepspeed_config(stage, config))
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        # A named backend makes Accelerate expect a process group; without one, DeepSpeed on CPUs sees one process.
+        backend = None if launched == 1 else "gloo" if on_cpu else "nccl"
+        self.timeout = timedelta(minutes=config.train.timeout_minutes)
+        attempt = None
+        if backend is not None and not dist.is_initialized():
+            attempt = join(backend, max(self.timeout, start_up), {} if also is None else common_facts(config, also))
+        self.accelerator = Accelerator(
+            cpu=on_cpu and not deepspeed,  # DeepSpeed on CPUs goes by DS_ACCELERATOR; `cpu` would make it DDP
+            # With DeepSpeed, the torch_autocast section does it.
+            mixed_precision="no" if deepspeed else config.train.precision,
+            deepspeed_plugin=plugin,
+            kwargs_handlers=[
+                InitProcessGroupKwargs(backend=backend, timeout=max(self.timeout, start_up)),
+                # Buffers are equal on all ranks by construction: BNNeck sees the gathered batch.
+                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            ],
+        )
+        if on_cpu:
+            # `accelerate launch` leaves a process a single thread.
+            torch.set_num_threads(max(1, available_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        if launched != self.accelerator.num_processes:
+            raise UserError(
+                f"{launched} processes were launched, but each believes in {self.accelerator.num_processes}: "
+                "launch with --multi_gpu or --use_deepspeed (on CPUs too), as configs/accelerate/ddp.yaml does"
+            )
+        if self.accelerator.device.type not in ("cpu", "cuda"):
+            raise UserError(
+                f"the launcher asks for {self.accelerator.device.type}: mstat runs on GPUs of CUDA and on CPUs"
+            )
+        self.config = config
+        self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
+        self.is_main = self.accelerator.is_main_process
+        self.device = self.accelerator.device
+        self.is_deepspeed = deepspeed
+        # What a checkpoint can be loaded by: weights and optimiser state lie otherwise in each.
+        self.kind = f"zero{stage}" if deepspeed else "ddp"
+        # For words between processes, not tensors: on CPUs, so that no GPU is waited for. The second is for the threads
+        # that write checkpoints: a group's collectives must come in one order.
+        self.control = dist.new_group(backend="gloo") if self.world_size > 1 else None
+        self.writers = dist.new_group(backend="gloo") if self.world_size > 1 else None
+        # Where rank 0 keeps the store, it takes with it what a roll call would have to be told.
+        self.roll_call = RollCall(self.rank, self.world_size, attempt) if attempt and launcher_keeps_store() else None
+        self._set_timeouts()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.accelerator.end_training()
+        elif (explained := self.explain(error)) is not error:
+            raise explained from None
+
+    def prepare(self, task: nn.Module) -> None:
+        """Take over a module for training: weights to the device, gradients across ranks, an optimiser."""
+        self.accelerator.free_memory()  # of a run before this one
+        self.task = task
+        optimizer = _optimizer(task, self.config.optim)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # Accelerate's name for it
+            self.wrapped, self.optimizer = self.accelerator.prepare(task, optimizer)
+        if self.is_deepspeed:
+            clipping = self.wrapped.gradient_clipping()
+            assert clipping == (self.config.optim.clip_grad_norm or 0.0), f"DeepSpeed clips gradients at {clipping}"
+        self._set_timeouts()  # of the groups that DeepSpeed has made
+        self.settled = self.is_deepspeed or self.world_size == 1
+
+    def _set_timeouts(self) -> None:
+        """How long collectives wait, in all groups: DeepSpeed's have torch's default of 30 minutes otherwise."""
+        if dist.is_initialized():
+            for group in dist.distributed_c10d._world.pg_map:
+                dist.distributed_c10d._set_pg_timeout(self.timeout, group)
+
+    def losses(self, batch: dict[str, torch.Tensor], metric_weight: float) -> dict[str, torch.Tensor]:
+        """The losses of a batch, under the run's precision."""
+        inputs: dict[str, Any] = {name: part.to(self.device, non_blocking=True) for name, part in batch.items()}
+        inputs["metric_weight"] = metric_weight
+        if not self.settled:
+            self._settle(inputs)
+        return self.wrapped(**inputs)
+
+    def _settle(self, inputs: dict[str, Any]) -> None:
+        """A backward pass for nothing: after the first one of a start, DDP orders its buckets anew.
+
+        Three ranks and more add gradients in an order that depends on the place in a bucket, so that the first step
+        after a restart would differ in the last bits from the same step of a run that was not interrupted.
+        """
+        buffers = [buffer.clone() for buffer in self.task.buffers()]  # BNNeck's statistics
+        self.wrapped(**inputs)["loss"].backward()
+        self.optimizer.zero_grad()
+        for buffer, before in zip(self.task.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        self.settled = True
+
+    def update(self, loss: torch.Tensor, lr: float) -> torch.Tensor:
+        """Backward pass and one step of the optimiser at rate `lr`; gives the gradient's norm before clipping."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        if self.is_deepspeed:
+            # accelerator.backward would step as well; the engine's own two calls say what happens.
+            self.wrapped.backward(loss)
+            gradients = [p.grad for p in self.task.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients) if self.kind == "zero0" else None  # its engine has none
+            self.wrapped.step()
+            return torch.as_tensor(self.wrapped.get_global_grad_norm()) if norm is None else norm
+        loss.backward()  # accelerator.backward would divide by an accumulation set in the environment
+        limit = self.config.optim.clip_grad_norm
+        if limit is None:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.task.parameters() if p.grad is not None])
+        else:
+            norm = torch.nn.utils.clip_grad_norm_(self.task.parameters(), limit)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The run's precision for a forward pass outside training."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
+
+    def uncompiled(self) -> contextlib.AbstractContextManager[Any]:
+        """Meanwhile blocks run as they are written: scores must not tell how a model was trained."""
+        # Only then: the compiler takes seconds to import.
+        return torch.compiler.set_stance("force_eager") if self.config.train.compile else contextlib.nullcontext()
+
+    # --- what a checkpoint holds, besides the step -------------------------------------------------------------
+
+    def snapshot(self, folder: Path, copy: Callable[[Any], Any]) -> list[tuple[Path, Any]]:
+        """Weights and optimiser state, through `copy`: this rank's files in an existing folder, and what torch.save is
+        to put into each. Every rank calls it.
+        """
+        if self.is_deepspeed:
+            # DeepSpeed hands each file to an object that is made to be replaced; here it only takes the copy.
+            files: list[tuple[Path, Any]] = []
+            writer = self.wrapped.checkpoint_engine
+            writer.save = lambda state_dict, path: files.append((Path(path), copy(state_dict)))
+            writer.preserves_storage_sharing = lambda: False  # or DeepSpeed would copy the weights, too
+            self.wrapped.save_checkpoint(str(folder), tag="deepspeed", save_latest=False)
+            # The same weights, whole: DeepSpeed's files are cut by rank, and are pickles that only a resume may read.
+            whole = self.weights() if self.kind == "zero3" else copy(self.task.state_dict()) if self.is_main else None
+            if self.is_main:
+                files.append((folder / WEIGHTS_FILE, {"task": whole}))
+            return files
+        if self.is_main:
+            state = {"task": self.task.state_dict(), "optimizer": self.optimizer.state_dict()}
+            return [(folder / OPTIMIZER_FILE, copy(state))]
+        return []
+
+    def load(self, folder: Path) -> None:
+        """Undo `snapshot`, from its files. They are the user's own; DDP's are still read without running code.
+
+        Raises:
+            UserError: If they do not hold what `snapshot` writes.
+        """
+        if self.is_deepspeed:
+            path, _ = self.wrapped.load_checkpoint(str(folder), tag="deepspeed")
+            if path is None:
+                raise UserError(f"{folder}: DeepSpeed finds no checkpoint in it")
+            return
+        file = folder / OPTIMIZER_FILE
+        try:
+            state = load_state(file)
+            self.task.load_state_dict(state["task"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except Exception as error:  # what a damaged file raises is for it to choose; torch's advice is to run its code
+            raise UserError(f"{file}: not the state of this run: {reason(file, error)}") from None
+
+    def not_finite(self) -> list[str]:
+        """Names of the weights here that are not finite; with ZeRO-3, of those in this rank's parts."""
+        parameters = {name: getattr(value, "ds_tensor", value) for name, value in self.task.named_parameters()}
+        return not_finite({**parameters, **dict(self.task.named_buffers())})
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The whole task's weights on the main process (ZeRO-3 gathers them; every rank calls it)."""
+        state = self.accelerator.get_state_dict(self.wrapped) if self.is_deepspeed else self.task.state_dict()
+        return {name: tensor.detach().cpu() for name, tensor in (state or {}).items()}
+
+    # --- between processes -------------------------------------------------------------------------------------
+
+    def barrier(self) -> None:
+        self.accelerator.wait_for_everyone()
+
+    def barrier_of_writers(self) -> None:
+        """The same for a thread beside the training; one at a time in each rank."""
+        self.gather_from_writers(None)
+
+    def gather_from_writers(self, value: Any) -> list[Any]:
+        """`gather_objects` for that thread."""
+        return self._gather(value, self.writers)
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks, in place."""
+        if dist.is_initialized():
+            on_device = tensor.to(self.device)
+            dist.all_reduce(on_device)
+            tensor.copy_(on_device)
+        return tensor
+
+    def from_main(self, value: Any) -> Any:
+        """The main process's value, on every rank."""
+        return broadcast_object_list([value])[0]
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every rank's value, in rank order; for small things."""
+        return self._gather(value, self.control)
+
+    def _gather(self, value: Any, group: dist.ProcessGroup | None) -> list[Any]:
+        if group is None:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=group)
+        return values
+
+    def stop_if_asked(self) -> None:
+        """Every rank calls it at the same places of its work.
+
+        Raises:
+            StopRequested: On all ranks, if a signal has asked one of them to stop.
+        """
+        asked = torch.tensor(signals.asked())
+        if self.control is not None:
+            dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.control)
+        if asked:
+            raise signals.StopRequested(signal.Signals(int(asked)).name)
+
+    def explain(self, error: BaseException) -> BaseException:
+        """The error to raise: this one, once the others have been told of it, or one that names the rank behind it."""
+        if self.roll_call is None or isinstance(error, LostRankError):
+            return error
+        if failed_collective(error):
+            return LostRankError(self.roll_call.find())
+        if isinstance(error, Exception):
+            self.roll_call.leave_error(f"{type(error).__name__}: {error}")
+        return error
+
+
+def _optimizer(task: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    parameters = [(name, parameter) for name, parameter in task.named_parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for n, p in parameters if not no_weight_decay(n, p)], "weight_decay": config.weight_decay},
+        {"params": [p for n, p in parameters if no_weight_decay(n, p)], "weight_decay": 0.0},
+    ]
+    # Fused: weights, gradients and momentum pass through the processor once.
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True)

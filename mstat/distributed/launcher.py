@@ -1,0 +1,140 @@
+"""What a launcher, or one before it, has left in the environment, held against what mstat/distributed/engine.py does.
+
+Accelerate passes its YAML and flags on in variables. Those that would change what is trained, and that mstat does not
+follow, are refused here by name; so are variables that are there by halves, with which a process would wait for others
+that never come.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from mstat.config import Config
+from mstat.errors import UserError
+
+NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # by processes that are to find each other
+MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+MPI_RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+OTHER_KINDS = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "parallelism_config",
+}
+OFFLOADS = ("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE")
+UNSET = ("", "no", "none", "auto")
+
+
+def check_launcher(config: Config, grouped: bool = False) -> list[str]:
+    """What the launcher asks for and does not get, in sentences; numbers do not change by it.
+
+    Variables that Accelerate would follow and mstat does not (MPI's, and a local rank of a single process) are removed.
+
+    Args:
+        grouped: Whether the processes have found each other already.
+
+    Raises:
+        UserError: If the environment asks for what mstat does not do, or is of another launch.
+    """
+    if not grouped:  # a caller that has made the group itself needs no addresses
+        _check_processes()
+    for name, kind in OTHER_KINDS.items():
+        if is_on(name):
+            raise UserError(
+                f"the launcher asks for {kind} ({name} is true), which mstat does not do: launch with "
+                "configs/accelerate/ddp.yaml, or zero3.yaml to split weights over processes"
+            )
+    if _value("ACCELERATE_DYNAMO_BACKEND") not in UNSET:
+        raise UserError(
+            f"the launcher asks to compile the model (dynamo_backend {_value('ACCELERATE_DYNAMO_BACKEND')}), and "
+            f"train.compile is {str(config.train.compile).lower()}: take dynamo out of the Accelerate YAML and flags "
+            "(ACCELERATE_DYNAMO_BACKEND), and give --train.compile true to compile"
+        )
+    accumulation = _value("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
+    if accumulation not in (*UNSET, "1"):
+        raise UserError(
+            f"the launcher asks for gradient_accumulation_steps {accumulation}, which mstat does not do: a step sees "
+            "the whole batch of batch.*; set it to 1, or leave it out"
+        )
+    if is_on("ACCELERATE_USE_DEEPSPEED"):
+        _check_deepspeed()
+    return list(_unused(config))
+
+
+def _check_processes() -> None:
+    """Refuse variables that are there by halves."""
+    numbers = {name: _number(name) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT", *MPI_SIZES)}
+    world_size, rank = numbers["WORLD_SIZE"], numbers["RANK"]
+    way_out = "left over from another launch? `unset` it to start one process, or start with `accelerate launch`"
+    if world_size is not None and world_size < 1:
+        raise UserError(f"WORLD_SIZE is {world_size} in the environment: {way_out}")
+    several = world_size is not None and world_size > 1
+    if several or is_on("ACCELERATE_USE_DEEPSPEED"):
+        name = "WORLD_SIZE" if several else "ACCELERATE_USE_DEEPSPEED"
+        if missing := [needed for needed in NEEDED if not os.environ.get(needed)]:
+            raise UserError(
+                f"{name} is {os.environ[name]} in the environment, but there is no {', '.join(missing)}: {way_out}"
+            )
+        if rank is not None and world_size is not None and not 0 <= rank < world_size:
+            raise UserError(f"RANK is {rank} and WORLD_SIZE {world_size} in the environment: {way_out}")
+    else:
+        os.environ.pop("LOCAL_RANK", None)  # Accelerate would look for other processes
+    if world_size is None:
+        for name in MPI_SIZES:
+            if (numbers[name] or 1) > 1:
+                raise UserError(
+                    f"{name} is {numbers[name]} in the environment, as if MPI or srun had started as many processes, "
+                    f"which would all train the same run: {way_out}"
+                )
+    for name in (*MPI_SIZES, *MPI_RANKS):
+        os.environ.pop(name, None)  # Accelerate on CPUs would take them for WORLD_SIZE and RANK
+
+
+def _check_deepspeed() -> None:
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if file not in UNSET:
+        raise UserError(
+            f"the launcher names a DeepSpeed configuration ({file}), which mstat does not read: it makes its own "
+            "(mstat/distributed/engine.py); give zero_stage instead, as configs/accelerate/zero2.yaml does"
+        )
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    if stage not in ("0", "1", "2", "3"):
+        raise UserError(f"the launcher's zero_stage is {stage}, it must be 0, 1, 2 or 3")
+
+
+def _unused(config: Config) -> Iterator[str]:
+    precision = _value("ACCELERATE_MIXED_PRECISION")
+    if precision not in (*UNSET, config.train.precision):
+        yield f"the launcher's mixed_precision {precision} is not used: train.precision is {config.train.precision}"
+    clipping, limit = _value("ACCELERATE_GRADIENT_CLIPPING"), config.optim.clip_grad_norm
+    if clipping not in UNSET and _float(clipping) != limit:
+        of_run = "null" if limit is None else limit
+        yield f"the launcher's gradient_clipping {clipping} is not used: optim.clip_grad_norm is {of_run}"
+    for name in OFFLOADS:
+        if _value(name) not in UNSET:
+            setting = name.removeprefix("ACCELERATE_DEEPSPEED_").lower()
+            yield f"the launcher's {setting} {_value(name)} is not used: nothing is offloaded"
+
+
+def is_on(name: str) -> bool:
+    """Whether a variable says yes, as Accelerate reads it."""
+    return _value(name) in ("1", "true", "yes", "on", "y", "t")
+
+
+def _value(name: str) -> str:
+    return os.environ.get(name, "").strip().lower()
+
+
+def _float(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _number(name: str) -> int | None:
+    text = os.environ.get(name, "").strip()
+    try:
+        return int(text) if text else None
+    except ValueError:
+        raise UserError(f"{name} is {text!r} in the environment, it must be a whole number: `unset` it") from None

@@ -1,0 +1,305 @@
+"""What is told of a model by a protocol: scores of every subset of stages, distances, rankings, baselines.
+
+How tracklets become features and ranks, on any number of processes: `mstat.evaluation.extraction`. Legend: S tracklets
+of this rank, D feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from mstat.config import Config, DataConfig, EvalConfig
+from mstat.config.cli import load_config, save_config
+from mstat.console import console
+from mstat.distributed.engine import Engine
+from mstat.errors import UserError
+from mstat.evaluation.baselines import hsv_histogram
+from mstat.evaluation.extraction import Trial
+from mstat.evaluation.metrics import Scores
+from mstat.files import why_not_writable, write_json
+from mstat.model import MSTAT
+from mstat.report.progress import score_table
+from mstat.report.run_reader import Folder
+from mstat.runs.scored_set import dataset, deciding, evaluation_folder, is_trained_on, trained_checksum
+from mstat.weights.pretrained import load_pretrained
+from shards.read import Reader
+from shards.records import Role
+from shards.text import markup
+
+HISTOGRAMS = {"HSV histogram": 1, "HSV histogram, 6 stripes": 6}
+
+
+class Scored(NamedTuple):
+    """What `score` found, the same on every rank but for the features.
+
+    Attributes:
+        evaluation: Protocol, counts, and the scores of every subset of stages.
+        features_SD: Of this rank's tracklets, all stages joined.
+        scores, nearest: Of those, from `Trial.rank`.
+    """
+
+    trial: Trial
+    evaluation: dict[str, Any]
+    features_SD: torch.Tensor
+    scores: Scores
+    nearest: Callable[[Sequence[int]], tuple]
+
+
+def score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> Scored:
+    """Scores of a model by the run's protocol."""
+    trial = Trial(engine, reader, config)
+    protocol = reader.protocol(config.data.protocol)
+    parts = trial.extract(model, config.model.image_size)
+    names, stages, faults = model.config.stages, {}, []
+    for size in range(1, len(names) + 1):
+        for chosen in combinations(range(len(names)), size):
+            name = "+".join(names[i] for i in chosen)
+            joined_SD = join_stages([parts[i] for i in chosen], config.eval.stage_norm)
+            scores, nearest = trial.rank(joined_SD)
+            stages[name] = summarise(scores, protocol.cmc_only)
+            if scores.fault:
+                faults.append(f"{'Stage' if size == 1 else 'Stages'} {name}: {scores.fault}")
+    # The last subset is all stages: the paper's representation.
+    evaluation = {
+        "dataset": dataset(reader),
+        "protocol": protocol.name,
+        "split": config.data.split or protocol.splits[0],
+        "warnings": reader.warnings + degradation(config.eval) + faults,
+        "num_frames": config.eval.num_frames,
+        "mode": config.eval.mode,
+        "eval": deciding(config.eval),
+        **stages[name],
+        "stages": stages,
+    }
+    return Scored(trial, evaluation, joined_SD, scores, nearest)
+
+
+def degradation(config: EvalConfig) -> list[str]:
+    """What a score must say where frames were spoilt on purpose."""
+    told = [f"occlusion {config.occlusion:g}"] if config.occlusion else []
+    told += [f"resolution {config.resolution}"] if config.resolution is not None else []
+    whose = "queries" if config.degrade == "queries" else "queries and gallery"
+    return [f"the frames of {whose} were degraded ({', '.join(told)})"] if told else []
+
+
+def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> dict[str, dict[str, Any]]:
+    """All that is told of a model, file by file: `evaluation.json`, `rankings.json`, and `embedding.json` if asked for.
+
+    The same on every rank.
+    """
+    trial, evaluation, features_SD, scores, nearest = score(engine, model, reader, config)
+    evaluation["distances"] = trial.distances(features_SD, scores)
+    evaluation["cameras"] = trial.camera_pairs(features_SD)
+    if config.eval.baselines:
+        cmc_only = reader.protocol(config.data.protocol).cmc_only
+        evaluation["baselines"] = _baselines(trial, config, cmc_only)
+        if not can_start(config):
+            missing = f"model.init ({config.model.init}) is not there any more: no score of the untrained model"
+            evaluation["warnings"] = [*evaluation["warnings"], missing]
+    told = {key: evaluation[key] for key in ("dataset", "protocol", "split", "eval")}
+    files = {
+        "evaluation.json": evaluation,
+        "rankings.json": {**told, **_rankings(trial, scores, nearest)},
+    }
+    if config.eval.pictures:
+        files["embedding.json"] = {**told, **_embedding(trial, features_SD)}
+    return files
+
+
+FILES = ("evaluation.json", "rankings.json", "embedding.json")
+
+
+def evaluate_run(
+    engine: Engine,
+    model: MSTAT,
+    reader: Reader,
+    config: Config,
+    folder: Path | None = None,
+    notes: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Evaluate a model, print the table of scores and leave the files; gives evaluation.json's.
+
+    Args:
+        folder: Where the files go, made if missing; None takes `evaluation_folder`.
+        notes: What evaluation.json is to say besides.
+
+    Raises:
+        OSError: If the files cannot be written. The table is printed before, so that the work is not lost.
+    """
+    run = Path(config.run)
+    if engine.is_main:
+        folder = folder or evaluation_folder(run, reader, config.data)
+        if obstacle := why_not_writable(folder):
+            way_out = "the table below will be all; --out FOLDER writes elsewhere"
+            console().print(f"[yellow]{markup(str(obstacle))}: {way_out}[/]", soft_wrap=True)
+    files = evaluate(engine, model, reader, config)
+    files["evaluation.json"] |= notes
+    if engine.is_main:
+        assert folder is not None
+        console().print(score_table(files["evaluation.json"]))  # first: the folder may be one to read alone
+        for remark in _remarks(run, folder, reader, config):
+            console().print(f"[bold yellow]{markup(remark)}[/]", soft_wrap=True)
+        write_files(folder, files, config)
+    engine.barrier()
+    return files["evaluation.json"]
+
+
+def write_files(folder: Path, files: Mapping[str, Mapping[str, Any]], config: Config) -> None:
+    """Leave the files of an evaluation, and none of an earlier one beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        if name not in files:
+            (folder / name).unlink(missing_ok=True)
+    for name, content in files.items():
+        write_json(folder / name, content)
+    if folder != Path(config.run):
+        save_config(config, folder / "config.yaml")
+
+
+def _remarks(run: Path, folder: Path, reader: Reader, config: Config) -> list[str]:
+    """What a user must know of where the scores go and what they replace."""
+    before = Folder(folder).evaluation
+    remarks = []
+    if folder != run:
+        what = f"{reader.name} (checksum {reader.checksum[:12]}), protocol {reader.protocol(config.data.protocol).name}"
+        what += f", split {config.data.split or reader.protocol(config.data.protocol).splits[0]}"
+        if is_trained_on(run, reader, config.data):
+            why = "another protocol or split than the run's own"
+        else:
+            why = f"not the set that {run} was trained on (checksum {(trained_checksum(run) or 'unknown')[:12]})"
+            own = Folder(run).evaluation
+            if not isinstance(own, str) and (own.get("dataset") or {}).get("name") == reader.name:
+                why += ", but of its name: whether the model has learned from what it is tested on is not known"
+        remarks.append(f"Scored on {what}: {why}. The files are in {folder}; the run's own scores stay as they were.")
+    if not isinstance(before, str):
+        known, now = {**before, **(before.get("eval") or {})}, deciding(config.eval)
+        changed = [
+            f"eval.{name} {known[name]} (now {now[name]})" for name in now if name in known and known[name] != now[name]
+        ]
+        if changed:
+            remarks.append(f"These scores replace those in {folder} of {', '.join(changed)}.")
+    return remarks
+
+
+def refuse_trained(reader: Reader, run: Path, asked: DataConfig) -> None:
+    """Guard against a score on what a model has learned from: its run's split against the one to score.
+
+    Raises:
+        ValueError: If both are of this set, by path or checksum, and a tracklet that trains in one is asked for or
+            searched in the other.
+    """
+    trained = load_config(run / "config.yaml").data
+    if trained.shards != asked.shards and not is_trained_on(run, reader, asked):
+        return
+    roles = reader.roles(asked.protocol, asked.split) & (Role.QUERY | Role.GALLERY)
+    learned = reader.roles(trained.protocol, trained.split) & Role.TRAIN
+    if shared := int(((roles > 0) & (learned > 0)).sum()):
+        raise UserError(
+            f"{asked.shards}: the model was trained with {shared:,} of the tracklets that split {asked.split!r} of "
+            f"protocol {asked.protocol!r} tests: give its own, split {trained.split!r} of {trained.protocol!r}"
+        )
+
+
+def join_stages(parts: Sequence[torch.Tensor], stage_norm: bool) -> torch.Tensor:
+    """The feature that is compared, of those of the stages."""
+    return torch.cat([torch.nn.functional.normalize(part) if stage_norm else part for part in parts], dim=1)
+
+
+def summarise(scores: Scores, cmc_only: bool) -> dict[str, Any]:
+    """Scores by name; no mAP where the protocol has none."""
+    summary = scores.summary()
+    return {**summary, "mAP": None} if cmc_only else summary
+
+
+def can_start(config: Config) -> bool:
+    """Whether the untrained model can be made: a run that goes on does not need the file of `model.init`."""
+    return not config.model.init or Path(config.model.init).exists()
+
+
+def _baselines(trial: Trial, config: Config, cmc_only: bool) -> dict[str, Any]:
+    """What the same protocol gives without training, and without a model."""
+    found = {}
+    if can_start(config):
+        torch.manual_seed(config.seed)
+        untrained = MSTAT(config.model).to(trial.engine.device)
+        if config.model.init:
+            load_pretrained(untrained, Path(config.model.init))
+        parts = trial.extract(untrained, config.model.image_size)
+        found["untrained"] = summarise(trial.rank(join_stages(parts, config.eval.stage_norm))[0], cmc_only)
+
+    def histograms(frames_BTHWC: torch.Tensor) -> list[torch.Tensor]:
+        clips = frames_BTHWC.cpu().numpy()
+        return [
+            torch.from_numpy(np.stack([hsv_histogram(clip, stripes) for clip in clips]))
+            for stripes in HISTOGRAMS.values()
+        ]
+
+    height, width = trial.reader.frames(int(trial.tracklets[0]), [0]).shape[1:3]  # as stored, not as the model sees it
+    for name, part in zip(HISTOGRAMS, trial.extract(histograms, (height, width)), strict=True):
+        found[name] = summarise(trial.rank(part)[0], cmc_only)
+    return found
+
+
+def _embedding(trial: Trial, features_SD: torch.Tensor) -> dict[str, Any]:
+    """Where t-SNE lays the tracklets of the first third of the test identities, by cosine distance."""
+    from sklearn.manifold import TSNE  # a second, for which only pictures wait
+
+    places = trial.shown()
+    unit_ND = torch.nn.functional.normalize(trial.collect(features_SD, places).double())
+    features = (unit_ND - unit_ND.mean(dim=0)).float().numpy()  # of a narrow cone, fp32 keeps the differences alone
+    perplexity = min(30.0, max(1.0, (len(features) - 1) / 3))
+    init = "pca" if np.ptp(features) > 0 else "random"  # equal features have no principal direction
+    tsne = TSNE(perplexity=perplexity, init=init, random_state=trial.config.eval.seed)
+    points = tsne.fit_transform(features) if len(features) > 2 else features[:, :2]
+    pids = trial.reader.pids[trial.tracklets[places]]
+    return {"points": points.astype(float).round(4).tolist(), "pids": pids.tolist()}
+
+
+def _rankings(
+    trial: Trial, scores: Scores, nearest: Callable[[Sequence[int]], tuple]
+) -> dict[str, list[dict[str, Any]]]:
+    """Queries with what the model finds nearest to each.
+
+    `queries` are the hardest, lowest average precision first; `typical` a third as many, from the best to the worst at
+    even steps: failures alone would say nothing of how a model ranks.
+    """
+    reader = trial.reader
+    valid = torch.nonzero(scores.first_hit_Q > 0).flatten()
+    worst_first = valid[scores.average_precision_Q[valid].argsort(stable=True)]
+    hardest = worst_first[: trial.config.eval.num_rankings].tolist()
+    num_typical = min(-(-trial.config.eval.num_rankings // 3), len(worst_first))
+    typical = worst_first.flip(0)[np.linspace(0, len(worst_first) - 1, num_typical).round().astype(int)].tolist()
+    chosen = [*hardest, *typical]
+    similarities, items = nearest(chosen)
+    num_positives = torch.bincount(trial.pairs.positives_2P[0], minlength=len(trial.queries))
+
+    def labels(place: int) -> dict[str, Any]:
+        tracklet = reader[int(trial.tracklets[place])]
+        index = int(trial.tracklets[place])
+        return {"index": index, "key": tracklet.key, "pid": tracklet.pid, "camid": tracklet.camid}
+
+    rankings = []
+    for query, row, similarity in zip(chosen, items.tolist(), similarities.tolist(), strict=True):
+        asked = labels(int(trial.queries[query]))
+        gallery = [
+            {"rank": rank, **labels(place), "similarity": near}
+            for rank, (place, near) in enumerate(zip(row, similarity, strict=True), 1)
+            if place >= 0
+        ]
+        rankings.append(
+            {
+                **asked,
+                "ap": float(scores.average_precision_Q[query]),
+                "first_hit": int(scores.first_hit_Q[query]),
+                "num_positives": int(num_positives[query]),
+                "gallery": [{**entry, "correct": entry["pid"] == asked["pid"]} for entry in gallery],
+            }
+        )
+    return {"queries": rankings[: len(hardest)], "typical": rankings[len(hardest) :]}

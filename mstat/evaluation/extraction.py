@@ -1,0 +1,254 @@
+"""Tracklets to features to ranks, on any number of processes with the same result bit for bit (CPU).
+
+The tracklets lie on one grid of tiles, whatever the number of ranks: a rank embeds whole tiles, in batches of one
+constant shape that never cross a tile, and then counts for its tiles of the gallery (see `mstat.evaluation.ranking`).
+Query features go to every rank; the gallery is never gathered. Legend: S tracklets of this rank, D feature, Q queries.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import torch
+
+from mstat.config import Config
+from mstat.data.clips import evaluation_clips
+from mstat.data.loader import EvaluationBatches, Tensors, load
+from mstat.distributed.engine import Engine
+from mstat.errors import UserError
+from mstat.evaluation.distances import class_distances
+from mstat.evaluation.matches import Pairs, make_pairs
+from mstat.evaluation.metrics import Scores
+from mstat.evaluation.metrics import score as score_ranks
+from mstat.evaluation.narrow_cone import collapse, spread
+from mstat.evaluation.ranking import gallery_slices, merge_top, rank_positives, top_ranks
+from mstat.numerics import spreading
+from shards.read import Reader
+from shards.records import Role
+
+TILE = 64  # tracklets that stay together on one rank
+AT_ONCE = 8  # batches that threads of a CPU embed at a time, at most; each holds a forward's memory
+PLOTTED = 600  # tracklets in the plane
+TOP = 10  # gallery tracklets shown for a query
+
+# uint8 frames B,T,H,W,3 on the device -> parts of a feature, each (B, D of the part)
+Embed = Callable[[torch.Tensor], Sequence[torch.Tensor]]
+
+
+class Extraction:
+    """Tracklets of a set, dealt out to ranks to be embedded.
+
+    Attributes:
+        tracklets: Indices in the set.
+        num_intact: Places from here on get `eval.occlusion` and `eval.resolution`.
+        bounds: This rank's slice of them, whole tiles.
+    """
+
+    def __init__(
+        self, engine: Engine, reader: Reader, config: Config, tracklets: np.ndarray, num_intact: int | None = None
+    ) -> None:
+        self.engine, self.reader, self.config, self.tracklets = engine, reader, config, tracklets
+        self.num_intact = len(tracklets) if num_intact is None else num_intact
+        self.slices = gallery_slices(len(tracklets), engine.world_size, TILE)
+        self.bounds = self.slices[engine.rank]
+
+    def extract(
+        self, embed: Embed, size: tuple[int, int], intact: Sequence[torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, ...]:
+        """The parts of the features of this rank's tracklets, each (S, D of the part) fp32 on the CPU.
+
+        Frames are resized to `size`. Every rank calls `embed` equally often: with ZeRO-3 each call is a collective.
+        Without, on a CPU, several threads call it at once.
+
+        Args:
+            intact: What `extract` gave in another trial with the same gallery and as many queries: what is not degraded
+                is taken from there.
+
+        Raises:
+            StopRequested: If a training's signal asks for it meanwhile.
+        """
+        start, stop = self.bounds
+        num_clips = [self._num_clips(row) for row in range(len(self.tracklets))]
+        known = 0 if intact is None else self.num_intact
+        batches = [batch for tile in range(start, stop, TILE) for batch in self._batches(tile, stop, num_clips, known)]
+        most = max(
+            sum(len(self._batches(tile, last, num_clips, known)) for tile in range(first, last, TILE))
+            for first, last in self.slices
+        )
+        dataset = EvaluationBatches(self.reader, self.tracklets.tolist(), batches, self.config, size, self.num_intact)
+        on_gpu = self.engine.device.type == "cuda"
+        workers = min(self.config.data.num_workers, len(batches))
+        features: torch.Tensor | None = None
+        dims: list[int] = []
+
+        def joined_parts(batch: Tensors) -> tuple[torch.Tensor, list[int]]:
+            with self.engine.autocast():
+                parts = embed(batch["frames_BTHWC"].to(self.engine.device, non_blocking=True))
+            return torch.cat([part.float() for part in parts], dim=1).cpu(), [part.shape[1] for part in parts]
+
+        # DeepSpeed's weights may be gathered for a call: one at a time.
+        at_once = 1 if self.engine.is_deepspeed else AT_ONCE
+        with (
+            self.engine.uncompiled(),
+            spreading(self.engine.device, at_once) as spread,
+            closing(load(dataset, range(len(batches)), workers, on_gpu, at_once=spread.in_hand)) as loader,
+        ):
+            for batch, (joined_BD, dims) in spread.stream(joined_parts, loader):
+                if features is None:
+                    features = torch.zeros(stop - start, sum(dims))
+                kept = batch["rows_B"] >= 0
+                features.index_add_(0, batch["rows_B"][kept] - start, joined_BD[kept])
+                self.engine.stop_if_asked()
+            for _ in range(most - len(batches)):
+                shape = (self.config.eval.batch_size, self.config.eval.num_frames, *size, 3)
+                _, dims = joined_parts({"frames_BTHWC": torch.zeros(shape, dtype=torch.uint8)})
+                self.engine.stop_if_asked()
+        if features is None:
+            features = torch.zeros(stop - start, sum(dims))
+        features /= torch.tensor(num_clips[start:stop]).view(-1, 1)
+        if intact is not None:
+            num_known = max(min(known, stop) - start, 0)
+            features[:num_known] = torch.cat(list(intact), dim=1)[:num_known]
+        return features.split(dims, dim=1)
+
+    def _num_clips(self, row: int) -> int:
+        length = int(self.reader.num_frames[self.tracklets[row]])
+        return len(evaluation_clips(length, self.config.eval, int(self.tracklets[row])))
+
+    def _batches(self, tile: int, stop: int, num_clips: list[int], known: int) -> list[list[tuple[int, int]]]:
+        """Batches of (row, clip) of one tile, from row `known` on; none has both intact and degraded frames."""
+        stop = min(tile + TILE, stop)
+        edge = min(max(tile, self.num_intact), stop)
+        size, batches = self.config.eval.batch_size, []
+        for rows in (range(max(tile, known), edge), range(edge, stop)):
+            clips = [(row, clip) for row in rows for clip in range(num_clips[row])]
+            batches += [clips[first : first + size] for first in range(0, len(clips), size)]
+        return batches
+
+
+class Trial(Extraction):
+    """One protocol and split of a set, dealt out to ranks: the gallery, then queries that are not in it, or are not
+    the same there, are the `tracklets`.
+
+    Where queries alone are degraded (`eval.degrade`), each is embedded apart from what it is in the gallery.
+
+    Attributes:
+        queries: Places of the queries among `tracklets`.
+    """
+
+    def __init__(self, engine: Engine, reader: Reader, config: Config) -> None:
+        roles = reader.roles(config.data.protocol, config.data.split)
+        in_gallery, is_query = (roles & Role.GALLERY) > 0, (roles & Role.QUERY) > 0
+        gallery = np.flatnonzero(in_gallery)
+        if not len(gallery) or not is_query.any():
+            raise UserError(f"{config.data.shards}: no queries or no gallery in this protocol and split")
+        degraded = config.eval.occlusion > 0 or config.eval.resolution is not None
+        apart = degraded and config.eval.degrade == "queries"
+        others = np.flatnonzero(is_query if apart else is_query & ~in_gallery)
+        num_intact = len(gallery) if apart else 0 if degraded else None
+        super().__init__(engine, reader, config, np.concatenate([gallery, others]), num_intact)
+        self.num_gallery = len(gallery)
+        self.queries = len(gallery) + np.arange(len(others)) if apart else np.flatnonzero(is_query[self.tracklets])
+        asked = self.tracklets[self.queries]
+        places = np.minimum(np.searchsorted(gallery, asked), len(gallery) - 1)
+        itself = [(query, place) for query, place in enumerate(places) if gallery[place] == asked[query]]
+        self.pairs: Pairs = make_pairs(
+            reader.pids[asked],
+            reader.camids[asked],
+            reader.pids[gallery],
+            reader.camids[gallery],
+            junk=(roles[gallery] & Role.JUNK) > 0,
+            same=itself,
+        )
+        if not self.pairs.positives_2P.shape[1]:
+            raise UserError(f"{config.data.shards}: {self._why_no_match(gallery)}")
+
+    def _why_no_match(self, gallery: np.ndarray) -> str:
+        """Why nothing can be scored, and the way out."""
+        asked, num_queries = self.tracklets[self.queries], len(self.queries)
+        searched = gallery[~self.pairs.junk_G.numpy()]
+        if not np.isin(self.reader.pids[asked], self.reader.pids[searched]).any():
+            why = "no identity of a query is in the gallery" + " but as junk" * (len(searched) < len(gallery))
+        elif len(cameras := np.unique(self.reader.camids[searched])) == 1:
+            why = f"the whole gallery is of one camera, {cameras[0]}, as are the queries"
+        else:
+            why = "the gallery has the queries' identities by the query's own camera alone, or as junk"
+        return (
+            f"none of the {num_queries:,} queries of this protocol and split has a match by another camera in the "
+            f"gallery, so nothing can be scored: {why}. Give another --data.protocol or --data.split, or a set whose "
+            "test identities were seen by two cameras; --train.eval_every null trains without scores"
+        )
+
+    def camera_pairs(self, features_SD: torch.Tensor) -> list[dict[str, Any]]:
+        """Scores of the queries of each camera where one other camera alone is searched."""
+        query_QD, gallery_SD, start = self._sides(features_SD)
+        asked, searched = self.tracklets[self.queries], self.tracklets[: self.num_gallery]
+        camids_Q = torch.as_tensor(self.reader.camids[asked])
+        found = []
+        for camid in np.unique(self.reader.camids[searched]).tolist():
+            others = torch.as_tensor(self.reader.camids[searched] != camid)
+            pairs = dataclasses.replace(
+                self.pairs,
+                junk_G=self.pairs.junk_G | others,
+                positives_2P=self.pairs.positives_2P[:, ~others[self.pairs.positives_2P[1]]],
+            )
+            ranks_P = rank_positives(query_QD, gallery_SD, start, pairs, reduce=self.engine.sum)
+            scores = score_ranks(pairs, ranks_P)
+            for query_camid in camids_Q.unique().tolist():
+                first_hit = scores.first_hit_Q[(camids_Q == query_camid) & (scores.first_hit_Q > 0)]
+                if len(first_hit):
+                    rank1 = float((first_hit == 1).double().mean())
+                    found.append(
+                        {"query": query_camid, "gallery": camid, "num_valid_query": len(first_hit), "rank1": rank1}
+                    )
+        return found
+
+    def shown(self) -> np.ndarray:
+        """Places in `tracklets` of the first third of the test identities, as in Fig. 12, PLOTTED tracklets at most."""
+        pids = self.reader.pids[self.tracklets].copy()
+        _, once = np.unique(self.tracklets, return_index=True)
+        pids[np.setdiff1d(np.arange(len(pids)), once)] = 0  # a query apart from what it is in the gallery
+        people = np.unique(pids[pids > 0])
+        places = [np.flatnonzero(pids == pid) for pid in people[: max(2, len(people) // 3)]]
+        return np.concatenate(places)[:PLOTTED]
+
+    def collect(self, features_SD: torch.Tensor, places: np.ndarray) -> torch.Tensor:
+        """Features of chosen tracklets, on every rank."""
+        start, stop = self.bounds
+        collected = torch.zeros(len(places), features_SD.shape[1])
+        here = torch.as_tensor((places >= start) & (places < stop))
+        collected[here] = features_SD[places[here.numpy()] - start]
+        return self.engine.sum(collected)
+
+    def distances(self, features_SD: torch.Tensor, scores: Scores) -> dict[str, Any]:
+        """Distances within and between the identities (Table VI) of these features, whose scores are given."""
+        query_QD, gallery_SD, start = self._sides(features_SD)
+        pids = self.reader.pids[self.tracklets[self.queries]]
+        correct_Q = scores.first_hit_Q == 1
+        gather = self.engine.gather_objects
+        return class_distances(query_QD, gallery_SD, start, self.pairs, pids, correct_Q, gather=gather)
+
+    def _sides(self, features_SD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Features of all queries, on the device, and of this rank's gallery, and where that begins."""
+        start = self.bounds[0]
+        here = (self.queries >= start) & (self.queries < self.bounds[1])
+        query_QD = torch.zeros(len(self.queries), features_SD.shape[1])
+        query_QD[torch.from_numpy(here)] = features_SD[self.queries[here] - start]
+        query_QD = self.engine.sum(query_QD).to(self.engine.device)
+        return query_QD, features_SD[: max(self.num_gallery - start, 0)], start
+
+    def rank(self, features_SD: torch.Tensor) -> tuple[Scores, Callable[[Sequence[int]], tuple]]:
+        """Scores of this rank's features and everybody else's, and a function that gives chosen queries' top ranks."""
+        query_QD, gallery_SD, start = self._sides(features_SD)
+        ranks_P = rank_positives(query_QD, gallery_SD, start, self.pairs, reduce=self.engine.sum)
+
+        def nearest(rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+            top = top_ranks(query_QD[list(rows)], rows, gallery_SD, start, self.pairs, TOP)
+            return merge_top(self.engine.gather_objects(top), TOP)
+
+        distances = self.engine.gather_objects(spread(features_SD, query_QD[0]))
+        return dataclasses.replace(score_ranks(self.pairs, ranks_P), fault=collapse(max(distances))), nearest

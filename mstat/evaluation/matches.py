@@ -1,0 +1,84 @@
+"""The evaluation rule: which (query, gallery) pairs are true matches and which are not looked at.
+
+Shape suffixes: Q queries, G gallery items, P positive pairs, I ignored pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mstat.errors import UserError
+from mstat.evaluation.metric_inputs import flags, index_pairs, labels
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Which (query, gallery) pairs are right and which are not looked at. Small; the same on every rank.
+
+    Attributes:
+        num_query: Q.
+        num_gallery: G, junk included.
+        junk_G: True where a gallery item is ignored for every query.
+        positives_2P: Query and gallery index of each true match, in the order of queries, then of the gallery.
+        ignored_2I: Pairs of the same identity and camera, and copies; junk is not repeated here.
+    """
+
+    num_query: int
+    num_gallery: int
+    junk_G: Tensor
+    positives_2P: Tensor
+    ignored_2I: Tensor
+
+
+def make_pairs(query_pids, query_camids, gallery_pids, gallery_camids, *, junk=None, same=None) -> Pairs:
+    """Pairs of a protocol: ignored for a query are junk, its own identity in its own camera, and its copies.
+
+    Args:
+        query_pids, query_camids: Q integers each (array, tensor or list), as all labels here.
+        gallery_pids, gallery_camids: G integers each.
+        junk: G flags, or None for no junk.
+        same: (query index, gallery index) pairs that are copies of one tracklet, or None.
+
+    Raises:
+        UserError: If labels are no whole numbers along one axis, lengths that must match do not, or an index of `same`
+            is out of range.
+    """
+    query_pids, query_camids = labels("query pids", query_pids), labels("query camids", query_camids)
+    gallery_pids, gallery_camids = labels("gallery pids", gallery_pids), labels("gallery camids", gallery_camids)
+    num_query, num_gallery = len(query_pids), len(gallery_pids)
+    junk_G = torch.zeros(num_gallery, dtype=torch.bool) if junk is None else flags("junk flags", junk)
+    check_length("query camids", query_camids, num_query)
+    check_length("gallery camids", gallery_camids, num_gallery)
+    check_length("junk flags", junk_G, num_gallery)
+    same_2N = index_pairs("`same`", [] if same is None else same).T
+    limits = torch.tensor([[num_query], [num_gallery]])
+    if ((same_2N < 0) | (same_2N >= limits)).any():
+        raise UserError(f"`same` names a pair outside {num_query} queries x {num_gallery} gallery items")
+
+    by_pid_G = gallery_pids.argsort(stable=True)
+    sorted_pids_G = gallery_pids[by_pid_G]
+    first_Q = torch.searchsorted(sorted_pids_G, query_pids)
+    counts_Q = torch.searchsorted(sorted_pids_G, query_pids, right=True) - first_Q
+    query = torch.arange(num_query).repeat_interleave(counts_Q)
+    nth = torch.arange(len(query)) - (counts_Q.cumsum(0) - counts_Q)[query]
+    item = by_pid_G[first_Q[query] + nth]
+
+    own_camera = query_camids[query] == gallery_camids[item]
+    copy = torch.isin(query * num_gallery + item, same_2N[0] * num_gallery + same_2N[1])
+    alike_2N = torch.stack([query, item])
+    return Pairs(
+        num_query=num_query,
+        num_gallery=num_gallery,
+        junk_G=junk_G,
+        positives_2P=alike_2N[:, ~(own_camera | copy | junk_G[item])],
+        ignored_2I=torch.cat([alike_2N[:, own_camera], same_2N], dim=1),
+    )
+
+
+def check_length(name: str, values: Tensor, length: int) -> None:
+    """Raises ValueError where a sequence is not as long as the pids it belongs to."""
+    if len(values) != length:
+        raise UserError(f"{len(values)} {name}, but there must be {length}: one for each pid of that side")

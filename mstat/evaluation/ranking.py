@@ -1,0 +1,297 @@
+"""Who is nearer: ranks of the true matches over a gallery that is sliced over ranks and never gathered.
+
+CMC and mAP need, for each (query, positive) pair, only how many gallery items are nearer. Every rank knows all labels
+and all query features, holds the features of one slice of the gallery, and counts for that slice; sums over the ranks
+give the rest. All similarities come from one global grid of tiles of constant shape, each multiplied by one thread, so
+that a similarity, and with it every score, is bitwise the same on any number of ranks and CPU threads of one kind of
+machine.
+
+Order: cosine similarity, in fp32; of two equally similar items the one with the lower gallery index is nearer. In a
+narrow cone the order is by distance, which keeps the digits that a similarity close to 1 loses: see
+`mstat.evaluation.narrow_cone`.
+
+Shape suffixes: Q queries, B queries of one block, G gallery items, S those of this rank's slice, T items of a tile,
+D feature dimensions, P positive pairs, K nearest items.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from mstat.errors import UserError
+from mstat.evaluation.matches import Pairs, check_length
+from mstat.evaluation.narrow_cone import common_vector, differences, half_square, norm, precise_norm
+from mstat.evaluation.rank_counts import Block, groups
+from mstat.numerics import Spread, spreading
+
+TILE = 256  # gallery items of one matrix product
+BLOCK = 1024  # queries of one matrix product, at most
+STRIP = 2**28  # bytes of similarities that are held: those of one block and the rank's slice
+FEWEST = 16  # queries of a block, however large the gallery is
+RUN = 4  # tiles that a thread takes at a time
+ALIGNMENT = 64  # bytes; how a product rounds may depend on where its factors begin
+
+
+def gallery_slices(total: int, world_size: int, tile: int = TILE) -> list[tuple[int, int]]:
+    """(start, stop) of each rank's slice of `total` gallery items: whole tiles, as even as they go, maybe none."""
+    num_tiles = -(-total // tile)
+    bounds = [min(total, tile * (num_tiles * rank // world_size)) for rank in range(world_size + 1)]
+    return list(pairwise(bounds))
+
+
+def rank_positives(
+    query_QD: Tensor,
+    gallery_SD: Tensor,
+    start: int,
+    pairs: Pairs,
+    *,
+    reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    tile: int = TILE,
+) -> Tensor:
+    """Rank of each true match among its query's gallery, 1 the nearest, ignored items not counted.
+
+    Holds the similarities of one block of queries at a time. Those of the positives are known to the ranks that hold
+    them and summed (the others add zeros, which is exact); then each rank counts its items nearer than them.
+
+    Args:
+        query_QD: All queries, the same on every rank; the work is done on their device, in fp32.
+        gallery_SD: Gallery items [start, start + S), on any device; S may be 0.
+        start: Where the slice begins, anywhere; one from `gallery_slices` cuts few tiles.
+        pairs: Of `make_pairs`, the same on every rank.
+        reduce: Sum of a tensor over ranks, given back to all of them; called equally often on every rank.
+        tile: The same constant on any number of ranks.
+
+    Returns:
+        (P,) int64 on the CPU, in the order of `pairs.positives_2P`; the same on every rank.
+
+    Raises:
+        ValueError: if shapes do not fit, the slice is none of this gallery, or features are not finite.
+    """
+    check_length("query features", query_QD, pairs.num_query)
+    ranks = [torch.zeros(0, dtype=torch.long)]
+    with spreading(query_QD.device) as spread:
+        search = _Search(query_QD, gallery_SD, start, pairs, tile, spread)
+        for query, nearness_BS in search.strips():
+            block = Block.of(pairs, query, nearness_BS, start)
+            nearness_P = reduce(block.look_up())
+            ranks.append(reduce(block.count_nearer(nearness_P, spread)).cpu() + 1)
+    return torch.cat(ranks)
+
+
+def rank_distances(distance_QG: Tensor, pairs: Pairs) -> Tensor:
+    """As `rank_positives`, by a whole matrix of distances (or other figures of which less is nearer), on its device.
+
+    Raises:
+        ValueError: if its shape is not that of `pairs`, or a distance is not finite.
+    """
+    if distance_QG.shape != (pairs.num_query, pairs.num_gallery):
+        raise UserError(
+            f"distances are {tuple(distance_QG.shape)}, but there are {pairs.num_query} queries and "
+            f"{pairs.num_gallery} gallery items"
+        )
+
+    def count(rows: tuple[int, int]) -> Tensor:
+        distance_BG = distance_QG[slice(*rows)]
+        similarity_BG = -distance_BG.to(torch.promote_types(distance_BG.dtype, torch.float32))
+        if similarity_BG.numel() and not torch.stack(similarity_BG.aminmax()).isfinite().all():
+            raise UserError("distances are not finite: look for inf or NaN in the features")
+        block = Block.of(pairs, rows[0], similarity_BG, 0)
+        return block.count_nearer(block.look_up()).cpu() + 1
+
+    if distance_QG.numel() > 1 and bool((distance_QG == distance_QG[0, 0]).all()):
+        warnings.warn("all distances are equal: the scores are those of the gallery's order", stacklevel=3)
+    with spreading(distance_QG.device) as spread:
+        return torch.cat([torch.zeros(0, dtype=torch.long), *spread(count, groups(*distance_QG.shape))])
+
+
+def top_ranks(
+    query_BD: Tensor, rows: Sequence[int], gallery_SD: Tensor, start: int, pairs: Pairs, k: int, *, tile: int = TILE
+) -> tuple[Tensor, Tensor]:
+    """The `k` nearest items of this rank's slice for a few queries; `merge_top` joins the slices' answers.
+
+    Args:
+        query_BD: Features of the chosen queries; `rows` are their query indices.
+        gallery_SD, start, pairs, tile: As for `rank_positives`.
+
+    Returns:
+        Cosine similarity (B, k) fp64, and gallery index (B, k) int64, nearest first and ignored items left out, on the
+        CPU; -inf and -1 fill up where the slice has fewer than `k`.
+
+    Raises:
+        ValueError: as `rank_positives`.
+    """
+    check_length("query features", query_BD, len(rows))
+    similarity_BK = torch.full((len(rows), k), -torch.inf, dtype=torch.float64)
+    item_BK = torch.full((len(rows), k), -1)
+    row_I, which_I = (torch.as_tensor(rows)[:, None] == pairs.ignored_2I[0]).nonzero(as_tuple=True)
+    ignored_2I = torch.stack([row_I, pairs.ignored_2I[1, which_I]])
+    asked = replace(pairs, num_query=len(rows), positives_2P=ignored_2I[:, :0], ignored_2I=ignored_2I)
+    with spreading(query_BD.device) as spread:
+        search = _Search(query_BD, gallery_SD, start, pairs, tile, spread)
+        for first, nearness_BS in search.strips():
+            for row, nearness_S in enumerate(Block.of(asked, first, nearness_BS, start).similarity_BX, first):
+                kth = nearness_S.topk(min(k, len(nearness_S))).values[-1:]
+                item_N = (nearness_S >= kth).nonzero().squeeze(1)  # more than k where some are equal
+                order_K = nearness_S[item_N].argsort(descending=True, stable=True)[:k]
+                item_K = item_N[order_K][nearness_S[item_N[order_K]] > -torch.inf]
+                similarity_BK[row, : len(item_K)] = nearness_S[item_K].cpu().double() + search.offset_Q[row]
+                item_BK[row, : len(item_K)] = item_K.cpu() + start
+    return similarity_BK, item_BK
+
+
+def extreme_similarities(
+    query_QD: Tensor, gallery_SD: Tensor, start: int, pairs: Pairs, *, tile: int = TILE
+) -> tuple[Tensor, Tensor]:
+    """Cosine similarity of each true match, and of each query to the nearest item of another identity, in this slice.
+
+    Arguments and errors are those of `rank_positives`.
+
+    Returns:
+        (P,) and (Q,) fp64 on the CPU, -inf where the slice has none: their maximum over the slices is the whole's.
+    """
+    check_length("query features", query_QD, pairs.num_query)
+    matches, others = [torch.zeros(0)], [torch.zeros(0)]
+    with spreading(query_QD.device) as spread:
+        search = _Search(query_QD, gallery_SD, start, pairs, tile, spread)
+        for query, nearness_BS in search.strips():
+            block = Block.of(pairs, query, nearness_BS, start)
+            matches.append(block.look_up(absent=-torch.inf).cpu())
+            here = block.here_P()
+            nearness_BS[block.row_P[here], block.item_P[here] - start] = -torch.inf
+            others.append(_greatest(nearness_BS).cpu())
+    return torch.cat(matches) + search.offset_Q[pairs.positives_2P[0]], torch.cat(others) + search.offset_Q
+
+
+def merge_top(tops: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:
+    """The `k` nearest of several lists of (similarity (B, n), gallery index (B, n)), in whatever order they come."""
+    similarity, item = (torch.cat(parts, dim=1) for parts in zip(*tops, strict=True))
+    by_item = item.argsort(dim=1, stable=True)
+    similarity, item = similarity.gather(1, by_item), item.gather(1, by_item)
+    nearest_BK = similarity.argsort(dim=1, descending=True, stable=True)[:, :k]
+    return similarity.gather(1, nearest_BK), item.gather(1, nearest_BK)
+
+
+class _Search:
+    """All queries against this rank's slice of the gallery, a block of queries at a time.
+
+    Features of the gallery are not normalised, similarities are: once for each item instead of for each block.
+
+    Attributes:
+        offset_Q: What added to a query's nearness gives the cosine similarity, fp64; known when `strips` has ended.
+    """
+
+    def __init__(
+        self, query_QD: Tensor, gallery_SD: Tensor, start: int, pairs: Pairs, tile: int, spread: Spread
+    ) -> None:
+        _check_slice(query_QD, gallery_SD, start, pairs.num_gallery)
+        self.query_QD, self.gallery_SD, self.start, self.tile = query_QD, gallery_SD, start, tile
+        self.stop, self.spread = start + len(gallery_SD), spread
+        # By the whole gallery, not by the slice: a product has the same shape on any number of ranks.
+        fitting = STRIP // (4 * max(1, pairs.num_gallery)) // FEWEST * FEWEST
+        self.block = min(BLOCK, max(FEWEST, fitting))
+        self.common_D = common_vector(query_QD)
+        self.offset_Q = torch.zeros(len(query_QD), dtype=torch.float64)
+        self.norm_S = query_QD.new_zeros(len(gallery_SD), dtype=torch.float32)
+        self.half_square_S = self.norm_S.clone()
+        self._for_tiles(self._measure)
+        self.scale_S = 1 / self.norm_S
+
+    def strips(self) -> Iterator[tuple[int, Tensor]]:
+        """(index of the first query, nearness (B, S)) of each block: cosine similarities, or in a narrow cone their
+        differences from a constant of the query.
+
+        The nearness may be changed, and is gone with the next block.
+        """
+        most = min(self.block, len(self.query_QD))
+        held_BS = self.scale_S.new_empty(most, len(self.gallery_SD))
+        for first in range(0, len(self.query_QD), self.block):
+            query_BD = self._prepare(first)
+            strip_BS = held_BS[: len(query_BD)]
+            self._for_tiles(partial(self._fill, strip_BS, query_BD))
+            yield first, strip_BS
+
+    def _prepare(self, first: int) -> Tensor:
+        """A block of queries, of unit length, or the differences of these from the common vector."""
+        query_BD = self.query_QD[first : first + self.block]
+        if self.common_D is None:
+            query_BD = query_BD.float()
+            return query_BD / norm(query_BD)
+        norm_B1 = precise_norm(query_BD.to(torch.promote_types(query_BD.dtype, torch.float32)))
+        difference_BD = differences(query_BD, norm_B1, self.common_D)
+        half_square_B = half_square(difference_BD, norm_B1)
+        self.offset_Q[first : first + len(query_BD)] = 1 - half_square_B.double().cpu()
+        return (difference_BD / norm_B1).float()
+
+    def _for_tiles(self, function: Callable[[Sequence[int]], None]) -> None:
+        """`function` of some tiles at a time, each of them named by the gallery index of its first item."""
+        tiles = range(self.start // self.tile * self.tile, self.stop, self.tile) if len(self.gallery_SD) else range(0)
+        self.spread(function, [tiles[n : n + RUN] for n in range(0, len(tiles), RUN)])
+
+    def _measure(self, tiles: Sequence[int]) -> None:
+        for first in tiles:
+            here, columns = self._places(first)
+            features_TD = self._features(first)
+            if self.common_D is None:
+                self.norm_S[here] = norm(features_TD).squeeze(1)[columns]
+                continue
+            norm_T1 = precise_norm(features_TD).float()
+            self.norm_S[here] = norm_T1.squeeze(1)[columns]
+            difference_TD = differences(features_TD, norm_T1, self.common_D)
+            self.half_square_S[here] = half_square(difference_TD, norm_T1)[columns]
+
+    def _fill(self, strip_BS: Tensor, query_BD: Tensor, tiles: Sequence[int]) -> None:
+        product_BT = query_BD.new_empty(len(query_BD), self.tile)
+        for first in tiles:
+            here, columns = self._places(first)
+            factor_TD = self._features(first)
+            if self.common_D is not None:
+                norm_T1 = factor_TD.new_ones(self.tile, 1)
+                norm_T1[columns] = self.norm_S[here, None].to(factor_TD.dtype)
+                factor_TD = differences(factor_TD, norm_T1, self.common_D)
+            torch.mm(query_BD, factor_TD.T, out=product_BT)
+            torch.mul(product_BT[:, columns], self.scale_S[here], out=strip_BS[:, here])
+            if self.common_D is not None:
+                strip_BS[:, here] -= self.half_square_S[here]
+
+    def _places(self, first: int) -> tuple[slice, slice]:
+        """Where the items that a tile has in this slice are: in the slice, and in the tile."""
+        low, high = max(first, self.start), min(first + self.tile, self.stop)
+        return slice(low - self.start, high - self.start), slice(low - first, high - first)
+
+    def _features(self, first: int) -> Tensor:
+        """Features (T, D) of a tile, which is filled up with zeros: always the same matrix product.
+
+        In fp32; in a narrow cone fp64 stays fp64, since its further digits count there.
+        """
+        here, columns = self._places(first)
+        rows = self.gallery_SD[here]
+        keeps = self.common_D is not None and rows.dtype == torch.float64
+        dtype = torch.float64 if keeps else torch.float32
+        alike = rows.device == self.query_QD.device and rows.dtype == dtype and rows.is_contiguous()
+        if alike and len(rows) == self.tile and rows.data_ptr() % ALIGNMENT == 0:
+            return rows
+        tile_TD = self.query_QD.new_zeros(self.tile, rows.shape[1], dtype=dtype)
+        tile_TD[columns] = rows
+        return tile_TD
+
+
+def _greatest(matrix: Tensor) -> Tensor:
+    return matrix.amax(dim=1) if matrix.shape[1] else matrix.new_full((len(matrix),), -torch.inf)
+
+
+def _check_slice(query_BD: Tensor, gallery_SD: Tensor, start: int, total: int) -> None:
+    if query_BD.ndim != 2 or gallery_SD.ndim != 2 or not query_BD.shape[1] == gallery_SD.shape[1] > 0:
+        raise UserError(
+            f"features must be (items, dimensions) of one width, not {tuple(query_BD.shape)} for queries and "
+            f"{tuple(gallery_SD.shape)} for the gallery"
+        )
+    stop = start + len(gallery_SD)
+    if len(gallery_SD) and not 0 <= start < stop <= total:
+        raise UserError(f"gallery slice [{start}, {stop}) lies outside a gallery of {total} items")

@@ -1,0 +1,163 @@
+"""How a trained run's scores follow the number of test frames, the occluded part of a frame and its resolution.
+
+RUN/robustness.json   every point that was ever scored, and the three sweeps that were asked for last
+RUN/robustness.md     the same to read; the report, which is made anew, has it to look at
+
+On another set than the run's own, both are in RUN/evaluations/<name>/ (mstat/runs/scored_set.py).
+
+One setting of the evaluation varies at a time, the others are the run's. A point that is there is not scored again
+unless the weights, the data or its settings have changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import shards
+from mstat.config import ALL_SPLITS, Config, EvalConfig
+from mstat.config.cli import load_config
+from mstat.distributed.engine import Engine
+from mstat.errors import UserError
+from mstat.evaluation.evaluate import join_stages, refuse_trained, summarise
+from mstat.evaluation.extraction import Trial
+from mstat.files import read_plain_json, write_json, write_text
+from mstat.model import MSTAT
+from mstat.report.html import write_reports
+from mstat.report.robustness import FILE, markdown
+from mstat.report.scores import COLUMNS, percent
+from mstat.runs.scored_set import dataset, deciding, evaluation_folder
+from mstat.weights.export import load_model
+from shards.read import Reader
+from shards.text import printable
+
+FRAMES = [1, 2, 4, 8, 16, 32, 64]
+OCCLUSION = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+RESOLUTION = [1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0]  # of the model's height; and as stored
+QUICK_FRAMES, QUICK_OCCLUSION, QUICK_RESOLUTION = [1, 2, 4], [0.0, 0.25, 0.5], [1 / 8, 1 / 2]  # does it run?
+
+
+def sweeps(config: Config, quick: bool = False) -> dict[str, list[EvalConfig]]:
+    """Setting -> the evaluations that vary it. Frames are counted in `sample` mode: `clips` sees all there are."""
+    frames, occlusion, resolution = FRAMES, OCCLUSION, RESOLUTION
+    base = dataclasses.replace(config.eval, occlusion=0.0, resolution=None)
+    if quick:
+        frames, occlusion, resolution = QUICK_FRAMES, QUICK_OCCLUSION, QUICK_RESOLUTION
+        base = dataclasses.replace(base, mode="sample", num_frames=2)
+    heights = sorted({max(1, round(part * config.model.image_size[0])) for part in resolution})
+    return {
+        "num_frames": [dataclasses.replace(base, mode="sample", num_frames=number) for number in frames],
+        "occlusion": [dataclasses.replace(base, occlusion=part) for part in occlusion],
+        "resolution": [dataclasses.replace(base, resolution=height) for height in (*heights, None)],
+    }
+
+
+def study(config: Config, engine: Engine, quick: bool = False) -> dict[str, Any]:
+    """Score what is missing and write the files after every point. Every rank calls it; gives robustness.json's.
+
+    Raises:
+        ValueError: If the folder is a set of splits, or the model was trained with what it would be scored on.
+    """
+    run = Path(config.run)
+    trained = load_config(run / "config.yaml").data
+    if ALL_SPLITS in (trained.split, config.data.split):
+        raise UserError(f"{run}: a set of splits; give the folder of one of them as --run, as in {run}/split-NAME")
+    reader = shards.open(config.data.shards)
+    refuse_trained(reader, run, config.data)
+    model = load_model(run).to(engine.device)
+    folder: Path = engine.from_main(evaluation_folder(run, reader, config.data) if engine.is_main else None)
+    found = engine.from_main(_begun(folder, config, reader) if engine.is_main else None)
+    points: list[dict[str, Any]] = found["points"]
+    wanted = sweeps(config, quick)
+    found["base"] = {**deciding(wanted["occlusion"][0]), "degrade": config.eval.degrade}
+    missing: list[EvalConfig] = []
+    for settings in (settings for sweep in wanted.values() for settings in sweep):
+        if deciding(settings) not in [*(point["settings"] for point in points), *map(deciding, missing)]:
+            missing.append(settings)
+    found["sweeps"] = _shown(wanted, points)
+    scorer = _Scorer(engine, model, reader, config)
+    for number, settings in enumerate(missing, 1):
+        scores = scorer.score(settings)
+        points.append({"settings": deciding(settings), "scores": scores})
+        found["sweeps"] = _shown(wanted, points)
+        if engine.is_main:
+            told = f"mAP {percent(scores['mAP'])}, rank-1 {percent(scores['rank1'])}"
+            print(f"point {number} of {len(missing)}: {_told(settings)}: {told}", flush=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / FILE, found)
+    if engine.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / FILE, found)
+        write_text(folder / "robustness.md", markdown(found))
+        report = write_reports(folder, run, reader)
+        print(printable(folder / "figures" / "robustness.svg"))
+        print(printable(f"report: {report}"))
+    engine.barrier()
+    return found
+
+
+class _Scorer:
+    """Scores points one after another; a gallery of good frames is embedded once for all degraded queries."""
+
+    def __init__(self, engine: Engine, model: MSTAT, reader: Reader, config: Config) -> None:
+        self.engine, self.model, self.reader, self.config = engine, model, reader, config
+        self.gallery: tuple[EvalConfig, tuple[torch.Tensor, ...]] | None = None
+
+    def score(self, settings: EvalConfig) -> dict[str, Any]:
+        trial = Trial(self.engine, self.reader, dataclasses.replace(self.config, eval=settings))
+        apart = 0 < trial.num_intact < len(trial.tracklets)
+        of_gallery = dataclasses.replace(settings, occlusion=0.0, resolution=None)
+        intact = self.gallery[1] if self.gallery and apart and self.gallery[0] == of_gallery else None
+        parts = trial.extract(self.model, self.config.model.image_size, intact)
+        if apart:
+            self.gallery = of_gallery, parts
+        scores, _ = trial.rank(join_stages(parts, settings.stage_norm))
+        told = summarise(scores, self.reader.protocol(self.config.data.protocol).cmc_only)
+        return {key: told[key] for key in (*COLUMNS, "num_query", "num_valid_query", "num_gallery")}
+
+
+def _begun(folder: Path, config: Config, reader: Reader) -> dict[str, Any]:
+    """What robustness.json holds of this model on these data, or the beginning of another one."""
+    with (Path(config.run) / "model.safetensors").open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    protocol = reader.protocol(config.data.protocol)
+    facts = {
+        "weights": weights,
+        "shards": reader.checksum,
+        "protocol": protocol.name,
+        "split": config.data.split or protocol.splits[0],
+        "warnings": reader.warnings,
+    }
+    points = []
+    try:
+        before = read_plain_json(folder / FILE)
+        if all(before[name] == fact for name, fact in facts.items()):
+            points = before["points"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # none yet, or of another version: all is scored anew
+    return {"dataset": dataset(reader), **facts, "base": None, "sweeps": {}, "points": points}
+
+
+def _told(settings: EvalConfig) -> str:
+    told = f"{settings.num_frames} frame{'s' * (settings.num_frames > 1)}"
+    if settings.occlusion:
+        told += f", {settings.occlusion:.0%} occluded"
+    return told if settings.resolution is None else f"{told}, height {settings.resolution}"
+
+
+def _shown(wanted: Mapping[str, list[EvalConfig]], points: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The sweeps, as far as their points are there."""
+    return {
+        name: [
+            {"value": getattr(settings, name), **point["scores"]}
+            for settings in sweep
+            for point in points
+            if point["settings"] == deciding(settings)
+        ]
+        for name, sweep in wanted.items()
+    }

@@ -1,0 +1,211 @@
+"""An experiment of the paper from its settings to its table: which runs it needs, and what they show.
+
+OUT/runs/<settings>/seed-<n>/      ordinary run folders, shared by all experiments that need them
+OUT/<experiment>.{json,md,svg}     ours, mean and standard deviation over the seeds, beside the paper's
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from mstat.config import Config
+from mstat.config.cli import flat, load_config, override
+from mstat.errors import UserError
+from mstat.files import read_json, write_json, write_text
+from mstat.paper.experiments import Experiment, Row
+from mstat.report import figures
+from mstat.report.scores import ABSENT, COLUMNS
+from mstat.runs.folder import read_state
+from mstat.runs.scored_set import scored_checksum
+from shards.text import markup
+
+NAMES = {**COLUMNS, "intra": "intra", "intra_correct": "intra, correct", "inter": "inter"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of an experiment: a row of the table, with one seed."""
+
+    row: Row
+    config: Config
+
+    def is_done(self) -> bool:
+        """Whether the run is there, finished and scored.
+
+        Raises:
+            ValueError: If what is there was made with other settings.
+        """
+        run = Path(self.config.run)
+        if not (run / "config.yaml").is_file():
+            return False
+        made = load_config(run / "config.yaml")
+        if differing := differences(made, self.config):
+            raise UserError(f"{run}: made with other {', '.join(differing)}: give another --out")
+        return read_state(run)["state"] == "done" and (run / "evaluation.json").is_file()
+
+
+def jobs(experiment: Experiment, config: Config, out: Path, seeds: int) -> list[Job]:
+    """The runs of an experiment, each row with each seed; rows of equal settings share theirs."""
+    found = []
+    for row in experiment.rows:
+        changed = override(config, row.settings_for(config.model))
+        folder = out / "runs" / (_slug(config, changed) or "mstat")
+        for seed in range(config.seed, config.seed + seeds):
+            found.append(Job(row, dataclasses.replace(changed, seed=seed, run=str(folder / f"seed-{seed}"))))
+    return found
+
+
+def differences(one: Config, other: Config) -> dict[str, Any]:
+    """Settings in which two configurations differ, `run` aside: dotted key -> the value of `other`."""
+    ours, theirs = (flat(dataclasses.asdict(config)) for config in (one, other))
+    return {key: theirs[key] for key, value in ours.items() if value != theirs[key] and key != "run"}
+
+
+def _slug(config: Config, changed: Config) -> str:
+    """A folder's name for what is changed."""
+    told = ",".join(f"{key}={value}" for key, value in differences(config, changed).items())
+    return re.sub(r"[^\w.,=+-]", "", told)
+
+
+def results(name: str, experiment: Experiment, of_jobs: Sequence[Job]) -> dict[str, Any]:
+    """What the runs show, for `OUT/<experiment>.json`. Every run is done."""
+    rows: list[dict[str, Any]] = []
+    sets: set[str | None] = set()
+    columns = experiment.columns
+    for row in experiment.rows:
+        mine = [job for job in of_jobs if job.row is row]
+        evaluations = [read_json(Path(job.config.run) / "evaluation.json") for job in mine]
+        sets |= {scored_checksum(Path(job.config.run), of_job) for job, of_job in zip(mine, evaluations, strict=True)}
+        rows.append(
+            {
+                "name": row.name,
+                "settings": dict(row.settings_for(mine[0].config.model)),
+                "runs": [job.config.run for job in mine],
+                "ours": {column: _spread([_value(e, row, column) for e in evaluations]) for column in columns},
+                "paper": {column: row.paper[column] for column in columns if column in row.paper},
+            }
+        )
+    if len(sets) > 1:
+        raise UserError(f"the runs were scored on several data sets ({', '.join(map(str, sets))}): score them again")
+    first = of_jobs[0].config
+    return {
+        "experiment": name,
+        "title": experiment.title,
+        "remark": experiment.remark,
+        "paper_dataset": experiment.dataset,
+        "shards": first.data.shards,
+        "dataset": evaluations[0].get("dataset"),
+        "protocol": evaluations[0]["protocol"],
+        "split": evaluations[0]["split"],
+        "warnings": evaluations[0]["warnings"],
+        "steps": first.train.steps or f"{first.train.epochs} epochs",
+        "seeds": sorted({job.config.seed for job in of_jobs}),
+        "columns": list(columns),
+        "rows": rows,
+    }
+
+
+def _value(evaluation: Mapping[str, Any], row: Row, column: str) -> float | None:
+    """A figure of an evaluation; scores in percent, as the paper has them."""
+    if "/" in column:
+        kind, key = column.split("/")
+        distance: float | None = evaluation["distances"][kind][key]
+        return distance
+    score = (evaluation["stages"][row.stages] if row.stages else evaluation)[column]
+    return None if score is None else 100 * score
+
+
+def _spread(values: Sequence[float | None]) -> dict[str, Any]:
+    known = [value for value in values if value is not None]
+    return {
+        "mean": statistics.fmean(known) if known else None,
+        "sd": statistics.stdev(known) if len(known) > 1 else None,
+        "values": list(values),
+    }
+
+
+def write_results(out: Path, experiment: Experiment, found: Mapping[str, Any]) -> list[Path]:
+    """Write the table as JSON and Markdown, and the plot where there is one; returns what was written."""
+    stem = found["experiment"]
+    paths = [out / f"{stem}.json", out / f"{stem}.md"]
+    write_json(paths[0], found)
+    write_text(paths[1], _markdown(found))
+    if experiment.plotted:
+        paths.append(out / f"{stem}.svg")
+        paths[2].write_bytes(figures.sweep_figure(found, experiment.plotted))
+    return paths
+
+
+def tables(found: Mapping[str, Any]) -> Iterator[Table]:
+    """For a terminal. Two lines a row, ours and the paper's; distances of two kinds make two tables."""
+    for kind, columns in _groups(found["columns"]):
+        table = Table(title=markup(_title(found, kind)), caption=markup(_caption(found)))
+        table.add_column("", no_wrap=True)
+        for column in columns:
+            table.add_column(NAMES[column.rpartition("/")[2]], justify="right", no_wrap=True)
+        for row in found["rows"]:
+            table.add_row(markup(row["name"]), *_ours(row, columns), style="bold")
+            if any(column in row["paper"] for column in columns):
+                table.add_row(f"  paper, {found['paper_dataset']}", *_papers(row, columns), style="dim")
+        yield table
+
+
+def _markdown(found: Mapping[str, Any]) -> str:
+    parts = []
+    for kind, columns in _groups(found["columns"]):
+        lines = [f"# {_title(found, kind)}", "", _caption(found), ""]
+        lines.append("| |" + "".join(f" {NAMES[column.rpartition('/')[2]]} |" for column in columns))
+        lines.append("|---|" + "---|" * len(columns))
+        for row in found["rows"]:
+            name = row["name"].replace("|", r"\|")
+            lines.append("| " + " | ".join([name, *(f"**{cell}**" for cell in _ours(row, columns))]) + " |")
+            if any(column in row["paper"] for column in columns):
+                lines.append(f"| *paper, {found['paper_dataset']}* | " + " | ".join(_papers(row, columns)) + " |")
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def _groups(columns: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """(kind of distance, its columns and all scores); a single group without a kind where there are scores alone."""
+    scores = [column for column in columns if "/" not in column]
+    kinds = list(dict.fromkeys(column.split("/")[0] for column in columns if "/" in column))
+    return [(kind, [c for c in columns if c.startswith(f"{kind}/")] + scores) for kind in kinds] or [("", scores)]
+
+
+def _title(found: Mapping[str, Any], kind: str) -> str:
+    return found["title"] + (f" ({kind} distance)" if kind else "")
+
+
+def _caption(found: Mapping[str, Any]) -> str:
+    seeds = len(found["seeds"])
+    over = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
+    steps = found["steps"]
+    length = f"{steps} steps" if isinstance(steps, int) else steps
+    told = [f"Ours: {found['shards']}, protocol {found['protocol']}, split {found['split']}, {length}, {over}."]
+    told += [f"Not comparable with published scores: {warning}." for warning in found["warnings"]]
+    return " ".join([*told, *([found["remark"]] if found["remark"] else [])])
+
+
+def _ours(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    cells = []
+    for column in columns:
+        spread = row["ours"][column]
+        deviation = "" if spread["sd"] is None else f" ± {_digits(spread['sd'], column)}"
+        cells.append(ABSENT if spread["mean"] is None else _digits(spread["mean"], column) + deviation)
+    return cells
+
+
+def _papers(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    return [_digits(row["paper"][column], column) if column in row["paper"] else ABSENT for column in columns]
+
+
+def _digits(value: float, column: str) -> str:
+    return f"{value:.4f}" if "/" in column else f"{value:.1f}"

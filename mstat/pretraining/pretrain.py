@@ -1,0 +1,200 @@
+"""Pretraining: the loop of mstat/training/train.py on clips of actions, and how well held-out clips are recognised.
+
+What is trained is a TimeSformer (mstat/pretraining/timesformer.py); RUN/model.safetensors is what `--model.init` takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import rich
+import torch
+from rich.table import Table
+
+import shards
+from mstat.config import Config
+from mstat.distributed.engine import Engine
+from mstat.errors import UserError
+from mstat.evaluation.extraction import Extraction
+from mstat.files import write_json
+from mstat.model.stem import patch_grid
+from mstat.pretraining.task import ActionTask
+from mstat.pretraining.timesformer import Classifier
+from mstat.report.scores import percent
+from mstat.runs.scored_set import dataset
+from mstat.training.train import Objective, train, training_plan
+from mstat.weights.export import export_classifier
+from shards.read import Reader
+from shards.records import Role
+from shards.text import markup
+
+SHOWN = 20  # classes in the table, least recognised first
+
+
+class HeldOut(NamedTuple):
+    """The clips of a protocol that are not trained.
+
+    tracklets  their indices in the set
+    labels     their classes, as the head numbers them
+    classes    names of all classes, in that order
+    """
+
+    tracklets: np.ndarray
+    labels: np.ndarray
+    classes: list[str]
+
+
+def pretrain(config: Config, engine: Engine) -> dict[str, Any] | None:
+    """Train and score a classifier of actions, from its newest checkpoint if it has one. Every rank calls it.
+
+    Returns and raises as `mstat.training.train.train`, and ValueError on settings that make no sense here.
+    """
+    check_settings(config)
+    return train(config, engine, PRETRAINING)
+
+
+def check_settings(config: Config) -> None:
+    """Refuse what re-identification can do and pretraining cannot, by field and way out."""
+    if config.train.steps is None:
+        raise UserError("train.steps is null, and an epoch of P x K batches is one over classes, not clips: set it")
+    if config.eval.num_frames != config.clip.num_frames:
+        raise UserError(
+            f"eval.num_frames is {config.eval.num_frames} and clip.num_frames {config.clip.num_frames}: a clip has as "
+            "many frames as there are positions in time; make them equal"
+        )
+    rows, columns = patch_grid(config.model)
+    if rows != columns and math.isqrt(rows * columns) ** 2 == rows * columns:
+        raise UserError(
+            f"model.image_size makes {rows} x {columns} patches, which --model.init would take for the square of as "
+            "many; pretrain on square frames, which fit any grid"
+        )
+
+
+def held_out(reader: Reader, config: Config) -> HeldOut:
+    """What is scored. Raises ValueError where there is nothing, or a class that is not trained."""
+    roles = reader.roles(config.data.protocol, config.data.split)
+    tracklets = np.flatnonzero(roles & Role.GALLERY)
+    if not len(tracklets):
+        raise UserError(f"{config.data.shards}: no held-out clips in this protocol; train.eval_every null asks none")
+    trained = np.unique(reader.pids[(roles & Role.TRAIN) > 0])
+    pids = reader.pids[tracklets]
+    if untrained := len(np.setdiff1d(pids, trained)):
+        raise UserError(
+            f"{config.data.shards}: {untrained} of the {len(np.unique(pids))} held-out classes are not in training; "
+            "pretraining wants clips of actions, as `python -m shards build actions` makes them"
+        )
+    return HeldOut(tracklets, np.searchsorted(trained, pids), class_names(reader, trained))
+
+
+def class_names(reader: Reader, pids: Sequence[int] | np.ndarray) -> list[str]:
+    """The names of these classes, as the source noted them; their numbers where it noted none."""
+    noted = re.split(r", (?=\d+ )", reader.facts["classes"]) if "classes" in reader.facts else []
+    names = dict(entry.split(" ", 1) for entry in noted)
+    return [names.get(str(pid), str(pid)) for pid in pids]
+
+
+def accuracy(engine: Engine, model: Classifier, reader: Reader, config: Config) -> dict[str, Any]:
+    """How many held-out clips are recognised, in all and of each class; the same on every rank, on any number of them.
+
+    `accuracy` (and `top5`, of more than five classes) are fractions of the clips. Of `classes`, `predicted` counts what
+    the clips of a class were taken for.
+    """
+    tracklets, labels, classes = held_out(reader, config)
+    extraction = Extraction(engine, reader, config, tracklets)
+    (scores_SC,) = extraction.extract(model, config.model.image_size)
+    start, stop = extraction.bounds
+    labels_L = torch.from_numpy(labels)
+    places_L, guesses_L = torch.zeros(2, len(labels), dtype=torch.int64)
+    if stop > start:
+        right_S1 = scores_SC.gather(1, labels_L[start:stop, None])
+        # Ties, and scores that are no numbers, count against the right class.
+        places_L[start:stop] = scores_SC.shape[1] - (scores_SC < right_S1).sum(1)
+        guesses_L[start:stop] = scores_SC.argmax(1)
+    places_L, guesses_L = engine.sum(places_L), engine.sum(guesses_L)
+
+    def of_class(label: int) -> dict[str, Any]:
+        chosen = labels_L == label
+        counts = torch.bincount(guesses_L[chosen], minlength=len(classes))
+        return {
+            "num_clips": int(chosen.sum()),
+            "accuracy": _share(places_L[chosen] == 1),
+            "predicted": {classes[guess]: int(counts[guess]) for guess in counts.nonzero().flatten().tolist()},
+        }
+
+    protocol = reader.protocol(config.data.protocol)
+    return {
+        "dataset": dataset(reader),
+        "protocol": protocol.name,
+        "split": config.data.split or protocol.splits[0],
+        "warnings": reader.warnings,
+        "num_frames": config.eval.num_frames,
+        "mode": config.eval.mode,
+        "num_clips": len(labels),
+        "num_classes": len(classes),
+        "accuracy": _share(places_L == 1),
+        **({"top5": _share(places_L <= 5)} if len(classes) > 5 else {}),
+        "classes": {classes[label]: of_class(label) for label in np.unique(labels).tolist()},
+    }
+
+
+def _share(hits: torch.Tensor) -> float:
+    return float(hits.double().mean())
+
+
+def _score(engine: Engine, model: Classifier, reader: Reader, config: Config) -> tuple[dict[str, Any], str]:
+    found = accuracy(engine, model, reader, config)
+    return found, f"accuracy {percent(found['accuracy'])}"
+
+
+def _evaluate(engine: Engine, model: Classifier, reader: Reader, config: Config) -> dict[str, Any]:
+    found = accuracy(engine, model, reader, config)
+    if engine.is_main:
+        write_json(Path(config.run) / "evaluation.json", found)
+        rich.print(accuracy_table(found))
+    engine.barrier()
+    return found
+
+
+def accuracy_table(found: Mapping[str, Any]) -> Table:
+    """What evaluation.json holds, in percent: the least recognised classes, and all."""
+    table = Table(
+        title=f"Held-out clips of {markup(found['protocol'])}",
+        caption=f"{found['num_clips']:,} clips of {found['num_classes']:,} classes. In percent.",
+    )
+    for heading in ("class", "clips", "accuracy", "taken for"):
+        table.add_column(heading, justify="left" if heading in ("class", "taken for") else "right")
+    hardest = sorted(found["classes"].items(), key=lambda entry: entry[1]["accuracy"])[:SHOWN]
+    for name, of_class in hardest:
+        wrong = sorted(((n, other) for other, n in of_class["predicted"].items() if other != name), reverse=True)[:2]
+        taken_for = ", ".join(f"{other} {n}" for n, other in wrong)
+        table.add_row(markup(name), f"{of_class['num_clips']:,}", percent(of_class["accuracy"]), markup(taken_for))
+    if more := len(found["classes"]) - len(hardest):
+        table.add_row(f"and {more:,} more", style="dim")
+    table.add_section()
+    table.add_row("all", f"{found['num_clips']:,}", percent(found["accuracy"]), style="bold")
+    if "top5" in found:
+        table.add_row("all, among five", "", percent(found["top5"]))
+    return table
+
+
+def _export(run: Path, weights: Mapping[str, torch.Tensor], config: Config) -> None:
+    reader = shards.open(config.data.shards)
+    export_classifier(run, weights, config, class_names(reader, training_plan(reader, config).pids))
+
+
+PRETRAINING = Objective(
+    task=ActionTask,
+    check=lambda engine, reader, config: held_out(reader, config),
+    score=_score,
+    main_scores=("accuracy",),
+    evaluate=_evaluate,
+    export=_export,
+    report=lambda run, reader: f"start from it: launch/train.py --model.init {run / 'model.safetensors'}",
+    facts=lambda config: {"pretrain": dataclasses.asdict(config.pretrain)},
+)

@@ -1,0 +1,37 @@
+"""The module that pretraining trains: the classifier of actions with its loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mstat.config import Config
+from mstat.distributed.gather import gather
+from mstat.losses import cross_entropy
+from mstat.pretraining.timesformer import Classifier
+from mstat.training.task import TrainedModule
+
+
+class ActionTask(TrainedModule):
+    """The classifier of actions with its loss, label-smoothed cross-entropy; it takes the batches that `Task` takes."""
+
+    def __init__(self, config: Config, num_classes: int) -> None:
+        super().__init__()
+        self.label_smoothing = config.loss.label_smoothing
+        self.model = Classifier(config.model, num_classes, config.clip.num_frames, config.pretrain.time)
+        if config.model.init and self.model.time_position is not None:
+            nn.init.zeros_(self.model.time_position)  # what knows nothing of time must not be disturbed by it
+
+    def forward(
+        self,
+        frames_BTHWC: torch.Tensor,
+        tps_BTN: torch.Tensor | None,
+        keep_BR: torch.Tensor | None,
+        labels_n: torch.Tensor,
+        metric_weight: float,
+    ) -> dict[str, torch.Tensor]:
+        """`loss` of the global batch and `accuracy`, the share of it that is recognised, fp32 scalars."""
+        (scores_BC,) = self.model(frames_BTHWC, None, keep_BR)
+        scores_nC = gather(scores_BC, len(labels_n))
+        loss = cross_entropy(scores_nC, labels_n, self.label_smoothing)
+        return {"loss": loss, "accuracy": (scores_nC.argmax(1) == labels_n).float().mean()}

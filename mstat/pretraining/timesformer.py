@@ -1,0 +1,88 @@
+"""The STA stack as a classifier of actions, as TimeSformer is pretrained: what an MSTAT starts from (`model.init`).
+
+With time it is a TimeSformer with divided space-time attention, number for number, and is saved under that model's
+names, so that nothing tells its weights from published ones.
+
+Shapes: B clips, T frames, N patches a frame, D width, C classes, P patch side, K = 3 P^2 numbers in a patch,
+R residual branches with drop path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mstat.config import ModelConfig
+from mstat.model.mstat import MSTAT, check_sizes
+from mstat.model.proxies import anisotropic_
+from mstat.numerics import at_least_fp32
+from mstat.weights.checkpoint_keys import PIXELS
+
+
+def stack_config(config: ModelConfig) -> ModelConfig:
+    """The MSTAT that is the classifier's body: Stage I alone, read out at its class token, frames in their order.
+
+    It has as many blocks as any MSTAT of this `model` section takes from a checkpoint, one more than its stages count,
+    since an STA may stand in the place of an IAP (`iap`). At the paper's size that makes TimeSformer's 12.
+    """
+    num_blocks = config.depths[0] + max(config.depths[1:]) + 1
+    return replace(config, stages=("I",), depths=(num_blocks, 0, 0), stage1_aap=False, tps_probability=0.0, tps_block=0)
+
+
+class NoTime(nn.Module):
+    """Stands for a block's temporal branch and adds nothing: frames meet in the class token alone."""
+
+    def forward(self, tokens_BNTD: Tensor, alpha: Tensor) -> Tensor:
+        return torch.zeros_like(tokens_BNTD)
+
+
+class Classifier(MSTAT):
+    """Clips of `num_frames` frames -> scores of `num_classes` actions.
+
+    Args:
+        config: Of the MSTAT to come.
+        time: `divided` has temporal attention and a temporal position. `none` has neither, and so the same scores for
+            any order of the frames: the control, and on import a plain ViT.
+    """
+
+    def __init__(
+        self, config: ModelConfig, num_classes: int, num_frames: int, time: Literal["divided", "none"] = "divided"
+    ) -> None:
+        check_sizes(config)
+        super().__init__(stack_config(config))
+        mean, std = PIXELS[time]
+        self.stem.pixel_mean.fill_(mean)
+        self.stem.pixel_std.fill_(std)
+        self.time_position = None
+        if time == "divided":
+            # From scratch 0, where TimeSformer begins, would leave the order of frames unheard for long.
+            self.time_position = nn.Parameter(anisotropic_(torch.empty(num_frames, config.width)))
+        for block in self.stage1.blocks:
+            # TimeSformer's layout has no place for them: they stay 1.
+            block.alpha.requires_grad_(False)
+            block.beta.requires_grad_(False)
+            if time == "none":
+                block.temporal = NoTime()
+        self.head = nn.Linear(self.config.width, num_classes)
+        nn.init.normal_(self.head.weight, std=0.001)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self, frames_BTHWC: Tensor, tps_BTN: Tensor | None = None, keep_BR: Tensor | None = None
+    ) -> tuple[Tensor]:
+        """Scores before the softmax, (B, C) in float32, as the only one of a tuple of features.
+
+        Args:
+            frames_BTHWC: uint8, RGB, at `config.image_size`.
+            tps_BTN: Not used: shuffled frames would have no order to learn.
+            keep_BR: Drop path, see `MSTAT.forward`.
+        """
+        self.check_frames(frames_BTHWC)
+        tokens_BNTD, class_BD = self.stem(frames_BTHWC)
+        if self.time_position is not None:
+            tokens_BNTD = tokens_BNTD + self.time_position  # of patches alone: the class token is of no frame
+        feature_BD, _, _ = self.stage1(tokens_BNTD, class_BD, keep_BR, None)
+        return (at_least_fp32(self.head(feature_BD)),)

@@ -1,0 +1,51 @@
+"""What code and machine made a run: versions, commit, hardware, and a checksum of the source files."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+PROJECT = Path(__file__).resolve().parents[1]
+PACKAGES = ("mstat", "torch", "accelerate", "deepspeed", "datasets", "webdataset", "safetensors", "numpy", "simplejpeg")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide about numbers, by name."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def commit() -> str | None:
+    """What git says of this tree, with `-dirty` behind it where files differ; None without git."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def hardware() -> str:
+    """The GPUs, or the cores of the CPU."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"{os.cpu_count()} CPU cores, {platform.machine()}"
+
+
+def source_digest(project: Path) -> str:
+    """SHA-256 of the names and bytes of all Python files that a run may execute."""
+    digest = hashlib.sha256()
+    for room in ("shards", "mstat", "launch"):
+        for path in sorted((project / room).rglob("*.py")):
+            digest.update(f"{path.relative_to(project)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,63 @@
+"""The mean of several evaluations, of splits or of seeds, in the form of one."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mstat.errors import UserError
+from mstat.runs.scored_set import TERMS
+
+
+def mean_of(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One evaluation out of several: the same keys, each score their mean, its deviation under `sd`.
+
+    `sd` is the standard deviation of a sample (n - 1), which a single evaluation has none of. What has no mean is the
+    first one's, but for the cameras: another split asks for other people.
+
+    Raises:
+        UserError: If the evaluations are of several data sets, protocols or settings.
+    """
+    for key, words in {"dataset": "data set", **TERMS}.items():
+        values = [{**(evaluation.get("eval") or {}), **evaluation}.get(key) for evaluation in evaluations]
+        if key != "split" and (others := [value for value in values if value != values[0]]):
+            raise UserError(f"no mean is made of scores of another {words}: {values[0]} and {others[0]}")
+    first = {key: value for key, value in evaluations[0].items() if key != "cameras"}
+    return {
+        **first,
+        **_mean(evaluations),
+        **{
+            group: {
+                name: _mean([evaluation[group][name] for evaluation in evaluations])
+                for name in entries
+                if all(name in (evaluation.get(group) or {}) for evaluation in evaluations)
+            }
+            for group, entries in first.items()
+            if group in ("stages", "baselines", "distances") and entries
+        },
+    }
+
+
+def numbers(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an evaluation is a number: scores, distances, and counts of queries and gallery."""
+    others = ("mAP", "cmc", "num_query", "num_valid_query", "num_gallery")
+    return {key: v for key, v in scores.items() if key in others or key.startswith(("rank", "intra", "inter"))}
+
+
+def _mean(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    mean: dict[str, Any] = {}
+    sd = {}
+    for key, first in numbers(scores[0]).items():
+        values: list[Any] = [score.get(key) for score in scores]
+        if None in values:
+            mean[key] = None
+        elif isinstance(first, list):
+            mean[key] = [statistics.fmean(at_rank) for at_rank in zip(*values, strict=True)]
+        elif key.startswith("num_"):
+            mean[key] = first if set(values) == {first} else statistics.fmean(values)
+        else:
+            mean[key] = statistics.fmean(values)
+            if len(values) > 1:
+                sd[key] = statistics.stdev(values)
+    return {**mean, "sd": sd}

@@ -1,0 +1,201 @@
+"""A run folder as its report reads it: each file once, or in words why it cannot be read.
+
+The report of a run that failed half-way is the one that is needed most, so nothing here asks for a file to be there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mstat.config.plain_yaml import read_plain_yaml
+from mstat.errors import UserError
+from mstat.files import MOST_JOURNAL_BYTES, read_plain, read_plain_json, write_plain
+from mstat.runs.relocate import find_shards
+from mstat.runs.scored_set import EVALUATIONS, scored_checksum, shards_checksum
+from shards.records import DataError
+
+if TYPE_CHECKING:
+    from mstat.model import MSTAT
+    from shards.read import Reader
+
+# Contents of a JSON file, or the sentence that says why there are none.
+Json = Mapping[str, Any] | str
+MOST_STEPS = 10**12
+FIGURES = "figures"  # in the run folder: every picture of the report as a file
+
+
+def check_is_run(run: Path) -> None:
+    """Refuse a folder that holds nothing of a run.
+
+    Raises:
+        ValueError: With what was looked for.
+    """
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run folder")
+    if not any((run / name).is_file() for name in ("config.yaml", "evaluation.json")):
+        raise UserError(f"{run}: no run folder: it holds neither config.yaml nor evaluation.json")
+
+
+class Folder:
+    """What a run folder holds.
+
+    Args:
+        run: The folder.
+        reader: The opened shards of the run; None opens `data.shards` of its config.yaml where that is there.
+        proxies, tracklets: Attributes and keys of tracklets that the pictures are asked to show; empty: a rule chooses.
+    """
+
+    def __init__(
+        self, run: Path, reader: Reader | None = None, proxies: Sequence[int] = (), tracklets: Sequence[str] = ()
+    ) -> None:
+        self.run, self._reader, self.proxies, self.tracklets = run, reader, tuple(proxies), tuple(tracklets)
+
+    def json(self, name: str) -> Json:
+        """The object in a file of the folder."""
+        try:
+            content = read_plain_json(self.run / name)
+        except FileNotFoundError:
+            return f"{name} is not in the run folder."
+        except (OSError, ValueError) as error:
+            return f"{name} cannot be read: {error}."
+        return content if isinstance(content, dict) else f"{name} cannot be read: it holds no JSON object."
+
+    @cached_property
+    def environment(self) -> Json:
+        return self.json("environment.json")
+
+    @cached_property
+    def evaluation(self) -> Json:
+        return self.json("evaluation.json")
+
+    @cached_property
+    def rankings(self) -> Json:
+        return self.json("rankings.json")
+
+    @property
+    def of_run(self) -> Path:
+        """The folder of the run that the scores are of: another one where these are in its `evaluations`."""
+        run = self.run.resolve()
+        return run.parent.parent if run.parent.name == EVALUATIONS else self.run
+
+    @cached_property
+    def others(self) -> dict[str, Json]:
+        """By folder: the evaluations of this run on other sets, protocols or splits."""
+        found = sorted((self.run / EVALUATIONS).glob("*/evaluation.json"))
+        return {path.parent.name: self.json(str(path.relative_to(self.run))) for path in found}
+
+    @property
+    def checksum(self) -> str | None:
+        """Checksum of the set that the evaluation is of, where it is known."""
+        return None if isinstance(self.evaluation, str) else scored_checksum(self.run, self.evaluation)
+
+    def of_other_scores(self, content: Mapping[str, Any]) -> str | None:
+        """Why rankings or an embedding are none of evaluation.json's; None where they are, or nothing tells."""
+        if isinstance(self.evaluation, str):
+            return None
+        for key in ("dataset", "eval"):
+            known, other = self.evaluation.get(key), content.get(key)
+            if known is not None and other is not None and known != other:
+                return f"Not shown: it is of another evaluation than evaluation.json, with another {key} ({other})."
+        return None
+
+    @property
+    def is_set(self) -> bool:
+        """Whether this is the folder of all splits' runs, which has their mean and nothing of a single run."""
+        return not isinstance(self.evaluation, str) and "splits" in self.evaluation
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """config.yaml as it stands; empty where it cannot be read. No Config: another version may have made it."""
+        try:
+            content = read_plain_yaml(self.run / "config.yaml")
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def setting(self, section: str, key: str) -> Any:
+        """One setting of config.yaml, None where it is not there."""
+        settings = self.config.get(section)
+        return settings.get(key) if isinstance(settings, dict) else None
+
+    def records(self, name: str = "metrics.jsonl", keys: Sequence[str] = ()) -> tuple[list[dict[str, Any]], str]:
+        """Lines of a journal in the order of steps, and a remark where some were left out: a kill may cut one short.
+
+        Of two lines of a step the later one counts. Every value is a number, finite or not, or None; `keys` are those
+        that are read, empty for all.
+        """
+        try:
+            text = read_plain(self.run / name, MOST_JOURNAL_BYTES).decode(errors="replace")
+        except FileNotFoundError:
+            return [], f"{name} is not in the run folder."
+        except (OSError, ValueError) as error:
+            return [], f"{name} cannot be read: {error}."
+        records, num_bad = {}, 0
+        for line in text.splitlines():
+            try:
+                record = json.loads(line)
+                step = int(record["step"])
+                record = {key: record.get(key) for key in keys} if keys else record
+                for value in record.values():
+                    if value is not None:
+                        math.isfinite(value)  # raises for what is no number, or an integer that no float holds
+                if not 0 <= step < MOST_STEPS:
+                    raise ValueError("a step that no run reaches")
+                records[step] = {**record, "step": step}
+            except (ValueError, TypeError, KeyError, OverflowError, AttributeError, RecursionError):
+                num_bad += 1
+        remark = f"{name}: {num_bad} unreadable line(s) left out." if num_bad else ""
+        return [records[step] for step in sorted(records)], remark if records else remark or f"{name} is empty."
+
+    @cached_property
+    def reader(self) -> Reader | str:
+        """The shards of the run, or why there are none."""
+        try:
+            reader = self._reader or self._open_shards()
+            recorded = self.checksum or shards_checksum(self.run)
+            if recorded and recorded != reader.checksum:
+                raise DataError("the shards are not those of the run (another checksum)")
+        except (DataError, OSError, ValueError) as error:
+            return f"No frames: {error}"
+        return reader
+
+    @cached_property
+    def model(self) -> MSTAT:
+        """The trained model. ValueError where there is none."""
+        from mstat.weights.export import load_model
+
+        return load_model(self.of_run)
+
+    def _open_shards(self) -> Reader:
+        import shards
+
+        place = self.setting("data", "shards")
+        if not (self.run / "config.yaml").is_file():
+            raise DataError("config.yaml, which names the shards, is not in the run folder")
+        if not isinstance(place, str):
+            raise DataError("config.yaml does not name the shards (data.shards)")
+        if "://" in place:
+            raise DataError(
+                "config.yaml names shards behind a URL, which a report does not open by itself; give it as --shards"
+            )
+        place = find_shards(self.run, place)
+        if not Path(place).is_dir():
+            raise DataError(f"{place} (data.shards) is not there, seen from the current folder or where the run began")
+        return shards.open(place)
+
+    def save(self, name: str, data: bytes) -> None:
+        """Leave a picture of the report as RUN/figures/<name>, a name that never comes from a file as it stands."""
+        if Path(name).name != name:
+            raise UserError(f"{name!r} is no name of a picture")
+        write_plain(self.run / FIGURES / name, data)
+
+    def forget(self, pattern: str) -> None:
+        """Remove pictures of an earlier report that this one need not have, as those of other tracklets."""
+        if not (self.run / FIGURES).is_symlink():
+            for path in (self.run / FIGURES).glob(pattern):
+                path.unlink()

@@ -1,0 +1,153 @@
+"""The run folder: what it holds and how each file is written, so that a reader never sees half of one.
+
+config.yaml  environment.json  state.json  init.json  metrics.jsonl  evaluations.jsonl  checkpoints/  evaluations/
+model.safetensors  model.json  evaluation.json  rankings.json  embedding.json  robustness.json  report.html  figures/
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from mstat.errors import UserError
+from mstat.files import MOST_JOURNAL_BYTES, read_json, read_plain, write_json, write_text
+from mstat.provenance import commit, hardware, versions
+from shards.guarded import open_lock
+
+State = Literal["running", "done", "requeue", "failed"]
+
+
+LOCK = ".lock"
+LOCK_SECONDS = 30.0
+
+
+class NotFiniteError(ArithmeticError):
+    """A loss or a gradient is not a number: training cannot go on from here."""
+
+
+def write_state(run: Path, state: State, step: int, reason: str | None = None) -> None:
+    """What the world outside may know: a worker's exit status does not come through `accelerate launch`."""
+    write_json(run / "state.json", {"state": state, "step": step, "reason": reason})
+
+
+def read_state(run: Path) -> dict[str, Any]:
+    """What `write_state` wrote; of a run that did not begin, that it failed at step 0."""
+    try:
+        return read_json(run / "state.json")
+    except FileNotFoundError:
+        return {"state": "failed", "step": 0, "reason": "it did not begin"}
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Two trainings in one folder would write over each other: the second waits for the first, which may be about to
+    end after a signal, and gives up.
+
+    Raises:
+        UserError: If another training writes to the folder.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(open_lock(run / LOCK), "r+b") as lock:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise UserError(f"{run}: another training is writing here; stop it, or wait for it") from None
+                time.sleep(0.2)
+        yield
+
+
+def write_environment(run: Path, world_size: int, shards_checksum: str) -> None:
+    """What it takes to tell this run from another one: command, versions, commit, hardware."""
+    write_json(
+        run / "environment.json",
+        {
+            "command": shlex.join(sys.argv),
+            "folder": os.getcwd(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+            "commit": commit(),
+            "hardware": hardware(),
+            "world_size": world_size,
+            "shards_checksum": shards_checksum,
+        },
+    )
+
+
+class Journal:
+    """metrics.jsonl: one object a step. Values stay on the device until `flush`, which waits for it.
+
+    A run that goes on at step k forgets what was written of later steps.
+    """
+
+    def __init__(self, run: Path, start: int, batch_size: int, enabled: bool) -> None:
+        self.path, self.batch_size, self.enabled = run / "metrics.jsonl", batch_size, enabled
+        self.waiting: list[dict[str, Any]] = []
+        self.since = time.perf_counter()
+        if enabled:
+            cut_back(self.path, start)
+            self.path.touch()
+
+    def add(self, record: dict[str, Any]) -> None:
+        self.waiting.append({k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in record.items()})
+
+    def flush(self) -> list[dict[str, Any]]:
+        """Write what waits; gives it as plain numbers.
+
+        Raises:
+            NotFiniteError: If a loss or gradient norm is not finite; every rank sees the same values and raises.
+        """
+        if not self.waiting:
+            return []
+        records = [{k: v.item() if isinstance(v, torch.Tensor) else v for k, v in r.items()} for r in self.waiting]
+        now = time.perf_counter()
+        clips_per_s = len(records) * self.batch_size / (now - self.since)
+        self.since, self.waiting = now, []
+        for record in records:
+            record["clips_per_s"] = round(clips_per_s, 2)
+        if self.enabled:
+            with self.path.open("a") as file:
+                file.writelines(json.dumps(record) + "\n" for record in records)
+        for record in records:
+            broken = {name: value for name, value in record.items() if not math.isfinite(value)}
+            # The sum of the losses and the gradient follow from a term: that is the one to name.
+            terms = {name: value for name, value in broken.items() if name.startswith("loss/")} or broken
+            if terms:
+                told = ", ".join(f"{name} is {value}" for name, value in terms.items())
+                raise NotFiniteError(f"step {record['step']}: {told}")
+        return records
+
+
+def cut_back(path: Path, step: int) -> int:
+    """Drop the lines of a journal that are later than `step`; gives the last step that is left, 0 if none is."""
+    try:
+        lines = read_plain(path, MOST_JOURNAL_BYTES).decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        lines = []
+    kept = [line for line in lines if _step(line) <= step]
+    if len(kept) < len(lines):
+        write_text(path, "".join(line + "\n" for line in kept))
+    return int(_step(kept[-1])) if kept else 0
+
+
+def _step(line: str) -> float:
+    """Step of a line; one cut off by a crash counts as too late to keep."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return float("inf")

@@ -1,0 +1,201 @@
+"""`--data.split all`: one run for each split of a protocol, and the mean of their scores.
+
+RUN/split-<name>/ is an ordinary run folder, the same as that split trained alone. RUN itself has config.yaml,
+state.json, evaluation.json (means, and `sd` beside them, of what those of the splits hold) and report.html.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import rich
+
+import shards
+from mstat.config import ALL_SPLITS, Config
+from mstat.config.cli import load_config, save_config
+from mstat.console import console
+from mstat.distributed.engine import Engine
+from mstat.errors import UserError
+from mstat.evaluation.evaluate import evaluate_run, refuse_trained
+from mstat.evaluation.extraction import Trial
+from mstat.files import write_json
+from mstat.report.averages import mean_of, numbers
+from mstat.report.html import write_report, write_reports
+from mstat.report.progress import score_table
+from mstat.runs import checkpoint
+from mstat.runs.checkpoint import find
+from mstat.runs.folder import State, read_state, write_state
+from mstat.runs.scored_set import evaluation_folder, folder_in, is_trained_on
+from mstat.training.train import train
+from mstat.weights.export import load_model
+from shards.read import Reader
+from shards.text import markup, printable
+
+
+def train_runs(config: Config, engine: Engine) -> None:
+    """Train each run that `config` asks for. Every rank calls it.
+
+    Raises:
+        UserError: If the folder of a set holds a run of one split, or a split has nothing to score.
+        Exception: What `mstat.training.train.train` raises; the splits after it are then not begun.
+    """
+    if config.data.split != ALL_SPLITS:
+        train(config, engine)
+        return
+    run = Path(config.run)
+    if engine.from_main(bool(checkpoint.folders(run))):
+        raise UserError(f"{run}: holds the run of one split; give the set of all splits another --run")
+    if config.train.eval_every is not None:
+        reader = shards.open(config.data.shards)
+        for split in reader.protocol(config.data.protocol).splits:  # before the first split has trained, not after
+            Trial(engine, reader, _of_split(config, split))
+    if engine.is_main:
+        run.mkdir(parents=True, exist_ok=True)
+        save_config(config, run / "config.yaml")
+
+    def pass_on_state(of_split: Config, state: State | None = None) -> None:
+        if engine.is_main:
+            ended = read_state(Path(of_split.run))
+            told = f"split {of_split.data.split}: {ended['reason'] or ended['state']}"
+            write_state(run, state or ended["state"], ended["step"], told)
+
+    def train_split(of_split: Config) -> dict[str, Any] | None:
+        try:
+            evaluation = train(of_split, engine)
+        except BaseException:
+            with suppress(OSError):  # a full disk may be the very error
+                pass_on_state(of_split)
+            raise
+        pass_on_state(of_split, "running")
+        return evaluation
+
+    evaluations = _each_split(config, engine, train_split)
+    if engine.is_main:
+        write_state(run, "done", read_state(run)["step"])
+        if evaluations:
+            _leave_mean(run, run, evaluations)
+
+
+def evaluate_runs(config: Config, engine: Engine, checkpoint: str | None = None, out: Path | None = None) -> None:
+    """Score each run that `config` asks for, anew. Every rank calls it.
+
+    Args:
+        checkpoint: Of the run, as `mstat.weights.checkpoint_files.find` takes it; None is the trained model.
+        out: Where the files go. None is the run folder, or RUN/evaluations/step-... for a checkpoint.
+
+    Raises:
+        UserError: If a run is missing or not finished, or was trained with tracklets that it would be scored on.
+    """
+    reader = shards.open(config.data.shards)
+
+    def evaluate_split(of_split: Config, folder: Path | None = None) -> dict[str, Any]:
+        run = Path(of_split.run)
+        if not (run / "config.yaml").is_file():
+            again = f"launch/train.py --data.split {of_split.data.split} --run {run}"
+            raise UserError(f"{run}: no config.yaml in it; {again} makes this run")
+        refuse_trained(reader, run, of_split.data)
+        source = run if checkpoint is None else find(run, checkpoint)
+        model = load_model(source).to(engine.device)
+        notes = {}
+        if checkpoint is not None:
+            of_split = dataclasses.replace(of_split, model=dataclasses.replace(model.config, init=of_split.model.init))
+            notes, folder = {"checkpoint": str(source)}, folder or _checkpoint_folder(source, run, reader, of_split)
+        evaluation = evaluate_run(engine, model, reader, of_split, folder, notes)
+        if engine.is_main:
+            if folder is None:
+                written = evaluation_folder(run, reader, of_split.data)
+                print(printable(f"report: {write_reports(written, run, reader)}"))
+            else:
+                print(printable(f"scores of {source}: {folder}"))
+        return evaluation
+
+    run, protocol = Path(config.run), reader.protocol(config.data.protocol)
+    is_set = load_config(run / "config.yaml").data.split == ALL_SPLITS
+    on_another_set = is_set and not is_trained_on(run, reader, config.data)
+    if not on_another_set and config.data.split != ALL_SPLITS:
+        one = _of_split(config, config.data.split or protocol.splits[0]) if is_set else config
+        evaluate_split(one, out)
+        return
+    if checkpoint is not None:
+        raise UserError(f"{run}: a checkpoint is one split's: give --run {run}/split-NAME")
+    if on_another_set:
+        evaluations = {}
+        for name, of_split in _on_another_set(config, reader).items():
+            if engine.is_main:
+                rich.print(f"[bold]run of split {markup(name)}[/]")
+            evaluations[name] = evaluate_split(of_split, out and out / f"split-{name}")
+    else:
+        evaluations = _each_split(config, engine, lambda c: evaluate_split(c, out and out / Path(c.run).name))
+    if engine.is_main:
+        _leave_mean(out or evaluation_folder(run, reader, config.data), run, evaluations)
+
+
+def _checkpoint_folder(checkpoint: Path, run: Path, reader: Reader, config: Config) -> Path:
+    """RUN/evaluations/step-..., where the scores of a checkpoint go; another set than its own is named before it."""
+    name, usual = checkpoint.resolve().name, evaluation_folder(run, reader, config.data)
+    return folder_in(run, name if usual == run else f"{usual.name}-{name}")
+
+
+def _each_split(
+    config: Config, engine: Engine, command: Callable[[Config], dict[str, Any] | None]
+) -> dict[str, dict[str, Any]]:
+    """Do `command` for each split; gives the evaluations that it made."""
+    evaluations = {}
+    for split in shards.open(config.data.shards).protocol(config.data.protocol).splits:
+        if engine.is_main:
+            rich.print(f"[bold]split {markup(split)}[/]")
+        if evaluation := command(_of_split(config, split)):
+            evaluations[split] = evaluation
+    return evaluations
+
+
+def _on_another_set(config: Config, reader: Reader) -> dict[str, Config]:
+    """How each run of a set of splits is scored on another data set: by the split of its own name, or the only one."""
+    names = sorted((path.name[6:] for path in Path(config.run).glob("split-*")), key=lambda name: (len(name), name))
+    splits = reader.protocol(config.data.protocol).splits
+    if config.data.split not in (None, ALL_SPLITS):
+        chosen = dict.fromkeys(names, config.data.split)
+    elif set(names) <= set(splits):
+        chosen = {name: name for name in names}
+    elif len(splits) == 1:
+        chosen = dict.fromkeys(names, splits[0])
+    else:
+        raise UserError(
+            f"{config.run}: has runs of the splits {', '.join(names)}, and {reader.name} has {', '.join(splits)}: "
+            "choose one with --data.split"
+        )
+    if not names:
+        raise UserError(f"{config.run}: holds no run of a split; launch/train.py --data.split all makes them")
+    return {
+        name: dataclasses.replace(_of_split(config, name), data=dataclasses.replace(config.data, split=split))
+        for name, split in chosen.items()
+    }
+
+
+def _leave_mean(folder: Path, run: Path, evaluations: Mapping[str, Mapping[str, Any]]) -> None:
+    mean = mean_of_splits(evaluations)
+    console().print(score_table(mean))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "evaluation.json", mean)
+    if folder.is_relative_to(run):
+        if folder != run:
+            write_report(run)
+        print(printable(f"report: {write_report(folder)}"))
+    else:
+        print(printable(f"scores of {run}: {folder}"))
+
+
+def _of_split(config: Config, split: str) -> Config:
+    """The settings of one split's run in the folder of a set."""
+    data = dataclasses.replace(config.data, split=split)
+    return dataclasses.replace(config, run=str(Path(config.run) / f"split-{split}"), data=data)
+
+
+def mean_of_splits(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The evaluation of a set: the mean of its splits', and the scores of each."""
+    splits = {split: numbers(evaluation) for split, evaluation in evaluations.items()}
+    return {**mean_of(list(evaluations.values())), "split": ALL_SPLITS, "splits": splits}

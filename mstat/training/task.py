@@ -1,0 +1,85 @@
+"""What is trained: the model, the gather, and each stage's head and losses, in one module; and so for pretraining.
+
+A step's batch goes in and a dict of losses comes out, the same on every rank. Legend: B clips of this rank, n clips
+of the global batch, D length of a stage's feature.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mstat.config import Config
+from mstat.config.ranges import lacks_triplets
+from mstat.distributed.gather import gather
+from mstat.errors import UserError
+from mstat.losses import NAMES, cross_entropy, metric_loss
+from mstat.model import MSTAT, feature_dims
+
+
+class Head(nn.Module):
+    """Classifier of one stage: logits (n, classes) of features (n, D), behind a BNNeck if asked for."""
+
+    def __init__(self, dim: int, num_classes: int, bnneck: bool) -> None:
+        super().__init__()
+        self.neck = nn.BatchNorm1d(dim) if bnneck else nn.Identity()
+        if isinstance(self.neck, nn.BatchNorm1d):
+            self.neck.bias.requires_grad_(False)  # as its authors have it: the feature space stays centred
+        self.classifier = nn.Linear(dim, num_classes, bias=not bnneck)
+        nn.init.normal_(self.classifier.weight, std=0.001)
+        if self.classifier.bias is not None:
+            nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, features_nD: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.neck(features_nD))
+
+
+class TrainedModule(nn.Module):
+    """A module that turns a batch into a dict of losses. Its `model` is what is scored and exported."""
+
+    model: MSTAT
+
+
+class Task(TrainedModule):
+    """MSTAT with its training losses: label-smoothed cross-entropy and a metric loss on every stage.
+
+    Raises:
+        UserError: If BatchHard would find no triplet in the batches of `config`.
+    """
+
+    def __init__(self, config: Config, num_classes: int) -> None:
+        super().__init__()
+        if complaint := lacks_triplets(config):
+            raise UserError(complaint)
+        self.config = config.loss
+        self.model = MSTAT(config.model)
+        self.dims = feature_dims(config.model)
+        dims = dict(zip(config.model.stages, self.dims, strict=True))
+        self.heads = nn.ModuleDict({s: Head(dim, num_classes, config.model.bnneck) for s, dim in dims.items()})
+        self.metrics = nn.ModuleDict()
+        if config.loss.metric != "none":
+            self.metrics.update({s: metric_loss(config.loss, dim, num_classes) for s, dim in dims.items()})
+
+    def forward(
+        self,
+        frames_BTHWC: torch.Tensor,
+        tps_BTN: torch.Tensor | None,
+        keep_BR: torch.Tensor | None,
+        labels_n: torch.Tensor,
+        metric_weight: float,
+    ) -> dict[str, torch.Tensor]:
+        """Losses of the global batch: `loss` (their weighted sum) and `loss/<stage>/<term>`, fp32 scalars."""
+        features = torch.cat(self.model(frames_BTHWC, tps_BTN, keep_BR), dim=1)
+        stages = gather(features, len(labels_n)).split(self.dims, dim=1)
+        losses: dict[str, torch.Tensor] = {}
+        with torch.autocast(features.device.type, enabled=False):
+            for (stage, head), features_nD in zip(self.heads.items(), stages, strict=True):
+                logits = head(features_nD)
+                losses[f"loss/{stage}/cross_entropy"] = cross_entropy(logits, labels_n, self.config.label_smoothing)
+                if stage in self.metrics:
+                    name = NAMES[self.config.metric]
+                    losses[f"loss/{stage}/{name}"] = self.metrics[stage](features_nD, labels_n)
+        cross_entropy_weight = self.config.cross_entropy_weight
+        weights = [cross_entropy_weight if name.endswith("/cross_entropy") else metric_weight for name in losses]
+        total = torch.stack([weight * loss for weight, loss in zip(weights, losses.values(), strict=True)]).sum()
+        return {"loss": total, **losses}

@@ -1,0 +1,298 @@
+"""The training loop, all of it, in the order in which things happen.
+
+Resume, in order: 1. the model is built from the seed; 2. weights and optimiser state come from the newest whole
+checkpoint; 3. metrics.jsonl is cut back to its step; 4. the loader starts at that step. Nothing is replayed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import shards
+from mstat.config import Config
+from mstat.config.cli import save_config
+from mstat.data.loader import TrainingBatches, load
+from mstat.data.sampler import Plan
+from mstat.data.workers import start_fork_server
+from mstat.distributed import signals
+from mstat.distributed.engine import Engine
+from mstat.errors import UserError
+from mstat.evaluation.evaluate import evaluate_run, score
+from mstat.evaluation.extraction import Trial
+from mstat.files import write_json
+from mstat.model import MSTAT
+from mstat.report.html import write_report
+from mstat.report.init_table import print_start, start_record
+from mstat.report.progress import Progress
+from mstat.report.scores import short
+from mstat.runs import checkpoint
+from mstat.runs.evaluation_log import Evaluations, kept
+from mstat.runs.folder import Journal, locked, write_environment, write_state
+from mstat.training.schedule import learning_rate, metric_weight
+from mstat.training.task import Task, TrainedModule
+from mstat.weights.export import export
+from mstat.weights.pretrained import KEPT, NO_KEY, Row, load_pretrained
+from shards.read import Reader
+from shards.records import Role
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a run is to learn: where re-identification and pretraining differ, in the order in which `train` asks.
+
+    Attributes:
+        task: The module to train, for so many classes; its `model` is what is scored.
+        check: Refuses, with a ValueError, what cannot be scored. Every rank calls this and the next two.
+        score: Scores during training: what evaluations.jsonl holds, and the words that are printed.
+        main_scores: Names of scores, of which the first that is not null decides what is best (`train.keep_best`).
+        evaluate: Scores at the end: writes evaluation.json, prints a table, returns what it holds.
+        export: Writes model.safetensors and model.json out of the task's weights.
+        report: Writes what a person looks at; returns the last words of the run.
+        facts: What a run must not change when it goes on, besides `run_facts`.
+    """
+
+    task: Callable[[Config, int], TrainedModule]
+    check: Callable[[Engine, Reader, Config], Any]
+    score: Callable[[Engine, Any, Reader, Config], tuple[dict[str, Any], str]]
+    main_scores: Sequence[str]
+    evaluate: Callable[[Engine, Any, Reader, Config], dict[str, Any]]
+    export: Callable[[Path, Mapping[str, torch.Tensor], Config], None]
+    report: Callable[[Path, Reader], str]
+    facts: Callable[[Config], dict[str, Any]]
+
+
+def _score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> tuple[dict[str, Any], str]:
+    scores = score(engine, model, reader, config).evaluation
+    return scores, short(scores)
+
+
+REIDENTIFICATION = Objective(
+    task=Task,
+    check=Trial,
+    score=_score,
+    main_scores=("mAP", "rank1"),
+    evaluate=evaluate_run,
+    export=export,
+    report=lambda run, reader: f"report: {write_report(run, reader)}",
+    facts=lambda config: {"pretrain": None},
+)
+
+
+def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATION) -> dict[str, Any] | None:
+    """Train, evaluate and report a run, from its newest checkpoint if it has one. Every rank calls it.
+
+    Returns:
+        What evaluation.json holds; None with `train.eval_every: null`.
+
+    Raises:
+        StopRequested: If a signal asked for it; the run's newest checkpoint and state are then written.
+        ValueError: If the settings do not fit the data, the machine or the run folder.
+        NotFiniteError: If a loss or gradient is not finite; no checkpoint holds what came of it.
+    """
+    run = Path(config.run)
+    if config.data.num_workers:
+        start_fork_server()
+    reader = shards.open(config.data.shards)
+    plan = training_plan(reader, config)
+    if plan.size < engine.world_size:
+        raise UserError(
+            f"{engine.world_size} processes for {plan.size} clips (batch.num_identities x batch.num_tracklets): "
+            f"start at most {plan.size}, or raise --batch.num_identities"
+        )
+    if config.train.compile and engine.kind == "zero3":
+        # It fetches the weights of each layer by hooks inside the blocks, which no compiler can look into.
+        raise UserError("train.compile does not go with ZeRO-3: leave it out, or launch with zero2.yaml")
+    if config.train.keep_best and not config.train.eval_every:
+        raise UserError("train.keep_best keeps the best of the evaluations during training: set --train.eval_every N")
+    num_steps = config.train.epochs * plan.steps_per_epoch if config.train.steps is None else config.train.steps
+
+    torch.manual_seed(config.seed)
+    task = objective.task(config, len(plan.pids))
+    if config.train.activation_checkpointing:
+        task.model.recompute_blocks()
+    if config.train.compile:
+        task.model.compile_blocks()
+    init: list[Row] = []
+    begins = engine.from_main(not checkpoint.folders(run))  # else a checkpoint has all weights
+    if config.model.init and begins:
+        init = load_pretrained(task.model, Path(config.model.init))
+        init += [Row(NO_KEY, name, KEPT) for name in task.state_dict() if not name.startswith("model.")]
+    engine.prepare(task)
+
+    if config.train.eval_every is not None:
+        objective.check(engine, reader, config)  # what cannot be scored is refused before the work, not after
+
+    facts = {**run_facts(config, engine, reader), **objective.facts(config)}
+    if config.resume == "never" and not begins:
+        raise UserError(f"{run}: holds checkpoints and --resume is never: give another --run folder")
+    with locked(run) if engine.is_main else contextlib.nullcontext(), signals.listening():
+        start = checkpoint.restore(engine, run, facts)
+        if start == 0 and not begins:
+            raise UserError(f"{run}: its checkpoints were removed while this training started: start it again")
+        if start > num_steps:
+            raise UserError(
+                f"{run}: has {start} steps, train.steps asks for {num_steps}: raise it, or give another --run"
+            )
+        if engine.is_main:
+            save_config(config, run / "config.yaml")
+            if config.model.init and init:
+                write_json(run / "init.json", start_record(config.model.init, init))
+                print_start(config.model.init, init)
+            if start < num_steps:
+                write_environment(run, engine.world_size, reader.checksum)
+            write_state(run, "running", start)
+        engine.barrier()
+        try:
+            loop(config, engine, objective, task, reader, plan, start, num_steps, facts)
+            weights = engine.weights()
+            if engine.is_main:
+                objective.export(run, weights, config)
+            evaluation = None
+            if config.train.eval_every is not None:
+                evaluation = objective.evaluate(engine, task.model, reader, config)
+        except signals.StopRequested as stop:
+            if engine.is_main:
+                step = checkpoint.folders(run)[-1][0]
+                write_state(run, "requeue", step, f"stopped by {stop}")
+                print(f"stopped by {stop} after step {step}: the same command goes on from there")
+            raise
+        except BaseException as error:
+            explained = engine.explain(error)
+            good = checkpoint.folders(run)
+            where = f"the last good checkpoint is {good[-1][1]}" if good else "there is no checkpoint yet"
+            interrupted = isinstance(error, KeyboardInterrupt)
+            what = "stopped by Ctrl-C" if interrupted else f"{type(explained).__name__}: {explained}"
+            with contextlib.suppress(OSError):  # a full disk may be the very error
+                write_state(run, "failed", good[-1][0] if good else 0, f"{what}; {where}")
+            explained.add_note(where)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                explained.add_note("make room, and the same command goes on")
+            if explained is error:
+                raise  # as it is: the cause of a worker's error is its traceback
+            raise explained from None
+        if engine.is_main:
+            write_state(run, "done", num_steps)
+            if config.train.keep_best and (best := kept(run)):
+                print(f"best of the evaluations during training: step {best['step']} (--checkpoint best)")
+            print(objective.report(run, reader))
+    return evaluation
+
+
+def loop(
+    config: Config,
+    engine: Engine,
+    objective: Objective,
+    task: TrainedModule,
+    reader: Reader,
+    plan: Plan,
+    start: int,
+    num_steps: int,
+    facts: dict[str, Any],
+) -> None:
+    """The steps from `start` on: evaluate, batch, losses, update, log, save.
+
+    Raises:
+        StopRequested: If a signal asked for it; the newest checkpoint is then of the last step that was done.
+    """
+    run = Path(config.run)
+    journal = Journal(run, start, plan.size, engine.is_main)
+    evaluations = Evaluations(run, objective.main_scores)
+    last, best = engine.from_main(evaluations.resume(start) if engine.is_main else None)
+    noise_for = dataclasses.replace(config, model=task.model.config)  # pretraining's model is not the config's
+    mean_pixel = (255 * task.model.stem.pixel_mean).round().int().tolist()
+    dataset = TrainingBatches(reader, plan, noise_for, engine.rank, engine.world_size, mean_pixel)
+    on_gpu = engine.device.type == "cuda"
+    done = saved = start
+    with (
+        contextlib.closing(load(dataset, range(start, num_steps), config.data.num_workers, on_gpu)) as loader,
+        Progress(num_steps, start, engine.is_main, every=2) as progress,
+        checkpoint.Writer(engine, run, config.train.keep, facts) as writer,
+    ):
+        try:
+            for step, batch in enumerate(loader, start):
+                if step > last and _due(step, config.train.eval_every):
+                    scores, words = objective.score(engine, task.model, reader, config)
+                    is_best = config.train.keep_best and evaluations.main(scores) > best
+                    if is_best:
+                        best, writer.best = evaluations.main(scores), step
+                        words += ", the best so far: its checkpoint is kept"
+                        if saved < step:
+                            writer.save(step)
+                            saved = step
+                    if engine.is_main:
+                        evaluations.add(step, scores, is_best)
+                    progress.say(f"step {step}: {words}")
+                lr = learning_rate(
+                    config.optim,
+                    config.schedule,
+                    step=step,
+                    num_steps=num_steps,
+                    steps_per_epoch=plan.steps_per_epoch,
+                    batch_size=plan.size,
+                )
+                losses = engine.losses(batch, metric_weight(config.loss, step=step))
+                grad_norm = engine.update(losses["loss"], lr)
+                done = step + 1
+                epoch = step // plan.steps_per_epoch
+                journal.add({"step": done, "epoch": epoch, **losses, "lr": lr, "grad_norm": grad_norm})
+
+                saving = done == num_steps or _due(done, config.train.save_every)
+                if saving or _due(done, config.train.log_every):
+                    *_, newest = journal.flush()  # stops here, on every rank, if something is not finite
+                    progress.update(done, newest)
+                if saving:
+                    writer.save(done)  # a copy; it is written while the next steps are done
+                    saved = done
+                writer.check()  # stops here if the last one could not be
+                engine.stop_if_asked()
+        except signals.StopRequested:
+            journal.flush()
+            if saved < done:
+                writer.save(done)
+            writer.wait()
+            raise
+
+
+def run_facts(config: Config, engine: Engine, reader: Reader) -> dict[str, Any]:
+    """What a run must not change when it goes on from a checkpoint; JSON values."""
+    model = {name: value for name, value in dataclasses.asdict(config.model).items() if name != "init"}
+    return {
+        "distributed": engine.kind,
+        "shards": reader.checksum,
+        "protocol": config.data.protocol,
+        "split": config.data.split,
+        "optimizer": config.optim.name,
+        "metric": config.loss.metric,
+        "seed": config.seed,
+        "batch": [config.batch.num_identities, config.batch.num_tracklets],
+        "model": json.loads(json.dumps(model)),
+    }
+
+
+def training_plan(reader: Reader, config: Config) -> Plan:
+    """The P x K plan over the training tracklets of the run's protocol and split."""
+    chosen = np.flatnonzero(reader.roles(config.data.protocol, config.data.split) & Role.TRAIN)
+    if not len(chosen):
+        raise UserError(f"{config.data.shards}: no training tracklets in this protocol and split")
+    return Plan(
+        chosen,
+        reader.pids[chosen],
+        reader.camids[chosen],
+        num_identities=config.batch.num_identities,
+        num_tracklets=config.batch.num_tracklets,
+        seed=config.seed,
+    )
+
+
+def _due(done: int, every: int | None) -> bool:
+    return every is not None and every > 0 and done > 0 and done % every == 0

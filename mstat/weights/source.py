@@ -1,0 +1,204 @@
+"""What a user names as `model.init`, as tensors: a file, a sharded file, a folder, a run, a checkpoint.
+
+Beside the tensors lies what is known of them: the grid of their positions, and what a reader of the printed table must
+know. Nothing in any of these files is run (`mstat.weights.safe_load`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mstat.errors import UserError
+from mstat.files import read_plain_json
+from mstat.weights import checkpoint_files
+from mstat.weights.checkpoint_keys import to_timesformer
+from mstat.weights.file_kinds import TENSORFLOW
+from mstat.weights.positions import Grid
+from mstat.weights.safe_load import named, printable, read_file
+
+# Usual names of weights in a folder, of which the first that is there counts.
+USUAL = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+SUFFIXES = (".safetensors", ".bin", ".pth", ".pyth", ".pt", ".ckpt")
+MOST_JSON = 1 << 26  # bytes of a description
+
+
+@dataclass
+class Source:
+    """Weights of somebody.
+
+    Attributes:
+        path: The file or folder that they were read from, for messages.
+        tensors: By the names of the file.
+        others: What else the file holds, by name, and why it is not used.
+        grid: Rows and columns of patches, where something beside the weights says so.
+        notes: What was decided on the way, in words.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    others: dict[str, str] = field(default_factory=dict)
+    grid: Grid | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def read_source(path: Path) -> Source:
+    """The weights under a path.
+
+    Raises:
+        UserError: If there are none, if there are several, or if they are damaged or more than plain tensors.
+    """
+    if (path / checkpoint_files.META).exists():
+        return _checkpoint(path)
+    if path.is_dir():
+        file = _file_in(path)
+        source = read_source(file)
+        source.notes.insert(0, f"{file.name} of the folder")
+        return source
+    source = _sharded(path) if path.name.endswith(".index.json") else _single(path)
+    refuse_changed(path)
+    source.grid = _described_grid(path, source)
+    return source
+
+
+def _single(path: Path) -> Source:
+    tensors, others, wrappers = read_file(path)
+    notes = [f"weights under {printable(' / '.join(wrappers))!r} in the file"] if wrappers else []
+    if (part := re.search(r"-(\d{5})-of-(\d{5})\.\w+$", path.name)) and int(part[2]) > 1:
+        raise UserError(
+            f"{path}: part {int(part[1])} of {int(part[2])} of sharded weights: give the folder, or its .index.json"
+        )
+    return Source(path, tensors, others, notes=notes)
+
+
+def _sharded(path: Path) -> Source:
+    """The parts that an index of Hugging Face names, all of which lie beside it."""
+    index = _read_json(path)
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict) or not places:
+        raise UserError(f"{path}: no index of sharded weights (it has no weight_map)")
+    files = list(dict.fromkeys(name if isinstance(name, str) else repr(name)[:100] for name in places.values()))
+    if not all(Path(name).name == name and name.endswith(SUFFIXES) for name in files):
+        raise UserError(f"{path}: its parts must be files beside it, not {named(map(str, files))}")
+    if missing := [name for name in files if not (path.parent / name).is_file()]:
+        raise UserError(f"{path}: parts are missing: {named(missing)}")
+    tensors: dict[str, Tensor] = {}
+    others: dict[str, str] = {}
+    for name in files:
+        part = read_file(path.parent / name)
+        if twice := part.tensors.keys() & tensors.keys():
+            raise UserError(f"{path.parent / name}: holds keys of another part: {named(sorted(twice))}")
+        tensors |= part.tensors
+        others |= part.others
+    if absent := sorted(places.keys() - tensors.keys() - others.keys()):
+        raise UserError(f"{path}: its parts do not hold {named(absent)}")
+    return Source(path, tensors, others, notes=[f"{len(files)} parts by {path.name}"])
+
+
+def _file_in(folder: Path) -> Path:
+    """The file with the weights in a folder."""
+    for name in USUAL:
+        if (folder / name).is_file():
+            return folder / name
+    if whole := checkpoint_files.folders(folder):
+        raise UserError(f"{folder}: a run without a model.safetensors: it is not finished; give {whole[-1][1]}")
+    if (folder / "saved_model.pb").exists() or any(folder.glob("*.index")):
+        raise UserError(f"{folder}: it is {TENSORFLOW}")
+    files = [
+        path for path in sorted(folder.iterdir())
+        if path.is_file() and not path.name.startswith(".")
+        and (path.name.endswith(SUFFIXES) or path.name.endswith(".index.json"))
+    ]  # fmt: skip
+    indices = [path for path in files if path.name.endswith(".index.json")]
+    if len(indices) == 1 and all(re.search(r"-\d{5}-of-\d{5}\.", path.name) for path in files if path not in indices):
+        return indices[0]
+    if len(files) == 1:
+        return files[0]
+    if files:
+        names = named(path.name for path in files)
+        raise UserError(f"{folder}: {len(files)} files of weights ({names}): give one of them, not the folder")
+    inside = named(sorted(path.name for path in folder.iterdir())) or "nothing"
+    raise UserError(f"{folder}: no weights in this folder ({', '.join(SUFFIXES)}); it holds {inside}")
+
+
+def _checkpoint(folder: Path) -> Source:
+    """The weights of a run of ours that may not be finished."""
+    meta = checkpoint_files.read_meta(folder)
+    tensors = checkpoint_files.read_weights(folder)
+    others = {name: "of the training, not of the model" for name in tensors if not name.startswith("model.")}
+    tensors = {name: value for name, value in tensors.items() if name not in others}
+    source = Source(folder, tensors, others, _grid(meta.get("model")), [f"checkpoint after step {meta['step']}"])
+    if "model.head.weight" in tensors:  # a classifier of actions
+        bare = {name.removeprefix("model."): value for name, value in tensors.items()}
+        try:
+            side = math.isqrt(bare["stem.patch.weight"].shape[1] // 3)
+            source.tensors = to_timesformer(bare, side)
+        except (KeyError, IndexError, RuntimeError, ValueError) as error:
+            raise UserError(f"{folder}: not the weights of a pretraining: {printable(str(error))}") from None
+        source.notes.append("of launch/pretrain.py: keys as in its model.safetensors")
+    return source
+
+
+def refuse_changed(path: Path) -> None:
+    """Refuse weights of ours that changed after they were written: model.json beside them has their checksum."""
+    description = path.with_suffix(".json")
+    if path.suffix == ".safetensors" and description.is_file():
+        content = _read_json(description)
+        expected = content.get("sha256") if isinstance(content, dict) and content.get("format") else None
+        if expected is not None and checkpoint_files.checksum(path) != expected:
+            raise UserError(
+                f"{path}: changed after it was written (another SHA-256 than in {description.name}): copy it anew"
+            )
+
+
+def _described_grid(path: Path, source: Source) -> Grid | None:
+    """The grid of the positions by what lies beside: our model.json, Hugging Face's or timm's config.json."""
+    ours, theirs = path.with_suffix(".json"), path.parent / "config.json"
+    if path.suffix == ".safetensors" and ours.is_file() and isinstance(description := _read_json(ours), dict):
+        classifier = description.get("classifier")
+        if isinstance(classifier, dict):
+            kernel = source.tensors.get("patch_embed.proj.weight")
+            return _grid({**classifier, "patch_size": _side(kernel)})
+        if (grid := _grid(description.get("model"))) is not None:
+            return grid
+    if theirs.is_file() and isinstance(description := _read_json(theirs), dict):
+        of_timm = description.get("pretrained_cfg")
+        if isinstance(of_timm, dict) and isinstance(size := of_timm.get("input_size"), list):
+            kernel = next((v for k, v in source.tensors.items() if k.endswith("patch_embed.proj.weight")), None)
+            return _grid({"image_size": size[-2:], "patch_size": _side(kernel)})
+        return _grid(description)
+    return None
+
+
+def _side(kernel: Tensor | None) -> int | None:
+    """The side of a square patch, by the last dimension of the patch embedding."""
+    return kernel.shape[-1] if kernel is not None and kernel.dim() else None
+
+
+def _grid(description: Any) -> Grid | None:
+    """Image over patch, where a description has both."""
+    if not isinstance(description, Mapping):
+        return None
+
+    def pair(value: Any) -> tuple[int, int] | None:
+        sides = value if isinstance(value, list | tuple) else [value, value]
+        good = len(sides) == 2 and all(type(side) is int and 0 < side < 1 << 20 for side in sides)
+        return (sides[0], sides[1]) if good else None
+
+    image, patch = pair(description.get("image_size")), pair(description.get("patch_size"))
+    if image is None or patch is None:
+        return None
+    return max(1, image[0] // patch[0]), max(1, image[1] // patch[1])
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return read_plain_json(path.resolve(), MOST_JSON)  # caches of downloads are made of links
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {printable(' '.join(str(error).split()))}") from None

@@ -1,0 +1,248 @@
+"""Evaluation: sharded extraction and counting give what a plain loop over tracklets gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+import shards
+from mstat.config import Config
+from mstat.config.cli import load_config
+from mstat.data.clips import evaluation_clips
+from mstat.data.corruptions import occlude, shrink
+from mstat.distributed.engine import Engine
+from mstat.evaluation.evaluate import degradation, evaluate, score
+from mstat.evaluation.extraction import Trial
+from mstat.evaluation.metrics import cmc_map
+from mstat.model import MSTAT
+from shards.images import resize
+from shards.records import Role
+from tests.distributed import run_distributed
+
+
+@pytest.fixture(params=["sample", "clips"])
+def config(request: pytest.FixtureRequest, tiny_config: Path) -> Config:
+    return load_config(tiny_config, ["--eval.mode", request.param, "--data.num_workers", "0"])
+
+
+def test_features_and_scores_equal_a_plain_loop(config: Config) -> None:
+    """Each tracklet's clips embedded one by one and averaged; all seven subsets of stages; junk does not count."""
+    reader = shards.open(config.data.shards)
+    torch.manual_seed(0)
+    model = MSTAT(config.model)
+    engine = Engine(config)
+    trial = Trial(engine, reader, config)
+    parts = trial.extract(model, config.model.image_size)
+    for row in range(0, len(trial.tracklets), 7):
+        tracklet = int(trial.tracklets[row])
+        clips = evaluation_clips(int(reader.num_frames[tracklet]), config.eval, tracklet)
+        frames = np.stack([reader.frames(tracklet, numbers, size=config.model.image_size) for numbers in clips])
+        expected = model.embed(frames).mean(0)
+        torch.testing.assert_close(torch.cat([part[row] for part in parts]), expected, rtol=1e-4, atol=1e-5)
+
+    evaluation = evaluate(engine, model, reader, config)["evaluation.json"]
+    assert set(evaluation["stages"]) == {"I", "II", "III", "I+II", "I+III", "II+III", "I+II+III"}
+    roles = reader.roles()
+    gallery, queries = trial.tracklets[: trial.num_gallery], trial.tracklets[trial.queries]
+    for name, chosen in (("II", [1]), ("I+III", [0, 2]), ("I+II+III", [0, 1, 2])):
+        features = torch.cat([parts[i] for i in chosen], dim=1)
+        expected = cmc_map(
+            features[trial.queries],
+            reader.pids[queries],
+            reader.camids[queries],
+            features[: trial.num_gallery],
+            reader.pids[gallery],
+            reader.camids[gallery],
+            junk=(roles[gallery] & Role.JUNK) > 0,
+        )
+        found = evaluation["stages"][name]
+        assert {key: found[key] for key in ("rank1", "num_query", "num_valid_query", "num_gallery")} == {
+            key: expected[key] for key in ("rank1", "num_query", "num_valid_query", "num_gallery")
+        }
+        assert found["mAP"] == pytest.approx(expected["mAP"], abs=1e-9)
+
+    assert {entry["query"] for entry in evaluation["cameras"]} == set(reader.camids[queries].tolist())
+    for entry in evaluation["cameras"]:
+        asked, searched = (reader.camids[of] == entry[side] for of, side in ((queries, "query"), (gallery, "gallery")))
+        expected = cmc_map(
+            features[trial.queries][asked],
+            reader.pids[queries[asked]],
+            reader.camids[queries[asked]],
+            features[: trial.num_gallery][searched],
+            reader.pids[gallery[searched]],
+            reader.camids[gallery[searched]],
+            junk=(roles[gallery[searched]] & Role.JUNK) > 0,
+        )
+        assert (entry["rank1"], entry["num_valid_query"]) == (expected["rank1"], expected["num_valid_query"])
+
+
+def scored_in_small_tiles(configs: Sequence[Config]) -> list[dict[str, Any]]:
+    """What a rank holds and what it says of each, with tiles of 5 tracklets: on five ranks each has some."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mstat.evaluation.extraction.TILE", 5)
+        if dist.is_initialized():  # as the launcher tells it to the engine, which takes fewer threads for more ranks
+            rank, world_size = str(dist.get_rank()), str(dist.get_world_size())
+            told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+            for name, value in {**told, "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+                patch.setenv(name, value)
+        engine = Engine(configs[0])
+        results = []
+        for config in configs:
+            torch.manual_seed(0)
+            model = MSTAT(config.model)
+            trial = Trial(engine, shards.open(config.data.shards), config)
+            features = torch.cat(trial.extract(model, config.model.image_size), dim=1)
+            scores, nearest = trial.rank(features)
+            said = [scores.average_precision_Q, scores.first_hit_Q, *nearest(range(len(trial.queries)))]
+            said.append(trial.collect(features, trial.shown()))
+            told = [trial.distances(features, scores), trial.camera_pairs(features)]
+            results.append({"bounds": trial.bounds, "features": features, "said": said, "told": told})
+        return results
+
+
+def test_any_number_of_ranks_gives_the_same_bits(tiny_config: Path) -> None:
+    """1, 2, 3, 5 ranks, ragged slices: each tracklet is embedded by one rank; features and scores bitwise equal."""
+    spoilt = ["--eval.occlusion", "0.3", "--eval.resolution", "12"]
+    ways = (["--eval.mode", "sample"], ["--eval.mode", "clips"], spoilt, [*spoilt, "--eval.degrade", "all"])
+    configs = [load_config(tiny_config, [*way, "--data.num_workers", "0"]) for way in ways]
+    alone = scored_in_small_tiles(configs)
+    for world_size in (2, 3, 5):
+        by_rank = run_distributed(scored_in_small_tiles, world_size, configs)
+        for one, *ranks in zip(alone, *by_rank, strict=True):
+            assert [row for found in ranks for row in range(*found["bounds"])] == list(range(one["bounds"][1]))
+            sizes = [len(found["features"]) for found in ranks]
+            assert min(sizes) > 0
+            assert len(set(sizes)) > 1
+            assert torch.equal(torch.cat([found["features"] for found in ranks]), one["features"])
+            assert all(found["told"] == one["told"] for found in ranks)
+            assert all(torch.equal(*pair) for found in ranks for pair in zip(found["said"], one["said"], strict=True))
+
+
+@pytest.mark.parametrize("whose", ["queries", "all"])
+def test_degraded_frames_are_of_whom_they_should_be(config: Config, whose: str) -> None:
+    """Features of degraded queries equal a plain loop that spoils each frame; a gallery of good ones is as it was.
+
+    A query that is in the gallery is not compared with itself, and scores count as ever.
+    """
+    reader, engine = shards.open(config.data.shards), Engine(config)
+    torch.manual_seed(0)
+    model = MSTAT(config.model)
+    good = Trial(engine, reader, config)
+    of_good = torch.cat(good.extract(model, config.model.image_size), dim=1)
+    settings = dataclasses.replace(config.eval, occlusion=0.4, resolution=20, degrade=whose)  # type: ignore[arg-type]
+    trial = Trial(engine, reader, dataclasses.replace(config, eval=settings))
+    features = torch.cat(trial.extract(model, config.model.image_size), dim=1)
+    assert trial.num_gallery == good.num_gallery
+    assert sorted(trial.tracklets[trial.queries]) == sorted(good.tracklets[good.queries])
+    for row in [0, 5, *trial.queries[::5].tolist()]:
+        tracklet = int(trial.tracklets[row])
+        clips = evaluation_clips(int(reader.num_frames[tracklet]), settings, tracklet)
+        if whose == "all" or row in trial.queries:
+            small = [resize(shrink(reader.frames(tracklet, numbers), 20), (32, 16)) for numbers in clips]
+            frames = np.stack([occlude(clip, 0.4, settings.seed, tracklet) for clip in small])
+        else:
+            frames = np.stack([reader.frames(tracklet, numbers, size=(32, 16)) for numbers in clips])
+        torch.testing.assert_close(features[row], model.embed(frames).mean(0), rtol=1e-4, atol=1e-5)
+    if whose == "queries":
+        assert torch.equal(features[: trial.num_gallery], of_good[: good.num_gallery])
+
+    def compared(trial: Trial) -> list[tuple[int, int, int]]:
+        scores, _ = trial.rank(features if trial is not good else of_good)
+        found = scores.summary()
+        return [found[key] for key in ("num_query", "num_valid_query", "num_gallery")]
+
+    assert compared(trial) == compared(good)
+    trial_nearest = trial.rank(features)[1](range(len(trial.queries)))[1]
+    for query, found in enumerate(trial_nearest.tolist()):
+        assert trial.tracklets[trial.queries[query]] not in [trial.tracklets[place] for place in found if place >= 0]
+    assert len(set(trial.tracklets[trial.shown()])) == len(trial.shown())
+
+
+def test_a_known_gallery_is_not_embedded_again(config: Config) -> None:
+    """With the features of another trial's gallery, the same bits come out and only queries are embedded."""
+    reader, engine = shards.open(config.data.shards), Engine(config)
+    torch.manual_seed(0)
+    model, embedded = MSTAT(config.model), []
+
+    def counting(frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        embedded.append(len(frames))  # several threads do
+        return model(frames)
+
+    def trial(occlusion: float) -> Trial:
+        return Trial(
+            engine, reader, dataclasses.replace(config, eval=dataclasses.replace(config.eval, occlusion=occlusion))
+        )
+
+    first = trial(0.2).extract(counting, config.model.image_size)
+    of_all = sum(embedded)
+    embedded.clear()
+    fresh = trial(0.5).extract(counting, config.model.image_size)
+    assert sum(embedded) == of_all
+    embedded.clear()
+    reused = trial(0.5).extract(counting, config.model.image_size, first)
+    assert sum(embedded) < of_all / 2
+    assert all(torch.equal(*pair) for pair in zip(fresh, reused, strict=True))
+    assert not torch.equal(torch.cat(fresh, 1), torch.cat(first, 1))
+
+
+def test_degraded_scores_say_so(config: Config) -> None:
+    """In evaluation.json and wherever its warnings are shown."""
+    spoilt = dataclasses.replace(config.eval, occlusion=0.3, resolution=16)
+    assert degradation(config.eval) == []
+    assert degradation(spoilt) == ["the frames of queries were degraded (occlusion 0.3, resolution 16)"]
+    config = dataclasses.replace(config, eval=spoilt)
+    torch.manual_seed(0)
+    evaluation = score(Engine(config), MSTAT(config.model), shards.open(config.data.shards), config).evaluation
+    assert evaluation["warnings"][-1] == degradation(spoilt)[0]
+
+
+def test_rankings_are_the_hardest_queries_with_their_nearest(config: Config) -> None:
+    """Lowest average precision first; neighbours by falling similarity; right means the same identity."""
+    reader = shards.open(config.data.shards)
+    torch.manual_seed(0)
+    files = evaluate(Engine(config), MSTAT(config.model), reader, config)
+    evaluation, queries = files["evaluation.json"], files["rankings.json"]["queries"]
+    (typical,) = files["rankings.json"]["typical"]
+    assert typical["ap"] >= evaluation["mAP"]  # a single one is the best
+    assert len(queries) == 3
+    assert [query["ap"] for query in queries] == sorted(query["ap"] for query in queries)
+    assert queries[0]["ap"] <= evaluation["mAP"]
+    for query in queries:
+        similarities = [entry["similarity"] for entry in query["gallery"]]
+        assert similarities == sorted(similarities, reverse=True)
+        for entry in query["gallery"]:
+            tracklet = reader[entry["index"]]
+            assert (tracklet.key, tracklet.pid, tracklet.camid) == (entry["key"], entry["pid"], entry["camid"])
+            assert entry["correct"] == (tracklet.pid == query["pid"])
+            assert (tracklet.pid, tracklet.camid) != (query["pid"], query["camid"])
+        first = next((entry["rank"] for entry in query["gallery"] if entry["correct"]), None)
+        assert first == (query["first_hit"] if query["first_hit"] <= 10 else None)
+
+
+def test_an_unknown_protocol_is_refused(config: Config, tiny_shards: Path) -> None:
+    """The message names those there are."""
+    config.data.protocol = "offical"
+    with pytest.raises(ValueError, match="official"):
+        Trial(Engine(config), shards.open(tiny_shards), config)
+
+
+def test_the_plane_holds_the_first_third_of_the_people(config: Config) -> None:
+    """Every tracklet of theirs, queries and gallery, no junk and no distractor, each at a place of its own."""
+    config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, pictures=True))
+    reader = shards.open(config.data.shards)
+    torch.manual_seed(0)
+    engine = Engine(config)
+    embedding = evaluate(engine, MSTAT(config.model), reader, config)["embedding.json"]
+    tested = reader.pids[Trial(engine, reader, config).tracklets]
+    people = np.unique(tested[tested > 0])
+    people = people[: len(people) // 3]
+    assert len(people) >= 2
+    assert sorted(embedding["pids"]) == sorted(tested[np.isin(tested, people)].tolist())
+    assert len({tuple(point) for point in embedding["points"]}) == len(embedding["pids"])

@@ -1,0 +1,120 @@
+"""What a node says of itself."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mstat.config import Config
+from mstat.config.cli import load_config
+from mstat.distributed.agreement import PROJECT, source_digest
+from mstat.distributed.engine import Engine
+from mstat.preflight.node import (
+    NOT_BUILT,
+    checkpoint_bytes,
+    gather_facts,
+    read_nvidia_smi,
+    room_needed,
+)
+from mstat.pretraining.pretrain import pretrain
+from mstat.training.train import training_plan
+from shards.read import Reader
+from tests.conftest import tiny_actions_yaml
+
+# As nvidia-smi prints the query of mstat/preflight/node.py; written after its manual, no GPU was at hand.
+GPUS = """\
+0, GPU-5aa1, NVIDIA A100-SXM4-80GB, 4, 81920, 0, Not Active
+1, GPU-5aa2, NVIDIA A100-SXM4-80GB, 40960, 81920, 2, Active
+2, GPU-5aa3, NVIDIA A100-SXM4-80GB, 4, 81920, [N/A], Not Active
+"""
+
+
+def test_a_checkpoint_is_foreseen(reference: Path) -> None:
+    """What one of a real run takes, and its weights, to 5 % of what its settings say."""
+    config = load_config(reference / "config.yaml")
+    reader = Reader(config.data.shards)
+    weights, checkpoint = checkpoint_bytes(config, len(training_plan(reader, config).pids))
+    newest = sorted((reference / "checkpoints").iterdir())[-1]
+    assert sum(path.stat().st_size for path in newest.rglob("*")) == pytest.approx(checkpoint, rel=0.05)
+    assert (reference / "model.safetensors").stat().st_size == pytest.approx(weights, rel=0.05)
+    assert room_needed(config, reader) == 3 * checkpoint + weights
+
+
+def test_a_healthy_node(reference: Path) -> None:
+    """No faults; the checksum of the shards; what is in the folder already is not asked for again."""
+    config = load_config(reference / "config.yaml")
+    config.run = str(reference)
+    facts = gather_facts(config, 1)
+    assert facts["faults"] == []
+    assert facts["shards"] == Reader(config.data.shards).checksum
+    assert facts["free"] > facts["needed"]
+    config.run += "-new"
+    assert gather_facts(config, 1)["needed"] > facts["needed"]
+
+
+def test_faults_of_a_node_are_told_together(tmp_path: Path) -> None:
+    """Shards, pretrained weights, and a run folder that is a file's child."""
+    config = Config(run=str(tmp_path / "run"))
+    config.data.shards = str(tmp_path / "none")
+    config.model.init = str(tmp_path / "timesformer.safetensors")
+    told = [what for what, _ in gather_facts(config, 1)["faults"]]
+    assert len(told) == 2
+    assert told[0].startswith("shards: ")
+    assert told[1] == f"model.init: {config.model.init} is not there"
+
+
+def test_what_other_commands_need(tiny_actions: Path, reference: Path, tmp_path: Path) -> None:
+    """Pretraining has checkpoints of its own kind; scores ask for no room, nor for the weights that training began
+    with."""
+    yaml = tmp_path / "actions.yaml"
+    yaml.write_text(tiny_actions_yaml(tiny_actions))
+    config = load_config(yaml, ["--run", str(tmp_path / "run"), "--data.num_workers", "0"])
+    needed = gather_facts(config, 1, "pretrain")["needed"]
+    with Engine(config) as engine:
+        pretrain(config, engine)
+    kept = sum(path.stat().st_size for path in (tmp_path / "run" / "checkpoints").rglob("*"))  # two: train.keep
+    weights = (tmp_path / "run" / "model.safetensors").stat().st_size
+    assert needed == pytest.approx(1.5 * kept + weights, rel=0.05)
+
+    config = load_config(reference / "config.yaml", ["--model.init", "gone.safetensors"])
+    facts = gather_facts(config, 1, "evaluate")
+    assert (facts["needed"], facts["faults"]) == (None, [])
+
+
+def test_the_synthetic_set_need_not_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training makes it."""
+    monkeypatch.chdir(tmp_path)
+    facts = gather_facts(Config(run="run"), 1)
+    assert facts["shards"] == NOT_BUILT
+    assert facts["faults"] == []
+
+
+def test_two_trees_are_told_apart_without_git(tmp_path: Path) -> None:
+    """The same files give the same digest, one byte more another one."""
+    for room in ("shards", "mstat", "launch"):
+        shutil.copytree(PROJECT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
+    assert source_digest(tmp_path) == source_digest(PROJECT)
+    with (tmp_path / "mstat" / "task.py").open("a") as file:
+        file.write("\n")
+    assert source_digest(tmp_path) != source_digest(PROJECT)
+
+
+def test_what_nvidia_smi_says() -> None:
+    """A GPU in use, with memory errors, slowed: three faults; `[N/A]` is none."""
+    names, faults = read_nvidia_smi(GPUS, None)
+    assert names == ["NVIDIA A100-SXM4-80GB"] * 3
+    assert [what for what, _ in faults] == [
+        "GPU 1: 40,960 of 81,920 MiB in use before we begin",
+        "GPU 1: 2 uncorrected memory errors (ECC)",
+        "GPU 1: slowed by its hardware (heat or power)",
+    ]
+
+
+@pytest.mark.parametrize(("visible", "count"), [("0,2", 2), ("GPU-5aa1", 1), ("", 0), ("MIG-1", 3)])
+def test_only_visible_gpus_count(visible: str, count: int) -> None:
+    """By number or UUID, as CUDA_VISIBLE_DEVICES has them."""
+    names, faults = read_nvidia_smi(GPUS, visible)
+    assert len(names) == count
+    assert bool(faults) == (count == 3)

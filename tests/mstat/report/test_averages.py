@@ -1,0 +1,46 @@
+"""The mean of several evaluations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mstat.errors import UserError
+from mstat.report.averages import mean_of
+
+
+def test_what_has_no_mean_is_not_made_up() -> None:
+    """A score that one lacks is none; a baseline or stage that one lacks is left out; cameras are of no mean."""
+    one = {"protocol": "official", "mAP": 0.5, "cmc": [0.5, 1.0], "baselines": {"HSV": {"mAP": 0.1}}, "cameras": [1]}
+    other = {"protocol": "official", "mAP": None, "cmc": [0.7, 0.8], "baselines": None, "cameras": [2]}
+    mean = mean_of([one, other])
+    assert (mean["protocol"], mean["mAP"], mean["baselines"]) == ("official", None, {})
+    assert mean["cmc"] == pytest.approx([0.6, 0.9])
+    assert "cameras" not in mean
+
+
+def test_distances_have_a_mean() -> None:
+    """Those of Table VI, with the deviation of a sample."""
+    both = [{"distances": {"cosine": {"intra": value, "inter": 1.0}}} for value in (0.2, 0.4)]
+    found = mean_of(both)["distances"]["cosine"]
+    assert found["intra"] == pytest.approx(0.3)
+    assert found["sd"] == {"intra": pytest.approx(0.02**0.5), "inter": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"dataset": {"name": "b", "checksum": "2"}}, "data set"),
+        ({"protocol": "other"}, "protocol"),
+        ({"eval": {"occlusion": 0.5}}, "occlusion"),
+        ({"num_frames": 8}, "frames of a tracklet"),
+    ],
+)
+def test_what_is_not_comparable_has_no_mean(other: dict[str, Any], words: str) -> None:
+    """Two data sets, protocols or settings are never one number; two splits are."""
+    one = {"dataset": {"name": "a", "checksum": "1"}, "protocol": "p", "split": "0", "rank1": 0.5}
+    one |= {"num_frames": 4, "eval": {"occlusion": 0.0}}
+    assert mean_of([one, one | {"split": "1", "rank1": 0.7}])["rank1"] == pytest.approx(0.6)
+    with pytest.raises(UserError, match=f"no mean is made of scores of another {words}"):
+        mean_of([one, one | other])
