@@ -26,7 +26,7 @@ import torch.distributed as dist
 from record import PROJECT, conditions, save
 
 import mstat.training.task
-from mstat.config import BatchConfig, ClipConfig, Config, ModelConfig
+from mstat.config import BatchConfig, ClipConfig, Config, ModelConfig, changed
 from mstat.config.cli import load_config
 from mstat.distributed.engine import Engine
 from mstat.distributed.gather import gather, slice_bounds
@@ -49,8 +49,7 @@ def settings(name: str) -> Config:
     if name == "synthetic":
         return load_config(PROJECT / "configs" / "synthetic.yaml")
     config = Config(model=ModelConfig(image_size=(64, 32)), batch=BatchConfig(12, 2), clip=ClipConfig(num_frames=2))
-    config.train.precision = "no"
-    return config
+    return changed(config, {"train.precision": "no"})
 
 
 class Meter:

@@ -27,7 +27,7 @@ from record import PROJECT, Figure, conditions, save, stem
 from scaling import table
 from scipy.stats import linregress, t
 
-from mstat.config import BatchConfig, ClipConfig, Config, ModelConfig
+from mstat.config import BatchConfig, ClipConfig, Config, ModelConfig, changed
 from mstat.distributed.engine import Engine
 from mstat.evaluation.ranking import rank_positives
 from mstat.training.task import Task
@@ -105,7 +105,7 @@ def training_step(
 ) -> tuple[Engine, Callable[[], object]]:
     """A whole step on drawn frames, in fp32 with one thread: forward, losses, backward, update."""
     config = Config(model=model, batch=BatchConfig(clips // 2, 2), clip=ClipConfig(num_frames=num_frames))
-    config.train.precision = "no"
+    config = changed(config, {"train.precision": "no"})
     engine = Engine(config)
     torch.set_num_threads(1)
     torch.manual_seed(0)

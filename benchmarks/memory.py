@@ -24,7 +24,7 @@ from record import PROJECT, Figure, conditions, save
 from torch import nn
 from tracing import MARS_IDENTITIES, Trace, cuda_kernels, evaluation, training_step
 
-from mstat.config import BatchConfig, ClipConfig, Config, ModelConfig
+from mstat.config import BatchConfig, ClipConfig, Config, ModelConfig, changed
 from mstat.distributed.engine import Engine
 from mstat.model import feature_dims
 from mstat.model.randomness import block_counts
@@ -129,10 +129,7 @@ def total(items: list[Item]) -> int:
 
 def settings(identities: int = 12, recompute: bool = False) -> Config:
     """The paper's, with another number of identities in the batch, 2 clips of each."""
-    config = Config()
-    config.batch.num_identities = identities
-    config.train.activation_checkpointing = recompute
-    return config
+    return changed(Config(), {"batch.num_identities": identities, "train.activation_checkpointing": recompute})
 
 
 def needed(peak: int) -> float:
@@ -165,8 +162,7 @@ def largest(recompute: bool) -> dict[str, int]:
 def smaller(precision: str, recompute: bool) -> Config:
     """A model whose step a CPU takes in seconds, and whose memory is activations for the most part, as the paper's."""
     config = Config(model=SMALLER, batch=BatchConfig(8, 2), clip=ClipConfig(num_frames=8))
-    config.train.precision, config.train.activation_checkpointing = precision, recompute
-    return config
+    return changed(config, {"train.precision": precision, "train.activation_checkpointing": recompute})
 
 
 def worker(config: Config) -> None:

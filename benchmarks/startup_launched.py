@@ -65,13 +65,12 @@ def save_large(path: str) -> None:
     """Checkpoints of a model of the paper's size after one step of SGD; rank 0 leaves seconds of each kind of save."""
     import torch
 
-    from mstat.config import Config
+    from mstat.config import Config, TrainConfig
     from mstat.distributed.engine import Engine
     from mstat.runs.checkpoint import Writer
     from mstat.training.task import Task
 
-    config = Config()
-    config.train.precision = "no"
+    config = Config(train=TrainConfig(precision="no"))
     seconds: dict[str, list[float]] = {
         name: [] for name in ("torch", "blocked", "whole", "copy", "disk", "alone", "beside")
     }

@@ -24,7 +24,7 @@ from communication import drawn_batch
 from record import PROJECT, Figure, conditions, save
 from torch.utils._pytree import tree_leaves
 
-from mstat.config import BatchConfig, Config
+from mstat.config import BatchConfig, Config, changed
 from mstat.config.cli import load_config
 from mstat.distributed.engine import Engine
 from mstat.model import no_weight_decay
@@ -42,10 +42,8 @@ STEPS = 3
 def settings() -> Config:
     """configs/synthetic.yaml, wide enough that ZeRO-3 splits matrices, under SGD with momentum as the paper has it."""
     config = load_config(PROJECT / "configs" / "synthetic.yaml")
-    config.model.width, config.model.num_heads = 384, 6
-    config.batch = BatchConfig(4, 2)
-    config.optim.name = "sgd"
-    return config
+    wide = {"model.width": 384, "model.num_heads": 6, "batch": BatchConfig(4, 2), "optim.name": "sgd"}
+    return changed(config, wide)
 
 
 def groups(task: Task) -> list[list[int]]:

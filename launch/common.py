@@ -54,6 +54,7 @@ def run_of(arguments: argparse.Namespace) -> Path:
 
 def config_of_run(run: Path, overrides: Sequence[str]) -> Config:
     """The settings of a run folder, changed by flags. Raises UserError where it is none; bad flags exit with 2."""
+    from mstat.config import changed
     from mstat.config.cli import parse
     from mstat.runs.relocate import find_file, find_shards
 
@@ -62,12 +63,12 @@ def config_of_run(run: Path, overrides: Sequence[str]) -> Config:
     argv = ["--config", str(run / "config.yaml"), "--run", str(run), *overrides]
     config = parse(argv, prog=str(run / "config.yaml"))
     recorded = config.data.shards
-    config.data.shards = find_shards(run, recorded)
+    config = changed(config, {"data.shards": find_shards(run, recorded)})
     if config.data.shards != recorded and os.environ.get("RANK", "0") == "0":
         taken = f"data.shards: {recorded} is not in this folder; taken: {config.data.shards}"
         print(printable(taken), file=sys.stderr)
     if config.model.init:
-        config.model.init = find_file(run, config.model.init)
+        config = changed(config, {"model.init": find_file(run, config.model.init)})
     return config
 
 

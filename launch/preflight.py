@@ -15,6 +15,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,8 +75,7 @@ def settings_of(script: str, words: Sequence[str]) -> Config:
 
         experiment, rest = reproduce.arguments(words)
         config = reproduce.settings_of(experiment, rest)
-        config.run = str(reproduce.folder_of(experiment, config))
-        return config
+        return replace(config, run=str(reproduce.folder_of(experiment, config)))
     from launch.pretrain import ACTIONS_CONFIG
 
     return parse(words, ACTIONS_CONFIG if script == "pretrain" else SYNTHETIC_CONFIG, prog=f"launch/{script}.py")

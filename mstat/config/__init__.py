@@ -17,6 +17,7 @@ from mstat.config.settings import (
     PretrainConfig,
     ScheduleConfig,
     TrainConfig,
+    changed,
 )
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "PretrainConfig",
     "ScheduleConfig",
     "TrainConfig",
+    "changed",
 ]

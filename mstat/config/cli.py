@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import jsonargparse
 import yaml
 
-from mstat.config import Config
+from mstat.config import Config, changed
 from mstat.config.ranges import is_number, out_of_range, setting_types
 from mstat.config.yaml_settings import flags_of
 from mstat.errors import UserError
@@ -96,7 +96,7 @@ def _read(parser: jsonargparse.ArgumentParser, argv: Sequence[str], default_conf
         raise _Refused("a value is nested too deeply") from None
     config = Config(**{key: value for key, value in vars(parsed).items() if key != "config"})
     try:
-        expand_paths(config)
+        config = expand_paths(config)
     except UserError as error:
         raise _Refused(str(error)) from None
     if complaint := out_of_range(config):
@@ -104,21 +104,22 @@ def _read(parser: jsonargparse.ArgumentParser, argv: Sequence[str], default_conf
     return config
 
 
-def expand_paths(config: Config) -> None:
-    """Put the home folder for `~` into every setting that is a path.
+def expand_paths(config: Config) -> Config:
+    """The config with the home folder for `~` in every setting that is a path.
 
     Raises:
         UserError: If there is no such user, or a name is no UTF-8: config.yaml could not hold it.
     """
     try:
-        config.run, config.data.shards = expand(config.run), expand(config.data.shards)
-        config.model.init = config.model.init and expand(config.model.init)
-        for name in filter(None, (config.run, config.data.shards, config.model.init)):
-            name.encode()
+        paths = {"run": config.run, "data.shards": config.data.shards, "model.init": config.model.init}
+        expanded = {key: path and expand(path) for key, path in paths.items()}
+        for path in filter(None, expanded.values()):
+            path.encode()
     except UnicodeEncodeError as error:
         raise UserError(f"{error.object!r}: a name that is no UTF-8; rename it, or make a link to it") from None
     except UsageError as error:
         raise UserError(str(error)) from None
+    return changed(config, expanded)
 
 
 def _refuse_unknown(flags: Sequence[str]) -> None:
@@ -179,11 +180,10 @@ def override(config: Config, settings: Mapping[str, str]) -> Config:
         parsed = parser.instantiate(parser.parse_object(plain))
     except _Refused as refused:
         raise UserError(str(refused)) from None
-    changed = Config(**{key: value for key, value in vars(parsed).items() if key != "config"})
-    expand_paths(changed)
-    if complaint := out_of_range(changed):
+    config = expand_paths(Config(**{key: value for key, value in vars(parsed).items() if key != "config"}))
+    if complaint := out_of_range(config):
         raise UserError(complaint)
-    return changed
+    return config
 
 
 def save_config(config: Config, path: Path) -> None:

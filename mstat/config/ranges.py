@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields, is_dataclass
 from functools import cache
 from operator import attrgetter
 from types import NoneType, UnionType
@@ -10,58 +11,20 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from mstat.config import Config
 
-# As in mathematics: [ and ] hold the end, ( and ) do not. Every number of Config has its line here.
-RANGES: dict[str, str] = {
-    "seed": "[0, 9223372036854775807]",
-    "data.num_workers": "[0, 1024]",
-    "batch.num_identities": "[1, 2147483647]",
-    "batch.num_tracklets": "[1, 2147483647]",
-    "clip.num_frames": "[1, 65535]",
-    "clip.stride": "[1, 2147483647]",
-    "clip.flip": "[0, 1]",
-    "clip.crop_padding": "[0, 32767]",
-    "clip.erase": "[0, 1]",
-    "model.image_size": "[1, 65535]",
-    "model.patch_size": "[1, 65535]",
-    "model.width": "[1, 2147483647]",
-    "model.num_heads": "[1, 2147483647]",
-    "model.mlp_ratio": "(0, inf)",
-    "model.depths": "[0, 1024]",
-    "model.num_attributes": "[1, 2147483647]",
-    "model.num_temporal_attributes": "[1, 2147483647]",
-    "model.num_prototypes": "[1, 2147483647]",
-    "model.tps_probability": "[0, 1]",
-    "model.tps_positions": "[1, 2147483647]",
-    "model.tps_block": "[0, 1024]",
-    "model.drop_path": "[0, 1)",
-    "loss.margin": "[0, inf)",
-    "loss.angular_margin": "(0, 180)",
-    "loss.label_smoothing": "[0, 1)",
-    "loss.metric_weight": "[0, inf)",
-    "loss.metric_warmup_steps": "[0, 2147483647]",
-    "loss.mining_groups": "[1, 2147483647]",
-    "loss.cross_entropy_weight": "[0, inf)",
-    "optim.lr": "(0, inf)",
-    "optim.momentum": "[0, 1)",
-    "optim.weight_decay": "[0, inf)",
-    "optim.clip_grad_norm": "(0, inf)",
-    "schedule.gamma": "(0, 1]",
-    "schedule.step_epochs": "[1, 2147483647]",
-    "schedule.warmup_steps": "[0, 2147483647]",
-    "train.steps": "[1, 2147483647]",
-    "train.epochs": "[1, 2147483647]",
-    "train.save_every": "[0, 2147483647]",
-    "train.keep": "[1, 2147483647]",
-    "train.eval_every": "[0, 2147483647]",
-    "train.log_every": "[1, 2147483647]",
-    "train.timeout_minutes": "(0, 100000]",
-    "eval.num_frames": "[1, 65535]",
-    "eval.batch_size": "[1, 2147483647]",
-    "eval.seed": "[0, 9223372036854775807]",
-    "eval.occlusion": "[0, 1]",
-    "eval.resolution": "[1, 65535]",
-    "eval.num_rankings": "[0, 2147483647]",
-}
+
+@cache
+def ranges() -> dict[str, str]:
+    """The interval of each setting that is a number, by dotted key."""
+    found: dict[str, str] = {}
+    for field in fields(Config):
+        section = getattr(Config(), field.name)
+        inside = {f"{field.name}.{one.name}": one for one in fields(section)} if is_dataclass(section) else {}
+        found |= {
+            key: one.metadata["interval"]
+            for key, one in {field.name: field, **inside}.items()
+            if "interval" in one.metadata
+        }
+    return found
 
 
 def out_of_range(config: Config) -> str | None:
@@ -72,7 +35,7 @@ def out_of_range(config: Config) -> str | None:
             return f"{key} is null, it must have a value"
         if value == "":
             return f"{key} is empty: give a value, or leave it out"
-    for key, interval in RANGES.items():
+    for key, interval in ranges().items():
         value = attrgetter(key)(config)
         for number in value if isinstance(value, tuple) else (value,):
             if number is not None and not _is_inside(number, interval):

@@ -6,14 +6,20 @@ what its data set needs, and the command line changes that. Importing this file 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 ALL_SPLITS = "all"
 ACTIONS_SHARDS = "data/actions/shards"  # of configs/actions.yaml: launch/pretrain.py makes them where they are missing
 
 
-@dataclass
+def within(interval: str, default: Any) -> Any:
+    """A field whose numbers must lie in an interval, as mathematics writes it: [ and ] hold the end, ( and ) do not."""
+    return field(default=default, metadata={"interval": interval})
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Which tracklets.
 
@@ -28,10 +34,10 @@ class DataConfig:
     shards: str = "data/synthetic/shards"
     protocol: str | None = None
     split: str | None = None
-    num_workers: int = 4
+    num_workers: int = within("[0, 1024]", 4)
 
 
-@dataclass
+@dataclass(frozen=True)
 class BatchConfig:
     """The global batch, over all ranks together: P identities times K tracklets.
 
@@ -40,11 +46,11 @@ class BatchConfig:
         num_tracklets: K, clips of each, from different cameras where the identity has them; BatchHard needs 2 at least.
     """
 
-    num_identities: int = 12
-    num_tracklets: int = 2
+    num_identities: int = within("[1, 2147483647]", 12)
+    num_tracklets: int = within("[1, 2147483647]", 2)
 
 
-@dataclass
+@dataclass(frozen=True)
 class ClipConfig:
     """How a training clip is made of a tracklet.
 
@@ -57,15 +63,15 @@ class ClipConfig:
         erase: Probability of random erasing.
     """
 
-    num_frames: int = 8
+    num_frames: int = within("[1, 65535]", 8)
     sampling: Literal["segments", "stride"] = "segments"
-    stride: int = 4
-    flip: float = 0.5
-    crop_padding: int = 10
-    erase: float = 0.5
+    stride: int = within("[1, 2147483647]", 4)
+    flip: float = within("[0, 1]", 0.5)
+    crop_padding: int = within("[0, 32767]", 10)
+    erase: float = within("[0, 1]", 0.5)
 
 
-@dataclass
+@dataclass(frozen=True)
 class ModelConfig:
     """MSTAT's shape. Defaults are the paper's; every size, down to one for a CPU, is these fields alone.
 
@@ -96,28 +102,28 @@ class ModelConfig:
     """
 
     init: str | None = None
-    image_size: tuple[int, int] = (224, 112)
-    patch_size: int = 16
-    width: int = 768
-    num_heads: int = 12
-    mlp_ratio: float = 4.0
+    image_size: tuple[int, int] = within("[1, 65535]", (224, 112))
+    patch_size: int = within("[1, 65535]", 16)
+    width: int = within("[1, 2147483647]", 768)
+    num_heads: int = within("[1, 2147483647]", 12)
+    mlp_ratio: float = within("(0, inf)", 4.0)
     stages: tuple[Literal["I", "II", "III"], ...] = ("I", "II", "III")
-    depths: tuple[int, int, int] = (8, 3, 3)
-    num_attributes: int = 24
-    num_temporal_attributes: int = 24
-    num_prototypes: int = 64
+    depths: tuple[int, int, int] = within("[0, 1024]", (8, 3, 3))
+    num_attributes: int = within("[1, 2147483647]", 24)
+    num_temporal_attributes: int = within("[1, 2147483647]", 24)
+    num_prototypes: int = within("[1, 2147483647]", 64)
     iap_norm: Literal["softmax-l1", "l1-softmax"] = "softmax-l1"
-    tps_probability: float = 0.2
-    tps_positions: int = 5
-    tps_block: int = 0
-    drop_path: float = 0.1
+    tps_probability: float = within("[0, 1]", 0.2)
+    tps_positions: int = within("[1, 2147483647]", 5)
+    tps_block: int = within("[0, 1024]", 0)
+    drop_path: float = within("[0, 1)", 0.1)
     bnneck: bool = False
     stage1_aap: bool = True
     stage3_asta: bool = True
     iap: Literal["both", "II", "III", "none"] = "both"
 
 
-@dataclass
+@dataclass(frozen=True)
 class LossConfig:
     """The two losses of every stage.
 
@@ -139,17 +145,17 @@ class LossConfig:
     """
 
     metric: Literal["batch_hard", "arcface", "sphereface", "oim", "none"] = "batch_hard"
-    margin: float | None = 0.3
+    margin: float | None = within("[0, inf)", 0.3)
     unit_length: bool = False
-    angular_margin: float | None = None
-    label_smoothing: float = 0.1
-    metric_weight: float = 1.0
-    metric_warmup_steps: int = 0
-    mining_groups: int = 1
-    cross_entropy_weight: float = 1.0
+    angular_margin: float | None = within("(0, 180)", None)
+    label_smoothing: float = within("[0, 1)", 0.1)
+    metric_weight: float = within("[0, inf)", 1.0)
+    metric_warmup_steps: int = within("[0, 2147483647]", 0)
+    mining_groups: int = within("[1, 2147483647]", 1)
+    cross_entropy_weight: float = within("[0, inf)", 1.0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class OptimConfig:
     """The optimiser. Biases, norms, scalars, proxies, class tokens and positions get no weight decay.
 
@@ -163,14 +169,14 @@ class OptimConfig:
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 5e-5
+    lr: float = within("(0, inf)", 1e-3)
+    momentum: float = within("[0, 1)", 0.9)
+    weight_decay: float = within("[0, inf)", 5e-5)
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
-    clip_grad_norm: float | None = None
+    clip_grad_norm: float | None = within("(0, inf)", None)
 
 
-@dataclass
+@dataclass(frozen=True)
 class ScheduleConfig:
     """The learning rate as a pure function of the step. An epoch is ceil(identities / P) steps.
 
@@ -182,12 +188,12 @@ class ScheduleConfig:
     """
 
     name: Literal["step", "cosine"] = "step"
-    gamma: float = 0.75
-    step_epochs: int = 25
-    warmup_steps: int = 0
+    gamma: float = within("(0, 1]", 0.75)
+    step_epochs: int = within("[1, 2147483647]", 25)
+    warmup_steps: int = within("[0, 2147483647]", 0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainConfig:
     """The loop.
 
@@ -209,20 +215,20 @@ class TrainConfig:
         timeout_minutes: How long a process waits for the others before it gives up; longer than a save takes.
     """
 
-    steps: int | None = None
-    epochs: int = 240
+    steps: int | None = within("[1, 2147483647]", None)
+    epochs: int = within("[1, 2147483647]", 240)
     precision: Literal["no", "bf16"] = "bf16"
     compile: bool = False
     activation_checkpointing: bool = False
-    save_every: int = 500
-    keep: int = 2
+    save_every: int = within("[0, 2147483647]", 500)
+    keep: int = within("[1, 2147483647]", 2)
     keep_best: bool = False
-    eval_every: int | None = 0
-    log_every: int = 10
-    timeout_minutes: float = 30.0
+    eval_every: int | None = within("[0, 2147483647]", 0)
+    log_every: int = within("[1, 2147483647]", 10)
+    timeout_minutes: float = within("(0, 100000]", 30.0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class EvalConfig:
     """How tracklets become features, and features scores.
 
@@ -244,20 +250,20 @@ class EvalConfig:
         num_rankings: Hardest queries whose nearest gallery tracklets go into the report; and a third as many others.
     """
 
-    num_frames: int = 32
+    num_frames: int = within("[1, 65535]", 32)
     mode: Literal["sample", "clips"] = "sample"
-    batch_size: int = 8
+    batch_size: int = within("[1, 2147483647]", 8)
     stage_norm: bool = False
-    seed: int = 0
-    occlusion: float = 0.0
-    resolution: int | None = None
+    seed: int = within("[0, 9223372036854775807]", 0)
+    occlusion: float = within("[0, 1]", 0.0)
+    resolution: int | None = within("[1, 65535]", None)
     degrade: Literal["queries", "all"] = "queries"
     baselines: bool = False
     pictures: bool = True
-    num_rankings: int = 24
+    num_rankings: int = within("[0, 2147483647]", 24)
 
 
-@dataclass
+@dataclass(frozen=True)
 class PretrainConfig:
     """The STA stack as a classifier of actions. launch/pretrain.py alone reads it.
 
@@ -269,7 +275,7 @@ class PretrainConfig:
     time: Literal["divided", "none"] = "divided"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     """A whole run.
 
@@ -280,7 +286,7 @@ class Config:
     """
 
     run: str = "runs/synthetic"
-    seed: int = 0
+    seed: int = within("[0, 9223372036854775807]", 0)
     resume: Literal["auto", "never"] = "auto"
     data: DataConfig = field(default_factory=DataConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -292,3 +298,13 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+
+
+def changed(config: Config, settings: Mapping[str, Any]) -> Config:
+    """The config with other values for some dotted keys, which are neither parsed nor checked."""
+    for key, value in settings.items():
+        section, _, name = key.rpartition(".")
+        if section:
+            name, value = section, replace(getattr(config, section), **{name: value})
+        config = replace(config, **{name: value})
+    return config

@@ -20,7 +20,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.overrides import TorchFunctionMode
 
 from launch.model import count
-from mstat.config import BatchConfig, Config
+from mstat.config import BatchConfig, Config, TrainConfig
 from mstat.model import MSTAT
 from tests.conftest import PROJECT
 from tests.mstat.model.small import SMALL
@@ -34,9 +34,7 @@ PAPERS_ATTENTION = [(2352, 12, 8, 8, 64), (192, 12, 99, 99, 64), (192, 12, 24, 9
 
 def small_config() -> Config:
     """fp32, as all engines of the test process."""
-    config = Config(model=SMALL, batch=BatchConfig(3, 2))
-    config.train.precision = "no"
-    return config
+    return Config(model=SMALL, batch=BatchConfig(3, 2), train=TrainConfig(precision="no"))
 
 
 def test_storages_are_followed_to_their_end() -> None:

@@ -367,14 +367,13 @@ def _read_checkpoint(folder: Path) -> bool:
     import torch
 
     import mstat
-    from mstat.config import Config
+    from mstat.config import Config, TrainConfig
     from mstat.distributed.engine import Engine
     from mstat.runs.checkpoint import find, restore
     from mstat.training.task import Task
     from tests.mstat.training.test_task import CLASSES, SMALL
 
-    config, run = Config(model=SMALL), folder / "run"
-    config.train.precision = "no"
+    config, run = Config(model=SMALL, train=TrainConfig(precision="no")), folder / "run"
     made = Engine(config)
     made.prepare(Task(config, CLASSES))
     reached = restore(made, run, {})

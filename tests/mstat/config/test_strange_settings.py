@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mstat.cluster.status import num_steps
-from mstat.config import Config
+from mstat.config import Config, DataConfig
 from mstat.config.cli import load_config, override, save_config
 from mstat.errors import UserError
 from tests.conftest import PROJECT
@@ -151,8 +151,8 @@ def test_aliases_and_merges_of_people_are_read(tmp_path: Path) -> None:
 def test_a_look_opens_no_address(tmp_path: Path) -> None:
     """`submit.py status` counts steps by shards in a folder, and leaves a URL of the run's settings alone."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        config = Config(run=str(tmp_path))
-        config.data.shards = f"http://127.0.0.1:{server.getsockname()[1]}/set"
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/set"
+        config = Config(run=str(tmp_path), data=DataConfig(shards=url))
         save_config(config, tmp_path / "config.yaml")
         assert num_steps(tmp_path) is None
         server.setblocking(False)

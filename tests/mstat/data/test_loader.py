@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import shards
-from mstat.config import Config
+from mstat.config import Config, changed
 from mstat.config.cli import load_config, override
 from mstat.data.loader import AHEAD, EvaluationBatches, TrainingBatches, load
 from mstat.data.sampler import CLIPS, IDENTITIES, TRACKLETS
@@ -77,9 +77,9 @@ def test_ranks_and_workers_change_nothing(
 
 def test_clips_are_augmented_and_noise_is_drawn(config: Config, one_process: list[dict[str, torch.Tensor]]) -> None:
     """What is compared above holds chance: changed pixels of most clips, shuffled patches, dropped branches."""
-    config.clip.flip = config.clip.erase = config.clip.crop_padding = 0
-    for changed, plain in zip(one_process, batches(config, 1, 0, STEPS), strict=True):
-        assert (changed["frames_BTHWC"] != plain["frames_BTHWC"]).flatten(1).any(1).sum() > 6
+    config = changed(config, {"clip.flip": 0, "clip.erase": 0, "clip.crop_padding": 0})
+    for augmented, plain in zip(one_process, batches(config, 1, 0, STEPS), strict=True):
+        assert (augmented["frames_BTHWC"] != plain["frames_BTHWC"]).flatten(1).any(1).sum() > 6
     assert any((step["tps_BTN"] != step["tps_BTN"].sort(1).values).any() for step in one_process)
     assert any((step["keep_BR"] == 0).any() for step in one_process)
 
@@ -108,7 +108,7 @@ def test_a_step_is_the_same_alone(config: Config) -> None:
     (alone,) = batches(config, 1, 0, range(5, 6))
     after = batches(config, 1, 0, range(3, 6))[-1]
     assert all(torch.equal(alone[name], after[name]) for name in alone)
-    config.seed = 1
+    config = changed(config, {"seed": 1})
     (other,) = batches(config, 1, 0, range(5, 6))
     assert not torch.equal(alone["frames_BTHWC"], other["frames_BTHWC"])
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 import shards
-from mstat.config import Config
+from mstat.config import Config, changed
 from mstat.config.cli import load_config
 from mstat.data.clips import evaluation_clips
 from mstat.data.corruptions import occlude, shrink
@@ -228,7 +228,7 @@ def test_rankings_are_the_hardest_queries_with_their_nearest(config: Config) -> 
 
 def test_an_unknown_protocol_is_refused(config: Config, tiny_shards: Path) -> None:
     """The message names those there are."""
-    config.data.protocol = "offical"
+    config = changed(config, {"data.protocol": "offical"})
     with pytest.raises(ValueError, match="official"):
         Trial(Engine(config), shards.open(tiny_shards), config)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import shards
-from mstat.config import Config, EvalConfig
+from mstat.config import Config, EvalConfig, changed
 from mstat.config.cli import load_config, save_config
 from mstat.distributed.engine import Engine
 from mstat.evaluation import robustness
@@ -114,7 +114,7 @@ def test_a_scored_point_is_not_scored_again(config: Config, monkeypatch: pytest.
 
 def test_a_set_of_splits_is_refused(config: Config) -> None:
     """Its splits have folders of their own."""
-    config.data.split = "all"
+    config = changed(config, {"data.split": "all"})
     save_config(config, Path(config.run) / "config.yaml")
     with pytest.raises(ValueError, match="split-NAME"):
         study(config, Engine(config))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mstat.config import Config
+from mstat.config import Config, changed
 from mstat.config.cli import load_config
 from mstat.distributed.agreement import PROJECT, source_digest
 from mstat.distributed.engine import Engine
@@ -44,21 +45,18 @@ def test_a_checkpoint_is_foreseen(reference: Path) -> None:
 
 def test_a_healthy_node(reference: Path) -> None:
     """No faults; the checksum of the shards; what is in the folder already is not asked for again."""
-    config = load_config(reference / "config.yaml")
-    config.run = str(reference)
+    config = replace(load_config(reference / "config.yaml"), run=str(reference))
     facts = gather_facts(config, 1)
     assert facts["faults"] == []
     assert facts["shards"] == Reader(config.data.shards).checksum
     assert facts["free"] > facts["needed"]
-    config.run += "-new"
-    assert gather_facts(config, 1)["needed"] > facts["needed"]
+    assert gather_facts(replace(config, run=f"{config.run}-new"), 1)["needed"] > facts["needed"]
 
 
 def test_faults_of_a_node_are_told_together(tmp_path: Path) -> None:
     """Shards, pretrained weights, and a run folder that is a file's child."""
-    config = Config(run=str(tmp_path / "run"))
-    config.data.shards = str(tmp_path / "none")
-    config.model.init = str(tmp_path / "timesformer.safetensors")
+    settings = {"data.shards": str(tmp_path / "none"), "model.init": str(tmp_path / "timesformer.safetensors")}
+    config = changed(Config(run=str(tmp_path / "run")), settings)
     told = [what for what, _ in gather_facts(config, 1)["faults"]]
     assert len(told) == 2
     assert told[0].startswith("shards: ")

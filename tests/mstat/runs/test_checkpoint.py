@@ -18,7 +18,7 @@ from typing import IO
 import pytest
 import torch
 
-from mstat.config import Config
+from mstat.config import Config, TrainConfig
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
 from mstat.runs import checkpoint
@@ -35,8 +35,7 @@ FACTS = {"distributed": "ddp", "shards": "abc"}
 def engine(seed: int = 0) -> Engine:
     """A process with a small task whose optimiser has state, as after a step."""
     torch.manual_seed(seed)
-    config = Config(model=SMALL)
-    config.train.precision = "no"
+    config = Config(model=SMALL, train=TrainConfig(precision="no"))
     made = Engine(config)
     made.prepare(Task(config, CLASSES))
     update(made)

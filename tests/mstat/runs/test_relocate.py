@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launch.common import config_of_run
-from mstat.config import Config
+from mstat.config import Config, changed
 from mstat.config.cli import save_config
 from mstat.report.run_reader import Folder
 from mstat.runs.relocate import find_shards
@@ -23,8 +23,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     out = build_mars(mars_tree(tmp_path / "tree", size=(16, 8)), tmp_path / "project/data/set")
     run = tmp_path / "far" / "run"
     run.mkdir(parents=True)
-    config = Config(run="../far/run")
-    config.data.shards, config.model.init = "data/set", "start.pth"
+    config = changed(Config(run="../far/run"), {"data.shards": "data/set", "model.init": "start.pth"})
     (tmp_path / "project/start.pth").touch()
     save_config(config, run / "config.yaml")
     environment = {"folder": str(tmp_path / "project"), "shards_checksum": Reader(out).checksum}

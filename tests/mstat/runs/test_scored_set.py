@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import shards
-from mstat.config import Config, DataConfig, TrainConfig
+from mstat.config import Config, DataConfig, TrainConfig, changed
 from mstat.config.cli import load_config, save_config
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
@@ -146,8 +146,7 @@ def test_nothing_to_score_is_said_at_the_start(tmp_path: Path) -> None:
         config = Config(data=DataConfig(shards=reader.path, split=split), train=TrainConfig(precision="no"))
         with pytest.raises(UserError, match=f"none of the 1 queries .*({message}).*--train.eval_every null"):
             Trial(Engine(config), reader, config)
-    config = dataclasses.replace(config, run=str(tmp_path / "run"))
-    config.data.split = "all"
+    config = changed(config, {"run": str(tmp_path / "run"), "data.split": "all"})
     with pytest.raises(UserError, match="none of the 1 queries"):
         train_runs(config, Engine(config))
     assert not (tmp_path / "run").exists()

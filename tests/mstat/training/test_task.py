@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mstat.config import Config, LossConfig, ModelConfig
+from mstat.config import Config, LossConfig, ModelConfig, changed
 from mstat.data.sampler import Plan
 from mstat.distributed.gather import _Gather, gather, slice_bounds
 from mstat.losses.triplet import batch_hard_distances
@@ -137,7 +137,7 @@ def world() -> tuple[int, int]:
 def small_task(job: Job) -> Task:
     torch.manual_seed(0)
     config = Config(model=SMALL, loss=LossConfig(metric=job.metric, cross_entropy_weight=job.cross_entropy_weight))
-    config.model.bnneck = job.bnneck
+    config = changed(config, {"model.bnneck": job.bnneck})
     task = Task(config, CLASSES).double()
     if job.batch == LINEAR:
         task.model = Linear(task.dims)
