@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from shards.storage import LocalFiles, RemoteFiles, open_files
 
 Int64Array = np.ndarray[Any, np.dtype[np.int64]]
 Uint8Array = np.ndarray[Any, np.dtype[np.uint8]]
+MAX_TOGETHER = 8 << 20  # bytes of decoded frames that are held before they are resized
 
 
 class _Batch:
@@ -111,16 +112,23 @@ class Reader:
         wanted = list(map(int, numbers))
         if not wanted:
             raise ValueError("no frame numbers given; ask for one at least")
-        decoded: dict[int, Uint8Array] = {}
         different = list(dict.fromkeys(wanted))  # a clip longer than its tracklet repeats frames
-        for number, data in zip(different, self._read(row, different), strict=True):
+        parts: list[Uint8Array] = []
+        for group in _groups(self._decoded(row, different, size)):
+            size = size or (group[0].shape[0], group[0].shape[1])
+            parts.append(images.resize(np.stack(group), size))
+        frames_THW3 = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return frames_THW3 if different == wanted else frames_THW3[[different.index(number) for number in wanted]]
+
+    def _decoded(self, row: int, numbers: Sequence[int], size: tuple[int, int] | None) -> Iterator[Uint8Array]:
+        """Yield frames at the size at which they are decoded, which is `size` at least, where they have it."""
+        for number, data in zip(numbers, self._read(row, numbers), strict=True):
             try:
-                image = images.decode(data, at_least=size)
+                image_HW3 = images.decode(data, at_least=size)
             except ValueError as error:
                 raise DataError(f"{self.path}: {self._key(row)} frame {number}: {error}; replace it") from error
-            size = size or image.shape[:2]
-            decoded[number] = images.resize(image[None], size)[0]  # each at once: never all are held at full size
-        return np.stack([decoded[number] for number in wanted])
+            size = size or image_HW3.shape[:2]
+            yield image_HW3
 
     def encoded(self, i: int, number: int) -> bytes:
         """The stored bytes of one frame (JPEG or PNG). Raises as `frames` does."""
@@ -222,3 +230,19 @@ class Reader:
                     f"{self._files.where(shard.file)}: {size:,} bytes where {shard.bytes:,} were written: cut off or "
                     "changed; bring it back, or build the set again"
                 )
+
+
+def _groups(decoded: Iterator[Uint8Array]) -> Iterator[list[Uint8Array]]:
+    """Yield neighbouring frames of one size together, up to MAX_TOGETHER bytes.
+
+    Resizing them in one call costs little more than its pixels. Large frames come one by one, so that a clip is never
+    held at full size.
+    """
+    group: list[Uint8Array] = []
+    for image_HW3 in decoded:
+        if group and (image_HW3.shape != group[0].shape or (len(group) + 1) * image_HW3.nbytes > MAX_TOGETHER):
+            yield group
+            group = []
+        group.append(image_HW3)
+    if group:
+        yield group
