@@ -40,7 +40,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from mstat.config import Config
-from mstat.distributed.engine import Engine, _optimizer
+from mstat.distributed.engine import Engine
+from mstat.distributed.optimizer import make_optimizer
 from mstat.model import MSTAT, attention, linear, num_residuals
 from mstat.model.stem import patch_grid
 from mstat.training.task import Task
@@ -245,7 +246,7 @@ def training_step(
         task = _without_data(lambda: Task(config, num_classes))
         if config.train.activation_checkpointing:
             task.model.recompute_blocks()
-        optimizer = _optimizer(task, config.optim)
+        optimizer = make_optimizer(task, config.optim)
         for group in optimizer.param_groups:
             group["foreach"] = not group.get("fused")
         engine.task = engine.wrapped = task

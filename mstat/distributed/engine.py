@@ -22,55 +22,22 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs, broadcast_object_list
 from torch import nn
 
-from mstat.config import Config, OptimConfig
+from mstat.config import Config
 from mstat.console import console
-from mstat.distributed import signals
+from mstat.distributed import deepspeed, signals
 from mstat.distributed.agreement import common_facts
 from mstat.distributed.launcher import check_launcher, is_on
 from mstat.distributed.lost_rank import LostRankError, RollCall, failed_collective
+from mstat.distributed.optimizer import make_optimizer
+from mstat.distributed.process_groups import set_timeouts
 from mstat.distributed.rendezvous import join, launcher_keeps_store
 from mstat.errors import UserError
-from mstat.model import no_weight_decay
 from mstat.weights.checkpoint_files import OPTIMIZER_FILE, WEIGHTS_FILE, not_finite
 from mstat.weights.safe_load import load_state, reason
 from shards.text import markup
 from shards.workers import available_cpus
 
-REDUCE_BUCKET = 25_000_000  # numbers; DeepSpeed's default of 500 million is 2 GB of memory beside every model
 START_UP = timedelta(minutes=5)  # ranks start apart: a cold start of torch alone took 40 s
-
-
-def _deepspeed_config(stage: int, config: Config) -> dict[str, Any]:
-    """A whole DeepSpeed configuration: what is left to defaults is not what Accelerate's flags say.
-
-    DeepSpeed clips at 1.0 unless the configuration itself holds a 0, and `train_micro_batch_size_per_gpu` must be a
-    number because our loader is not prepared.
-    """
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": config.optim.clip_grad_norm or 0.0,
-        "zero_allow_untested_optimizer": True,
-        "zero_optimization": {
-            "stage": stage,
-            "reduce_bucket_size": REDUCE_BUCKET,
-            "stage3_gather_16bit_weights_on_model_save": True,
-        },
-        # fp32 weights under autocast, as DDP has them; DeepSpeed's own `bf16` section is another numeric.
-        "torch_autocast": {"enabled": config.train.precision == "bf16", "dtype": "bfloat16"},
-        "bf16": {"enabled": False},
-        "fp16": {"enabled": False},
-        "steps_per_print": 1 << 30,
-    }
-
-
-def _deepspeed_on_cpu() -> None:
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed.ops
-
-    # Its shared-memory collectives are compiled at the first start, for a minute, and a start that is killed meanwhile
-    # leaves a lock on which every later one waits for ever. gloo does the same work.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 class Engine:
@@ -94,16 +61,16 @@ class Engine:
             if os.environ.get("RANK", "0") == "0":
                 console().print(f"[yellow]{markup(note)}[/]", highlight=False, soft_wrap=True)
         on_cpu = not torch.cuda.is_available()
-        deepspeed = is_on("ACCELERATE_USE_DEEPSPEED")
+        self.is_deepspeed = is_on("ACCELERATE_USE_DEEPSPEED")
         plugin, stage = None, 0
-        if deepspeed:
+        if self.is_deepspeed:
             if on_cpu:
-                _deepspeed_on_cpu()
+                deepspeed.use_cpu()
             stage = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
             # The launcher's list of fields in its YAML; Accelerate refuses them beside a whole configuration.
             os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)
             warnings.filterwarnings("ignore", "`torch.distributed.", FutureWarning)  # what DeepSpeed itself calls
-            plugin = DeepSpeedPlugin(hf_ds_config=_deepspeed_config(stage, config))
+            plugin = DeepSpeedPlugin(hf_ds_config=deepspeed.configuration(stage, config))
         launched = int(os.environ.get("WORLD_SIZE", "1"))
         # A named backend makes Accelerate expect a process group; without one, DeepSpeed on CPUs sees one process.
         backend = None if launched == 1 else "gloo" if on_cpu else "nccl"
@@ -112,9 +79,9 @@ class Engine:
         if backend is not None and not dist.is_initialized():
             attempt = join(backend, max(self.timeout, start_up), {} if also is None else common_facts(config, also))
         self.accelerator = Accelerator(
-            cpu=on_cpu and not deepspeed,  # DeepSpeed on CPUs goes by DS_ACCELERATOR; `cpu` would make it DDP
+            cpu=on_cpu and not self.is_deepspeed,  # DeepSpeed on CPUs goes by DS_ACCELERATOR; `cpu` would make it DDP
             # With DeepSpeed, the torch_autocast section does it.
-            mixed_precision="no" if deepspeed else config.train.precision,
+            mixed_precision="no" if self.is_deepspeed else config.train.precision,
             deepspeed_plugin=plugin,
             kwargs_handlers=[
                 InitProcessGroupKwargs(backend=backend, timeout=max(self.timeout, start_up)),
@@ -138,16 +105,15 @@ class Engine:
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.is_main = self.accelerator.is_main_process
         self.device = self.accelerator.device
-        self.is_deepspeed = deepspeed
         # What a checkpoint can be loaded by: weights and optimiser state lie otherwise in each.
-        self.kind = f"zero{stage}" if deepspeed else "ddp"
+        self.kind = f"zero{stage}" if self.is_deepspeed else "ddp"
         # For words between processes, not tensors: on CPUs, so that no GPU is waited for. The second is for the threads
         # that write checkpoints: a group's collectives must come in one order.
         self.control = dist.new_group(backend="gloo") if self.world_size > 1 else None
         self.writers = dist.new_group(backend="gloo") if self.world_size > 1 else None
         # Where rank 0 keeps the store, it takes with it what a roll call would have to be told.
         self.roll_call = RollCall(self.rank, self.world_size, attempt) if attempt and launcher_keeps_store() else None
-        self._set_timeouts()
+        set_timeouts(self.timeout)
 
     def __enter__(self) -> Engine:
         return self
@@ -164,21 +130,15 @@ class Engine:
         """Take over a module for training: weights to the device, gradients across ranks, an optimiser."""
         self.accelerator.free_memory()  # of a run before this one
         self.task = task
-        optimizer = _optimizer(task, self.config.optim)
+        optimizer = make_optimizer(task, self.config.optim)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # Accelerate's name for it
             self.wrapped, self.optimizer = self.accelerator.prepare(task, optimizer)
         if self.is_deepspeed:
             clipping = self.wrapped.gradient_clipping()
             assert clipping == (self.config.optim.clip_grad_norm or 0.0), f"DeepSpeed clips gradients at {clipping}"
-        self._set_timeouts()  # of the groups that DeepSpeed has made
+        set_timeouts(self.timeout)  # of the groups that DeepSpeed has made
         self.settled = self.is_deepspeed or self.world_size == 1
-
-    def _set_timeouts(self) -> None:
-        """How long collectives wait, in all groups: DeepSpeed's have torch's default of 30 minutes otherwise."""
-        if dist.is_initialized():
-            for group in dist.distributed_c10d._world.pg_map:
-                dist.distributed_c10d._set_pg_timeout(self.timeout, group)
 
     def losses(self, batch: dict[str, torch.Tensor], metric_weight: float) -> dict[str, torch.Tensor]:
         """The losses of a batch, under the run's precision."""
@@ -238,12 +198,8 @@ class Engine:
         to put into each. Every rank calls it.
         """
         if self.is_deepspeed:
-            # DeepSpeed hands each file to an object that is made to be replaced; here it only takes the copy.
-            files: list[tuple[Path, Any]] = []
-            writer = self.wrapped.checkpoint_engine
-            writer.save = lambda state_dict, path: files.append((Path(path), copy(state_dict)))
-            writer.preserves_storage_sharing = lambda: False  # or DeepSpeed would copy the weights, too
-            self.wrapped.save_checkpoint(str(folder), tag="deepspeed", save_latest=False)
+            with deepspeed.collecting(self.wrapped, copy) as files:
+                self.wrapped.save_checkpoint(str(folder), tag="deepspeed", save_latest=False)
             # The same weights, whole: DeepSpeed's files are cut by rank, and are pickles that only a resume may read.
             whole = self.weights() if self.kind == "zero3" else copy(self.task.state_dict()) if self.is_main else None
             if self.is_main:
@@ -340,15 +296,3 @@ class Engine:
         if isinstance(error, Exception):
             self.roll_call.leave_error(f"{type(error).__name__}: {error}")
         return error
-
-
-def _optimizer(task: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    parameters = [(name, parameter) for name, parameter in task.named_parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for n, p in parameters if not no_weight_decay(n, p)], "weight_decay": config.weight_decay},
-        {"params": [p for n, p in parameters if no_weight_decay(n, p)], "weight_decay": 0.0},
-    ]
-    # Fused: weights, gradients and momentum pass through the processor once.
-    if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)

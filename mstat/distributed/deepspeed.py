@@ -1,0 +1,75 @@
+"""DeepSpeed: its whole configuration, and every use of it beyond its public interface.
+
+`tests/mstat/distributed/test_foreign_api.py` names what changed when a new version breaks one of these uses.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mstat.config import Config
+
+REDUCE_BUCKET = 25_000_000  # numbers; DeepSpeed's default of 500 million is 2 GB of memory beside every model
+
+
+def configuration(stage: int, config: Config) -> dict[str, Any]:
+    """Return a whole DeepSpeed configuration: the defaults of a partial one differ from Accelerate's flags.
+
+    DeepSpeed clips at 1.0 unless the configuration itself holds a 0. `train_micro_batch_size_per_gpu` must be a number
+    because the loader is not prepared.
+    """
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.optim.clip_grad_norm or 0.0,
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {
+            "stage": stage,
+            "reduce_bucket_size": REDUCE_BUCKET,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
+        # fp32 weights under autocast, as under DDP; DeepSpeed's own `bf16` section keeps the weights in bf16.
+        "torch_autocast": {"enabled": config.train.precision == "bf16", "dtype": "bfloat16"},
+        "bf16": {"enabled": False},
+        "fp16": {"enabled": False},
+        "steps_per_print": 1 << 30,
+    }
+
+
+def use_cpu() -> None:
+    """Choose DeepSpeed's CPU accelerator, without its shared-memory collectives.
+
+    They are compiled at the first start, for a minute. A start that is killed meanwhile leaves a lock on which every
+    later start waits for ever. gloo does the same work.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+@contextmanager
+def collecting(engine: Any, copy: Callable[[Any], Any]) -> Iterator[list[tuple[Path, Any]]]:
+    """Within it, DeepSpeed's `save_checkpoint` writes nothing: the list receives each file's path and copied content.
+
+    Args:
+        engine: DeepSpeed's engine. Its checkpoint engine is as before afterwards.
+        copy: Copies a state dict, which training changes at the next step.
+    """
+    files: list[tuple[Path, Any]] = []
+    writer = engine.checkpoint_engine
+    replaced: dict[str, Callable[..., Any]] = {
+        "save": lambda state_dict, path: files.append((Path(path), copy(state_dict))),
+        "preserves_storage_sharing": lambda: False,  # otherwise DeepSpeed copies the weights, too
+    }
+    for name, function in replaced.items():
+        setattr(writer, name, function)
+    try:
+        yield files
+    finally:
+        for name in replaced:
+            delattr(writer, name)  # the methods of its class are seen again
