@@ -1,10 +1,10 @@
-"""Losses of the global batch: cross-entropy and the metric losses, by name in `NAMES`.
+"""Losses of the global batch: cross-entropy and the metric losses, by name in `METRIC_LOSSES`.
 
 A loss is a function of features or logits and labels. Collectives and weights of losses do not belong here.
 """
 
 from mstat.losses.cross_entropy import cross_entropy
-from mstat.losses.metric import NAMES, metric_loss
+from mstat.losses.metric import METRIC_LOSSES, metric_loss
 from mstat.losses.triplet import batch_hard, batch_hard_distances
 
-__all__ = ["NAMES", "batch_hard", "batch_hard_distances", "cross_entropy", "metric_loss"]
+__all__ = ["METRIC_LOSSES", "batch_hard", "batch_hard_distances", "cross_entropy", "metric_loss"]

@@ -1,4 +1,4 @@
-"""The metric loss of a stage, as the settings choose it: a module from features and labels to a scalar.
+"""The metric losses of a stage, by name in `METRIC_LOSSES`: modules from features and labels to a scalar.
 
 All see the features of the global batch, on every rank alike, so that their weights get the same gradient and their
 memories the same content everywhere, on any number of ranks. Table V compares them "scaled to the same magnitude",
@@ -11,6 +11,8 @@ Shape suffixes: n clips of the global batch, D feature dimensions, C identities 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,28 +24,27 @@ from mstat.losses.triplet import batch_hard
 
 PROBE = (12, 2)  # the paper's batch: identities, and clips of each
 
-NAMES = {"batch_hard": "triplet", "arcface": "arcface", "sphereface": "sphereface", "oim": "oim"}
+
+class MetricLoss(NamedTuple):
+    """A metric loss by its name in `loss.metric`.
+
+    Attributes:
+        term: Name in metrics.jsonl, as loss/<stage>/<term>.
+        make: Returns the module for the settings, the length D of a feature and the number C of identities.
+    """
+
+    term: str
+    make: Callable[[LossConfig, int, int], nn.Module]
 
 
 def metric_loss(config: LossConfig, dim: int, num_classes: int) -> nn.Module:
-    """The module of `config.metric` for features (n, D) and labels (n,) in [0, C). `none` has none."""
-    triplet = BatchHard(config)
-    if config.metric == "batch_hard":
-        return triplet
-    loss: nn.Module
-    if config.metric == "oim":
-        loss = OIM(dim, num_classes)
-    else:
-        from pytorch_metric_learning import losses  # imports scikit-learn, for which only who uses it waits
-
-        chosen = {"arcface": losses.ArcFaceLoss, "sphereface": losses.SphereFaceLoss}[config.metric]
-        margin: float | None = config.angular_margin
-        if margin is not None and config.metric == "sphereface":
-            margin = int(margin)  # it multiplies the angle by a polynomial in the cosine
-        loss = chosen(num_classes=num_classes, embedding_size=dim, **({} if margin is None else {"margin": margin}))
+    """Return the module of `config.metric` for features (n, D) and labels (n,) in [0, C), scaled to BatchHard."""
+    loss = METRIC_LOSSES[config.metric].make(config, dim, num_classes)
+    if isinstance(loss, BatchHard):
+        return loss
     features_nD, labels_n = _probe(dim, num_classes)
     with torch.no_grad():
-        scale = triplet(features_nD, labels_n) / copy.deepcopy(loss)(features_nD, labels_n)
+        scale = BatchHard(config)(features_nD, labels_n) / copy.deepcopy(loss)(features_nD, labels_n)
     return Scaled(loss, float(scale))
 
 
@@ -110,3 +111,29 @@ class OIM(nn.Module):
         for unit_1D, label_1 in zip(unit_nD.split(1), labels_n.split(1), strict=True):
             row_1D = self.momentum * self.memory_CD[label_1] + (1 - self.momentum) * unit_1D
             self.memory_CD[label_1] = F.normalize(row_1D)
+
+
+def _arcface(config: LossConfig, dim: int, num_classes: int) -> nn.Module:
+    from pytorch_metric_learning.losses import ArcFaceLoss  # imports scikit-learn, which other losses do not need
+
+    margin = {} if config.angular_margin is None else {"margin": config.angular_margin}
+    loss: nn.Module = ArcFaceLoss(num_classes=num_classes, embedding_size=dim, **margin)
+    return loss
+
+
+def _sphereface(config: LossConfig, dim: int, num_classes: int) -> nn.Module:
+    from pytorch_metric_learning.losses import SphereFaceLoss
+
+    # The margin multiplies the angle by a polynomial in the cosine, so it is a whole number.
+    margin = {} if config.angular_margin is None else {"margin": int(config.angular_margin)}
+    loss: nn.Module = SphereFaceLoss(num_classes=num_classes, embedding_size=dim, **margin)
+    return loss
+
+
+# A new loss is an entry here, and its name in `LossConfig.metric`.
+METRIC_LOSSES = {
+    "batch_hard": MetricLoss("triplet", lambda config, dim, num_classes: BatchHard(config)),
+    "arcface": MetricLoss("arcface", _arcface),
+    "sphereface": MetricLoss("sphereface", _sphereface),
+    "oim": MetricLoss("oim", lambda config, dim, num_classes: OIM(dim, num_classes)),
+}

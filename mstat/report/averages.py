@@ -40,9 +40,23 @@ def mean_of(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def numbers(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an evaluation is a number: scores, distances, and counts of queries and gallery."""
-    others = ("mAP", "cmc", "num_query", "num_valid_query", "num_gallery")
-    return {key: v for key, v in scores.items() if key in others or key.startswith(("rank", "intra", "inter"))}
+    """Return the numbers of an evaluation: scores, distances, and counts of queries and gallery, but no settings.
+
+    A new score needs no change here. A protocol without mAP has None in its place.
+    """
+    return {
+        key: value
+        for key, value in scores.items()
+        if key not in TERMS and (_is_number(value) or _are_numbers(value) or (key == "mAP" and value is None))
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_number, value))
 
 
 def _mean(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from mstat.config import Config
 from mstat.config.ranges import lacks_triplets
 from mstat.distributed.gather import gather
 from mstat.errors import UserError
-from mstat.losses import NAMES, cross_entropy, metric_loss
+from mstat.losses import METRIC_LOSSES, cross_entropy, metric_loss
 from mstat.model import MSTAT, feature_dims
 
 
@@ -57,7 +57,9 @@ class Task(TrainedModule):
         dims = dict(zip(config.model.stages, self.dims, strict=True))
         self.heads = nn.ModuleDict({s: Head(dim, num_classes, config.model.bnneck) for s, dim in dims.items()})
         self.metrics = nn.ModuleDict()
+        self.metric_term = ""
         if config.loss.metric != "none":
+            self.metric_term = METRIC_LOSSES[config.loss.metric].term
             self.metrics.update({s: metric_loss(config.loss, dim, num_classes) for s, dim in dims.items()})
 
     def forward(
@@ -77,9 +79,7 @@ class Task(TrainedModule):
                 logits = head(features_nD)
                 losses[f"loss/{stage}/cross_entropy"] = cross_entropy(logits, labels_n, self.config.label_smoothing)
                 if stage in self.metrics:
-                    name = NAMES[self.config.metric]
-                    losses[f"loss/{stage}/{name}"] = self.metrics[stage](features_nD, labels_n)
-        cross_entropy_weight = self.config.cross_entropy_weight
-        weights = [cross_entropy_weight if name.endswith("/cross_entropy") else metric_weight for name in losses]
-        total = torch.stack([weight * loss for weight, loss in zip(weights, losses.values(), strict=True)]).sum()
+                    losses[f"loss/{stage}/{self.metric_term}"] = self.metrics[stage](features_nD, labels_n)
+        weights = {"cross_entropy": self.config.cross_entropy_weight, self.metric_term: metric_weight}
+        total = torch.stack([weights[name.rpartition("/")[2]] * loss for name, loss in losses.items()]).sum()
         return {"loss": total, **losses}

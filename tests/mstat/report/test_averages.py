@@ -20,6 +20,21 @@ def test_what_has_no_mean_is_not_made_up() -> None:
     assert "cameras" not in mean
 
 
+def test_a_new_score_has_a_mean() -> None:
+    """Any number counts but settings and flags; lists of other things do not."""
+    one = {
+        "mINP": 0.25,
+        "tpr": [0.5, 1.0],
+        "num_frames": 4,
+        "is_new": True,
+        "warnings": ["a"],
+        "cameras": [{"mAP": 1.0}],
+    }
+    mean = mean_of([one, one | {"mINP": 0.75}])
+    assert (mean["mINP"], mean["tpr"], mean["num_frames"], mean["is_new"]) == (0.5, [0.5, 1.0], 4, True)
+    assert mean["sd"] == {"mINP": pytest.approx(0.125**0.5)}
+
+
 def test_distances_have_a_mean() -> None:
     """Those of Table VI, with the deviation of a sample."""
     both = [{"distances": {"cosine": {"intra": value, "inter": 1.0}}} for value in (0.2, 0.4)]
