@@ -8,72 +8,64 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 # ... so each module is compiled when it is first used, and that must be kept.
 unexport PYTHONDONTWRITEBYTECODE
-
 # Two test processes, a file each at a time: files of launched runs, which take longest, come first.
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: $(shell awk -F: '/^[a-z-]+:/{print $$1}' $(firstword $(MAKEFILE_LIST)))
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z%-]+.*:.*## /{sub(/:.*/, "", $$1); sub(/%/, "NAME", $$1); printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 train: $(VENV)/.train ## draw the synthetic set, shard it, train the small MSTAT, score it (8 minutes on 2 cores)
 	$(BIN)/accelerate launch --config_file configs/accelerate/single.yaml launch/train.py
 
-test: $(VENV)/.dev lint ## run all tests and the linters (15 minutes on 2 cores)
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m "not gpu and not soak" $(PARALLEL)
+test-fast: $(VENV)/.dev lint ## the linters and the tests of the edit loop (2 minutes on 2 cores)
+	$(PYTEST) -m "not gpu and not soak and not launched and not slow" $(PARALLEL)
 
-test-gpu: $(VENV)/.dev ## run the tests that need a CUDA device
+test: $(VENV)/.dev lint docs ## all tests, the linters and the API reference (15 minutes on 2 cores)
+	$(PYTEST) -m "not gpu and not soak" $(PARALLEL)
+
+test-gpu: $(VENV)/.dev ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
-
-soak: $(VENV)/.dev ## every kind of parallelism, failure and host, 25 kills each; records in benchmarks/ (an hour)
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m soak --kills 25 --record soak \
-		--ignore tests/soak/test_container.py --ignore tests/soak/test_cluster.py
-
-soak-long: $(VENV)/.dev ## 100 kills under DDP, 100 under ZeRO-2; records in benchmarks/ (hours)
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m soak tests/soak/test_kills.py --kills 100 --record soak-long
-
-soak-container: $(VENV)/.dev ## Dockerfile's steps for CPUs in a clean Debian, and a training in it (root; 10 minutes)
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m soak tests/soak/test_container.py --record soak-container
-
-soak-cluster: $(VENV)/.dev ## a Slurm of two nodes and 25 faults of it; records in benchmarks/ (half an hour; root)
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m soak tests/soak/test_cluster.py --faults 25 --record soak-cluster
-
-fuzz: $(VENV)/.dev ## mutated inputs of every kind: read right or refused in one line; a record in benchmarks/ (20 minutes)
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m tests.fuzz --record
 
 lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-BENCHES := training-step evaluation memory zero-memory loading shards startup growth
-bench: bench-step bench-evaluation bench-memory bench-loading bench-shards bench-startup bench-growth ## all that is measured against a rival or a limit, in one table (half an hour to an hour and a half)
-	$(BIN)/python benchmarks/table.py $(BENCHES)
+docs: $(VENV)/.dev ## the API reference, in build/docs; a warning is an error
+	$(BIN)/python -W error -m pdoc --docformat google -o build/docs mstat shards
+
+SOAK := --ignore tests/soak/test_container.py --ignore tests/soak/test_cluster.py
+SOAK.long := tests/soak/test_kills.py --kills 100
+SOAK.container := tests/soak/test_container.py
+SOAK.cluster := tests/soak/test_cluster.py --faults 25
+soak: $(VENV)/.dev ## every kind of parallelism, failure and host, 25 kills each; a record in benchmarks/ (an hour)
+	$(PYTEST) -m soak --kills 25 --record soak $(SOAK)
+
+soak-%: $(VENV)/.dev ## soak-long: 200 kills (hours); soak-container: Dockerfile's steps; soak-cluster: faults of a Slurm (root)
+	$(PYTEST) -m soak $(SOAK.$*) --record $@
+
+fuzz: $(VENV)/.dev ## mutated inputs of every kind: read right or refused in one line; a record in benchmarks/ (20 minutes)
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m tests.fuzz --record
+
+bench: bench-step bench-evaluation bench-memory bench-loading bench-shards bench-startup bench-growth ## all that is measured against a rival or a limit, in one table (an hour)
+	$(BIN)/python benchmarks/table.py training-step evaluation memory zero-memory loading shards startup growth
 .NOTPARALLEL: bench
+
+# The scripts of `make bench-NAME`; by default benchmarks/NAME.py, with _ for -. Each has a --help, or says in its
+# docstring what it measures.
+BENCH.step := training_step.py
+BENCH.memory := memory.py zero_memory.py
+bench-%: $(VENV)/.train ## one benchmark with its record: step, memory, loading, startup, growth, accuracy, mining, ... (benchmarks/*.py)
+	@set -e; for script in $(or $(BENCH.$*),$(subst -,_,$*).py); do \
+		echo "$(BIN)/python benchmarks/$$script"; $(BIN)/python benchmarks/$$script; done
 
 bench-shards: ## build, random access and opening of shards against tar and torchreid (40 GB of disk)
 	@$(MAKE) --no-print-directory VENV=$(RIVALS) $(RIVALS)/.bench
 	$(RIVALS)/bin/python benchmarks/shard_speed.py
-
-bench-step: $(VENV)/.train ## the training step of the paper's model against the field's (15 minutes; a C++ compiler)
-	$(BIN)/python benchmarks/training_step.py
-
-bench-gpu: $(VENV)/.train ## the same on a GPU, at the paper's batch and at one that fills it; kernels, waits, memory
-	$(BIN)/python benchmarks/gpu.py
-	$(BIN)/python benchmarks/training_step.py
-	$(BIN)/python benchmarks/training_step.py --clips 64 --precisions bf16 --name training-step-64
-	$(BIN)/python benchmarks/table.py training-step training-step-64 gpu
-
-bench-accuracy: $(VENV)/.train ## train on three fresh synthetic sets and record the scores in benchmarks/
-	$(BIN)/python benchmarks/accuracy.py
-
-bench-mining: $(VENV)/.train ## mining over all ranks against mining per rank, three seeds each
-	$(BIN)/python benchmarks/mining.py
-
-bench-communication: $(VENV)/.train ## bytes and time of the gather and the gradient reduction on 1, 2, 4 CPU ranks
-	$(BIN)/python benchmarks/communication.py
 
 bench-evaluation: ## ranking, search and extraction against torchreid, matrix product and forward (8 GB of memory)
 	@$(MAKE) --no-print-directory VENV=$(RIVALS) $(RIVALS)/.bench
@@ -81,30 +73,14 @@ bench-evaluation: ## ranking, search and extraction against torchreid, matrix pr
 	$(RIVALS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps pyppbox-torchreid==1.4.1.0
 	$(RIVALS)/bin/python benchmarks/evaluation_speed.py
 
-bench-evaluation-memory: $(VENV)/.train ## memory and traffic of ranking a gallery of a million
-	$(BIN)/python benchmarks/evaluation_memory.py
+bench-gpu: $(VENV)/.train ## the training step on a GPU, at the paper's batch and at one that fills it; kernels, waits, memory
+	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/training_step.py --clips 64 --precisions bf16 --name training-step-64
+	$(BIN)/python benchmarks/table.py training-step training-step-64 gpu
 
-bench-memory: $(VENV)/.train ## memory of the paper's step and evaluation, counted; of a rank under ZeRO, measured
-	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/zero_memory.py
-
-bench-pretraining: $(VENV)/.train ## order of frames learned with time, three seeds, and not without
-	$(BIN)/python benchmarks/pretraining.py
-
-bench-loading: $(VENV)/.train ## the loader's rate, the cores a GPU needs, stalls, memory and starts (5 minutes)
-	$(BIN)/python benchmarks/loading.py
-
-bench-growth: $(VENV)/.train ## how cost grows with clips, frames, identities, ranks, gallery, queries, build (8 minutes)
-	$(BIN)/python benchmarks/growth.py
-
-bench-under-load: $(VENV)/.train ## a training beside busy loops, by settings of OpenMP; run it on a quiet machine (10 minutes)
-	$(BIN)/python benchmarks/under_load.py
-
-bench-startup: $(VENV)/.train ## seconds to a help, to the first step after a restart, for a checkpoint (12 GB of memory)
-	$(BIN)/python benchmarks/startup.py
-
-clean: ## remove the environment; data and runs stay
-	rm -rf $(VENV) $(RIVALS)
+clean: ## remove the environment and what was built; data and runs stay
+	rm -rf $(VENV) $(RIVALS) build
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mstat needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }

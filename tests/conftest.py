@@ -70,6 +70,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record", help="write what tests/soak saw to benchmarks/<RECORD>_<hardware>_<date>.md")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by what they start, so that `make test-fast` can leave them out."""
+    for item in items:
+        folder = item.path.parent.name
+        if folder == "launch":
+            item.add_marker(pytest.mark.launched)
+        elif folder == "benchmarks":
+            item.add_marker(pytest.mark.slow)
+        fixtures = set(getattr(item, "fixturenames", ()))
+        for fixture, mark in {"cluster": "slurm", "browser": "browser", "hosts": "hosts"}.items():
+            if fixture in fixtures:
+                item.add_marker(getattr(pytest.mark, mark))
+
+
 @pytest.fixture(scope="session")
 def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of a small synthetic set: 9 training identities, a dozen test identities."""

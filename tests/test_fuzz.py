@@ -15,6 +15,7 @@ from tests.fuzz.cases import Outcome, attempt
 from tests.fuzz.mutate import mutate_bytes, mutate_json, mutate_text
 
 
+@pytest.mark.slow
 def test_mutated_inputs_are_read_right_or_refused() -> None:
     """Fresh cases every time would make a test that fails by luck; these are of a fixed seed.
 

@@ -108,6 +108,7 @@ print("loaded:", *({heavy} & set(sys.modules)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [
     "launch/train.py", "launch/pretrain.py", "launch/evaluate.py", "launch/export.py", "launch/robustness.py",
     "launch/reproduce.py table2",

@@ -63,6 +63,7 @@ def averaged(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_parts_are_ranks_that_mine_alone(ranks: int) -> None:
     """fp64: R gloo ranks, BatchHard in the own slice only, gradients averaged = R parts on one process, to 1e-12.

@@ -333,6 +333,7 @@ def read_all(reader: shards.read.Reader | bytes, order: list[int], answers: mult
     answers.put([reader.encoded(i, 0) for i in order])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_many_processes_read_at_once(method: str, server: Server, tmp_path: Path, out: Path) -> None:
     """Four workers, forked from a process that has read already, or spawned, share one cache and give the same."""

@@ -28,6 +28,7 @@ print("status", main(["verify", out]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
 def test_every_command_prints_every_name(tmp_path: Path, encoding: str) -> None:
     """Names whose bytes are no UTF-8, and a terminal or pipe of any encoding: commands end as with other names, and

@@ -119,6 +119,7 @@ def refusal(place: str, cache: Path) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reason"),
     [("dataset.json", "more than 33,554,432 bytes"), (INDEX_FILE, "bytes come"), (".tar", "knows no ranges")],

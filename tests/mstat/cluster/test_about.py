@@ -92,6 +92,7 @@ def test_a_file_that_is_no_object_counts_as_none(tmp_path: Path, text: str) -> N
     assert restarts.read(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_pipe_holds_nobody_up(tmp_path: Path) -> None:
     """Each file of the folder may be a pipe that nobody writes to."""
     (tmp_path / "job").mkdir()

@@ -104,6 +104,7 @@ def test_a_pod_ends_as_its_run_did(state: str, step: int, status: int, tmp_path:
     assert after(tmp_path / "none") == GIVE_UP
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     """As a user types it: the manifest on stdout, by the site that comes along; what follows `--` untouched; a run
     folder as the pods see it; nothing is sent."""

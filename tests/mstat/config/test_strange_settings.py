@@ -36,6 +36,7 @@ FLAGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*COMMANDS, *FLAGS])
 def test_no_command_imports_what_a_config_names(name: str, tmp_path: Path) -> None:
     """A helper.py below the current folder, named by the config of a run folder or by a flag, leaves no mark."""

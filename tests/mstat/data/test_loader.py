@@ -62,6 +62,7 @@ def taken(batches: Iterable[dict[str, torch.Tensor]]) -> list[dict[str, torch.Te
     return [{name: tensor.clone() for name, tensor in batch.items()} for batch in batches]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world_size", "num_workers"),
     [pytest.param(*cell, marks=() if cell in COVER else pytest.mark.soak) for cell in GRID] + [(5, 0)],
@@ -165,6 +166,7 @@ class Numbers:
         room["number"][:] = index
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_a_batch_lasts_while_it_is_used(num_workers: int, at_once: int) -> None:
@@ -198,6 +200,7 @@ next(load(Numbers(), range(3), 2, pin_memory=False))
     assert "--shm-size" in result.stderr
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_trainer(tiny_config: Path) -> None:
     """SIGKILL of the process that reads leaves no worker and no fork server behind."""
     code = f"""

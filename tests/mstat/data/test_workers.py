@@ -95,6 +95,7 @@ def places(number: int) -> list[Place]:
     return [(index % SLOTS, index) for index in range(number)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "error", "words"),
     [
@@ -146,6 +147,7 @@ def test_all_workers_killed_while_nobody_waits(memory: Memory) -> None:
         list(slots)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["", "raise KeyError"])
 def test_python_ends_though_the_loader_was_not_closed(end: str) -> None:
     """A generator in a global variable, half taken: the exit of Python does not wait for its workers."""

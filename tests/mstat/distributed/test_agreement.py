@@ -156,6 +156,7 @@ def other_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "shards"
 
 
+@pytest.mark.slow
 def test_two_processes_with_other_settings_and_data_do_not_train(
     tiny_config: Path, other_shards: Path, tmp_path: Path
 ) -> None:
@@ -176,6 +177,7 @@ def test_two_processes_with_other_settings_and_data_do_not_train(
     assert (run / "state.json").read_text() == "{}"
 
 
+@pytest.mark.slow
 def test_two_processes_with_other_zero_stages_do_not_train(tiny_config: Path, tmp_path: Path) -> None:
     """DeepSpeed on one of them, whatever its stage, and another seed: refused before either is made."""
     common = ["--config", tiny_config, "--run", tmp_path / "run"]
@@ -187,6 +189,7 @@ def test_two_processes_with_other_zero_stages_do_not_train(tiny_config: Path, tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_score_two_models(reference: Path, tmp_path: Path) -> None:
     """A folder that the other host does not share, with the same settings and other weights."""
     from safetensors.torch import load_file, save_file

@@ -103,6 +103,7 @@ def test_a_local_rank_alone_is_no_launch(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "LOCAL_RANK" not in os.environ
 
 
+@pytest.mark.slow
 def test_a_plain_start_with_a_world_size_left_over(tiny_config: Path, tmp_path: Path) -> None:
     """One line and exit status 1 at once, and no run folder."""
     command = [sys.executable, PROJECT / "launch" / "train.py", "--config", tiny_config, "--run", tmp_path / "run"]

@@ -32,6 +32,7 @@ def config(request: pytest.FixtureRequest, tiny_config: Path) -> Config:
     return load_config(tiny_config, ["--eval.mode", request.param, "--data.num_workers", "0"])
 
 
+@pytest.mark.slow
 def test_features_and_scores_equal_a_plain_loop(config: Config) -> None:
     """Each tracklet's clips embedded one by one and averaged; all seven subsets of stages; junk does not count."""
     reader = shards.open(config.data.shards)
@@ -107,6 +108,7 @@ def scored_in_small_tiles(configs: Sequence[Config]) -> list[dict[str, Any]]:
         return results
 
 
+@pytest.mark.slow
 def test_any_number_of_ranks_gives_the_same_bits(tiny_config: Path) -> None:
     """1, 2, 3, 5 ranks, ragged slices: each tracklet is embedded by one rank; features and scores bitwise equal."""
     spoilt = ["--eval.occlusion", "0.3", "--eval.resolution", "12"]
@@ -125,6 +127,7 @@ def test_any_number_of_ranks_gives_the_same_bits(tiny_config: Path) -> None:
             assert all(torch.equal(*pair) for found in ranks for pair in zip(found["said"], one["said"], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whose", ["queries", "all"])
 def test_degraded_frames_are_of_whom_they_should_be(config: Config, whose: str) -> None:
     """Features of degraded queries equal a plain loop that spoils each frame; a gallery of good ones is as it was.
@@ -233,6 +236,7 @@ def test_an_unknown_protocol_is_refused(config: Config, tiny_shards: Path) -> No
         Trial(Engine(config), shards.open(tiny_shards), config)
 
 
+@pytest.mark.slow
 def test_the_plane_holds_the_first_third_of_the_people(config: Config) -> None:
     """Every tracklet of theirs, queries and gallery, no junk and no distractor, each at a place of its own."""
     config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, pictures=True))

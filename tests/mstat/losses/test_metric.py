@@ -75,6 +75,7 @@ def test_all_are_of_one_magnitude(metric: str, margin: float | None) -> None:
     assert triplet(*probe) > 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["batch_hard", "arcface", "sphereface", "oim"])
 def test_descent_pulls_identities_together(metric: str) -> None:
     """Free features, moved along the gradient of the loss alone: the loss falls to a tenth, and an identity's clips

@@ -36,6 +36,7 @@ def paper_model() -> MSTAT:
     return MSTAT(ModelConfig())
 
 
+@pytest.mark.slow
 def test_paper_size_takes_a_training_step(paper_model: MSTAT) -> None:
     """The paper's model: features of 18,432, 768 and 768 numbers, and finite gradients for all of its parameters."""
     frames = clips(1, 8, (224, 112))
@@ -50,6 +51,7 @@ def test_paper_size_takes_a_training_step(paper_model: MSTAT) -> None:
     paper_model.zero_grad()
 
 
+@pytest.mark.slow
 def test_paper_size_takes_longer_clips(paper_model: MSTAT) -> None:
     """T is free: the model that trains on 8 frames embeds 12, and another size of frame, into 19,968 numbers."""
     features = paper_model.embed(clips(1, 12, (128, 64)).numpy())
@@ -116,6 +118,7 @@ def test_noise_is_the_only_chance() -> None:
     assert not torch.equal(once[0], build(seed=1)(frames, *noise(model, 2, 4))[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("changes", [{}, {"tps_block": 1}, {"iap": "none"}])
 def test_recomputed_blocks_give_the_same_gradients(changes: dict[str, Any], precision: torch.dtype) -> None:
@@ -146,6 +149,7 @@ def test_recomputed_blocks_give_the_same_gradients(changes: dict[str, Any], prec
 BASELINE = {"stages": ("I",), "stage1_aap": False, "depths": (5, 0, 0)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -316,6 +320,7 @@ def test_autocast_computes_in_bf16_and_answers_in_fp32() -> None:
         assert (F.cosine_similarity(feature, reference) > 0.999).all()
 
 
+@pytest.mark.slow
 def test_blocks_compile_whole() -> None:
     """Every block is one graph, which two clips and noise go through too, with the features and gradients of the
     model that is not compiled; names of weights stay. (What a C++ compiler makes of it: tests/soak.)"""

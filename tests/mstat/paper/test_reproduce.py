@@ -31,6 +31,7 @@ SHAPE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
 def test_every_row_trains(row: Row) -> None:
     """Every row is a configuration whose model takes a training step, with a gradient for every trained weight."""

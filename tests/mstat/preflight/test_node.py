@@ -63,6 +63,7 @@ def test_faults_of_a_node_are_told_together(tmp_path: Path) -> None:
     assert told[1] == f"model.init: {config.model.init} is not there"
 
 
+@pytest.mark.slow
 def test_what_other_commands_need(tiny_actions: Path, reference: Path, tmp_path: Path) -> None:
     """Pretraining has checkpoints of its own kind; scores ask for no room, nor for the weights that training began
     with."""

@@ -54,6 +54,7 @@ def classifier(config: Config) -> ActionTask:
     return task
 
 
+@pytest.mark.slow
 def test_accuracy_is_that_of_a_plain_loop_on_any_number_of_ranks(config: Config) -> None:
     """Counts of right, of the five best and of each class, clip by clip; the very same on 1 and 3 ranks."""
     found = scored(config)

@@ -82,6 +82,7 @@ def test_a_linked_folder_of_figures(run: Path, tmp_path: Path) -> None:
     assert "is a link" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "evaluation.json", "rankings.json", "state.json"])
 def test_a_pipe_holds_nobody_up(run: Path, name: str) -> None:
     """It is named in the section that wants it."""

@@ -109,6 +109,7 @@ def full_disk(room: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", ["check", "wait", "save", "__exit__"])
 @pytest.mark.parametrize("room", [0, 1000, 60_000])
 def test_a_failed_save_leaves_the_others(told: str, room: int, tmp_path: Path) -> None:
@@ -211,6 +212,7 @@ with checkpoint.Writer(engine(1), Path(sys.argv[1]), 1, FACTS) as writer:
 """
 
 
+@pytest.mark.slow
 def test_a_kill_while_a_checkpoint_is_written_costs_that_one(tmp_path: Path) -> None:
     """kill -9 in the middle of a file: the one before is what a run goes on from, and the next save clears the rest."""
     killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path], cwd=PROJECT)
@@ -255,6 +257,7 @@ def flip(file: Path, where: int) -> None:
     file.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_checksums", [True, False])
 def test_damage_inside_a_checkpoint_is_noticed(run: Path, with_checksums: bool) -> None:
     """64 flipped bytes of a weight: the file, the way out and the checkpoint before are named; nothing is loaded. What
@@ -327,6 +330,7 @@ def test_a_link_is_not_believed(run: Path) -> None:
     assert "step-000000009: holds the state after step 7" in refused(run)
 
 
+@pytest.mark.slow
 def test_weights_without_a_checksum_are_not_gone_on_from(run: Path) -> None:
     """A description that names other files says nothing of the weights."""
     newest = run / "checkpoints" / "step-000000007"
@@ -339,6 +343,7 @@ def test_weights_without_a_checksum_are_not_gone_on_from(run: Path) -> None:
         read_weights(newest)
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_refused(run: Path) -> None:
     """Neither written, where the checkpoint before stays, nor gone on from, where the checksums are right."""
     made = engine(1)
@@ -361,6 +366,7 @@ def test_weights_that_are_not_finite_are_refused(run: Path) -> None:
         read_weights(newest)
 
 
+@pytest.mark.slow
 def test_an_archive_of_something_else_is_named(run: Path) -> None:
     """Right by its checksum, and no state of a run: one line, which does not advise to read it without care."""
     newest = run / "checkpoints" / "step-000000007"
@@ -375,6 +381,7 @@ def test_an_archive_of_something_else_is_named(run: Path) -> None:
 STRAY = [".DS_Store", ".nfs000000000a1b2c", "Thumbs.db", "._optimizer.pt", "optimizer.pt~"]
 
 
+@pytest.mark.slow
 def test_stray_files_stop_nothing(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Files of other programs, among the checkpoints and in them, even where the next one is to lie: the run goes on
     and saves; a folder that has lost its description is left out, aloud."""

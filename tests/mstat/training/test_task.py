@@ -208,6 +208,7 @@ def difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
     return max(float((found[name] - gradient).norm() / divisor(gradient)) for name, gradient in expected.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 @pytest.mark.parametrize("job", EXACT, ids=lambda job: f"{job.batch}{', BNNeck' * job.bnneck}-{job.metric}")
 def test_any_number_of_ranks_is_one_process(job: Job, world_size: int) -> None:

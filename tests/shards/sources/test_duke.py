@@ -136,6 +136,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.system(f"rm -rf '{root / part}'")
 
 
+@pytest.mark.slow
 def test_the_test_part_at_full_count(full: Path) -> None:
     """702 queries of 702 persons and 111,848 frames; a gallery of 2,636 tracklets, 1,110 persons, 445,764 frames, in
     which the queries stand once; the 408 who are never asked for are identities like others."""

@@ -203,6 +203,7 @@ def test_options_must_fit_each_other(video: Path, tmp_path: Path) -> None:
         mot.read([video], [tracks], tmp_path / "s", test_identities=[1, 5])
 
 
+@pytest.mark.slow
 def test_real_pedestrians(tmp_path: Path) -> None:
     """The real video, halved: 19 identities on both sides, and crops that are the boxes of an independent decode."""
     real = shared_data("pets2009")

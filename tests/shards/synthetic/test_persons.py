@@ -51,6 +51,7 @@ def parse(name: str) -> tuple[str, ...]:
     return match.groups()
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_for_any_number_of_workers(tmp_path):
     """1, 2 and 3 processes write the same tree, byte by byte, with its seed, and leave nothing beside it; nor does
     what a killed one left get in."""
@@ -73,6 +74,7 @@ def test_another_seed_is_another_world():
     assert plan(0, **SMALL) != plan(1, **SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_rows_name_every_frame_on_disk_once(tree, part):
     """Rows are 1-based, inclusive and without gaps; names follow MARS's pattern; no frame is lost or left over."""
