@@ -105,7 +105,7 @@ def rank_distances(distance_QG: Tensor, pairs: Pairs) -> Tensor:
         block = Block.of(pairs, rows[0], similarity_BG, 0)
         return block.count_nearer(block.look_up()).cpu() + 1
 
-    if distance_QG.numel() > 1 and bool((distance_QG == distance_QG[0, 0]).all()):
+    if distance_QG.numel() > 1 and _are_equal(distance_QG):
         warnings.warn("all distances are equal: the scores are those of the gallery's order", stacklevel=3)
     with spreading(distance_QG.device) as spread:
         return torch.cat([torch.zeros(0, dtype=torch.long), *spread(count, groups(*distance_QG.shape))])
@@ -280,6 +280,12 @@ class _Search:
         tile_TD = self.query_QD.new_zeros(self.tile, rows.shape[1], dtype=dtype)
         tile_TD[columns] = rows
         return tile_TD
+
+
+def _are_equal(matrix: Tensor) -> bool:
+    """Return whether all values are equal; the first row answers for most matrices."""
+    first = matrix[0, 0]
+    return bool((matrix[0] == first).all()) and bool((matrix == first).all())
 
 
 def _greatest(matrix: Tensor) -> Tensor:
