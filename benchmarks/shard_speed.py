@@ -314,11 +314,11 @@ def made_up(out: Path, count: int, length: int = 58) -> None:
     table = pa.table(
         {
             "key": pa.array([f"{number:07d}" for number in range(count)]),
-            "pid": np.arange(count, dtype=np.int64) // 16,
+            "pid": np.arange(count, dtype=np.int64) // 16 + 1,
             "camid": np.arange(count, dtype=np.int64) % 6 + 1,
             "shard": np.zeros(count, np.int64),
             "json_crc32": np.zeros(count, np.uint32),
-            "offsets": lists(np.arange(frames, dtype=np.int64) * 5632),
+            "offsets": lists(512 + np.arange(frames, dtype=np.int64) * 5632),
             "sizes": lists(sizes),
             "crc32": lists(np.zeros(frames, np.uint32)),
             "roles": pa.ListArray.from_arrays(
@@ -327,14 +327,14 @@ def made_up(out: Path, count: int, length: int = 58) -> None:
         }
     ).cast(index.SCHEMA)
     with (out / "shard-000000.tar").open("wb") as shard:
-        shard.truncate(frames * 5632)
+        shard.truncate(512 + frames * 5632)
     description = index.Description(
         name="made-up",
         protocols=(Protocol("official", ("0", "1")),),
         facts={},
-        counts={"tracklets": count, "frames": frames, "identities": count // 16, "cameras": 6},
+        counts={"tracklets": count, "frames": frames, "identities": -(-count // 16), "cameras": 6},
         encoding={},
-        shards=(index.ShardRecord("shard-000000.tar", frames * 5632, ""),),
+        shards=(index.ShardRecord("shard-000000.tar", 512 + frames * 5632, ""),),
         index_sha256=index.write_index(out, table),
     )
     (out / index.DESCRIPTION_FILE).write_text(json.dumps(description.to_json()))
