@@ -1,8 +1,8 @@
-"""The facts that all processes of a launch must have in common: settings, data, code.
+"""Facts that all processes of a launch must have in common: settings, data, code.
 
-Each process reads its own command line and files. With another learning rate or another set of equal size on one of
-them, a run would go on without an error, and its model would be of neither. They are compared once, before the
-processes form a group (mstat/distributed/rendezvous.py); launch/preflight.py shows the same differences in its table.
+Each process reads its own command line and files. If one of them had another learning rate, or another data set of the
+same size, the run would go on without an error and train a mixture. The facts are compared once, before the processes
+form a group (mstat/distributed/rendezvous.py); launch/preflight.py shows the same differences in its table.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ LOCAL = ("data.shards", "data.num_workers", "model.init")
 
 
 def common_facts(config: Config, also: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """All that must be equal on every process; JSON values by the name that a message gives them.
+    """Return the facts that must be equal on every process: JSON values by the name that a message uses.
 
-    What cannot be read is left out: the error that comes of it says more.
+    A file that cannot be read is left out: the error that follows from it says more.
 
     Args:
-        also: What else must be; a path stands for what lies there.
+        also: Further facts; a path stands for the content of the file or folder.
     """
     facts = {"command": Path(sys.argv[0]).name, **settings_facts(config)}
     for name, value in (also or {}).items():
@@ -51,7 +51,7 @@ def common_facts(config: Config, also: Mapping[str, Any] | None = None) -> dict[
 
 
 def settings_facts(config: Config) -> dict[str, Any]:
-    """The settings, what `model.init` holds, and what the launcher makes of the processes."""
+    """Return the settings, the checksum of `model.init`, the number of processes and the kind of parallelism."""
     facts = {key: value for key, value in flat(asdict(config)).items() if key not in LOCAL}
     if config.model.init:
         facts |= contents("model.init", Path(config.model.init))
@@ -62,7 +62,7 @@ def settings_facts(config: Config) -> dict[str, Any]:
 
 
 def contents(name: str, path: Path) -> dict[str, str]:
-    """The checksum of a file, or of the files that lie in a folder; of those deeper in it the names and sizes count."""
+    """Return the checksum of a file, or of a folder's files; of files in subfolders, names and sizes alone count."""
     digest = hashlib.sha256()
     try:
         files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())

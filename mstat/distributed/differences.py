@@ -1,4 +1,4 @@
-"""In what the processes of a launch differ, by what each says of itself. Pure functions, which load nothing."""
+"""Comparison of the facts of all processes of a launch. Pure functions, which import nothing heavy."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ SHOWN = 12  # differences in a message; the rest are counted
 
 
 def differing(facts: Mapping[int, Mapping[str, Any]]) -> dict[str, list[tuple[str, list[int]]]]:
-    """The names whose values are not equal in all: each value, as words, with the ranks that have it."""
-    found = {}
+    """Return the facts that differ, by name: each value as text, with the ranks that have it."""
+    differences = {}
     for name in dict.fromkeys(name for of_rank in facts.values() for name in of_rank):
         ranks_of: dict[str, list[int]] = {}
         for rank, of_rank in sorted(facts.items()):
             if name in of_rank or "(checksum)" not in name:
                 ranks_of.setdefault(_words(name, of_rank), []).append(rank)
         if len(ranks_of) > 1:
-            found[name] = list(ranks_of.items())
-    return found
+            differences[name] = list(ranks_of.items())
+    return differences
 
 
 def complaint(hosts: Mapping[int, str], facts: Mapping[int, Mapping[str, Any]]) -> str | None:
-    """What is not the same on all ranks, in one sentence; None if nothing is."""
+    """Return one sentence that names the differences between ranks; None if there are none."""
     differences = differing(facts)
     if not differences:
         return None
@@ -51,7 +51,7 @@ def _words(name: str, facts: Mapping[str, Any]) -> str:
 
 
 def spans(ranks: Sequence[int]) -> str:
-    """0, 1, 2, 5 -> 0-2, 5."""
+    """Return ranks as text: 0, 1, 2, 5 -> 0-2, 5."""
     parts: list[list[int]] = []
     for rank in sorted(ranks):
         if parts and rank == parts[-1][-1] + 1:

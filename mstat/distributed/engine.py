@@ -1,7 +1,7 @@
-"""The only file that knows Accelerate and DeepSpeed: processes, precision, the backward pass and the update.
+"""The engine: processes, precision, the backward pass and the update, over Accelerate and DeepSpeed.
 
-One process, DDP, and DeepSpeed ZeRO-0 to 3 are chosen by `accelerate launch` and its YAML; `train.precision` is ours.
-What each trap in here cost to find is told in docs/exactness.md.
+`accelerate launch` and its YAML choose one process, DDP, or DeepSpeed ZeRO-0 to 3; `train.precision` chooses the
+precision. docs/exactness.md lists the traps of both libraries that this file avoids.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ START_UP = timedelta(minutes=5)  # ranks start apart: a cold start of torch alon
 
 
 class Engine:
-    """One process of a run: where it is among the others, and how its module is trained.
+    """One process of a run: its place among the others, and the training of its module.
 
-    A context manager: an error that leaves it is told to the other ranks, and where a collective failed because of
-    another rank, a LostRankError that names it takes the error's place.
+    A context manager. An error that leaves it is passed on to the other ranks. If a collective failed because of
+    another rank, a LostRankError that names this rank is raised instead.
 
     Args:
-        start_up: How long ranks wait for each other at the start, where `train.timeout_minutes` is less.
-        also: What must be equal on every rank besides `agreement.common_facts`; None compares nothing.
+        start_up: Time that ranks wait for each other at the start, if `train.timeout_minutes` is less.
+        also: Facts that must be equal on every rank besides `agreement.common_facts`; None compares nothing.
 
     Raises:
         UserError: If the ranks were not started alike, or the launcher asks for what is not done here.
@@ -105,13 +105,13 @@ class Engine:
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.is_main = self.accelerator.is_main_process
         self.device = self.accelerator.device
-        # What a checkpoint can be loaded by: weights and optimiser state lie otherwise in each.
+        # A checkpoint can be resumed by the same kind only: each stores weights and optimiser state differently.
         self.kind = f"zero{stage}" if self.is_deepspeed else "ddp"
-        # For words between processes, not tensors: on CPUs, so that no GPU is waited for. The second is for the threads
-        # that write checkpoints: a group's collectives must come in one order.
+        # Groups for objects, not tensors: on CPUs, so that no GPU is waited for. The second is for the threads that
+        # write checkpoints, because the collectives of a group must come in one order.
         self.control = dist.new_group(backend="gloo") if self.world_size > 1 else None
         self.writers = dist.new_group(backend="gloo") if self.world_size > 1 else None
-        # Where rank 0 keeps the store, it takes with it what a roll call would have to be told.
+        # If rank 0 hosts the store, the store dies with it, so failures cannot be diagnosed: skip the detector.
         self.roll_call = RollCall(self.rank, self.world_size, attempt) if attempt and launcher_keeps_store() else None
         set_timeouts(self.timeout)
 
@@ -141,7 +141,7 @@ class Engine:
         self.settled = self.is_deepspeed or self.world_size == 1
 
     def losses(self, batch: dict[str, torch.Tensor], metric_weight: float) -> dict[str, torch.Tensor]:
-        """The losses of a batch, under the run's precision."""
+        """Return the losses of a batch, computed in the run's precision."""
         inputs: dict[str, Any] = {name: part.to(self.device, non_blocking=True) for name, part in batch.items()}
         inputs["metric_weight"] = metric_weight
         if not self.settled:
@@ -149,10 +149,10 @@ class Engine:
         return self.wrapped(**inputs)
 
     def _settle(self, inputs: dict[str, Any]) -> None:
-        """A backward pass for nothing: after the first one of a start, DDP orders its buckets anew.
+        """Do one backward pass and discard it: DDP reorders its buckets after the first one of a process.
 
-        Three ranks and more add gradients in an order that depends on the place in a bucket, so that the first step
-        after a restart would differ in the last bits from the same step of a run that was not interrupted.
+        With three ranks or more, the order of summation depends on the place in a bucket. Without this pass, the first
+        step after a restart would differ in the last bits from the same step of an uninterrupted run.
         """
         buffers = [buffer.clone() for buffer in self.task.buffers()]  # BNNeck's statistics
         self.wrapped(**inputs)["loss"].backward()
@@ -162,14 +162,15 @@ class Engine:
         self.settled = True
 
     def update(self, loss: torch.Tensor, lr: float) -> torch.Tensor:
-        """Backward pass and one step of the optimiser at rate `lr`; gives the gradient's norm before clipping."""
+        """Do the backward pass and one optimiser step at rate `lr`; return the gradient's norm before clipping."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         if self.is_deepspeed:
-            # accelerator.backward would step as well; the engine's own two calls say what happens.
+            # accelerator.backward would also step; two calls of DeepSpeed's engine keep backward and step apart.
             self.wrapped.backward(loss)
             gradients = [p.grad for p in self.task.parameters() if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients) if self.kind == "zero0" else None  # its engine has none
+            # ZeRO-0's engine computes no norm.
+            norm = torch.nn.utils.get_total_norm(gradients) if self.kind == "zero0" else None
             self.wrapped.step()
             return torch.as_tensor(self.wrapped.get_global_grad_norm()) if norm is None else norm
         loss.backward()  # accelerator.backward would divide by an accumulation set in the environment
@@ -183,24 +184,25 @@ class Engine:
         return norm
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The run's precision for a forward pass outside training."""
+        """Return the context of the run's precision, for a forward pass outside training."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
 
     def uncompiled(self) -> contextlib.AbstractContextManager[Any]:
-        """Meanwhile blocks run as they are written: scores must not tell how a model was trained."""
-        # Only then: the compiler takes seconds to import.
+        """Disable torch.compile in this context, so that scores do not depend on whether training was compiled."""
+        # Only if needed: importing the compiler takes seconds.
         return torch.compiler.set_stance("force_eager") if self.config.train.compile else contextlib.nullcontext()
 
-    # --- what a checkpoint holds, besides the step -------------------------------------------------------------
+    # --- checkpoints -------------------------------------------------------------------------------------------
 
     def snapshot(self, folder: Path, copy: Callable[[Any], Any]) -> list[tuple[Path, Any]]:
-        """Weights and optimiser state, through `copy`: this rank's files in an existing folder, and what torch.save is
-        to put into each. Every rank calls it.
+        """Copy weights and optimiser state; return the files that this rank must write into `folder`, with content.
+
+        Every rank calls it. `torch.save` writes the content.
         """
         if self.is_deepspeed:
             with deepspeed.collecting(self.wrapped, copy) as files:
                 self.wrapped.save_checkpoint(str(folder), tag="deepspeed", save_latest=False)
-            # The same weights, whole: DeepSpeed's files are cut by rank, and are pickles that only a resume may read.
+            # The whole weights besides: DeepSpeed's files are cut by rank, and are pickles that only a resume may read.
             whole = self.weights() if self.kind == "zero3" else copy(self.task.state_dict()) if self.is_main else None
             if self.is_main:
                 files.append((folder / WEIGHTS_FILE, {"task": whole}))
@@ -211,7 +213,7 @@ class Engine:
         return []
 
     def load(self, folder: Path) -> None:
-        """Undo `snapshot`, from its files. They are the user's own; DDP's are still read without running code.
+        """Restore the state that `snapshot` returned, from its files. DDP's file is read without running code.
 
         Raises:
             UserError: If they do not hold what `snapshot` writes.
@@ -226,34 +228,35 @@ class Engine:
             state = load_state(file)
             self.task.load_state_dict(state["task"])
             self.optimizer.load_state_dict(state["optimizer"])
-        except Exception as error:  # what a damaged file raises is for it to choose; torch's advice is to run its code
+        except Exception as error:  # a damaged file raises anything; torch would advise to run its code
             raise UserError(f"{file}: not the state of this run: {reason(file, error)}") from None
 
     def not_finite(self) -> list[str]:
-        """Names of the weights here that are not finite; with ZeRO-3, of those in this rank's parts."""
+        """Return the names of weights that are not finite; with ZeRO-3, of those in this rank's parts."""
         parameters = {name: getattr(value, "ds_tensor", value) for name, value in self.task.named_parameters()}
         return not_finite({**parameters, **dict(self.task.named_buffers())})
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The whole task's weights on the main process (ZeRO-3 gathers them; every rank calls it)."""
+        """Return the task's whole weights on the main process. Every rank calls it: ZeRO-3 gathers them."""
         state = self.accelerator.get_state_dict(self.wrapped) if self.is_deepspeed else self.task.state_dict()
         return {name: tensor.detach().cpu() for name, tensor in (state or {}).items()}
 
-    # --- between processes -------------------------------------------------------------------------------------
+    # --- communication -----------------------------------------------------------------------------------------
 
     def barrier(self) -> None:
+        """Wait for all ranks."""
         self.accelerator.wait_for_everyone()
 
     def barrier_of_writers(self) -> None:
-        """The same for a thread beside the training; one at a time in each rank."""
+        """Wait for all ranks, in a thread beside the training; one thread at a time on each rank."""
         self.gather_from_writers(None)
 
     def gather_from_writers(self, value: Any) -> list[Any]:
-        """`gather_objects` for that thread."""
+        """Return every rank's value, in rank order, in such a thread."""
         return self._gather(value, self.writers)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Sum over ranks, in place."""
+        """Sum a tensor over ranks, in place."""
         if dist.is_initialized():
             on_device = tensor.to(self.device)
             dist.all_reduce(on_device)
@@ -261,11 +264,11 @@ class Engine:
         return tensor
 
     def from_main(self, value: Any) -> Any:
-        """The main process's value, on every rank."""
+        """Return the main process's value on every rank."""
         return broadcast_object_list([value])[0]
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """Every rank's value, in rank order; for small things."""
+        """Return every rank's value, in rank order; for small objects."""
         return self._gather(value, self.control)
 
     def _gather(self, value: Any, group: dist.ProcessGroup | None) -> list[Any]:
@@ -276,19 +279,19 @@ class Engine:
         return values
 
     def stop_if_asked(self) -> None:
-        """Every rank calls it at the same places of its work.
+        """Stop all ranks if a signal asked one of them to. Every rank calls it at the same point of its work.
 
         Raises:
-            StopRequested: On all ranks, if a signal has asked one of them to stop.
+            StopRequested: On all ranks.
         """
-        asked = torch.tensor(signals.asked())
+        requested = torch.tensor(signals.asked())
         if self.control is not None:
-            dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.control)
-        if asked:
-            raise signals.StopRequested(signal.Signals(int(asked)).name)
+            dist.all_reduce(requested, dist.ReduceOp.MAX, group=self.control)
+        if requested:
+            raise signals.StopRequested(signal.Signals(int(requested)).name)
 
     def explain(self, error: BaseException) -> BaseException:
-        """The error to raise: this one, once the others have been told of it, or one that names the rank behind it."""
+        """Return the error to raise: this one, after the other ranks know of it, or one that names the failed rank."""
         if self.roll_call is None or isinstance(error, LostRankError):
             return error
         if failed_collective(error):

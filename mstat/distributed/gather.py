@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 
 def slice_bounds(total: int, world_size: int, rank: int) -> tuple[int, int]:
-    """The positions of a global batch that belong to a rank; slices differ by one clip at most."""
+    """Return the first and last position (exclusive) of a rank's slice; slices differ by one clip at most."""
     return total * rank // world_size, total * (rank + 1) // world_size
 
 
@@ -41,7 +41,7 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(local_BD: torch.Tensor, total: int) -> torch.Tensor:
-    """Features (total, D) of the global batch from this rank's slice (B, D), as `slice_bounds` cuts it."""
+    """Return the features (total, D) of the global batch, given this rank's slice (B, D) by `slice_bounds`."""
     if not dist.is_initialized():
         assert len(local_BD) == total
         return local_BD

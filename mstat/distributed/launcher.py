@@ -1,8 +1,8 @@
-"""What a launcher, or one before it, has left in the environment, held against what mstat/distributed/engine.py does.
+"""Checks of the environment variables that a launcher has set, or that an earlier launch has left behind.
 
-Accelerate passes its YAML and flags on in variables. Those that would change what is trained, and that mstat does not
-follow, are refused here by name; so are variables that are there by halves, with which a process would wait for others
-that never come.
+Accelerate passes its YAML and flags on in variables. Variables that ask for training that mstat/distributed/engine.py
+does not do are refused by name. Incomplete sets of variables are refused too: with them, a process would wait for
+others that never come.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ UNSET = ("", "no", "none", "auto")
 
 
 def check_launcher(config: Config, grouped: bool = False) -> list[str]:
-    """What the launcher asks for and does not get, in sentences; numbers do not change by it.
+    """Return a sentence for each request of the launcher that is ignored without changing a number.
 
-    Variables that Accelerate would follow and mstat does not (MPI's, and a local rank of a single process) are removed.
+    Remove variables that Accelerate would follow and mstat does not: those of MPI, and the local rank of a single
+    process.
 
     Args:
         grouped: Whether the processes have found each other already.
 
     Raises:
-        UserError: If the environment asks for what mstat does not do, or is of another launch.
+        UserError: If the environment asks for something that mstat does not do, or belongs to another launch.
     """
     if not grouped:  # a caller that has made the group itself needs no addresses
         _check_processes()
@@ -62,7 +63,7 @@ def check_launcher(config: Config, grouped: bool = False) -> list[str]:
 
 
 def _check_processes() -> None:
-    """Refuse variables that are there by halves."""
+    """Refuse incomplete or contradictory variables."""
     numbers = {name: _number(name) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT", *MPI_SIZES)}
     world_size, rank = numbers["WORLD_SIZE"], numbers["RANK"]
     way_out = "left over from another launch? `unset` it to start one process, or start with `accelerate launch`"
@@ -117,7 +118,7 @@ def _unused(config: Config) -> Iterator[str]:
 
 
 def is_on(name: str) -> bool:
-    """Whether a variable says yes, as Accelerate reads it."""
+    """Return whether a variable says yes, as Accelerate reads it."""
     return _value(name) in ("1", "true", "yes", "on", "y", "t")
 
 

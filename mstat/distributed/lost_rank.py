@@ -1,4 +1,4 @@
-"""When a collective fails: which rank is gone, and why.
+"""Detection of the rank that made a collective fail.
 
 A failed collective says that some peer closed its connection or did not answer in time, and not which of them
 began it. The launcher keeps a key-value store that outlives its workers. Every rank leaves its name there and keeps a
@@ -30,11 +30,11 @@ class LostRankError(RuntimeError):
 
 
 class RollCall:
-    """This rank's side of it. Every rank makes one; none of its methods is a collective.
+    """This rank's part in a roll call. Every rank makes one; none of its methods is a collective.
 
     Args:
-        rank, world_size: Of this process.
-        attempt: The name of this start of the ranks: each has its own roll in the launcher's store.
+        rank, world_size: This process.
+        attempt: Name of this start of the ranks. Each start has its own roll in the launcher's store.
     """
 
     def __init__(self, rank: int, world_size: int, attempt: str) -> None:
@@ -46,14 +46,14 @@ class RollCall:
         threading.Thread(target=self._answer, daemon=True).start()
 
     def leave_error(self, message: str) -> None:
-        """Tell the others why this rank ends; the first error that is left counts."""
+        """Leave the reason why this rank ends for the others; the first error counts."""
         within(ANSWER_SECONDS, lambda: self._connect().compare_set(self._key("error"), "", f"{self.name}: {message}"))
 
     def find(self) -> str:
-        """Who is the cause of a failed collective, as a sentence; takes `ANSWER_SECONDS` and up to three times that."""
-        found = within(3 * ANSWER_SECONDS, self._find)
+        """Return a sentence that names the cause of a failed collective, within one to three times ANSWER_SECONDS."""
+        cause = within(3 * ANSWER_SECONDS, self._find)
         host = self.address[0]
-        return found or f"rank 0's host ({host}) does not answer: its launcher has ended, or host or network are down"
+        return cause or f"rank 0's host ({host}) does not answer: its launcher has ended, or host or network are down"
 
     def _find(self) -> str:
         store = self._connect()
@@ -98,7 +98,7 @@ class RollCall:
 
 
 def failed_collective(error: BaseException) -> bool:
-    """Whether an error is about another rank: gloo's are plain RuntimeErrors, known by their text."""
+    """Return whether an error is about another rank. gloo's are plain RuntimeErrors, known by their text."""
     if isinstance(error, dist.DistError):
         return True
     signs = ("gloo/", "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
@@ -106,14 +106,14 @@ def failed_collective(error: BaseException) -> bool:
 
 
 def within(seconds: float, call: Callable[[], T]) -> T | None:
-    """What a call gives, or None if it fails or takes longer: a store behind a cut link blocks for ever."""
-    found: list[T] = []
+    """Return the result of a call, or None if it fails or takes longer: a store behind a cut link blocks for ever."""
+    results: list[T] = []
 
     def attempt() -> None:
         with contextlib.suppress(dist.DistError, RuntimeError):
-            found.append(call())
+            results.append(call())
 
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
     thread.join(seconds)
-    return found[0] if found else None
+    return results[0] if results else None

@@ -1,8 +1,8 @@
-"""How the processes of one attempt find each other, in a store that may remember the attempts before.
+"""The rendezvous of the processes of one attempt, in a store that may remember earlier attempts.
 
-The launcher's store outlives its workers, so that after a restart torch's own start may find the addresses of what has
-died, and connect to them. Torch puts `TORCHELASTIC_RESTART_COUNT` before its keys, but with the c10d rendezvous each
-machine's launcher counts for itself and the counts differ (pytorch#135712): ranks then wait for each other under
+The launcher's store outlives its workers, so that after a restart torch's own start may find the addresses of dead
+processes, and connect to them. Torch puts `TORCHELASTIC_RESTART_COUNT` before its keys, but with the c10d rendezvous
+each machine's launcher counts for itself and the counts differ (pytorch#135712): ranks then wait for each other under
 different names. Here rank 0 names the attempt, and the others learn the name from an answer to their own question.
 
 They also compare what all of them must have in common (mstat/distributed/agreement.py), while the store is all that
@@ -30,13 +30,13 @@ from mstat.distributed.differences import complaint
 from mstat.errors import UserError
 
 POLL_SECONDS = 0.05
-NOTICE_SECONDS = 20.0  # of waiting, after which the user is told for whom
-SEEN_SECONDS = 5.0  # for all to read a bad verdict, before rank 0 ends and perhaps takes the store with it
+NOTICE_SECONDS = 20.0  # of waiting, after which a message names the missing ranks
+SEEN_SECONDS = 5.0  # for all ranks to read a bad verdict, before rank 0 ends, perhaps with the store
 NUM_PROCESSES = "number of processes"
 
 
 def join(backend: str, timeout: timedelta, facts: Mapping[str, Any]) -> str:
-    """Make the default process group from the launcher's environment, and give the attempt's name.
+    """Make the default process group from the launcher's environment; return the attempt's name.
 
     Raises:
         UserError: On every rank, if `facts` (JSON values by name) are not the same on all of them.
@@ -56,7 +56,7 @@ def join(backend: str, timeout: timedelta, facts: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _notice(rank: int, world_size: int, address: tuple[str, int]) -> Iterator[None]:
-    """Say for whom this process waits, if it takes long: the variables may be left over from another launch."""
+    """Print which ranks this process waits for, if it takes long: variables may be left over from another launch."""
     others = "rank 0" if rank else f"the other {world_size - 1}"
     text = (
         f"rank {rank} of {world_size} processes waits for {others} at {address[0]}:{address[1]} "
@@ -72,14 +72,14 @@ def _notice(rank: int, world_size: int, address: tuple[str, int]) -> Iterator[No
 
 
 def launcher_keeps_store() -> bool:
-    """Whether the store at `MASTER_ADDR` is the launcher's, and not one that rank 0 makes and takes with it."""
+    """Return whether the launcher hosts the store at `MASTER_ADDR`. Otherwise rank 0 does, and takes it along."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def agree_on_attempt(
     store: dist.Store, rank: int, world_size: int, timeout: timedelta, facts: Mapping[str, Any]
 ) -> str:
-    """A name that all ranks of this attempt, and of no other, give, once they know that their facts are the same.
+    """Agree on a name that all ranks of this attempt share, and no other attempt; compare the facts of all ranks.
 
     Launchers start no rank before all ranks of the attempt before have ended, so whoever still answers is of this one.
 

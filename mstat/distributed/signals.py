@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: they set a flag, and the loop stops where a checkpoint is whole.
+"""Signals that ask a run to stop: they set a flag, and the loop stops when a checkpoint is whole.
 
 SIGTERM and SIGUSR1 are what schedulers send before they take a machine away. The death of the launcher counts as
 SIGTERM, so that no orphan trains on.
@@ -17,7 +17,7 @@ from types import FrameType
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-_asked = 0
+_requested = 0
 
 
 class StopRequested(Exception):
@@ -25,27 +25,27 @@ class StopRequested(Exception):
 
 
 def end_with_launcher() -> None:
-    """SIGTERM to this process when the one that launched it dies. A launch that waits for others ends at once."""
-    # Not where a shell started it: a shell may end before what it started (nohup).
+    """Ask the kernel to send SIGTERM to this process when its launcher dies, also while it waits for other ranks."""
+    # Only under a launcher: a shell may end before the processes that it started (nohup).
     if any(name in os.environ for name in ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Within it, and after an error has left it, stop signals only set the flag that `asked` gives.
+    """Let stop signals only set the flag that `asked` returns, in this context and after an error has left it.
 
-    (An error ends the process, and the launcher's SIGTERM, sent when another rank has ended, must not cut it short.)
+    An error ends the process. The launcher's SIGTERM, sent when another rank has ended, must not cut that short.
     """
-    global _asked
-    _asked = 0
+    global _requested
+    _requested = 0
     with blocked():
-        resource_tracker.ensure_running()  # of multiprocessing: started later, a signal would kill it
+        resource_tracker.ensure_running()  # multiprocessing's; started later, a signal would kill it
     before = {number: signal.signal(number, _remember) for number in STOP_SIGNALS}
     try:
         yield
     except StopRequested:
-        # Schedulers ask more than once, and Python's own end brings the default back, which kills.
+        # Schedulers signal more than once, and Python restores the default handler at its end, which kills.
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         raise
@@ -54,14 +54,16 @@ def listening() -> Iterator[None]:
 
 
 def asked() -> int:
-    """Number of the signal that asked this process to stop; 0 if none did."""
-    return _asked
+    """Return the number of the signal that asked this process to stop; 0 if there was none."""
+    return _requested
 
 
 @contextmanager
 def blocked() -> Iterator[None]:
-    """Processes started within it never see a stop signal, nor Ctrl-C: schedulers and terminals signal them all, and
-    loaders must go on until this process ends them."""
+    """Block stop signals and Ctrl-C for processes that are started in this context.
+
+    Schedulers and terminals signal all processes, and loaders must go on until this process ends them.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (*STOP_SIGNALS, signal.SIGINT))
     try:
         yield
@@ -70,5 +72,5 @@ def blocked() -> Iterator[None]:
 
 
 def _remember(number: int, frame: FrameType | None) -> None:
-    global _asked
-    _asked = number
+    global _requested
+    _requested = number

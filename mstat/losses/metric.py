@@ -1,9 +1,9 @@
 """The metric losses of a stage, by name in `METRIC_LOSSES`: modules from features and labels to a scalar.
 
-All see the features of the global batch, on every rank alike, so that their weights get the same gradient and their
-memories the same content everywhere, on any number of ranks. Table V compares them "scaled to the same magnitude",
-without saying how. Here: so that each has BatchHard's value on one drawn batch of features of the length that a
-LayerNorm gives. That is a constant of the run, where a scale that followed training would be another loss.
+Every rank computes them on the features of the global batch, so weights get the same gradient, and memories the same
+content, on any number of ranks. Table V compares the losses "scaled to the same magnitude" and does not say how. Here
+each loss is scaled to BatchHard's value on one random batch of features whose length is that of a LayerNorm's output.
+The scale is a constant of the run; a scale that followed training would be another loss.
 
 Shape suffixes: n clips of the global batch, D feature dimensions, C identities of the training set.
 """
@@ -55,8 +55,11 @@ def _probe(dim: int, num_classes: int) -> tuple[Tensor, Tensor]:
 
 
 class BatchHard(nn.Module):
-    """`batch_hard` with the run's margin, on features of unit length if asked for; the mean over its parts where each
-    is mined alone (`mining_groups`)."""
+    """`batch_hard` with the run's margin.
+
+    Features have unit length if `loss.unit_length` is set. With `loss.mining_groups`, each part of the batch is mined
+    alone, and the loss is the mean over the parts.
+    """
 
     def __init__(self, config: LossConfig) -> None:
         super().__init__()
@@ -70,7 +73,7 @@ class BatchHard(nn.Module):
 
 
 class Scaled(nn.Module):
-    """A loss times a number."""
+    """A loss multiplied by a constant."""
 
     def __init__(self, loss: nn.Module, scale: float) -> None:
         super().__init__()

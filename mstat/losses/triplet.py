@@ -1,4 +1,4 @@
-"""BatchHard triplet loss: each clip against its farthest positive and nearest negative of the global batch.
+"""The BatchHard triplet loss: each clip against its farthest positive and nearest negative of the global batch.
 
 Shape suffixes: B clips of the global batch, D feature dimensions.
 """
