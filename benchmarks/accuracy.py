@@ -44,11 +44,11 @@ def rows(evaluation: dict[str, Any]) -> dict[str, float]:
     return {name: 100 * score["mAP"] for name, score in scores.items()}
 
 
-def record(found: dict[int, dict[str, float]]) -> str:
+def record(result: dict[int, dict[str, float]]) -> str:
     """The record as Markdown."""
-    first = next(iter(found.values()))
+    first = next(iter(result.values()))
     histograms = [name for name in first if name.startswith("HSV")]
-    seeds = list(found)
+    seeds = list(result)
     lines = [
         "# Accuracy on the synthetic set",
         "",
@@ -61,28 +61,28 @@ def record(found: dict[int, dict[str, float]]) -> str:
         "|---|" + "---|" * (len(seeds) + 1),
     ]
     for name in first:
-        values = [found[seed][name] for seed in seeds]
+        values = [result[seed][name] for seed in seeds]
         cells = " | ".join(f"{value:.1f}" for value in values)
         lines.append(f"| {name} | {cells} | {statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} |")
     lines += ["", "| goal | " + " | ".join(f"seed {seed}" for seed in seeds) + " | met |", "|---|" + "---|" * 4]
     gains = {
-        "untrained": [found[seed]["I+II+III"] - found[seed]["untrained"] for seed in seeds],
-        "histogram": [found[seed]["I+II+III"] - max(found[seed][name] for name in histograms) for seed in seeds],
+        "untrained": [result[seed]["I+II+III"] - result[seed]["untrained"] for seed in seeds],
+        "histogram": [result[seed]["I+II+III"] - max(result[seed][name] for name in histograms) for seed in seeds],
     }
     for goal, values in gains.items():
         against = "the better histogram" if goal == "histogram" else "the untrained model"
         met = "yes" if min(values) >= GOALS[goal] else "no"
         cells = " | ".join(f"{value:+.1f}" for value in values)
         lines.append(f"| trained minus {against}: at least {GOALS[goal]:.0f} points | {cells} | {met} |")
-    best = [max(found[seed][name] for name in histograms) for seed in seeds]
+    best = [max(result[seed][name] for name in histograms) for seed in seeds]
     met = "yes" if all(25 <= value <= 50 for value in best) else "no"
     lines.append(f"| better histogram within 25 to 50 | {' | '.join(f'{value:.1f}' for value in best)} | {met} |")
     return "\n".join([*lines, "", MEANING]) + "\n"
 
 
 def main() -> None:
-    found = {seed: rows(evaluate_seed(seed)) for seed in SEEDS}
-    save("accuracy", record(found))
+    result = {seed: rows(evaluate_seed(seed)) for seed in SEEDS}
+    save("accuracy", record(result))
 
 
 if __name__ == "__main__":

@@ -139,15 +139,15 @@ def worker(name: str, out: Path) -> None:
     engine.barrier()
     seconds = [timed(step) for _ in range(STEPS[name])]
     engine.barrier()
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "step": statistics.median(seconds),
         "sent": (sent_bytes() - sent) / len(seconds) / engine.world_size,
     }
     if not engine.is_deepspeed:
-        found |= in_parts(engine, batch, STEPS[name])
-    found |= {"weights": num_weights, "dims": sum(task.dims), "clips": len(batch["labels_n"])}
+        result |= in_parts(engine, batch, STEPS[name])
+    result |= {"weights": num_weights, "dims": sum(task.dims), "clips": len(batch["labels_n"])}
     if engine.is_main:
-        out.write_text(json.dumps(found))
+        out.write_text(json.dumps(result))
     engine.barrier()
 
 
@@ -228,27 +228,29 @@ def amount(count: float) -> str:
     return f"{count / 1e6:,.2f} MB" if count >= 1e4 else f"{count:,.0f} B"
 
 
-def time_table(found: dict[tuple[str, int], dict[str, Any]]) -> list[str]:
+def time_table(result: dict[tuple[str, int], dict[str, Any]]) -> list[str]:
     """Milliseconds and share of the step of each part."""
-    lines = ["| a step | " + " | ".join(f"{name}, {ranks}" for name, ranks in found) + " |"]
-    lines.append("|---|" + "---:|" * len(found))
+    lines = ["| a step | " + " | ".join(f"{name}, {ranks}" for name, ranks in result) + " |"]
+    lines.append("|---|" + "---:|" * len(result))
     for part in PARTS:
         cells = []
-        for one in found.values():
+        for one in result.values():
             seconds = one["seconds"][part]
             cells.append(f"{1e3 * seconds:,.1f} ms ({seconds / sum(one['seconds'].values()):.1%})")
         lines.append(f"| {part} | " + " | ".join(cells) + " |")
-    whole = [f"{1e3 * sum(one['seconds'].values()):,.1f} ms" for one in found.values()]
+    whole = [f"{1e3 * sum(one['seconds'].values()):,.1f} ms" for one in result.values()]
     lines.append("| **whole step, collectives one by one** | " + " | ".join(whole) + " |")
     lines.append(
-        "| **whole step, undisturbed** | " + " | ".join(f"{1e3 * one['step']:,.1f} ms" for one in found.values()) + " |"
+        "| **whole step, undisturbed** | "
+        + " | ".join(f"{1e3 * one['step']:,.1f} ms" for one in result.values())
+        + " |"
     )
     return lines
 
 
-def byte_table(found: dict[tuple[str, int], dict[str, Any]]) -> list[str]:
+def byte_table(result: dict[tuple[str, int], dict[str, Any]]) -> list[str]:
     """Bytes of each collective by the ring's formula, and as counted."""
-    several = {key: one for key, one in found.items() if key[1] > 1}
+    several = {key: one for key, one in result.items() if key[1] > 1}
     lines = ["| sent by a rank in a step | " + " | ".join(f"{name}, {ranks}" for name, ranks in several) + " |"]
     lines.append("|---|" + "---:|" * len(several))
     formulas = {key: ring(key[1], one["clips"], one["dims"], one["weights"]) for key, one in several.items()}
@@ -259,7 +261,7 @@ def byte_table(found: dict[tuple[str, int], dict[str, Any]]) -> list[str]:
     return [*lines, "| **whole step, undisturbed** | " + " | ".join(cells) + " |"]
 
 
-def zero_table(found: dict[tuple[str, int], dict[str, Any]], zero: dict[tuple[str, int], dict[str, Any]]) -> list[str]:
+def zero_table(result: dict[tuple[str, int], dict[str, Any]], zero: dict[tuple[str, int], dict[str, Any]]) -> list[str]:
     """Bytes of gradients and weights by kind of run: formula, and as counted less the gather."""
     lines = ["| | formula, times the weights | " + " | ".join(f"synthetic, {r}" for r in RANKS[1:])]
     lines[0] += " | " + " | ".join(f"paper, {r} (formula)" for r in RANKS[1:]) + " |"
@@ -269,7 +271,7 @@ def zero_table(found: dict[tuple[str, int], dict[str, Any]], zero: dict[tuple[st
         cells = [title, f"{factor} (R-1)/R"]
         for name in ("synthetic", "paper"):
             for ranks in RANKS[1:]:
-                one = found[name, ranks]
+                one = result[name, ranks]
                 formula = 4 * factor * (ranks - 1) / ranks * one["weights"]
                 if name == "paper":
                     cells.append(amount(formula))
@@ -281,11 +283,11 @@ def zero_table(found: dict[tuple[str, int], dict[str, Any]], zero: dict[tuple[st
     return lines
 
 
-def meaning(found: dict[tuple[str, int], dict[str, Any]]) -> str:
+def meaning(result: dict[tuple[str, int], dict[str, Any]]) -> str:
     """The shares that the tables are for, in a sentence for each setting."""
     sentences = []
     for name in STEPS:
-        one = found[name, RANKS[-1]]
+        one = result[name, RANKS[-1]]
         both, whole = one["bytes"][GATHER] + one["bytes"][GATHER_BACKWARD], sum(one["bytes"].values())
         seconds, step = one["seconds"], sum(one["seconds"].values())
         sentences.append(
@@ -296,9 +298,9 @@ def meaning(found: dict[tuple[str, int], dict[str, Any]]) -> str:
     return " ".join([*sentences, "What this says of GPUs, and what it does not: docs/scaling.md."])
 
 
-def record(found: dict[tuple[str, int], dict[str, Any]], zero: dict[tuple[str, int], dict[str, Any]]) -> str:
+def record(result: dict[tuple[str, int], dict[str, Any]], zero: dict[tuple[str, int], dict[str, Any]]) -> str:
     """The record as Markdown."""
-    facts = {name: found[name, 1] for name in STEPS}
+    facts = {name: result[name, 1] for name in STEPS}
     sizes = {
         name: f"{one['clips']} clips a step, {one['dims']:,} floats a clip, {one['weights']:,} trained weights"
         for name, one in facts.items()
@@ -323,20 +325,20 @@ def record(found: dict[tuple[str, int], dict[str, Any]], zero: dict[tuple[str, i
             f"{STEPS['synthetic']} and {STEPS['paper']} steps, means over ranks; in brackets the share of the step. "
             "The last row is the step as it is trained, where DDP reduces gradients during the backward pass.",
             "",
-            *time_table(found),
+            *time_table(result),
             "",
             "## Bytes",
             "",
             f"By the formula of ring collectives / as counted by the loopback interface {where}, headers of "
             "TCP and IP and barriers included.",
             "",
-            *byte_table(found),
+            *byte_table(result),
             "",
             "## Bytes of gradients and weights with ZeRO",
             "",
             "Sent by a rank in a step, by formula / as counted: the whole step less the gather and the stop flag.",
             "",
-            *zero_table(found, zero),
+            *zero_table(result, zero),
             "",
             "DeepSpeed's ZeRO-2 all-reduces each bucket of gradients and keeps its part of the result "
             "(`use_multi_rank_bucket_allreduce`, on by default), where ZeRO's paper has a reduce-scatter: 3 times the "
@@ -344,7 +346,7 @@ def record(found: dict[tuple[str, int], dict[str, Any]], zero: dict[tuple[str, i
             "",
             "## What it means",
             "",
-            meaning(found),
+            meaning(result),
             "",
         ]
     )
@@ -354,9 +356,9 @@ def main() -> None:
     if sys.argv[1:2] == ["--worker"]:
         worker(sys.argv[2], Path(sys.argv[3]))
         return
-    found = {(name, ranks): measure(name, ranks) for name in STEPS for ranks in RANKS}
+    result = {(name, ranks): measure(name, ranks) for name in STEPS for ranks in RANKS}
     zero = {(kind, ranks): measure("synthetic", ranks, kind) for kind in ("zero2", "zero3") for ranks in RANKS[1:]}
-    save("communication", record(found, zero))
+    save("communication", record(result, zero))
 
 
 if __name__ == "__main__":

@@ -52,9 +52,9 @@ def torch_version() -> str:
     return torch.__version__.partition("+")[0]
 
 
-def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
+def differences(expected: dict[str, Any], result: dict[str, Any]) -> list[str]:
     """A line for each count that is another one, or is new, or is gone."""
-    before, after = dict(_leaves(expected)), dict(_leaves(found))
+    before, after = dict(_leaves(expected)), dict(_leaves(result))
     lines = []
     for name in dict.fromkeys([*before, *after]):
         old, new = before.get(name, 0), after.get(name, 0)
@@ -80,12 +80,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="take the counts found as those that are expected")
     options = parser.parse_args()
-    found = count_all()
+    result = count_all()
     if options.write:
-        FILE.write_text(json.dumps(found, indent=2) + "\n")
+        FILE.write_text(json.dumps(result, indent=2) + "\n")
         print(f"written to {FILE}")
         return 0
-    changed = differences(json.loads(FILE.read_text()), found)
+    changed = differences(json.loads(FILE.read_text()), result)
     if changed:
         print(f"Counts of the traced step are not those of {FILE.name}:", *changed, REWRITE, sep="\n")
     return bool(changed)

@@ -148,12 +148,12 @@ def table(results: dict[Search, list[Found]]) -> list[str]:
         "4 Q D | **to all_reduce** | 4 Q D + 12 P | 4 Q G, not made | CPU s |",
         "|---" * 13 + "|",
     ]
-    for search, found in results.items():
-        first = found[0]
+    for search, result in results.items():
+        first = result[0]
         sizes = (
-            max(one.features for one in found),
-            max(one.labels for one in found),
-            max(one.search for one in found),
+            max(one.features for one in result),
+            max(one.labels for one in result),
+            max(one.search for one in result),
             4 * search.queries * search.dims,
             first.reduced,
             expected_bytes(search, first.positives),
@@ -161,14 +161,14 @@ def table(results: dict[Search, list[Found]]) -> list[str]:
         )
         counts = f"{search.gallery:,} | {search.queries:,} | {search.dims:,} | {first.positives:,} | {search.ranks}"
         cells = " | ".join(f"{size / MIB:,.1f}" for size in sizes)
-        lines.append(f"| {counts} | {cells} | {max(one.seconds for one in found):.0f} |")
+        lines.append(f"| {counts} | {cells} | {max(one.seconds for one in result):.0f} |")
     return lines
 
 
 def check(results: dict[Search, list[Found]]) -> None:
     """Bytes are those of the formula; all ranks of all rows of one size found the same ranks."""
-    for search, found in results.items():
-        assert all(one.reduced == expected_bytes(search, one.positives) for one in found), (search, found)
+    for search, result in results.items():
+        assert all(one.reduced == expected_bytes(search, one.positives) for one in result), (search, result)
         alike = [one for other in results if other[:3] == search[:3] for one in results[other]]
         assert len({one.digest for one in alike}) == 1, search
 

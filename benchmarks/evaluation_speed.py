@@ -109,10 +109,10 @@ def features(labels: Labels, dims: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def load_file(package: str, pattern: str) -> ModuleType:
     """One file of an installed package, alone: the package itself would import a great deal."""
-    found = importlib.util.find_spec(package)
-    if found is None or found.submodule_search_locations is None:
+    result = importlib.util.find_spec(package)
+    if result is None or result.submodule_search_locations is None:
         raise SystemExit(f"{package} is missing: use make bench-evaluation")
-    (path,) = Path(found.submodule_search_locations[0]).glob(pattern)
+    (path,) = Path(result.submodule_search_locations[0]).glob(pattern)
     spec = importlib.util.spec_from_file_location(path.name.split(".")[0], path)
     assert spec is not None
     assert spec.loader is not None

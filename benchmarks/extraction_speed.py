@@ -71,7 +71,7 @@ def extraction() -> tuple[list[str], list[Figure]]:
         out = Path(folder) / "shards"
         command = [sys.executable, "-m", "shards", "build", "synthetic", "--seed", "0", "--out", str(out)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        found = {name: extract(out, settings) for name, settings in SETTINGS.items()}
+        result = {name: extract(out, settings) for name, settings in SETTINGS.items()}
     text = [
         "",
         "## Extraction",
@@ -86,7 +86,7 @@ def extraction() -> tuple[list[str], list[Figure]]:
         "|---|---|---|---|---|---|---|---|",
     ]
     figures = []
-    for name, one in found.items():
+    for name, one in result.items():
         cores = one.model * 8 * one.decode / 1000
         text.append(
             f"| {name} | {one.whole:.1f} | **{one.warm:.1f}** | {one.model:.1f} | {one.warm / one.model:.2f} | "

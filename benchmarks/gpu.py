@@ -43,8 +43,8 @@ def kernels(step: Callable[[], None]) -> list[Kernel]:
     # On CPUs operators take the place of kernels.
     spent = {event.key: event.self_device_time_total if ON_GPU else event.self_cpu_time_total for event in events}
     total = sum(spent.values())
-    found = [Kernel(event.key, spent[event.key] / total, event.count) for event in events if spent[event.key]]
-    return sorted(found, key=lambda kernel: -kernel.share)
+    result = [Kernel(event.key, spent[event.key] / total, event.count) for event in events if spent[event.key]]
+    return sorted(result, key=lambda kernel: -kernel.share)
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def main() -> int:
     with no_waiting():
         for _ in range(STEADY):
             ours.step()
-    found = kernels(ours.step)
+    result = kernels(ours.step)
     del ours
     height, width = config.model.image_size
     num_tokens = height * width // config.model.patch_size**2 + 1
@@ -146,7 +146,7 @@ def main() -> int:
         f"Those above {LARGE:.0%} in bold: each is to be explained.\n",
         "| kernel | share | calls |",
         "|---|---|---|",
-        *(row(kernel) for kernel in found[:25]),
+        *(row(kernel) for kernel in result[:25]),
         "",
         "## Waits\n",
         f"{STEADY} steps under `torch.cuda.set_sync_debug_mode('error')`: none waited for the device.\n",
@@ -161,7 +161,7 @@ def main() -> int:
         *attention_table(CLIPS, config.clip.num_frames, num_tokens, config.model.num_heads, config.model.width),
         "",
     ]
-    largest = found[0]
+    largest = result[0]
     figures = [Figure("largest kernel of a step", largest.name[:40], wanted="≤ 5 % or explained", share=largest.share)]
     save("gpu", "\n".join(lines), figures)
     return 0

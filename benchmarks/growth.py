@@ -81,10 +81,10 @@ class Series(NamedTuple):
 
 def power_law(sizes: Sequence[int], seconds: Sequence[float]) -> Fit:
     """The straight line through the logarithms."""
-    found = linregress(np.log(sizes), np.log(seconds))
+    result = linregress(np.log(sizes), np.log(seconds))
     freedom = len(sizes) - 2
-    error = t.ppf(0.975, freedom) * found.stderr if freedom else np.nan
-    return Fit(float(found.slope), float(error), float(np.exp(found.intercept)))
+    error = t.ppf(0.975, freedom) * result.stderr if freedom else np.nan
+    return Fit(float(result.slope), float(error), float(np.exp(result.intercept)))
 
 
 # --- measuring ----------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def search_cost(gallery: int, queries: int) -> float:
 def build_costs(folder: Path) -> list[float]:
     """Seconds by the clock, waiting for the disk included, of builds with one worker."""
     pictures = realistic.pictures(folder)
-    found = []
+    result = []
     for count in BUILD_TRACKLETS:
         source = realistic.source(pictures, count)
 
@@ -167,8 +167,8 @@ def build_costs(folder: Path) -> list[float]:
             with tempfile.TemporaryDirectory(dir=folder) as out, building(Path(out) / "set") as place:
                 write(source, place, workers=1)
 
-        found.append(fastest(build, time.perf_counter))
-    return found
+        result.append(fastest(build, time.perf_counter))
+    return result
 
 
 def all_series() -> Iterator[Series]:

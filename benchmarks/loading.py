@@ -87,7 +87,8 @@ def main() -> None:
 
 def parts_section(in_parts: dict[str, dict[str, float]], free: dict[str, dict[int, Free]]) -> str:
     rows = [
-        [part, *(f"{1e6 * found[part]:,.0f}" for found in in_parts.values())] for part in next(iter(in_parts.values()))
+        [part, *(f"{1e6 * result[part]:,.0f}" for result in in_parts.values())]
+        for part in next(iter(in_parts.values()))
     ]
     transfer = [runs[1].workers_cpu - in_parts[label]["all of it"] for label, runs in free.items()]
     rows.append(["to the trainer, worker's side", *(f"{1e6 * seconds:,.0f}" for seconds in transfer)])
@@ -104,15 +105,15 @@ def parts_section(in_parts: dict[str, dict[str, float]], free: dict[str, dict[in
 def rate_section(free: dict[str, dict[int, Free]]) -> str:
     rows = []
     for label, runs in free.items():
-        for num_workers, found in runs.items():
-            clips = 24 / found.steps.mean()
+        for num_workers, result in runs.items():
+            clips = 24 / result.steps.mean()
             rows.append(
                 [
                     f"{label}, {num_workers} worker{'s' * (num_workers > 1)}",
                     f"{clips:,.0f}",
                     f"{8 * clips:,.0f}",
-                    f"{1 / found.cpu:,.0f}",
-                    f"{8 / found.cpu:,.0f}",
+                    f"{1 / result.cpu:,.0f}",
+                    f"{8 / result.cpu:,.0f}",
                 ]
             )
     head = ["", "clips/s", "frames/s", "clips a CPU second", "frames a CPU second"]
@@ -195,8 +196,8 @@ def stall_section(waits: Waits, pace: dict[tuple[str, float], float], epoch: int
 
 def slope(memory: np.ndarray, column: int) -> tuple[float, float]:
     """Growth in bytes a step, and twice its standard error."""
-    found = linregress(memory[:, 0], memory[:, column])
-    return found.slope, 2 * found.stderr
+    result = linregress(memory[:, 0], memory[:, column])
+    return result.slope, 2 * result.stderr
 
 
 def memory_section(memory: dict[str, np.ndarray]) -> str:
@@ -237,18 +238,18 @@ def figures(
     """Rows of the one table."""
     rows = []
     for label, runs in free.items():
-        found, parts_of = runs[WORKERS], in_parts[label]
+        result, parts_of = runs[WORKERS], in_parts[label]
         limit = 1 / parts_of["decode and resize"]
         rows.append(
             Figure(
                 what=f"loader, frames {label}: clips/s of a core",
-                ours=f"{1 / found.cpu:,.0f}",
+                ours=f"{1 / result.cpu:,.0f}",
                 limit=f"{limit:,.0f} (decode and resize)",
-                share=1 / found.cpu / limit,
+                share=1 / result.cpu / limit,
             )
         )
         for gpu, peak in PEAKS.items():
-            cores = f"{gpu_rate(peak) * found.cpu:.2f}"
+            cores = f"{gpu_rate(peak) * result.cpu:.2f}"
             what = f"cores for one {gpu} at {UTILISATION:.0%} of its peak (not measured), frames {label}"
             rows.append(Figure(what=what, ours=cores, wanted=f"< {WANTED[label]}"))
         for share in LOADS:

@@ -140,9 +140,9 @@ def run_free(dataset: TrainingBatches, num_workers: int) -> Free:
     of_workers, of_trainer = cpu_seconds(), time.process_time()
     steps = np.array([next(batches) for _ in range(FREE_STEPS)])
     num_clips = FREE_STEPS * dataset.plan.size
-    found = (cpu_seconds() - of_workers) / num_clips, (time.process_time() - of_trainer) / num_clips
+    result = (cpu_seconds() - of_workers) / num_clips, (time.process_time() - of_trainer) / num_clips
     batches.close()
-    return Free(first, steps, *found)
+    return Free(first, steps, *result)
 
 
 def paced(dataset: TrainingBatches, num_steps: int, pace: float) -> Iterator[tuple[float, float]]:

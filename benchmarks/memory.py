@@ -148,15 +148,15 @@ def largest(recompute: bool) -> dict[str, int]:
     slope = (peak(high, recompute) - peak(low, recompute)) / (high - low)
     rows, columns = patch_grid(ModelConfig())
     limit = GRID // (rows * columns) // 2  # each patch of each of 2 clips is a sequence of temporal attention
-    found = {}
+    result = {}
     for card, size in CARDS.items():
         count = min(limit, low + int((size - needed(peak(low, recompute))) / (1 + SPLIT) / slope))
         while needed(peak(count, recompute)) > size:
             count -= 1
         while count < limit and needed(peak(count + 1, recompute)) <= size:
             count += 1
-        found[card] = count
-    return found
+        result[card] = count
+    return result
 
 
 def smaller(precision: str, recompute: bool) -> Config:
@@ -206,15 +206,15 @@ def compare(name: str, precision: str, recompute: bool) -> dict[str, int]:
 
 def comparisons() -> dict[str, dict[str, int]]:
     """Counted and measured rise of memory in a step: of the smaller model on the CPU, of the paper's on a GPU."""
-    found = {}
+    result = {}
     names = {"smaller": ("no", "bf16"), **({"paper": ("bf16",)} if torch.cuda.is_available() else {})}
     for name, precisions in names.items():
         for precision in precisions:
             for recompute in (False, True):
                 title = f"{name}, {'fp32' if precision == 'no' else precision}{', recomputed' if recompute else ''}"
-                found[title] = compare(name, precision, recompute)
-                print(title, found[title], file=sys.stderr, flush=True)
-    return found
+                result[title] = compare(name, precision, recompute)
+                print(title, result[title], file=sys.stderr, flush=True)
+    return result
 
 
 def gigabytes(count: float) -> str:
@@ -233,8 +233,8 @@ def item_table(items: list[Item], trace: Trace) -> list[str]:
     for one in trace.alive(trace.peak_at):
         if one.label is None:
             makers[one.op] += one.bytes
-    told = ", ".join(f"`{op}` {gigabytes(size)}" for op, size in makers.most_common(8))
-    return [*lines, "", f"Activations at the peak, by the operation that made them: {told}."]
+    message = ", ".join(f"`{op}` {gigabytes(size)}" for op, size in makers.most_common(8))
+    return [*lines, "", f"Activations at the peak, by the operation that made them: {message}."]
 
 
 LABELS = {

@@ -42,10 +42,10 @@ def train(seed: int, name: str) -> dict[str, Any]:
         launch += ["--seed", str(seed), "--data.shards", str(shards), "--run", str(run)]
         launch += ["--data.num_workers", "1", f"--{SETTINGS[name]}"]
         subprocess.run(launch, check=True, cwd=PROJECT)
-    found = json.loads((run / "evaluation.json").read_text())
+    result = json.loads((run / "evaluation.json").read_text())
     steps = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()[-LAST:]]
-    found["triplet"] = [value for step in steps for key, value in step.items() if key.endswith("/triplet")]
-    return found
+    result["triplet"] = [value for step in steps for key, value in step.items() if key.endswith("/triplet")]
+    return result
 
 
 def line(name: str, values: list[float], form: str = ".1f") -> str:
@@ -56,13 +56,13 @@ def line(name: str, values: list[float], form: str = ".1f") -> str:
 Found = dict[int, dict[str, dict[str, Any]]]  # seed -> setting -> evaluation
 
 
-def scores(found: Found, name: str, key: str) -> list[float]:
+def scores(result: Found, name: str, key: str) -> list[float]:
     """A score of all stages joined in percent, one for each seed."""
-    return [100 * evaluations[name]["stages"]["I+II+III"][key] for evaluations in found.values()]
+    return [100 * evaluations[name]["stages"]["I+II+III"][key] for evaluations in result.values()]
 
 
-def difference(found: Found, name: str, other: str, key: str = "mAP") -> list[float]:
-    return [a - b for a, b in zip(scores(found, name, key), scores(found, other, key), strict=True)]
+def difference(result: Found, name: str, other: str, key: str = "mAP") -> list[float]:
+    return [a - b for a, b in zip(scores(result, name, key), scores(result, other, key), strict=True)]
 
 
 def verdict(differences: list[float]) -> str:
@@ -75,13 +75,13 @@ def verdict(differences: list[float]) -> str:
     return f"{'better' if mean > 0 else 'worse'} ({interval})"
 
 
-def record(found: Found) -> str:
+def record(result: Found) -> str:
     """The record as Markdown."""
-    seeds = list(found)
+    seeds = list(result)
     columns = " | ".join(f"seed {seed}" for seed in seeds) + " | mean ± sd |"
-    baselines = [found[seed][NONE]["baselines"] for seed in seeds]
+    baselines = [result[seed][NONE]["baselines"] for seed in seeds]
     against = f"**{TOGETHER}, minus {ALONE}**"
-    triplet = {name: [statistics.mean(found[seed][name]["triplet"]) for seed in seeds] for name in (TOGETHER, ALONE)}
+    triplet = {name: [statistics.mean(result[seed][name]["triplet"]) for seed in seeds] for name in (TOGETHER, ALONE)}
     return "\n".join(
         [
             "# Mining over all ranks against mining per rank",
@@ -95,14 +95,14 @@ def record(found: Found) -> str:
             "",
             f"| mAP, % | {columns}",
             "|---|" + "---:|" * (len(seeds) + 1),
-            *(line(name, scores(found, name, "mAP")) for name in SETTINGS),
-            line(against, difference(found, TOGETHER, ALONE), "+.1f"),
+            *(line(name, scores(result, name, "mAP")) for name in SETTINGS),
+            line(against, difference(result, TOGETHER, ALONE), "+.1f"),
             *(line(name, [100 * one[name]["mAP"] for one in baselines]) for name in baselines[0]),
             "",
             f"| rank-1, % | {columns}",
             "|---|" + "---:|" * (len(seeds) + 1),
-            *(line(name, scores(found, name, "rank1")) for name in SETTINGS),
-            line(against, difference(found, TOGETHER, ALONE, "rank1"), "+.1f"),
+            *(line(name, scores(result, name, "rank1")) for name in SETTINGS),
+            line(against, difference(result, TOGETHER, ALONE, "rank1"), "+.1f"),
             "",
             f"| triplet loss, mean of the stages and of the last {LAST} steps | {columns}",
             "|---|" + "---:|" * (len(seeds) + 1),
@@ -110,9 +110,9 @@ def record(found: Found) -> str:
             "",
             "Differences paired by seed, n = 3, Student's t:",
             "",
-            f"- {TOGETHER}, against {ALONE}: {verdict(difference(found, TOGETHER, ALONE))}",
-            f"- {TOGETHER}, against {NONE}: {verdict(difference(found, TOGETHER, NONE))}",
-            f"- {ALONE}, against {NONE}: {verdict(difference(found, ALONE, NONE))}",
+            f"- {TOGETHER}, against {ALONE}: {verdict(difference(result, TOGETHER, ALONE))}",
+            f"- {TOGETHER}, against {NONE}: {verdict(difference(result, TOGETHER, NONE))}",
+            f"- {ALONE}, against {NONE}: {verdict(difference(result, ALONE, NONE))}",
             "",
         ]
     )

@@ -44,23 +44,23 @@ def train(seed: int, kind: str, folder: str) -> dict[str, Any]:
         began = time.monotonic()
         subprocess.run([*launch, *settings], check=True, cwd=PROJECT)
         (run / "seconds.json").write_text(f"{time.monotonic() - began:.0f}\n")
-    found = json.loads((run / "evaluation.json").read_text())
-    return {**found, "seconds": float((run / "seconds.json").read_text())}
+    result = json.loads((run / "evaluation.json").read_text())
+    return {**result, "seconds": float((run / "seconds.json").read_text())}
 
 
-def direction(found: dict[str, Any]) -> float:
+def direction(result: dict[str, Any]) -> float:
     """Of the clips whose pair is recognised, the percentage whose direction is, too."""
-    counts = {name: of_class["predicted"] for name, of_class in found["classes"].items()}
+    counts = {name: of_class["predicted"] for name, of_class in result["classes"].items()}
     right = sum(predicted.get(name, 0) for name, predicted in counts.items())
     reverse = sum(predicted.get(OTHER[name], 0) for name, predicted in counts.items())
     return 100 * right / (right + reverse)
 
 
-def pair(found: dict[str, Any]) -> float:
+def pair(result: dict[str, Any]) -> float:
     """Percentage of clips whose pair is recognised, whichever its direction."""
-    counts = {name: of_class["predicted"] for name, of_class in found["classes"].items()}
+    counts = {name: of_class["predicted"] for name, of_class in result["classes"].items()}
     within = sum(predicted.get(name, 0) + predicted.get(OTHER[name], 0) for name, predicted in counts.items())
-    return 100 * within / found["num_clips"]
+    return 100 * within / result["num_clips"]
 
 
 def line(name: str, values: list[float], form: str = ".1f") -> str:
@@ -68,10 +68,10 @@ def line(name: str, values: list[float], form: str = ".1f") -> str:
     return f"| {name} | {cells} | {statistics.mean(values):{form}} ± {statistics.stdev(values):{form}} |"
 
 
-def record(found: dict[str, dict[int, dict[str, Any]]], head: str) -> str:
+def record(result: dict[str, dict[int, dict[str, Any]]], head: str) -> str:
     """The record as Markdown."""
     rows = [
-        line(f"{measure}, {TIMES[kind]}", [of(evaluation) for evaluation in found[kind].values()])
+        line(f"{measure}, {TIMES[kind]}", [of(evaluation) for evaluation in result[kind].values()])
         for measure, of in (
             ("all 8 classes", lambda evaluation: 100 * evaluation["accuracy"]),
             ("the pair alone", pair),
@@ -79,10 +79,10 @@ def record(found: dict[str, dict[int, dict[str, Any]]], head: str) -> str:
         )
         for kind in TIMES
     ]
-    with_time, control = ([direction(evaluation) for evaluation in found[kind].values()] for kind in TIMES)
+    with_time, control = ([direction(evaluation) for evaluation in result[kind].values()] for kind in TIMES)
     met = "yes" if min(with_time) > GOAL else "no"
-    seconds = {kind: [evaluation["seconds"] for evaluation in found[kind].values()] for kind in TIMES}
-    one = found["divided"][SEEDS[0]]
+    seconds = {kind: [evaluation["seconds"] for evaluation in result[kind].values()] for kind in TIMES}
+    one = result["divided"][SEEDS[0]]
     return "\n".join(
         [
             "# Pretraining on pairs of actions that only time tells apart",
@@ -111,8 +111,8 @@ def record(found: dict[str, dict[int, dict[str, Any]]], head: str) -> str:
 
 def main() -> None:
     head, folder = conditions("bench-pretraining"), f"pretraining/{commit()}"
-    found = {kind: {seed: train(seed, kind, folder) for seed in SEEDS} for kind in TIMES}
-    save("pretraining", record(found, head))
+    result = {kind: {seed: train(seed, kind, folder) for seed in SEEDS} for kind in TIMES}
+    save("pretraining", record(result, head))
 
 
 if __name__ == "__main__":

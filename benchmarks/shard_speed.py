@@ -56,8 +56,8 @@ def main() -> None:
         access, access_figures = random_access(folder, crops)
         opened = opening(folder)
         build, build_figures = full_build(folder, crops)
-    told = conditions("bench-shards")
-    text = "\n".join([f"# Shards: build, random access, opening\n\n{told}", access, opened, build])
+    message = conditions("bench-shards")
+    text = "\n".join([f"# Shards: build, random access, opening\n\n{message}", access, opened, build])
     save("shards", text, [*access_figures, *build_figures])
 
 
@@ -119,7 +119,7 @@ def random_access(folder: Path, crops: Sequence[bytes]) -> tuple[str, list[Figur
                 if cold:
                     forget()
                 rates.setdefault(f"{name} {label}", []).append(rate(clip, draws))
-    found = {name: statistics.median(of_rounds) for name, of_rounds in rates.items()}
+    result = {name: statistics.median(of_rounds) for name, of_rounds in rates.items()}
 
     def times(name: str, other: str) -> float:
         """The median of the rounds' ratios: what disturbs a machine for a minute disturbs both sides of a round."""
@@ -145,22 +145,22 @@ def random_access(folder: Path, crops: Sequence[bytes]) -> tuple[str, list[Figur
         lines.append(
             f"| shards, frames {name} | **{ratio(f'{name} warm', 'torchreid warm')}** "
             f"| **{ratio(f'{name} cold', 'torchreid cold')}** | {ratio(f'{name} warm', f'{name}, limit warm')} "
-            f"| {found[f'{name} warm']:,.0f} | {found[f'{name} cold']:,.0f} |"
+            f"| {result[f'{name} warm']:,.0f} | {result[f'{name} cold']:,.0f} |"
         )
     for name in ("torchreid", "torchreid, as it trains"):
         ratios = [ratio(f"{name} {label}", f"torchreid {label}") for label in ("warm", "cold")]
         lines.append(
-            f"| {name} | {ratios[0]} | {ratios[1]} | | {found[f'{name} warm']:,.0f} | {found[f'{name} cold']:,.0f} |"
+            f"| {name} | {ratios[0]} | {ratios[1]} | | {result[f'{name} warm']:,.0f} | {result[f'{name} cold']:,.0f} |"
         )
     figures = [
         Figure(
             f"frames from shards, {name}, one core",
-            f"{found[f'{name} warm']:,.0f} frames/s",
+            f"{result[f'{name} warm']:,.0f} frames/s",
             "torchreid 0.2.5, a file a frame",
-            f"{found['torchreid warm']:,.0f} frames/s",
+            f"{result['torchreid warm']:,.0f} frames/s",
             times(f"{name} warm", "torchreid warm"),
             f"≥ {wanted}",
-            f"decoding and resizing alone: {found[f'{name}, limit warm']:,.0f} frames/s",
+            f"decoding and resizing alone: {result[f'{name}, limit warm']:,.0f} frames/s",
             times(f"{name} warm", f"{name}, limit warm"),
         )
         for name, wanted in zip(readers, (3, 5), strict=True)
@@ -284,14 +284,16 @@ def opening(folder: Path) -> str:
         made_up(out, count)
         seconds: list[float] = []
         memories: dict[str, list[float]] = {"VmRSS": [], "RssAnon": []}
-        for memory, found in memories.items():
+        for memory, result in memories.items():
             for _ in range(ROUNDS):
                 code = OPEN.format(path=str(out), memory=memory)
                 command = [sys.executable, "-c", code]
-                told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT).stdout.split()
-                assert int(told[2]) == count
-                seconds.append(float(told[0]))
-                found.append(float(told[1]))
+                message = subprocess.run(
+                    command, capture_output=True, text=True, check=True, cwd=PROJECT
+                ).stdout.split()
+                assert int(message[2]) == count
+                seconds.append(float(message[0]))
+                result.append(float(message[1]))
         size = (out / index.INDEX_FILE).stat().st_size / 1e6
         lines.append(
             f"| {count:,} | {statistics.median(seconds):.2f} | {statistics.median(memories['VmRSS']):.0f} "
@@ -366,7 +368,7 @@ def full_build(folder: Path, crops: Sequence[bytes]) -> tuple[str, list[Figure]]
                 seconds[name].append(time.perf_counter() - began)
             out = folder / "out"
             shutil.rmtree(out) if out.is_dir() else out.unlink()
-    found = {name: statistics.median(of_rounds) for name, of_rounds in seconds.items()}
+    result = {name: statistics.median(of_rounds) for name, of_rounds in seconds.items()}
     kilobytes = statistics.fmean(map(len, crops)) / 1e3
     lines = [
         "## Build\n",
@@ -377,12 +379,12 @@ def full_build(folder: Path, crops: Sequence[bytes]) -> tuple[str, list[Figure]]
         "| | rate against tar | frames/s | seconds |",
         "|---|---|---|---|",
     ]
-    for name, median in found.items():
+    for name, median in result.items():
         all_of_them = ", ".join(f"{s:.0f}" for s in seconds[name])
         lines.append(
-            f"| {name} | **{found['tar'] / median:.2f}** | {size / median:,.0f} | {median:.0f} ({all_of_them}) |"
+            f"| {name} | **{result['tar'] / median:.2f}** | {size / median:,.0f} | {median:.0f} ({all_of_them}) |"
         )
-    ours, tar = found["shards, 2 workers"], found["tar"]
+    ours, tar = result["shards, 2 workers"], result["tar"]
     figure = Figure(
         "MARS built with two workers",
         f"{size / ours:,.0f} frames/s",

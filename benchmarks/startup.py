@@ -33,12 +33,12 @@ HELPS = {
 
 def seconds_of(*command: str) -> float:
     """Of the middle one of ROUNDS starts of Python, after one that compiles what is not compiled."""
-    found = []
+    result = []
     for _ in range(ROUNDS + 1):
         began = time.perf_counter()
         subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL, cwd=PROJECT)
-        found.append(time.perf_counter() - began)
-    return statistics.median(found[1:])
+        result.append(time.perf_counter() - began)
+    return statistics.median(result[1:])
 
 
 def launched(kind: str, *arguments: object) -> None:
@@ -51,16 +51,16 @@ def start_parts(kind: str, shards: Path, folder: Path) -> list[list[float]]:
     """Seconds of each of PARTS, of ROUNDS starts of a run with one step behind it."""
     flags = ["--config", CONFIG, "--data.shards", shards, "--train.eval_every", "null", "--train.log_every", 1]
     launched(kind, PROJECT / "launch" / "train.py", *flags, "--run", folder / "first", "--train.steps", 1)
-    found = []
+    result = []
     for number in range(ROUNDS):
         shutil.copytree(folder / "first", folder / str(number))
         stamps = folder / f"stamps-{number}"
         began = time.time()
         launched(kind, LAUNCHED, "stamps", stamps, *flags, "--run", folder / str(number), "--train.steps", 2)
         times = [began, *json.loads(stamps.read_text())]
-        found.append([after - before for before, after in itertools.pairwise(times)])
-        assert len(found[-1]) == len(PARTS), found
-    return found
+        result.append([after - before for before, after in itertools.pairwise(times)])
+        assert len(result[-1]) == len(PARTS), result
+    return result
 
 
 def large_checkpoint(kind: str, folder: Path) -> dict[str, Any]:
@@ -85,30 +85,30 @@ def main() -> None:
             (folder / f"large-{kind}").mkdir()
             saves[kind] = large_checkpoint(kind, folder / f"large-{kind}")
             shutil.rmtree(folder / f"large-{kind}")
-    middle = {kind: sorted(found, key=sum)[len(found) // 2] for kind, found in starts.items()}
+    middle = {kind: sorted(result, key=sum)[len(result) // 2] for kind, result in starts.items()}
     figures = [
         Figure("`import shards`", f"{package:.2f} s", wanted="< 0.3 s", limit=f"Python alone: {nothing:.2f} s"),
         *(
             Figure(
-                f"`{command} --help`", f"{found:.2f} s", wanted=HELPS[command], limit=f"Python alone: {nothing:.2f} s"
+                f"`{command} --help`", f"{result:.2f} s", wanted=HELPS[command], limit=f"Python alone: {nothing:.2f} s"
             )
-            for command, found in helps.items()
+            for command, result in helps.items()
             if HELPS[command]
         ),
         *(
             Figure(f"first step of a resumed run, {KINDS[kind]}", f"{sum(parts):.1f} s", wanted="< 20 s")
             for kind, parts in middle.items()
         ),
-        *(of_save(kind, found) for kind, found in saves.items()),
+        *(of_save(kind, result) for kind, result in saves.items()),
     ]
     text = record(conditions("bench-startup"), nothing, package, helps, middle, saves)
     save("startup", text, figures)
 
 
-def of_save(kind: str, found: dict[str, Any]) -> Figure:
-    blocked, before, copy = (statistics.median(found[name][-ROUNDS:]) for name in ("blocked", "torch", "copy"))
+def of_save(kind: str, result: dict[str, Any]) -> Figure:
+    blocked, before, copy = (statistics.median(result[name][-ROUNDS:]) for name in ("blocked", "torch", "copy"))
     return Figure(
-        f"training waits for a checkpoint of {found['bytes'] / 1e9:.2f} GB, {KINDS[kind]}",
+        f"training waits for a checkpoint of {result['bytes'] / 1e9:.2f} GB, {KINDS[kind]}",
         f"{blocked:.2f} s",
         rival="saved at once (torch, DeepSpeed)",
         theirs=f"{before:.2f} s",
@@ -120,7 +120,7 @@ def of_save(kind: str, found: dict[str, Any]) -> Figure:
 
 
 def record(
-    told: str,
+    message: str,
     nothing: float,
     package: float,
     helps: dict[str, float],
@@ -131,7 +131,7 @@ def record(
     lines = [
         "# Start and end",
         "",
-        told,
+        message,
         "",
         f"Each figure is the middle one of {ROUNDS}. Files were in the page cache and bytecode was compiled.",
         "",
@@ -141,7 +141,7 @@ def record(
         "|---|---|",
         f'| `python -c "pass"` | {nothing:.2f} |',
         f'| `python -c "import shards"` | {package:.2f} |',
-        *(f"| `python {command} --help` | {found:.2f} |" for command, found in helps.items()),
+        *(f"| `python {command} --help` | {result:.2f} |" for command, result in helps.items()),
         "",
         "## From the command to the first step of a run that goes on",
         "",
@@ -169,15 +169,15 @@ def record(
         "| plain write and fsync, s | short calls of torch meanwhile, of their speed alone | longest of them, ms |",
         "|---" * 10 + "|",
     ]
-    for kind, found in saves.items():
+    for kind, result in saves.items():
         middles = {
-            name: statistics.median(found[name][-ROUNDS:]) for name in ("torch", "blocked", "whole", "copy", "disk")
+            name: statistics.median(result[name][-ROUNDS:]) for name in ("torch", "blocked", "whole", "copy", "disk")
         }
-        alone, beside = (statistics.median(found[name]) for name in ("alone", "beside"))
+        alone, beside = (statistics.median(result[name]) for name in ("alone", "beside"))
         lines.append(
-            f"| {KINDS[kind]} | {found['bytes'] / 1e9:.2f} | {middles['torch']:.2f} | **{middles['blocked']:.2f}** | "
-            f"{found['blocked'][0]:.2f} | {middles['copy']:.2f} | {middles['whole']:.2f} | {middles['disk']:.2f} | "
-            f"{alone / beside:.0%} | {1000 * max(found['beside']):.0f} |"
+            f"| {KINDS[kind]} | {result['bytes'] / 1e9:.2f} | {middles['torch']:.2f} | **{middles['blocked']:.2f}** | "
+            f"{result['blocked'][0]:.2f} | {middles['copy']:.2f} | {middles['whole']:.2f} | {middles['disk']:.2f} | "
+            f"{alone / beside:.0%} | {1000 * max(result['beside']):.0f} |"
         )
     lines += [
         "",

@@ -150,14 +150,14 @@ class Trace(TorchDispatchMode):
 
     def _allocation(self, tensor: Tensor, op: str) -> Allocation:
         storage = tensor.untyped_storage()
-        found = self._alive.get(id(storage))
-        if found is None:
+        result = self._alive.get(id(storage))
+        if result is None:
             size = -(-storage.nbytes() // BLOCK) * BLOCK
-            found = self._alive[id(storage)] = Allocation(size, op, self.phase, self._now)
-            self.allocations.append(found)
+            result = self._alive[id(storage)] = Allocation(size, op, self.phase, self._now)
+            self.allocations.append(result)
             self.live += size
             weakref.finalize(storage, self._free, id(storage)).atexit = False
-        return found
+        return result
 
     def _free(self, key: int) -> None:
         gone = self._alive.pop(key)
@@ -203,11 +203,11 @@ def _round_up(count: int, multiple: int) -> int:
 
 def kinds(ops: Mapping[str, int]) -> dict[str, int]:
     """Kernels by kind."""
-    found = dict.fromkeys((*KINDS, OTHER), 0)
+    result = dict.fromkeys((*KINDS, OTHER), 0)
     for name, count in ops.items():
         kind = next((k for k, names in KINDS.items() if name in names or name.startswith(CPU_FLASH)), OTHER)
-        found["attention" if name.startswith(CPU_FLASH) else kind] += count
-    return found
+        result["attention" if name.startswith(CPU_FLASH) else kind] += count
+    return result
 
 
 def _layer_norm(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -178,9 +178,9 @@ def spread(seconds: list[float]) -> str:
     return f"{statistics.median(seconds):.3f} ({min(seconds):.3f} to {max(seconds):.3f})"
 
 
-def ratio(found: Found, ours: list[float]) -> float:
+def ratio(result: Found, ours: list[float]) -> float:
     """Of medians of the pairs that stood next to each other."""
-    return statistics.median(theirs / own for theirs, own in zip(found.rival, ours, strict=True))
+    return statistics.median(theirs / own for theirs, own in zip(result.rival, ours, strict=True))
 
 
 def main() -> None:
@@ -195,26 +195,26 @@ def main() -> None:
     lines, figures = [], []
     for precision in options.precisions:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            found: Found = pool.submit(measure, options.clips, precision, options.rounds).result()
+            result: Found = pool.submit(measure, options.clips, precision, options.rounds).result()
         name, tolerance = NAMES[precision], 1e-5 if precision == "no" else 1e-2
-        for loss in (found.loss, found.compiled_loss):
-            assert abs(loss / found.rival_loss - 1) < tolerance, found
-        floor = flops * options.clips / found.product_rate
-        for what, seconds in (("rival", found.rival), ("mstat", found.eager), ("mstat, compiled", found.compiled)):
-            loss = {"rival": found.rival_loss, "mstat": found.loss}.get(what, found.compiled_loss)
+        for loss in (result.loss, result.compiled_loss):
+            assert abs(loss / result.rival_loss - 1) < tolerance, result
+        floor = flops * options.clips / result.product_rate
+        for what, seconds in (("rival", result.rival), ("mstat", result.eager), ("mstat, compiled", result.compiled)):
+            loss = {"rival": result.rival_loss, "mstat": result.loss}.get(what, result.compiled_loss)
             lines.append(
-                f"| {name} | {what} | {spread(seconds)} | {ratio(found, seconds):.2f} | {loss:.6f} | "
-                f"{flops * options.clips / statistics.median(seconds) / 1e9:,.0f} | {found.product_rate / 1e9:,.0f} | "
+                f"| {name} | {what} | {spread(seconds)} | {ratio(result, seconds):.2f} | {loss:.6f} | "
+                f"{flops * options.clips / statistics.median(seconds) / 1e9:,.0f} | {result.product_rate / 1e9:,.0f} | "
                 f"{floor / statistics.median(seconds):.0%} |"
             )
             if what != "rival":
                 figures.append(
                     Figure(
-                        f"training step of {options.clips} clips, {name}" + ", compiled" * (seconds is found.compiled),
+                        f"training step of {options.clips} clips, {name}" + ", compiled" * (seconds is result.compiled),
                         f"{statistics.median(seconds):.2f} s",
                         "TimeSformer of transformers, eager",
-                        f"{statistics.median(found.rival):.2f} s",
-                        ratio(found, seconds),
+                        f"{statistics.median(result.rival):.2f} s",
+                        ratio(result, seconds),
                         "≥ 2" if ON_GPU else f"≥ {WANTED}",
                         f"matrix products: {floor:.2f} s",
                         floor / statistics.median(seconds),

@@ -85,11 +85,11 @@ def touched(group: list[int], start: int, stop: int) -> int:
 
 def storages(tensors: Iterable[Any]) -> dict[int, int]:
     """Address -> bytes of what tensors lie in; many may share one."""
-    found = {}
+    result = {}
     for tensor in tensors:
         if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta" and tensor.untyped_storage().nbytes():
-            found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-    return found
+            result[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return result
 
 
 def held(engine: Engine) -> dict[str, int]:
@@ -107,14 +107,14 @@ def held(engine: Engine) -> dict[str, int]:
         "optimiser state": tree_leaves([dict(state) for state in optimizer.state.values()]),
     }
     known: set[int] = set()
-    found = {}
+    result = {}
     for name in PARTS:
         own = {address: size for address, size in storages(parts[name]).items() if address not in known}
         known |= own.keys()
-        found[name] = sum(own.values())
+        result[name] = sum(own.values())
     gc.collect()
     others = {address: size for address, size in storages(reachable()).items() if address not in known}
-    return {**found, "other": sum(others.values())}
+    return {**result, "other": sum(others.values())}
 
 
 def reachable() -> list[torch.Tensor]:
@@ -166,10 +166,10 @@ def measure(stage: int, ranks: int) -> dict[str, Any]:
 def table(results: dict[tuple[int, int], dict[str, Any]]) -> list[str]:
     """A row for each kind of run, of the rank that holds most, and whether all ranks hold what the formula says."""
     lines = [f"| | ranks | {' | '.join(PARTS)} | sum | formula | other |", "|---|---" + "|---:" * 7 + "|"]
-    for (stage, ranks), found in results.items():
-        fullest = max(range(ranks), key=lambda rank: sum(found["ranks"][rank][part] for part in PARTS))
-        one = found["ranks"][fullest]
-        expected = sum(formula(found["sizes"], stage, ranks, fullest).values())
+    for (stage, ranks), result in results.items():
+        fullest = max(range(ranks), key=lambda rank: sum(result["ranks"][rank][part] for part in PARTS))
+        one = result["ranks"][fullest]
+        expected = sum(formula(result["sizes"], stage, ranks, fullest).values())
         cells = [one[part] for part in PARTS] + [sum(one[part] for part in PARTS), expected, one["other"]]
         lines.append(f"| ZeRO-{stage} | {ranks} | {' | '.join(f'{cell:,}' for cell in cells)} |")
     return lines
@@ -186,9 +186,9 @@ def paper_table(sizes: list[list[int]]) -> list[str]:
 
 def check(results: dict[tuple[int, int], dict[str, Any]]) -> None:
     """Every part of every rank of every run is what the formula says, to the byte."""
-    for (stage, ranks), found in results.items():
-        for rank, one in enumerate(found["ranks"]):
-            expected = formula(found["sizes"], stage, ranks, rank)
+    for (stage, ranks), result in results.items():
+        for rank, one in enumerate(result["ranks"]):
+            expected = formula(result["sizes"], stage, ranks, rank)
             assert {part: one[part] for part in PARTS} == expected, (stage, ranks, rank, one, expected)
 
 

@@ -51,8 +51,8 @@ def main() -> int:
 
         clips = config.batch.num_identities * config.batch.num_tracklets if options.script not in SCORING else None
         hosts = tuple(filter(None, options.hosts.split(",")))
-        asked = Asked(options.expect_processes, hosts, options.max_skew, options.min_bandwidth, clips)
-        good = tell(check(config, options.script, asked, options.timeout))
+        requested = Asked(options.expect_processes, hosts, options.max_skew, options.min_bandwidth, clips)
+        good = tell(check(config, options.script, requested, options.timeout))
 
     status = report_errors(command) or int(not good)
     if os.environ.get("WORLD_SIZE", "1") != "1":

@@ -61,10 +61,10 @@ def main() -> int:
             if waiting := {job.config.run for job in of_jobs if not job.is_done()}:
                 print(f"{len(waiting)} runs of {options.experiment} are not done; with the last comes the table")
                 return
-            found = results(options.experiment, experiment, of_jobs)
-            for table in tables(found):
+            result = results(options.experiment, experiment, of_jobs)
+            for table in tables(result):
                 console().print(table)
-            for path in write_results(out, experiment, found):
+            for path in write_results(out, experiment, result):
                 print(path)
 
     return report_errors(command)
@@ -79,8 +79,8 @@ def settings_of(options: argparse.Namespace, rest: Sequence[str]) -> Config:
 def folder_of(options: argparse.Namespace, settings: Config) -> Path:
     """The folder of all runs and tables."""
     name = "quick" if options.quick else "full"
-    found: Path = options.out or Path("runs") / "reproduce" / Path(settings.data.shards).parent.name / name
-    return found
+    result: Path = options.out or Path("runs") / "reproduce" / Path(settings.data.shards).parent.name / name
+    return result
 
 
 def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

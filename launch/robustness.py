@@ -31,9 +31,9 @@ def main() -> int:
 
         also = {"model.safetensors": arguments.run / "model.safetensors", "--quick": arguments.quick}
         with Engine(config, also=also) as engine:
-            found = study(config, engine, arguments.quick)
+            result = study(config, engine, arguments.quick)
             if engine.is_main:
-                rich.print(table(found))
+                rich.print(table(result))
 
     return report_errors(command)
 

@@ -9,6 +9,6 @@ LOG_WIDTH = 200  # columns, where no terminal tells how wide it is
 
 def console() -> Console:
     """Standard output; in a log wide enough that no number of a table is cut."""
-    found = Console()
+    result = Console()
     # Not `is_terminal`: FORCE_COLOR, which CI sets, would make that true for a log file.
-    return found if found.file.isatty() else Console(width=LOG_WIDTH)
+    return result if result.file.isatty() else Console(width=LOG_WIDTH)

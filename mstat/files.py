@@ -17,12 +17,12 @@ MOST_JOURNAL_BYTES = 1 << 30  # of metrics.jsonl: some three million steps
 
 
 def write_text(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
+    tmp = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
     try:
-        aside.write_text(text, encoding="utf-8", errors="backslashreplace")  # names on a disk need not be UTF-8
-        aside.replace(path)
+        tmp.write_text(text, encoding="utf-8", errors="backslashreplace")  # names on a disk need not be UTF-8
+        tmp.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        tmp.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -81,14 +81,14 @@ def write_plain(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.parent.is_symlink():
         raise UserError(f"{path.parent} is a link, which is not followed; remove it")
-    aside = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
+    tmp = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(aside, flags, 0o666), "wb") as file:
+        with os.fdopen(os.open(tmp, flags, 0o666), "wb") as file:
             file.write(data)
-        aside.replace(path)  # a link of that name is replaced, not followed
+        tmp.replace(path)  # a link of that name is replaced, not followed
     finally:
-        aside.unlink(missing_ok=True)
+        tmp.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

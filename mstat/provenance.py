@@ -17,13 +17,13 @@ PACKAGES = ("mstat", "torch", "accelerate", "deepspeed", "datasets", "webdataset
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages that decide about numbers, by name."""
-    found = {"python": platform.python_version()}
+    result = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            result[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            result[package] = "not installed"
+    return result
 
 
 def commit() -> str | None:

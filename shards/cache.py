@@ -78,7 +78,7 @@ class Cache:
     def _trim(self) -> None:
         """Remove the oldest files until three quarters of the limit are left: others write meanwhile."""
         self._written = 0
-        found = []
+        result = []
         ours = [folder for folder in self.folder.iterdir() if OURS.fullmatch(folder.name)]
         for path in (path for folder in ours for path in folder.rglob("*")):
             try:
@@ -86,9 +86,9 @@ class Cache:
             except OSError:  # another process has removed it
                 continue
             if path.is_file():
-                found.append((status.st_mtime_ns, status.st_size, path))
-        excess = sum(size for _, size, _ in found) - self.limit * 3 // 4
-        for _, size, path in sorted(found):
+                result.append((status.st_mtime_ns, status.st_size, path))
+        excess = sum(size for _, size, _ in result) - self.limit * 3 // 4
+        for _, size, path in sorted(result):
             if excess <= 0:
                 return
             path.unlink(missing_ok=True)

@@ -57,8 +57,8 @@ def _roles(reader: Reader, i: int) -> list[str]:
             name = " and ".join(flag.name.lower() for flag in Role(role) if flag.name) or "unused"
             counts[name] = counts.get(name, 0) + 1
         of = len(protocol.splits)
-        told = ", ".join(name if of == 1 else f"{name} in {count} of {of} splits" for name, count in counts.items())
-        lines.append(f"{protocol.name}: {told}")
+        message = ", ".join(name if of == 1 else f"{name} in {count} of {of} splits" for name, count in counts.items())
+        lines.append(f"{protocol.name}: {message}")
     return lines
 
 

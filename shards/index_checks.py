@@ -135,8 +135,8 @@ def check_table(table: pa.Table, description: Description) -> None:
     num_roles = len(description.role_names)
     frames = sum(_check_batch(batch, shard_bytes, num_roles) for batch in table.to_batches())
     identities = pc.count_distinct(pa.array(pids[pids > 0])).as_py()
-    found = (len(table), frames, identities, pc.count_distinct(table["camid"]).as_py())
-    for what, count in zip(COUNTS, found, strict=True):
+    result = (len(table), frames, identities, pc.count_distinct(table["camid"]).as_py())
+    for what, count in zip(COUNTS, result, strict=True):
         _require(description.counts[what] == count, f"{count:,} {what}, not the {description.counts[what]:,} of counts")
 
 

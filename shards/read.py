@@ -198,20 +198,20 @@ class Reader:
         places = list(zip(batch.offsets[rows].tolist(), batch.sizes[rows].tolist(), strict=True))
         shard = self.description.shards[self._shards[row]].file
         try:
-            found = self._files.read(shard, places)
+            result = self._files.read(shard, places)
         except FileNotFoundError as error:
             raise DataError(f"{self._files.where(shard)}: missing; bring it back, or build the set again") from error
         for place, (number, crc32) in enumerate(zip(numbers, batch.crc32[rows].tolist(), strict=True)):
-            if zlib.crc32(found[place]) != crc32 and self._files.forget(shard, *places[place]):
-                found[place] = self._files.read(shard, [places[place]])[0]  # only the cache was damaged
-            if zlib.crc32(found[place]) != crc32:
+            if zlib.crc32(result[place]) != crc32 and self._files.forget(shard, *places[place]):
+                result[place] = self._files.read(shard, [places[place]])[0]  # only the cache was damaged
+            if zlib.crc32(result[place]) != crc32:
                 local = isinstance(self._files, LocalFiles)  # where else it lies, only a copy of it can be verified
                 where = self.path if local else "DIR"
                 raise DataError(
                     f"{self._files.where(shard)}: {self._key(row)} frame {number}: its bytes have changed since the "
                     f"build; `python -m shards verify {where}` lists all that is damaged"
                 )
-        return found
+        return result
 
     def _flat(self, column: str) -> np.ndarray[Any, Any]:
         """A copy of the values of a column of lists, in a row."""

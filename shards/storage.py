@@ -177,14 +177,14 @@ class RemoteFiles:
     def sizes(self, names: Sequence[str]) -> list[int | None]:
         filesystem, root = self._connect()
         try:
-            found: list[int | None] = self._try_again(
+            result: list[int | None] = self._try_again(
                 self.url, lambda: filesystem.sizes([f"{root}/{name}" for name in names], **_timeout(filesystem))
             )
         except FileNotFoundError as error:  # fsspec says so of every failure
             if isinstance(error.__cause__, DataError):
                 raise error.__cause__ from None
             raise
-        return found
+        return result
 
     def read(self, name: str, places: Sequence[Place]) -> list[bytes]:
         return [self._read(name, offset, size) for offset, size in places]
@@ -250,10 +250,10 @@ class RemoteFiles:
         filesystem, root = self._connect()
 
         def call() -> bytes:
-            found: bytes = filesystem.cat_file(f"{root}/{name}", start=start, end=end, **_timeout(filesystem))
-            if len(found) < size:  # a server that says no length may lose the connection without a sign
-                raise ConnectionError(f"{len(found):,} bytes came of {size:,} or more")
-            return found
+            result: bytes = filesystem.cat_file(f"{root}/{name}", start=start, end=end, **_timeout(filesystem))
+            if len(result) < size:  # a server that says no length may lose the connection without a sign
+                raise ConnectionError(f"{len(result):,} bytes came of {size:,} or more")
+            return result
 
         return self._try_again(self.where(name), call)
 

@@ -107,8 +107,8 @@ def num_valid_queries(reader: Reader, query: np.ndarray, gallery: np.ndarray) ->
     cameras: dict[int, set[int]] = {}
     for pid, camid in zip(reader.pids[gallery].tolist(), reader.camids[gallery].tolist(), strict=True):
         cameras.setdefault(pid, set()).add(camid)
-    asked = zip(reader.pids[query].tolist(), reader.camids[query].tolist(), strict=True)
-    return sum(len(there := cameras.get(pid, set())) > (camid in there) for pid, camid in asked)
+    requested = zip(reader.pids[query].tolist(), reader.camids[query].tolist(), strict=True)
+    return sum(len(there := cameras.get(pid, set())) > (camid in there) for pid, camid in requested)
 
 
 def _warnings(content: dict[str, Any]) -> list[str]:

@@ -68,8 +68,8 @@ def verify(folder: Path, workers: int = 1, *, decode: bool = False) -> list[str]
         _Job(folder / record.file, record, shard_rows, description.role_names, decode)
         for record, shard_rows in zip(description.shards, rows, strict=True)
     ]
-    for found in run_jobs(_verify_shard, jobs, workers=workers, total=len(table)):
-        faults += found
+    for result in run_jobs(_verify_shard, jobs, workers=workers, total=len(table)):
+        faults += result
     listed = {record.file for record in description.shards}
     faults += [f"{path}: not of this set" for path in sorted(folder.glob("*.tar")) if path.name not in listed]
     return faults
@@ -167,15 +167,15 @@ def _verify_row(row: dict[str, Any], members: dict[Any, _Member], role_names: An
         for number, member in enumerate(zip(row["offsets"], row["sizes"], row["crc32"], strict=True))
     }
     for number, member in expected.items():
-        found = members.pop((row["key"], number), None)
-        if found is None:
+        result = members.pop((row["key"], number), None)
+        if result is None:
             if index.crc32(data[member.offset : member.offset + member.size]) == member.crc32:
                 hidden += 1
             else:
                 lost.append(number)
-        elif (found.crc32, found.size) != (member.crc32, member.size):
+        elif (result.crc32, result.size) != (member.crc32, member.size):
             changed.append(number)
-        elif found.offset != member.offset:
+        elif result.offset != member.offset:
             moved += 1
     sample = members.pop((row["key"], JSON_MEMBER), None)
     if changed:

@@ -64,10 +64,13 @@ async def _refuse_other_server(
     session: aiohttp.ClientSession, context: SimpleNamespace, redirect: aiohttp.TraceRequestRedirectParams
 ) -> None:
     """aiohttp calls this before it follows a redirect."""
-    asked = redirect.response.url
-    target = asked.join(yarl.URL(redirect.response.headers.get("Location", "")))
-    if target.host != asked.host or (target.scheme, target.port) not in ((asked.scheme, asked.port), ("https", 443)):
+    requested = redirect.response.url
+    target = requested.join(yarl.URL(redirect.response.headers.get("Location", "")))
+    if target.host != requested.host or (target.scheme, target.port) not in (
+        (requested.scheme, requested.port),
+        ("https", 443),
+    ):
         raise DataError(
-            f"{asked}: the server sends us on to another one, {target.origin()}, which is not followed; if you trust "
+            f"{requested}: the server sends us on to another one, {target.origin()}, which is not followed; if you trust "
             "that one, give the address there"
         )

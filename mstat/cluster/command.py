@@ -56,10 +56,10 @@ def target(kind: str, arguments: Sequence[str], directory: Path | None = None) -
 def _option(arguments: Sequence[str], name: str, why: str = "") -> Path:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(name, type=path, dest="value")
-    found: Path | None = parser.parse_known_args(list(arguments))[0].value
-    if found is None:
+    result: Path | None = parser.parse_known_args(list(arguments))[0].value
+    if result is None:
         raise UserError(f"{name} is missing after --" + (f", {why}" if why else ""))
-    return found.absolute()
+    return result.absolute()
 
 
 def seconds(limit: str) -> int | None:

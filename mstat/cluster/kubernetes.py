@@ -120,7 +120,7 @@ def script(job: Job, site: Site) -> str:
     """
     inside = replace(site, project=site.project or str(PROJECT))
     hosts = ",".join(host(job, node) for node in range(job.nodes))
-    asked = f"--timeout {CHECKS_SECONDS} --expect-processes {job.num_processes} --hosts {hosts}"
+    requested = f"--timeout {CHECKS_SECONDS} --expect-processes {job.num_processes} --hosts {hosts}"
     lines = [
         *site.setup,
         f"MAIN={host(job, 0)}",
@@ -140,7 +140,7 @@ def script(job: Job, site: Site) -> str:
     if job.preflight:
         lines += [
             "# The time is for nodes to pull the image. Failed checks are worth a new start: perhaps on other nodes.",
-            f"watch python launch/preflight.py {asked} \\",
+            f"watch python launch/preflight.py {requested} \\",
             *launcher(CHECKS_PORT),
             f'[ "$status" = 0 ] || exit {GO_ON}',
         ]
@@ -172,11 +172,11 @@ def after(run: Path) -> int:
 
 
 def _resources(job: Job, site: Site) -> dict[str, Any]:
-    asked = {"cpu": str(job.cpus_per_process * job.processes_per_node)}
+    requested = {"cpu": str(job.cpus_per_process * job.processes_per_node)}
     if site.memory is not None:
-        asked["memory"] = site.memory
+        requested["memory"] = site.memory
     limits = {"nvidia.com/gpu": str(job.gpus_per_node)} if job.gpus_per_node else {}
-    return {"requests": asked, **({"limits": limits} if limits else {})}
+    return {"requests": requested, **({"limits": limits} if limits else {})}
 
 
 class _Dumper(yaml.SafeDumper):

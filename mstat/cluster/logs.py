@@ -24,13 +24,13 @@ def last_failure(log: Path) -> str:
     """The last traceback of a log's last attempt, or the last line in which it tells an error; empty without one."""
     lines = tail(log)
     tracebacks: list[tuple[int, str]] = []
-    told: list[tuple[int, str]] = []
+    message: list[tuple[int, str]] = []
     for _, of_node in _by_node(lines):
         tracebacks += _tracebacks(of_node)
-        told += [(number, line.strip()) for number, line in of_node if _TOLD.match(line)]
+        message += [(number, line.strip()) for number, line in of_node if _TOLD.match(line)]
     if tracebacks:
         return max(tracebacks)[1]
-    return max(told)[1] if told else ""
+    return max(message)[1] if message else ""
 
 
 def last_word(log: Path) -> str:

@@ -139,29 +139,29 @@ def verdict(
     Args:
         state: What state.json says if this attempt wrote it, else empty.
     """
-    told, reason = state.get("state"), state.get("reason") or ""
-    if told == "done":
+    message, reason = state.get("state"), state.get("reason") or ""
+    if message == "done":
         return DONE, "finished"
     if cancelled:
         return CANCELLED, reason or "before training began"
-    if told == "failed" and not LOST.search(reason):
+    if message == "failed" and not LOST.search(reason):
         return FAILED, reason
-    if told is None and status == 0 and not (stopped and kind == "reproduce"):
+    if message is None and status == 0 and not (stopped and kind == "reproduce"):
         return DONE, "finished"
     if stopped:
         return REQUEUE, reason or "stopped by a signal"
     if not reachable:
         return REQUEUE, "a node does not answer" + (f"; {reason}" if reason else "")
-    if told == "requeue":
+    if message == "requeue":
         # Without a word to this script: the scheduler told the ranks alone, or the death of a launcher did (status).
         return (RESTART if status and "SIGTERM" in reason else REQUEUE), reason
-    if told == "failed":
+    if message == "failed":
         return RESTART, reason
     failure = last_failure(log).strip()
     last = failure.splitlines()[-1].removeprefix("error: ") if failure else ""
-    if told == "running" and FULL.search(last):  # so full that state.json could not say so
+    if message == "running" and FULL.search(last):  # so full that state.json could not say so
         return FAILED, last
-    if told == "running":
+    if message == "running":
         return RESTART, f"its processes were killed (exit status {status})"
     text = "\n".join(tail(log))
     if LOST.search(failure) or (not failure and (status > 128 or KILLED.search(text))):
@@ -180,8 +180,8 @@ def step(folder: Path) -> int:
     """The newest checkpoint's step, 0 without one; of a run of several splits, all of theirs."""
     newest = 0
     for run in (folder, *folder.glob("split-*")):
-        found = [path.name[5:] for path in run.glob("checkpoints/step-*") if (path / "checkpoint.json").is_file()]
-        newest += max((int(name) for name in found if name.isdigit()), default=0)
+        result = [path.name[5:] for path in run.glob("checkpoints/step-*") if (path / "checkpoint.json").is_file()]
+        newest += max((int(name) for name in result if name.isdigit()), default=0)
     return newest
 
 
@@ -237,9 +237,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     # mstat.files does the same; but this file must run alone.
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(value, indent=2) + "\n")
-    aside.replace(path)
+    tmp = path.with_name(f".{path.name}.{os.getpid()}")
+    tmp.write_text(json.dumps(value, indent=2) + "\n")
+    tmp.replace(path)
 
 
 def now() -> str:

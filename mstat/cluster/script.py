@@ -38,10 +38,10 @@ def batch_script(job: Job, site: Site) -> str:
 
 def functions(job: Job, site: Site) -> dict[str, list[str]]:
     """The functions that every node runs once, one after the other: name -> lines."""
-    found = {"work": _function("work", site, _work(job, site))}
+    result = {"work": _function("work", site, _work(job, site))}
     if job.preflight and job.kind in LAUNCHED:
-        found = {"preflight": _function("preflight", site, _preflight(job, site)), **found}
-    return found
+        result = {"preflight": _function("preflight", site, _preflight(job, site)), **result}
+    return result
 
 
 def directives(job: Job, site: Site) -> list[str]:

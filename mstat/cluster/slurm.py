@@ -128,12 +128,12 @@ def ask(job: str) -> JobState | None:
         if "Invalid job id" not in str(error) and "not found" not in str(error):  # a job, an element of one
             raise
         return _from_accounting(job)
-    found = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in lines if line.startswith("JobId=")]
-    if not found:
+    result = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in lines if line.startswith("JobId=")]
+    if not result:
         return None
     # Of an array an element that runs counts, else one that is still to run.
-    found.sort(key=lambda one: IN_QUEUE.index(one["JobState"]) if one["JobState"] in IN_QUEUE else len(IN_QUEUE))
-    one = found[0]
+    result.sort(key=lambda one: IN_QUEUE.index(one["JobState"]) if one["JobState"] in IN_QUEUE else len(IN_QUEUE))
+    one = result[0]
     return JobState(one["JobState"], one.get("Reason", ""), one.get("RunTime", ""), one.get("TimeLimit", ""))
 
 
@@ -176,9 +176,9 @@ def _call(*command: str) -> str:
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{command[0]}: no answer within {CLIENT_SECONDS} s") from None
     if done.returncode:
-        told = "; ".join(
+        message = "; ".join(
             line.removeprefix(f"{command[0]}: ").removeprefix("error: ")
             for line in (done.stderr or done.stdout).splitlines()
         )
-        raise SlurmError(f"{command[0]}: {told or f'exit status {done.returncode}'}")
+        raise SlurmError(f"{command[0]}: {message or f'exit status {done.returncode}'}")
     return done.stdout

@@ -46,7 +46,7 @@ def show(runs: Sequence[Path]) -> None:
         # On 80 columns words are wrapped, but none is cut off; names of folders are, where there is no other way.
         table.add_column(column, justify="right" if is_number else "left", min_width=WIDTHS[column], overflow="fold")
     failed = []
-    for run, about in (found for given in runs if is_run(given) for found in expand(given)):
+    for run, about in (result for given in runs if is_run(given) for result in expand(given)):
         row, failure = describe(run, about)
         table.add_row(*(markup(cell) for cell in row))
         if failure:
@@ -96,12 +96,12 @@ def describe(run: Path, about: dict[str, Any]) -> tuple[list[str], str]:
     state = read_state(run)
     job, queue = _job(about)
     begins = restarts.begun_since_submission(run)
-    told = state.get("state") or _told(restarts.read(run))
-    if queue is not None and not queue.active and told != "failed":
-        if queue.failed or (told == "running" and queue.state != "CANCELLED"):
-            told = "cut off"  # nobody lived to write how it ended, or had a Python to write with
-        elif queue.state == "CANCELLED" and told in ("running", "not begun"):
-            told = "cancelled"
+    message = state.get("state") or _told(restarts.read(run))
+    if queue is not None and not queue.active and message != "failed":
+        if queue.failed or (message == "running" and queue.state != "CANCELLED"):
+            message = "cut off"  # nobody lived to write how it ended, or had a Python to write with
+        elif queue.state == "CANCELLED" and message in ("running", "not begun"):
+            message = "cancelled"
     last = _tail(run / "metrics.jsonl")
     newest = last[-1] if last else {}
     total = num_steps(run)
@@ -109,15 +109,15 @@ def describe(run: Path, about: dict[str, Any]) -> tuple[list[str], str]:
     row = [
         _short(run),
         job,
-        told,
+        message,
         ABSENT if steps is None else f"{steps:,}" + (f" / {total:,}" if total else ""),
         f"{newest['loss']:.3f}" if "loss" in newest else ABSENT,
         ", ".join(f"{stage} {value:.3f}" for stage, value in by_stage(newest).items()) or ABSENT,
         f"{speed(last):.1f}" if last else ABSENT,
-        _left(last, total, run) if told in ("running", "requeue") else ABSENT,
+        _left(last, total, run) if message in ("running", "requeue") else ABSENT,
         str(max(0, len(begins) - 1)),
     ]
-    return row, _failure(run, about, state) if told in ("failed", "cut off") else ""
+    return row, _failure(run, about, state) if message in ("failed", "cut off") else ""
 
 
 def read_state(run: Path) -> dict[str, Any]:

@@ -15,16 +15,16 @@ from mstat.config import Config
 @cache
 def ranges() -> dict[str, str]:
     """The interval of each setting that is a number, by dotted key."""
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for field in fields(Config):
         section = getattr(Config(), field.name)
         inside = {f"{field.name}.{one.name}": one for one in fields(section)} if is_dataclass(section) else {}
-        found |= {
+        result |= {
             key: one.metadata["interval"]
             for key, one in {field.name: field, **inside}.items()
             if "interval" in one.metadata
         }
-    return found
+    return result
 
 
 def out_of_range(config: Config) -> str | None:

@@ -55,17 +55,17 @@ def class_distances(
     query_P, pids_Q = pairs.positives_2P[0], torch.as_tensor(query_pids)
     asked_Q = torch.bincount(query_P, minlength=pairs.num_query) > 0
     other = other_Q[asked_Q & (other_Q > -torch.inf)]
-    found: dict[str, dict[str, float | None]] = {}
+    result: dict[str, dict[str, float | None]] = {}
     for name, distance in DISTANCES.items():
         distance_P = distance(positive_P)
         correct_P = correct_Q[query_P]
-        found[name] = {
+        result[name] = {
             "intra": _mean_of_classes(distance_P, pids_Q[query_P]),
             "intra_correct": _mean_of_classes(distance_P[correct_P], pids_Q[query_P][correct_P]),
             "inter": float(distance(other).min()) if len(other) else None,
             "inter_mean": float(distance(other).mean()) if len(other) else None,
         }
-    return found
+    return result
 
 
 def _mean_of_classes(distance_P: Tensor, pids_P: Tensor) -> float | None:

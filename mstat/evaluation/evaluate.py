@@ -83,10 +83,10 @@ def score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> Score
 
 def degradation(config: EvalConfig) -> list[str]:
     """What a score must say where frames were spoilt on purpose."""
-    told = [f"occlusion {config.occlusion:g}"] if config.occlusion else []
-    told += [f"resolution {config.resolution}"] if config.resolution is not None else []
-    whose = "queries" if config.degrade == "queries" else "queries and gallery"
-    return [f"the frames of {whose} were degraded ({', '.join(told)})"] if told else []
+    message = [f"occlusion {config.occlusion:g}"] if config.occlusion else []
+    message += [f"resolution {config.resolution}"] if config.resolution is not None else []
+    owner = "queries" if config.degrade == "queries" else "queries and gallery"
+    return [f"the frames of {owner} were degraded ({', '.join(message)})"] if message else []
 
 
 def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> dict[str, dict[str, Any]]:
@@ -103,13 +103,13 @@ def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> di
         if not can_start(config):
             missing = f"model.init ({config.model.init}) is not there any more: no score of the untrained model"
             evaluation["warnings"] = [*evaluation["warnings"], missing]
-    told = {key: evaluation[key] for key in ("dataset", "protocol", "split", "eval")}
+    message = {key: evaluation[key] for key in ("dataset", "protocol", "split", "eval")}
     files = {
         "evaluation.json": evaluation,
-        "rankings.json": {**told, **_rankings(trial, scores, nearest)},
+        "rankings.json": {**message, **_rankings(trial, scores, nearest)},
     }
     if config.eval.pictures:
-        files["embedding.json"] = {**told, **_embedding(trial, features_SD)}
+        files["embedding.json"] = {**message, **_embedding(trial, features_SD)}
     return files
 
 
@@ -188,7 +188,7 @@ def _remarks(run: Path, folder: Path, reader: Reader, config: Config) -> list[st
     return remarks
 
 
-def refuse_trained(reader: Reader, run: Path, asked: DataConfig) -> None:
+def refuse_trained(reader: Reader, run: Path, requested: DataConfig) -> None:
     """Guard against a score on what a model has learned from: its run's split against the one to score.
 
     Raises:
@@ -196,14 +196,14 @@ def refuse_trained(reader: Reader, run: Path, asked: DataConfig) -> None:
             searched in the other.
     """
     trained = load_config(run / "config.yaml").data
-    if trained.shards != asked.shards and not is_trained_on(run, reader, asked):
+    if trained.shards != requested.shards and not is_trained_on(run, reader, requested):
         return
-    roles = reader.roles(asked.protocol, asked.split) & (Role.QUERY | Role.GALLERY)
+    roles = reader.roles(requested.protocol, requested.split) & (Role.QUERY | Role.GALLERY)
     learned = reader.roles(trained.protocol, trained.split) & Role.TRAIN
     if shared := int(((roles > 0) & (learned > 0)).sum()):
         raise UserError(
-            f"{asked.shards}: the model was trained with {shared:,} of the tracklets that split {asked.split!r} of "
-            f"protocol {asked.protocol!r} tests: give its own, split {trained.split!r} of {trained.protocol!r}"
+            f"{requested.shards}: the model was trained with {shared:,} of the tracklets that split {requested.split!r} of "
+            f"protocol {requested.protocol!r} tests: give its own, split {trained.split!r} of {trained.protocol!r}"
         )
 
 
@@ -225,14 +225,14 @@ def can_start(config: Config) -> bool:
 
 def _baselines(trial: Trial, config: Config, cmc_only: bool) -> dict[str, Any]:
     """What the same protocol gives without training, and without a model."""
-    found = {}
+    result = {}
     if can_start(config):
         torch.manual_seed(config.seed)
         untrained = MSTAT(config.model).to(trial.engine.device)
         if config.model.init:
             load_pretrained(untrained, Path(config.model.init))
         parts = trial.extract(untrained, config.model.image_size)
-        found["untrained"] = summarise(trial.rank(join_stages(parts, config.eval.stage_norm))[0], cmc_only)
+        result["untrained"] = summarise(trial.rank(join_stages(parts, config.eval.stage_norm))[0], cmc_only)
 
     def histograms(frames_BTHWC: torch.Tensor) -> list[torch.Tensor]:
         clips = frames_BTHWC.cpu().numpy()
@@ -243,8 +243,8 @@ def _baselines(trial: Trial, config: Config, cmc_only: bool) -> dict[str, Any]:
 
     height, width = trial.reader.frames(int(trial.tracklets[0]), [0]).shape[1:3]  # as stored, not as the model sees it
     for name, part in zip(HISTOGRAMS, trial.extract(histograms, (height, width)), strict=True):
-        found[name] = summarise(trial.rank(part)[0], cmc_only)
-    return found
+        result[name] = summarise(trial.rank(part)[0], cmc_only)
+    return result
 
 
 def _embedding(trial: Trial, features_SD: torch.Tensor) -> dict[str, Any]:
@@ -287,7 +287,7 @@ def _rankings(
 
     rankings = []
     for query, row, similarity in zip(chosen, items.tolist(), similarities.tolist(), strict=True):
-        asked = labels(int(trial.queries[query]))
+        requested = labels(int(trial.queries[query]))
         gallery = [
             {"rank": rank, **labels(place), "similarity": near}
             for rank, (place, near) in enumerate(zip(row, similarity, strict=True), 1)
@@ -295,11 +295,11 @@ def _rankings(
         ]
         rankings.append(
             {
-                **asked,
+                **requested,
                 "ap": float(scores.average_precision_Q[query]),
                 "first_hit": int(scores.first_hit_Q[query]),
                 "num_positives": int(num_positives[query]),
-                "gallery": [{**entry, "correct": entry["pid"] == asked["pid"]} for entry in gallery],
+                "gallery": [{**entry, "correct": entry["pid"] == requested["pid"]} for entry in gallery],
             }
         )
     return {"queries": rankings[: len(hardest)], "typical": rankings[len(hardest) :]}

@@ -153,12 +153,12 @@ class Trial(Extraction):
         super().__init__(engine, reader, config, np.concatenate([gallery, others]), num_intact)
         self.num_gallery = len(gallery)
         self.queries = len(gallery) + np.arange(len(others)) if apart else np.flatnonzero(is_query[self.tracklets])
-        asked = self.tracklets[self.queries]
-        places = np.minimum(np.searchsorted(gallery, asked), len(gallery) - 1)
-        itself = [(query, place) for query, place in enumerate(places) if gallery[place] == asked[query]]
+        requested = self.tracklets[self.queries]
+        places = np.minimum(np.searchsorted(gallery, requested), len(gallery) - 1)
+        itself = [(query, place) for query, place in enumerate(places) if gallery[place] == requested[query]]
         self.pairs: Pairs = make_pairs(
-            reader.pids[asked],
-            reader.camids[asked],
+            reader.pids[requested],
+            reader.camids[requested],
             reader.pids[gallery],
             reader.camids[gallery],
             junk=(roles[gallery] & Role.JUNK) > 0,
@@ -169,9 +169,9 @@ class Trial(Extraction):
 
     def _why_no_match(self, gallery: np.ndarray) -> str:
         """Why nothing can be scored, and the way out."""
-        asked, num_queries = self.tracklets[self.queries], len(self.queries)
+        requested, num_queries = self.tracklets[self.queries], len(self.queries)
         searched = gallery[~self.pairs.junk_G.numpy()]
-        if not np.isin(self.reader.pids[asked], self.reader.pids[searched]).any():
+        if not np.isin(self.reader.pids[requested], self.reader.pids[searched]).any():
             why = "no identity of a query is in the gallery" + " but as junk" * (len(searched) < len(gallery))
         elif len(cameras := np.unique(self.reader.camids[searched])) == 1:
             why = f"the whole gallery is of one camera, {cameras[0]}, as are the queries"
@@ -186,9 +186,9 @@ class Trial(Extraction):
     def camera_pairs(self, features_SD: torch.Tensor) -> list[dict[str, Any]]:
         """Scores of the queries of each camera where one other camera alone is searched."""
         query_QD, gallery_SD, start = self._sides(features_SD)
-        asked, searched = self.tracklets[self.queries], self.tracklets[: self.num_gallery]
-        camids_Q = torch.as_tensor(self.reader.camids[asked])
-        found = []
+        requested, searched = self.tracklets[self.queries], self.tracklets[: self.num_gallery]
+        camids_Q = torch.as_tensor(self.reader.camids[requested])
+        result = []
         for camid in np.unique(self.reader.camids[searched]).tolist():
             others = torch.as_tensor(self.reader.camids[searched] != camid)
             pairs = dataclasses.replace(
@@ -202,10 +202,10 @@ class Trial(Extraction):
                 first_hit = scores.first_hit_Q[(camids_Q == query_camid) & (scores.first_hit_Q > 0)]
                 if len(first_hit):
                     rank1 = float((first_hit == 1).double().mean())
-                    found.append(
+                    result.append(
                         {"query": query_camid, "gallery": camid, "num_valid_query": len(first_hit), "rank1": rank1}
                     )
-        return found
+        return result
 
     def shown(self) -> np.ndarray:
         """Places in `tracklets` of the first third of the test identities, as in Fig. 12, PLOTTED tracklets at most."""

@@ -79,10 +79,10 @@ def rank_numbers(values: Any) -> list[int]:
     """
     if isinstance(values, int | np.integer) and not isinstance(values, bool):
         raise UserError(f"ranks={values!r}: give a sequence, as ranks=({values},)")
-    found: list[int] = labels("ranks", values).tolist()
-    if any(rank < 1 for rank in found):
-        raise UserError(f"ranks={found}: a rank is 1 at least")
-    return found
+    result: list[int] = labels("ranks", values).tolist()
+    if any(rank < 1 for rank in result):
+        raise UserError(f"ranks={result}: a rank is 1 at least")
+    return result
 
 
 def numbers(name: str, values: Any) -> Tensor:

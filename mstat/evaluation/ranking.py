@@ -132,11 +132,11 @@ def top_ranks(
     item_BK = torch.full((len(rows), k), -1)
     row_I, which_I = (torch.as_tensor(rows)[:, None] == pairs.ignored_2I[0]).nonzero(as_tuple=True)
     ignored_2I = torch.stack([row_I, pairs.ignored_2I[1, which_I]])
-    asked = replace(pairs, num_query=len(rows), positives_2P=ignored_2I[:, :0], ignored_2I=ignored_2I)
+    requested = replace(pairs, num_query=len(rows), positives_2P=ignored_2I[:, :0], ignored_2I=ignored_2I)
     with spreading(query_BD.device) as spread:
         search = _Search(query_BD, gallery_SD, start, pairs, tile, spread)
         for first, nearness_BS in search.strips():
-            for row, nearness_S in enumerate(Block.of(asked, first, nearness_BS, start).similarity_BX, first):
+            for row, nearness_S in enumerate(Block.of(requested, first, nearness_BS, start).similarity_BX, first):
                 kth = nearness_S.topk(min(k, len(nearness_S))).values[-1:]
                 item_N = (nearness_S >= kth).nonzero().squeeze(1)  # more than k where some are equal
                 order_K = nearness_S[item_N].argsort(descending=True, stable=True)[:k]

@@ -71,34 +71,34 @@ def study(config: Config, engine: Engine, quick: bool = False) -> dict[str, Any]
     refuse_trained(reader, run, config.data)
     model = load_model(run).to(engine.device)
     folder: Path = engine.from_main(evaluation_folder(run, reader, config.data) if engine.is_main else None)
-    found = engine.from_main(_begun(folder, config, reader) if engine.is_main else None)
-    points: list[dict[str, Any]] = found["points"]
+    result = engine.from_main(_begun(folder, config, reader) if engine.is_main else None)
+    points: list[dict[str, Any]] = result["points"]
     wanted = sweeps(config, quick)
-    found["base"] = {**deciding(wanted["occlusion"][0]), "degrade": config.eval.degrade}
+    result["base"] = {**deciding(wanted["occlusion"][0]), "degrade": config.eval.degrade}
     missing: list[EvalConfig] = []
     for settings in (settings for sweep in wanted.values() for settings in sweep):
         if deciding(settings) not in [*(point["settings"] for point in points), *map(deciding, missing)]:
             missing.append(settings)
-    found["sweeps"] = _shown(wanted, points)
+    result["sweeps"] = _shown(wanted, points)
     scorer = _Scorer(engine, model, reader, config)
     for number, settings in enumerate(missing, 1):
         scores = scorer.score(settings)
         points.append({"settings": deciding(settings), "scores": scores})
-        found["sweeps"] = _shown(wanted, points)
+        result["sweeps"] = _shown(wanted, points)
         if engine.is_main:
-            told = f"mAP {percent(scores['mAP'])}, rank-1 {percent(scores['rank1'])}"
-            print(f"point {number} of {len(missing)}: {_told(settings)}: {told}", flush=True)
+            message = f"mAP {percent(scores['mAP'])}, rank-1 {percent(scores['rank1'])}"
+            print(f"point {number} of {len(missing)}: {_told(settings)}: {message}", flush=True)
             folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / FILE, found)
+            write_json(folder / FILE, result)
     if engine.is_main:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / FILE, found)
-        write_text(folder / "robustness.md", markdown(found))
+        write_json(folder / FILE, result)
+        write_text(folder / "robustness.md", markdown(result))
         report = write_reports(folder, run, reader)
         print(printable(folder / "figures" / "robustness.svg"))
         print(printable(f"report: {report}"))
     engine.barrier()
-    return found
+    return result
 
 
 class _Scorer:
@@ -117,8 +117,8 @@ class _Scorer:
         if apart:
             self.gallery = of_gallery, parts
         scores, _ = trial.rank(join_stages(parts, settings.stage_norm))
-        told = summarise(scores, self.reader.protocol(self.config.data.protocol).cmc_only)
-        return {key: told[key] for key in (*COLUMNS, "num_query", "num_valid_query", "num_gallery")}
+        message = summarise(scores, self.reader.protocol(self.config.data.protocol).cmc_only)
+        return {key: message[key] for key in (*COLUMNS, "num_query", "num_valid_query", "num_gallery")}
 
 
 def _begun(folder: Path, config: Config, reader: Reader) -> dict[str, Any]:
@@ -144,10 +144,10 @@ def _begun(folder: Path, config: Config, reader: Reader) -> dict[str, Any]:
 
 
 def _told(settings: EvalConfig) -> str:
-    told = f"{settings.num_frames} frame{'s' * (settings.num_frames > 1)}"
+    message = f"{settings.num_frames} frame{'s' * (settings.num_frames > 1)}"
     if settings.occlusion:
-        told += f", {settings.occlusion:.0%} occluded"
-    return told if settings.resolution is None else f"{told}, height {settings.resolution}"
+        message += f", {settings.occlusion:.0%} occluded"
+    return message if settings.resolution is None else f"{message}, height {settings.resolution}"
 
 
 def _shown(wanted: Mapping[str, list[EvalConfig]], points: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

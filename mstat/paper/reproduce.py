@@ -54,13 +54,13 @@ class Job:
 
 def jobs(experiment: Experiment, config: Config, out: Path, seeds: int) -> list[Job]:
     """The runs of an experiment, each row with each seed; rows of equal settings share theirs."""
-    found = []
+    result = []
     for row in experiment.rows:
         changed = override(config, row.settings_for(config.model))
         folder = out / "runs" / (_slug(config, changed) or "mstat")
         for seed in range(config.seed, config.seed + seeds):
-            found.append(Job(row, dataclasses.replace(changed, seed=seed, run=str(folder / f"seed-{seed}"))))
-    return found
+            result.append(Job(row, dataclasses.replace(changed, seed=seed, run=str(folder / f"seed-{seed}"))))
+    return result
 
 
 def differences(one: Config, other: Config) -> dict[str, Any]:
@@ -71,8 +71,8 @@ def differences(one: Config, other: Config) -> dict[str, Any]:
 
 def _slug(config: Config, changed: Config) -> str:
     """A folder's name for what is changed."""
-    told = ",".join(f"{key}={value}" for key, value in differences(config, changed).items())
-    return re.sub(r"[^\w.,=+-]", "", told)
+    message = ",".join(f"{key}={value}" for key, value in differences(config, changed).items())
+    return re.sub(r"[^\w.,=+-]", "", message)
 
 
 def results(name: str, experiment: Experiment, of_jobs: Sequence[Job]) -> dict[str, Any]:
@@ -132,43 +132,43 @@ def _spread(values: Sequence[float | None]) -> dict[str, Any]:
     }
 
 
-def write_results(out: Path, experiment: Experiment, found: Mapping[str, Any]) -> list[Path]:
+def write_results(out: Path, experiment: Experiment, result: Mapping[str, Any]) -> list[Path]:
     """Write the table as JSON and Markdown, and the plot where there is one; returns what was written."""
-    stem = found["experiment"]
+    stem = result["experiment"]
     paths = [out / f"{stem}.json", out / f"{stem}.md"]
-    write_json(paths[0], found)
-    write_text(paths[1], _markdown(found))
+    write_json(paths[0], result)
+    write_text(paths[1], _markdown(result))
     if experiment.plotted:
         paths.append(out / f"{stem}.svg")
-        paths[2].write_bytes(figures.sweep_figure(found, experiment.plotted))
+        paths[2].write_bytes(figures.sweep_figure(result, experiment.plotted))
     return paths
 
 
-def tables(found: Mapping[str, Any]) -> Iterator[Table]:
+def tables(result: Mapping[str, Any]) -> Iterator[Table]:
     """For a terminal. Two lines a row, ours and the paper's; distances of two kinds make two tables."""
-    for kind, columns in _groups(found["columns"]):
-        table = Table(title=markup(_title(found, kind)), caption=markup(_caption(found)))
+    for kind, columns in _groups(result["columns"]):
+        table = Table(title=markup(_title(result, kind)), caption=markup(_caption(result)))
         table.add_column("", no_wrap=True)
         for column in columns:
             table.add_column(NAMES[column.rpartition("/")[2]], justify="right", no_wrap=True)
-        for row in found["rows"]:
+        for row in result["rows"]:
             table.add_row(markup(row["name"]), *_ours(row, columns), style="bold")
             if any(column in row["paper"] for column in columns):
-                table.add_row(f"  paper, {found['paper_dataset']}", *_papers(row, columns), style="dim")
+                table.add_row(f"  paper, {result['paper_dataset']}", *_papers(row, columns), style="dim")
         yield table
 
 
-def _markdown(found: Mapping[str, Any]) -> str:
+def _markdown(result: Mapping[str, Any]) -> str:
     parts = []
-    for kind, columns in _groups(found["columns"]):
-        lines = [f"# {_title(found, kind)}", "", _caption(found), ""]
+    for kind, columns in _groups(result["columns"]):
+        lines = [f"# {_title(result, kind)}", "", _caption(result), ""]
         lines.append("| |" + "".join(f" {NAMES[column.rpartition('/')[2]]} |" for column in columns))
         lines.append("|---|" + "---|" * len(columns))
-        for row in found["rows"]:
+        for row in result["rows"]:
             name = row["name"].replace("|", r"\|")
             lines.append("| " + " | ".join([name, *(f"**{cell}**" for cell in _ours(row, columns))]) + " |")
             if any(column in row["paper"] for column in columns):
-                lines.append(f"| *paper, {found['paper_dataset']}* | " + " | ".join(_papers(row, columns)) + " |")
+                lines.append(f"| *paper, {result['paper_dataset']}* | " + " | ".join(_papers(row, columns)) + " |")
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 
@@ -180,18 +180,18 @@ def _groups(columns: Sequence[str]) -> list[tuple[str, list[str]]]:
     return [(kind, [c for c in columns if c.startswith(f"{kind}/")] + scores) for kind in kinds] or [("", scores)]
 
 
-def _title(found: Mapping[str, Any], kind: str) -> str:
-    return found["title"] + (f" ({kind} distance)" if kind else "")
+def _title(result: Mapping[str, Any], kind: str) -> str:
+    return result["title"] + (f" ({kind} distance)" if kind else "")
 
 
-def _caption(found: Mapping[str, Any]) -> str:
-    seeds = len(found["seeds"])
+def _caption(result: Mapping[str, Any]) -> str:
+    seeds = len(result["seeds"])
     over = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
-    steps = found["steps"]
+    steps = result["steps"]
     length = f"{steps} steps" if isinstance(steps, int) else steps
-    told = [f"Ours: {found['shards']}, protocol {found['protocol']}, split {found['split']}, {length}, {over}."]
-    told += [f"Not comparable with published scores: {warning}." for warning in found["warnings"]]
-    return " ".join([*told, *([found["remark"]] if found["remark"] else [])])
+    message = [f"Ours: {result['shards']}, protocol {result['protocol']}, split {result['split']}, {length}, {over}."]
+    message += [f"Not comparable with published scores: {warning}." for warning in result["warnings"]]
+    return " ".join([*message, *([result["remark"]] if result["remark"] else [])])
 
 
 def _ours(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:

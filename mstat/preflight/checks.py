@@ -34,7 +34,7 @@ SEEN_SECONDS = 5.0  # for all to read the verdict, before rank 0 ends and its la
 REPORT = "preflight.json"  # in the run folder
 
 
-def check(config: Config, script: str, asked: Asked, timeout: float) -> bool:
+def check(config: Config, script: str, requested: Asked, timeout: float) -> bool:
     """Make all checks; every rank calls it. Rank 0 prints the table and leaves it in RUN/preflight.json.
 
     Args:
@@ -51,35 +51,35 @@ def check(config: Config, script: str, asked: Asked, timeout: float) -> bool:
     meeting = meet(timeout)
     with _giving_up(4 * timeout + 4 * GRACE, os.environ.get("MASTER_ADDR", "")):
         if meeting.rank == 0:
-            return _lead(meeting, config, script, asked, timeout)
+            return _lead(meeting, config, script, requested, timeout)
         return _follow(meeting, config, script, timeout)
 
 
-def _lead(meeting: Meeting, config: Config, script: str, asked: Asked, timeout: float) -> bool:
+def _lead(meeting: Meeting, config: Config, script: str, requested: Asked, timeout: float) -> bool:
     token = _leave_token(config)
     meeting.leave("begin", token)
     meeting.leave("note", _note(config, script, token))
     notes = meeting.collect("note", range(meeting.world_size), timeout)
-    found = Found(meeting.world_size, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), notes)
+    result = Found(meeting.world_size, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), notes)
     first_ranks = [rank for rank, note in notes.items() if note["facts"] is not None and rank > 0]
     meeting.leave("clocks", first_ranks)
-    found.clocks = {0: (0.0, 0.0), **meeting.compare_clocks(first_ranks)}
+    result.clocks = {0: (0.0, 0.0), **meeting.compare_clocks(first_ranks)}
     is_complete = len(notes) == meeting.world_size
     meeting.leave("go", is_complete)
     if is_complete:
         _together(meeting, config, timeout)
         outcomes = meeting.collect("outcome", [0], timeout + GRACE)
         late = GRACE if 0 in outcomes and outcomes[0]["error"] else timeout
-        found.outcomes = {**outcomes, **meeting.collect("outcome", range(1, meeting.world_size), late)}
+        result.outcomes = {**outcomes, **meeting.collect("outcome", range(1, meeting.world_size), late)}
     if token:
         Path(token).unlink(missing_ok=True)
-    faults = judge(found, asked)
-    show(found, faults)
+    faults = judge(result, requested)
+    show(result, faults)
     with suppress(OSError):  # a full disk is told already
         run = Path(config.run)
         run.mkdir(parents=True, exist_ok=True)
-        told = {"good": not faults, "faults": [dataclasses.asdict(fault) for fault in faults]}
-        write_json(run / REPORT, {**told, **dataclasses.asdict(found)})
+        message = {"good": not faults, "faults": [dataclasses.asdict(fault) for fault in faults]}
+        write_json(run / REPORT, {**message, **dataclasses.asdict(result)})
     meeting.leave("verdict", not faults)
     meeting.collect("seen", [rank for rank in notes if rank > 0], SEEN_SECONDS)
     return not faults

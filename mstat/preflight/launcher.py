@@ -76,14 +76,14 @@ def _place(launcher: Sequence[str]) -> tuple[int, int, tuple[str, int] | None]:
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", dest=name)
     flags = vars(parser.parse_known_args(launcher)[0])
     written = _yaml(Path(flags["config_file"])) if flags["config_file"] else {}
-    found = {name: value if value is not None else written.get(name) for name, value in flags.items()}
+    result = {name: value if value is not None else written.get(name) for name, value in flags.items()}
     numbers = {}
     for name, default in (("main_process_port", 29500), ("machine_rank", 0), ("num_machines", 1)):
         try:
-            numbers[name] = int(found[name] or default)
+            numbers[name] = int(result[name] or default)
         except (ValueError, TypeError):
-            raise UserError(f"--{name} is {found[name]!r}, it must be a whole number") from None
-    address = (found["main_process_ip"], numbers["main_process_port"]) if found["main_process_ip"] else None
+            raise UserError(f"--{name} is {result[name]!r}, it must be a whole number") from None
+    address = (result["main_process_ip"], numbers["main_process_port"]) if result["main_process_ip"] else None
     return numbers["machine_rank"], numbers["num_machines"], address
 
 
@@ -149,11 +149,13 @@ def _who(
     if there is None:
         return f"{platform.node()}: the first machine ({address[0]}) has come, and does not answer any more"
     missing = [name_of(number, hosts) for number in range(num_machines) if number not in there]
-    told = f"after {options.timeout:.0f} s of {num_machines} machines"
+    message = f"after {options.timeout:.0f} s of {num_machines} machines"
     if not missing:
-        return f"{told} all have come, and still the launcher starts nothing: is --machine_rank right on each of them?"
+        return (
+            f"{message} all have come, and still the launcher starts nothing: is --machine_rank right on each of them?"
+        )
     return (
-        f"{told} these have not come: {', '.join(missing)};"
+        f"{message} these have not come: {', '.join(missing)};"
         f" not started, down, or they cannot reach {address[0]}:{address[1]}"
     )
 

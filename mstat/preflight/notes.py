@@ -42,16 +42,16 @@ class Meeting:
     def collect(self, name: str, ranks: Sequence[int], seconds: float) -> dict[int, Any]:
         """The notes of that name by rank, of those who leave one within `seconds`."""
         deadline = time.monotonic() + seconds
-        missing, found = set(ranks), dict[int, Any]()
+        missing, result = set(ranks), dict[int, Any]()
         while missing:
             for rank in sorted(missing):
                 if self.store.check([f"{name}/{rank}"]):
-                    found[rank] = json.loads(self.store.get(f"{name}/{rank}"))
+                    result[rank] = json.loads(self.store.get(f"{name}/{rank}"))
                     missing.remove(rank)
             if time.monotonic() > deadline:
                 break
             time.sleep(POLL_SECONDS)
-        return found
+        return result
 
     def wait(self, name: str, rank: int, seconds: float) -> Any:
         """That rank's note.
@@ -69,17 +69,17 @@ class Meeting:
 
         None for a rank that does not answer.
         """
-        found: dict[int, tuple[float, float] | None] = {}
+        result: dict[int, tuple[float, float] | None] = {}
         for rank in ranks:
             try:
                 self.store.set(f"clock/begin/{rank}", "")
                 for number in range(PINGS):
                     self.store.wait([f"clock/ping/{rank}/{number}"], timedelta(seconds=PING_SECONDS))
                     self.store.set(f"clock/pong/{rank}/{number}", json.dumps(self.clock()))
-                found[rank] = tuple(self.wait("clock/result", rank, PING_SECONDS))
+                result[rank] = tuple(self.wait("clock/result", rank, PING_SECONDS))
             except dist.DistError:
-                found[rank] = None
-        return found
+                result[rank] = None
+        return result
 
     def answer_clock(self, seconds: float) -> None:
         """On another rank: its side of `compare_clocks`, which begins within `seconds`."""

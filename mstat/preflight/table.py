@@ -74,42 +74,42 @@ class Fault:
     way_out: str
 
 
-def judge(found: Found, asked: Asked) -> list[Fault]:
+def judge(result: Found, requested: Asked) -> list[Fault]:
     """All that is wrong, in the order in which to mend it."""
-    faults = [*_world(found, asked), *_missing(found, asked)]
-    nodes = found.nodes()
+    faults = [*_world(result, requested), *_missing(result, requested)]
+    nodes = result.nodes()
     for rank, facts in nodes.items():
         faults += [Fault(facts["host"], what, way_out) for what, way_out in facts["faults"]]
-        clock = found.clocks.get(rank)
-        if clock is not None and abs(clock[0]) - clock[1] > asked.skew:
+        clock = result.clocks.get(rank)
+        if clock is not None and abs(clock[0]) - clock[1] > requested.skew:
             what = f"its clock is {clock[0]:+.1f} s off rank 0's"
             faults.append(Fault(facts["host"], what, "let NTP or chrony set it"))
     faults += _differences(nodes)
-    faults += _reduction(found, asked)
+    faults += _reduction(result, requested)
     return faults
 
 
-def _world(found: Found, asked: Asked) -> list[Fault]:
+def _world(result: Found, requested: Asked) -> list[Fault]:
     faults = []
-    size = found.world_size
-    if asked.processes is not None and asked.processes != size:
+    size = result.world_size
+    if requested.processes is not None and requested.processes != size:
         way_out = "--num_processes, --num_machines and --multi_gpu of the launcher, on every node"
-        faults.append(Fault("launch", f"{size} processes were launched, {asked.processes} are asked for", way_out))
-    if asked.clips is not None and size > asked.clips:
-        what = f"{size} processes for {asked.clips} clips (batch.num_identities x batch.num_tracklets)"
-        faults.append(Fault("launch", what, f"start at most {asked.clips}, or raise --batch.num_identities"))
+        faults.append(Fault("launch", f"{size} processes were launched, {requested.processes} are asked for", way_out))
+    if requested.clips is not None and size > requested.clips:
+        what = f"{size} processes for {requested.clips} clips (batch.num_identities x batch.num_tracklets)"
+        faults.append(Fault("launch", what, f"start at most {requested.clips}, or raise --batch.num_identities"))
     return faults
 
 
-def _missing(found: Found, asked: Asked) -> list[Fault]:
-    missing = [rank for rank in range(found.world_size) if rank not in found.notes]
-    names = {note["machine"]: note["host"] for note in found.notes.values()}
+def _missing(result: Found, requested: Asked) -> list[Fault]:
+    missing = [rank for rank in range(result.world_size) if rank not in result.notes]
+    names = {note["machine"]: note["host"] for note in result.notes.values()}
     by_machine: dict[int, list[int]] = {}
     for rank in missing:
-        by_machine.setdefault(rank // found.local_world_size, []).append(rank)
+        by_machine.setdefault(rank // result.local_world_size, []).append(rank)
     faults = []
     for machine, ranks in by_machine.items():
-        name = names.get(machine) or name_of(machine, asked.hosts)
+        name = names.get(machine) or name_of(machine, requested.hosts)
         what = f"no answer from {'rank' if len(ranks) == 1 else 'ranks'} {spans(ranks)}"
         faults.append(Fault(name, what, "its own output says why, or it is down"))
     return faults
@@ -162,11 +162,11 @@ def _differences(nodes: dict[int, dict[str, Any]]) -> list[Fault]:
     return faults
 
 
-def _reduction(found: Found, asked: Asked) -> list[Fault]:
+def _reduction(result: Found, requested: Asked) -> list[Fault]:
     """Errors of group and all-reduce. Those who only waited are not named beside one who says why."""
-    failed = {rank: outcome["error"] for rank, outcome in sorted(found.outcomes.items()) if outcome["error"]}
-    if found.outcomes and not any(NOT_DONE not in error for error in failed.values()):
-        silent = [rank for rank in range(found.world_size) if rank not in found.outcomes]
+    failed = {rank: outcome["error"] for rank, outcome in sorted(result.outcomes.items()) if outcome["error"]}
+    if result.outcomes and not any(NOT_DONE not in error for error in failed.values()):
+        silent = [rank for rank in range(result.world_size) if rank not in result.outcomes]
         failed.update(dict.fromkeys(silent, "no answer once the group was to be made"))
     else:
         failed = {rank: error for rank, error in failed.items() if NOT_DONE not in error}
@@ -175,12 +175,12 @@ def _reduction(found: Found, asked: Asked) -> list[Fault]:
         by_error.setdefault(error, []).append(rank)
     way_out = "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME must name the network between the nodes (docs/multinode.md)"
     faults = [
-        Fault(", ".join(dict.fromkeys(found.notes[rank]["host"] for rank in ranks)), f"all-reduce: {error}", way_out)
+        Fault(", ".join(dict.fromkeys(result.notes[rank]["host"] for rank in ranks)), f"all-reduce: {error}", way_out)
         for error, ranks in by_error.items()
     ]
-    bandwidth = found.bandwidth()
-    if bandwidth is not None and bandwidth < asked.bandwidth:
-        what = f"all-reduce: {bandwidth:,.0f} MB/s, at least {asked.bandwidth:,.0f} are asked for"
+    bandwidth = result.bandwidth()
+    if bandwidth is not None and bandwidth < requested.bandwidth:
+        what = f"all-reduce: {bandwidth:,.0f} MB/s, at least {requested.bandwidth:,.0f} are asked for"
         faults.append(Fault("network", what, way_out))
     return faults
 
@@ -188,7 +188,7 @@ def _reduction(found: Found, asked: Asked) -> list[Fault]:
 # --- the table -------------------------------------------------------------------------------------------------
 
 
-def show(found: Found, faults: Sequence[Fault]) -> None:
+def show(result: Found, faults: Sequence[Fault]) -> None:
     """One table, a row a node; below it, what is wrong."""
     out = console()
     table = Table(title="launch checks", title_justify="left")
@@ -204,13 +204,13 @@ def show(found: Found, faults: Sequence[Fault]) -> None:
         "room in the run folder",
     ):
         table.add_column(column, overflow="fold")
-    nodes = found.nodes()
+    nodes = result.nodes()
     bad = {fault.where for fault in faults}
     reference = next(iter(nodes.values()))["versions"]
     first = next(iter(nodes.values()))["settings"]
     for rank, facts in nodes.items():
         unlike = differing({0: first, 1: facts["settings"]})
-        ranks = [other for other, note in found.notes.items() if note["machine"] == found.notes[rank]["machine"]]
+        ranks = [other for other, note in result.notes.items() if note["machine"] == result.notes[rank]["machine"]]
         differs = [f"{name} {version}" for name, version in facts["versions"].items() if reference.get(name) != version]
         packages = f"torch {facts['versions']['torch']}" if facts["versions"] is reference else "the same"
         table.add_row(
@@ -221,18 +221,18 @@ def show(found: Found, faults: Sequence[Fault]) -> None:
             markup("\n".join(f"{name} differs" for name in unlike) or "the same"),
             (facts["shards"] or "cannot be read")[:13],
             _gpus(facts),
-            _clock(found.clocks.get(rank), rank),
+            _clock(result.clocks.get(rank), rank),
             _room(facts),
             style="red" if facts["host"] in bad else None,
         )
     out.print(table)
-    bandwidth = found.bandwidth()
-    if found.world_size == 1:
+    bandwidth = result.bandwidth()
+    if result.world_size == 1:
         out.print("one process: nothing to reduce")
     elif bandwidth is not None:
-        backend = next(iter(found.outcomes.values()))["backend"]
+        backend = next(iter(result.outcomes.values()))["backend"]
         text = (
-            f"{found.world_size} processes; all-reduce of {MEGABYTES} MB over {backend}: {bandwidth:,.0f} MB/s a link"
+            f"{result.world_size} processes; all-reduce of {MEGABYTES} MB over {backend}: {bandwidth:,.0f} MB/s a link"
         )
         out.print(text, highlight=False)
     for fault in faults:
@@ -252,8 +252,8 @@ def short(facts: dict[str, Any]) -> str:
 
 def _gpus(facts: dict[str, Any]) -> str:
     names = Counter(facts["gpus"])
-    told = ", ".join(f"{count} x {name}" for name, count in names.items())
-    return markup(told or (f"{facts['num_gpus']}" if facts["num_gpus"] else "none"))
+    message = ", ".join(f"{count} x {name}" for name, count in names.items())
+    return markup(message or (f"{facts['num_gpus']}" if facts["num_gpus"] else "none"))
 
 
 def _clock(clock: tuple[float, float] | None, rank: int) -> str:

@@ -148,38 +148,38 @@ def _share(hits: torch.Tensor) -> float:
 
 
 def _score(engine: Engine, model: Classifier, reader: Reader, config: Config) -> tuple[dict[str, Any], str]:
-    found = accuracy(engine, model, reader, config)
-    return found, f"accuracy {percent(found['accuracy'])}"
+    result = accuracy(engine, model, reader, config)
+    return result, f"accuracy {percent(result['accuracy'])}"
 
 
 def _evaluate(engine: Engine, model: Classifier, reader: Reader, config: Config) -> dict[str, Any]:
-    found = accuracy(engine, model, reader, config)
+    result = accuracy(engine, model, reader, config)
     if engine.is_main:
-        write_json(Path(config.run) / "evaluation.json", found)
-        rich.print(accuracy_table(found))
+        write_json(Path(config.run) / "evaluation.json", result)
+        rich.print(accuracy_table(result))
     engine.barrier()
-    return found
+    return result
 
 
-def accuracy_table(found: Mapping[str, Any]) -> Table:
+def accuracy_table(result: Mapping[str, Any]) -> Table:
     """What evaluation.json holds, in percent: the least recognised classes, and all."""
     table = Table(
-        title=f"Held-out clips of {markup(found['protocol'])}",
-        caption=f"{found['num_clips']:,} clips of {found['num_classes']:,} classes. In percent.",
+        title=f"Held-out clips of {markup(result['protocol'])}",
+        caption=f"{result['num_clips']:,} clips of {result['num_classes']:,} classes. In percent.",
     )
     for heading in ("class", "clips", "accuracy", "taken for"):
         table.add_column(heading, justify="left" if heading in ("class", "taken for") else "right")
-    hardest = sorted(found["classes"].items(), key=lambda entry: entry[1]["accuracy"])[:SHOWN]
+    hardest = sorted(result["classes"].items(), key=lambda entry: entry[1]["accuracy"])[:SHOWN]
     for name, of_class in hardest:
         wrong = sorted(((n, other) for other, n in of_class["predicted"].items() if other != name), reverse=True)[:2]
         taken_for = ", ".join(f"{other} {n}" for n, other in wrong)
         table.add_row(markup(name), f"{of_class['num_clips']:,}", percent(of_class["accuracy"]), markup(taken_for))
-    if more := len(found["classes"]) - len(hardest):
+    if more := len(result["classes"]) - len(hardest):
         table.add_row(f"and {more:,} more", style="dim")
     table.add_section()
-    table.add_row("all", f"{found['num_clips']:,}", percent(found["accuracy"]), style="bold")
-    if "top5" in found:
-        table.add_row("all, among five", "", percent(found["top5"]))
+    table.add_row("all", f"{result['num_clips']:,}", percent(result["accuracy"]), style="bold")
+    if "top5" in result:
+        table.add_row("all, among five", "", percent(result["top5"]))
     return table
 
 

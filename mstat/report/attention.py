@@ -51,8 +51,8 @@ def check(folder: Folder) -> None:
 
 def attributes(folder: Folder) -> str:
     """HTML: how alike the attribute proxies are, and where some of them look."""
-    asked = folder.proxies or folder.tracklets
-    if isinstance(folder.evaluation, str) or folder.is_set or not (asked or folder.setting("eval", "pictures")):
+    requested = folder.proxies or folder.tracklets
+    if isinstance(folder.evaluation, str) or folder.is_set or not (requested or folder.setting("eval", "pictures")):
         return ""
     try:
         model = folder.model
@@ -74,11 +74,11 @@ def _similarity(folder: Folder, proxies_AD: np.ndarray) -> str:
     others = matrix[~np.eye(len(matrix), dtype=bool)]
     svg = figures.similarity_figure(matrix)
     folder.save("proxies.svg", svg)
-    told = (
+    message = (
         f"Similarity of the attribute proxies of Stage I: {len(matrix)} proxies, "
         f"the most alike have a cosine of {others.max(initial=0.0):.2f}"
     )
-    return page.figure(svg, page.SVG, told, f"{told}.")
+    return page.figure(svg, page.SVG, message, f"{message}.")
 
 
 def _attention(folder: Folder, model: MSTAT, reader: Reader, evaluation: Mapping[str, Any]) -> list[str]:
@@ -126,12 +126,12 @@ def _heat(
     for (proxy, (name, _)), shown_THW in zip(chosen.items(), shown_CTHW, strict=True):
         attention, area = heatmaps.share(maps_AThw[proxy], shown_THW)
         legend.append(f"{name}: proxy {proxy}, {attention:.0%} of its attention on {area:.0%} of the frames")
-    told = f"Frames {numbers[0]} to {numbers[-1]} of {key}, and below them where attributes of Stage I look"
-    image = page.picture(jpeg, page.JPEG, f"{told}: {'; '.join(legend)}", size)
+    message = f"Frames {numbers[0]} to {numbers[-1]} of {key}, and below them where attributes of Stage I look"
+    image = page.picture(jpeg, page.JPEG, f"{message}: {'; '.join(legend)}", size)
     keys = "<br>".join(
         f"{_swatch(colour)} {page.escape(text)}" for (_, colour), text in zip(chosen.values(), legend, strict=True)
     )
-    return f"<figure>{image}<figcaption>{page.escape(told)}.<br>{keys}</figcaption></figure>"
+    return f"<figure>{image}<figcaption>{page.escape(message)}.<br>{keys}</figcaption></figure>"
 
 
 def _swatch(colour: Sequence[int]) -> str:
@@ -159,14 +159,14 @@ def embedding(folder: Folder) -> str:
     folder.forget("embedding.svg")
     if isinstance(folder.evaluation, str) or folder.is_set or not folder.setting("eval", "pictures"):
         return ""
-    found = folder.json("embedding.json")
-    if isinstance(found, str):
-        return page.note(found)
-    if remark := folder.of_other_scores(found):
+    result = folder.json("embedding.json")
+    if isinstance(result, str):
+        return page.note(result)
+    if remark := folder.of_other_scores(result):
         return page.note(remark)
-    pids = np.array(found["pids"])
-    svg = figures.embedding_figure(np.array(found["points"], dtype=np.float64).reshape(-1, 2), pids)
+    pids = np.array(result["pids"])
+    svg = figures.embedding_figure(np.array(result["points"], dtype=np.float64).reshape(-1, 2), pids)
     folder.save("embedding.svg", svg)
-    told = f"{len(pids)} tracklets of {len(np.unique(pids))} people, the first third of those who are tested"
-    caption = f"t-SNE of the joined features, each number a person: {told}"
+    message = f"{len(pids)} tracklets of {len(np.unique(pids))} people, the first third of those who are tested"
+    caption = f"t-SNE of the joined features, each number a person: {message}"
     return page.figure(svg, page.SVG, caption, f"{caption}.")

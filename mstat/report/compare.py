@@ -22,9 +22,9 @@ class Comparison:
     groups: list[Group]
     figures: Path  # folder
 
-    def figure(self, file: str, svg: bytes, name: str, told: str) -> str:
+    def figure(self, file: str, svg: bytes, name: str, message: str) -> str:
         write_plain(self.figures / file, svg)
-        return page.figure(svg, page.SVG, f"{name}: {told}", name)
+        return page.figure(svg, page.SVG, f"{name}: {message}", name)
 
 
 class Section(NamedTuple):
@@ -59,7 +59,7 @@ def write_comparison(paths: Sequence[Path], out: Path) -> Path:
 
 def _remarks(comparison: Comparison) -> str:
     """What speaks against comparing the runs."""
-    parts = [page.note(f"Not comparable: {told}.") for told in why_not_comparable(comparison.runs)]
+    parts = [page.note(f"Not comparable: {message}.") for message in why_not_comparable(comparison.runs)]
     for run in comparison.runs:
         if isinstance(run.folder.evaluation, str):
             parts.append(page.note(f"{run.name}: {run.folder.evaluation}"))
@@ -81,22 +81,22 @@ def _scores(comparison: Comparison) -> str:
     if not rows:
         return page.note("No run has an evaluation.json; launch/evaluate.py --run makes it.")
     rows += _baselines(comparison)
-    told = "In percent, of all stages."
+    message = "In percent, of all stages."
     if any(len(group.runs) > 1 for group in comparison.groups):
-        told += " Runs that differ in the seed alone are under their mean ± standard deviation (n - 1)."
+        message += " Runs that differ in the seed alone are under their mean ± standard deviation (n - 1)."
     if any("splits" in run.evaluation for run in comparison.runs):
-        told += " A run of all splits has the mean ± standard deviation over them."
-    return page.table(["run", *scores.HEADINGS], rows, told)
+        message += " A run of all splits has the mean ± standard deviation over them."
+    return page.table(["run", *scores.HEADINGS], rows, message)
 
 
 def _baselines(comparison: Comparison) -> list[tuple[str, str, list[str]]]:
     """What needs no training: once where it is the same for all runs, else for each group."""
-    found: dict[str, list[list[str]]] = {}
+    result: dict[str, list[list[str]]] = {}
     for run in comparison.runs:
         for name, cells in scores.baseline_rows(run.evaluation):
-            found.setdefault(name, []).append(cells)
+            result.setdefault(name, []).append(cells)
     rows = []
-    for name, of_runs in found.items():
+    for name, of_runs in result.items():
         if all(cells == of_runs[0] for cells in of_runs):
             rows.append(("baseline", page.escape(name), of_runs[0]))
             continue
@@ -109,11 +109,11 @@ def _baselines(comparison: Comparison) -> list[tuple[str, str, list[str]]]:
 def _settings(comparison: Comparison) -> str:
     if unknown := [run.name for run in comparison.runs if not run.settings]:
         return page.note(f"No settings can be read from config.yaml of {', '.join(unknown)}.")
-    found = differing([run for group in comparison.groups for run in group.runs])
-    if not found:
+    result = differing([run for group in comparison.groups for run in group.runs])
+    if not result:
         return page.note("The runs have the same settings.")
     rows = []
-    for key, values in found.items():
+    for key, values in result.items():
         left = iter(values)
         cells = [dict.fromkeys(_told(next(left)) for _ in group.runs) for group in comparison.groups]
         rows.append(("", page.escape(key), [page.escape(", ".join(cell)) for cell in cells]))
@@ -132,9 +132,9 @@ def _cmc(comparison: Comparison) -> str:
     curves = {group.name: group.evaluation.get("cmc") or [] for group in comparison.groups}
     if not any(curves.values()):
         return ""
-    told = "; ".join(f"{name} {scores.percent(curve[0])} % at rank 1" for name, curve in curves.items() if curve)
+    message = "; ".join(f"{name} {scores.percent(curve[0])} % at rank 1" for name, curve in curves.items() if curve)
     svg = figures.cmc_figure(curves, equals=True)
-    return comparison.figure("cmc.svg", svg, "Queries with a right match among the first k", told)
+    return comparison.figure("cmc.svg", svg, "Queries with a right match among the first k", message)
 
 
 # File of the figure, journal, key in it, what is on the axis, its unit, caption.
@@ -153,8 +153,8 @@ def _training(comparison: Comparison) -> str:
             records = [run.folder.records(journal, ("step", key))[0] for run in group.runs]
             curves[group.name] = [of_run for of_run in records if any(record[key] is not None for record in of_run)]
         if any(curves.values()):
-            told = "; ".join(f"{group} {trend(known[0], key)}" for group, known in curves.items() if known)
-            drawn.append(comparison.figure(file, figures.compared_figure(curves, key, quantity, scale), name, told))
+            message = "; ".join(f"{group} {trend(known[0], key)}" for group, known in curves.items() if known)
+            drawn.append(comparison.figure(file, figures.compared_figure(curves, key, quantity, scale), name, message))
     return '<div class="figures">\n' + "\n".join(drawn) + "\n</div>" if drawn else ""
 
 
@@ -172,8 +172,8 @@ def _stages(comparison: Comparison) -> str:
             if any(of.get(column) is not None for of in group.evaluation.get("stages", {}).values())
         ]
         if rows:
-            told = f"{heading} in percent of every subset of stages."
-            tables.append(page.table([heading, *scores.STAGES], rows, told))
+            message = f"{heading} in percent of every subset of stages."
+            tables.append(page.table([heading, *scores.STAGES], rows, message))
     return "\n".join(tables)
 
 
@@ -200,7 +200,7 @@ def _environment(comparison: Comparison) -> str:
         state = run.folder.json("state.json")
         records, _ = run.folder.records("metrics.jsonl", ("step", "clips_per_s"))
         speeds = [record["clips_per_s"] for record in records if record["clips_per_s"] is not None]
-        found = {
+        result = {
             **run.environment,
             **({} if isinstance(state, str) else state),
             "started": str(run.environment.get("started") or scores.ABSENT)[:16].replace("T", " "),
@@ -209,7 +209,7 @@ def _environment(comparison: Comparison) -> str:
             "versions": ", ".join(f"{name} {versions.get(name)}" for name in changed) or "the same",
             "path": run.folder.run,
         }
-        cells = [page.escape(scores.ABSENT if found.get(key) is None else found[key]) for key in columns]
+        cells = [page.escape(scores.ABSENT if result.get(key) is None else result[key]) for key in columns]
         rows.append(("", page.escape(run.name), cells))
     return page.table(["run", *columns.values()], rows, "Versions: those that differ between the runs.", words=True)
 

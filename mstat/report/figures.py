@@ -142,34 +142,34 @@ def cmc_figure(curves: Mapping[str, Sequence[float]], equals: bool = False) -> b
     return _svg(draw)
 
 
-def camera_figure(matrix: np.ndarray, asked: Sequence[int], searched: Sequence[int]) -> bytes:
+def camera_figure(matrix: np.ndarray, requested: Sequence[int], searched: Sequence[int]) -> bytes:
     """Rank-1 (fractions, nan where there is none) of each camera's queries in each other one, (asked, searched)."""
 
     def draw(axes: Axes) -> None:
-        size = 9 if len(asked) < 9 else 6
-        places = range(len(searched)), range(len(asked))
+        size = 9 if len(requested) < 9 else 6
+        places = range(len(searched)), range(len(requested))
         mesh = axes.pcolormesh(*places, 100 * matrix, cmap="viridis", vmin=0, vmax=100)
         for row, column in zip(*np.nonzero(np.isfinite(matrix)), strict=True):
             share = float(matrix[row, column])
             tone = "#ffffff" if share < 0.6 else "#10131a"
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=tone, fontsize=size)
         axes.set_xticks(range(len(searched)), map(str, searched))
-        axes.set_yticks(range(len(asked)), map(str, asked))
+        axes.set_yticks(range(len(requested)), map(str, requested))
         axes.set(xlabel="camera searched", ylabel="camera of the query")
         _as_matrix(axes, mesh, "rank-1 (%)")
 
     return _svg(draw)
 
 
-def sweep_figure(found: Mapping[str, Any], varied: str) -> bytes:
+def sweep_figure(result: Mapping[str, Any], varied: str) -> bytes:
     """Scores of an experiment (`mstat.paper.reproduce.results`) over its rows, in percent, with standard deviations.
 
     The paper's own points, of its data set, are hollow.
     """
-    rows = found["rows"]
+    rows = result["rows"]
 
     def draw(axes: Axes) -> None:
-        for colour, column in zip(COLOURS, found["columns"], strict=False):
+        for colour, column in zip(COLOURS, result["columns"], strict=False):
             means = np.array([row["ours"][column]["mean"] or np.nan for row in rows])
             deviations = [row["ours"][column]["sd"] or 0.0 for row in rows]
             axes.errorbar(
@@ -179,7 +179,7 @@ def sweep_figure(found: Mapping[str, Any], varied: str) -> bytes:
             axes.plot(range(len(rows)), papers, color=colour, marker="D", fillstyle="none", linestyle="none")
         axes.set_xticks(range(len(rows)), [row["name"] for row in rows], rotation=30, ha="right")
         axes.set(xlabel=varied, ylabel="score (%)")
-        axes.plot([], [], color=TEXT, marker="D", fillstyle="none", linestyle="none", label=_paper_label(found))
+        axes.plot([], [], color=TEXT, marker="D", fillstyle="none", linestyle="none", label=_paper_label(result))
         axes.legend(fontsize=8)
 
     return _svg(draw)
@@ -210,8 +210,8 @@ def panels_figure(panels: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]],
     return _svg(draw, len(panels), WIDE_INCHES)
 
 
-def _paper_label(found: Mapping[str, Any]) -> str:
-    return f"paper, {found['paper_dataset']}"
+def _paper_label(result: Mapping[str, Any]) -> str:
+    return f"paper, {result['paper_dataset']}"
 
 
 def similarity_figure(matrix: np.ndarray) -> bytes:

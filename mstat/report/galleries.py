@@ -29,8 +29,8 @@ def typical(folder: Folder) -> str:
     if folder.of_other_scores(folder.rankings):
         return ""
     queries = folder.rankings["typical"][:NUM_QUERIES]
-    told = f"{len(queries)} queries at even steps through all, from the highest average precision to the lowest."
-    return _galleries(folder, queries, "galleries.jpg", told)
+    message = f"{len(queries)} queries at even steps through all, from the highest average precision to the lowest."
+    return _galleries(folder, queries, "galleries.jpg", message)
 
 
 def failures(folder: Folder) -> str:
@@ -45,15 +45,15 @@ def failures(folder: Folder) -> str:
         return page.note("rankings.json lists no query.")
     queries = listed[:NUM_QUERIES]
     wrong = sum(query["first_hit"] > 1 for query in queries)
-    told = f"The {len(queries)} queries of lowest average precision; {wrong} of them have somebody else for nearest."
-    return _galleries(folder, queries, "failures.jpg", told)
+    message = f"The {len(queries)} queries of lowest average precision; {wrong} of them have somebody else for nearest."
+    return _galleries(folder, queries, "failures.jpg", message)
 
 
-def _galleries(folder: Folder, queries: Sequence[Mapping[str, Any]], file: str, told: str) -> str:
+def _galleries(folder: Folder, queries: Sequence[Mapping[str, Any]], file: str, message: str) -> str:
     """Queries of rankings.json in their order, without pictures where there are no shards."""
     reader = folder.reader
     glance = "" if isinstance(reader, str) else f" At one glance: figures/{file} in the run folder."
-    parts = [f'<p class="soft">{page.escape(told + LEGEND + glance)}</p>']
+    parts = [f'<p class="soft">{page.escape(message + LEGEND + glance)}</p>']
     if isinstance(reader, str):
         parts.append(page.note(reader))
     parts += [_query(query, reader) for query in queries]

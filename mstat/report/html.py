@@ -40,21 +40,21 @@ class Section(NamedTuple):
 def settings(folder: Folder) -> str:
     try:
         text = read_plain(folder.run / "config.yaml").decode(errors="replace")
-        told = page.details("config.yaml", f"<pre>{page.escape(text)}</pre>")
+        message = page.details("config.yaml", f"<pre>{page.escape(text)}</pre>")
     except FileNotFoundError:
-        told = page.note("config.yaml is not in the run folder.")
+        message = page.note("config.yaml is not in the run folder.")
     except (OSError, UserError) as error:
-        told = page.note(f"config.yaml cannot be read: {error}.")
+        message = page.note(f"config.yaml cannot be read: {error}.")
     if folder.is_set or folder.of_run != folder.run:  # the runs have environments of their own
-        return told
+        return message
     environment = folder.environment
     if isinstance(environment, str):
-        return told + "\n" + page.note(environment)
+        return message + "\n" + page.note(environment)
     rows = [
         (key, ", ".join(f"{name} {version}" for name, version in value.items()) if isinstance(value, dict) else value)
         for key, value in environment.items()
     ]
-    return told + "\n" + page.details("environment.json", page.facts(rows))
+    return message + "\n" + page.details("environment.json", page.facts(rows))
 
 
 SECTIONS = (
@@ -125,13 +125,13 @@ def _header(name: str, folder: Folder) -> str:
     return "\n".join(parts)
 
 
-def state(found: Json) -> str:
+def state(result: Json) -> str:
     """Whether the run is done, and at which step it stands."""
-    if isinstance(found, str):
-        return page.note(found)
-    reason = f" – {page.escape(found['reason'])}" if found.get("reason") else ""
-    word = page.escape(found["state"])
-    return f'<p><span class="state {word}">{word}</span> at step {page.escape(found["step"])}{reason}</p>'
+    if isinstance(result, str):
+        return page.note(result)
+    reason = f" – {page.escape(result['reason'])}" if result.get("reason") else ""
+    word = page.escape(result["state"])
+    return f'<p><span class="state {word}">{word}</span> at step {page.escape(result["step"])}{reason}</p>'
 
 
 def _headline(evaluation: Mapping[str, Any]) -> str:

@@ -48,7 +48,7 @@ def encode_overview(rows: Sequence[tuple[np.ndarray | None, Sequence[tuple[np.nd
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    every = [frame for query, ranked in rows for frame in (query, *(found for found, _ in ranked))]
+    every = [frame for query, ranked in rows for frame in (query, *(result for result, _ in ranked))]
     frames = [frame for frame in every if frame is not None]
     aspect = float(np.median([frame.shape[1] / frame.shape[0] for frame in frames])) if frames else 0.5
     wide, tall = max(1, round(CELL_HEIGHT * min(aspect, MOST_ASPECT))), CELL_HEIGHT

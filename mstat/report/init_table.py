@@ -87,18 +87,18 @@ def start_record(file: str, rows: Sequence[Row]) -> dict[str, Any]:
 def _joined(rows: Sequence[Row], *parts: str) -> list[Line]:
     """One line for those that differ in nothing but these parts of their names."""
     # A line, and the keys in it.
-    found = [(row.key, row.ours, row.action, {row.key} - {NO_KEY}) for row in rows]
+    result = [(row.key, row.ours, row.action, {row.key} - {NO_KEY}) for row in rows]
     for part in parts:
         groups: dict[tuple[str, str, str], list[tuple[str, str, set[str]]]] = {}
-        for key, ours, action, keys in found:
+        for key, ours, action, keys in result:
             (key, of_key), (ours, of_ours) = _take_out(key, part), _take_out(ours, part)
             groups.setdefault((key, ours, action), []).append((of_key, of_ours, keys))
-        found = []
+        result = []
         for (key, ours, action), members in groups.items():
             of_keys, of_ours_, keys_ = zip(*members, strict=True)
             key, ours = key.replace(HOLE, _braces(of_keys)), ours.replace(HOLE, _braces(of_ours_))
-            found.append((key, ours, action, set().union(*keys_)))
-    return [Line(key, ours, action, len(keys)) for key, ours, action, keys in found]
+            result.append((key, ours, action, set().union(*keys_)))
+    return [Line(key, ours, action, len(keys)) for key, ours, action, keys in result]
 
 
 def _take_out(name: str, part: str) -> tuple[str, str]:

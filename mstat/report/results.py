@@ -46,8 +46,8 @@ def others(folder: Folder) -> str:
         link = f'<a href="evaluations/{page.escape(quote(name))}/report.html">{_what(evaluation)}</a>'
         rows.append(("", link, rounded.cells(evaluation)))
         notes += [page.warning(f"{name}: {warning}") for warning in rounded.warnings(evaluation)]
-    told = "In percent, of all stages; bold: the set, protocol and split that the run was trained on."
-    return "\n".join([page.table(["scored on", *rounded.HEADINGS], rows, told), *notes])
+    message = "In percent, of all stages; bold: the set, protocol and split that the run was trained on."
+    return "\n".join([page.table(["scored on", *rounded.HEADINGS], rows, message), *notes])
 
 
 def _what(evaluation: Mapping[str, Any]) -> str:
@@ -70,15 +70,15 @@ def cmc(folder: Folder) -> str:
     evaluation = folder.evaluation
     if isinstance(evaluation, str):
         return page.note(evaluation)
-    found = {"MSTAT": evaluation, **(evaluation.get("baselines") or {})}
-    curves = {name: entry["cmc"] for name, entry in found.items() if entry.get("cmc")}
+    result = {"MSTAT": evaluation, **(evaluation.get("baselines") or {})}
+    curves = {name: entry["cmc"] for name, entry in result.items() if entry.get("cmc")}
     if not curves:
         return page.note("evaluation.json holds no CMC curve.")
-    told = "; ".join(f"{name} {rounded.percent(curve[0])} % at rank 1" for name, curve in curves.items())
+    message = "; ".join(f"{name} {rounded.percent(curve[0])} % at rank 1" for name, curve in curves.items())
     svg = figures.cmc_figure(curves)
     folder.save("cmc.svg", svg)
     name = "Queries with a right match among the first k"
-    return page.figure(svg, page.SVG, f"{name}: {told}", name)
+    return page.figure(svg, page.SVG, f"{name}: {message}", name)
 
 
 def distances(folder: Folder) -> str:
@@ -111,29 +111,31 @@ def cameras(folder: Folder) -> str:
     """Rank-1 where the queries of one camera are searched in one other: rows ask, columns are searched."""
     if isinstance(folder.evaluation, str) or folder.is_set or not folder.evaluation.get("cameras"):
         return ""  # the cameras of a set are not averaged: another split asks for other people
-    found = {(entry["query"], entry["gallery"]): entry for entry in folder.evaluation["cameras"]}
-    asked, searched = (sorted({entry[side] for entry in found.values()}) for side in ("query", "gallery"))
-    if len(asked) > MOST_CAMERAS or len(searched) > MOST_CAMERAS:
-        return page.note(f"{len(asked)} x {len(searched)} cameras are too many for a table.")
-    matrix = np.array([[found.get((a, b), {"rank1": np.nan})["rank1"] for b in searched] for a in asked], np.float64)
-    svg = figures.camera_figure(matrix, asked, searched)
+    result = {(entry["query"], entry["gallery"]): entry for entry in folder.evaluation["cameras"]}
+    requested, searched = (sorted({entry[side] for entry in result.values()}) for side in ("query", "gallery"))
+    if len(requested) > MOST_CAMERAS or len(searched) > MOST_CAMERAS:
+        return page.note(f"{len(requested)} x {len(searched)} cameras are too many for a table.")
+    matrix = np.array(
+        [[result.get((a, b), {"rank1": np.nan})["rank1"] for b in searched] for a in requested], np.float64
+    )
+    svg = figures.camera_figure(matrix, requested, searched)
     folder.save("cameras.svg", svg)
-    worst, best = (pick(found, key=lambda pair: found[pair]["rank1"]) for pick in (min, max))
-    told = " and ".join(
-        f"{word} from {pair[0]} in {pair[1]}, {rounded.percent(found[pair]['rank1'])} %"
+    worst, best = (pick(result, key=lambda pair: result[pair]["rank1"]) for pick in (min, max))
+    message = " and ".join(
+        f"{word} from {pair[0]} in {pair[1]}, {rounded.percent(result[pair]['rank1'])} %"
         for word, pair in (("best", best), ("worst", worst))
     )
     caption = "Rank-1 in percent of one camera's queries where one other camera alone is searched"
 
     def cell(pair: tuple[int, int]) -> str:
-        if pair not in found:
+        if pair not in result:
             return rounded.ABSENT
-        return f"{rounded.percent(found[pair]['rank1'])} <small>of {found[pair]['num_valid_query']:,}</small>"
+        return f"{rounded.percent(result[pair]['rank1'])} <small>of {result[pair]['num_valid_query']:,}</small>"
 
-    rows = [("", f"from {a:d}", [cell((a, b)) for b in searched]) for a in asked]
+    rows = [("", f"from {a:d}", [cell((a, b)) for b in searched]) for a in requested]
     table = page.table(["camera", *(f"in {b:d}" for b in searched)], rows, f"{caption}, of how many queries.")
     return (
-        page.figure(svg, page.SVG, f"{caption}: {told}", f"{caption}: {told}.")
+        page.figure(svg, page.SVG, f"{caption}: {message}", f"{caption}: {message}.")
         + "\n"
         + page.details("As a table, with the number of queries", table)
     )

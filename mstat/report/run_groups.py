@@ -80,9 +80,9 @@ def grouped(runs: Sequence[Compared]) -> list[Group]:
         alone = not settings or "seed" not in run.settings  # nothing says what they have in common
         key = run.name if alone else repr((sorted(settings.items()), run.terms))
         groups.setdefault(key, Group()).runs.append(run)
-    found = list(groups.values())
-    shared = [os.path.commonpath([run.name for run in group.runs]) for group in found]
-    for group, name in zip(found, shared, strict=True):
+    result = list(groups.values())
+    shared = [os.path.commonpath([run.name for run in group.runs]) for group in result]
+    for group, name in zip(result, shared, strict=True):
         first, others = group.runs[0].name, len(group.runs) - 1
         if not others:
             group.name = first
@@ -90,12 +90,12 @@ def grouped(runs: Sequence[Compared]) -> list[Group]:
             group.name = f"{name} ({others + 1} seeds)"
         else:
             group.name = f"{first}, {group.runs[1].name}" if others == 1 else f"{first} and {others} like it"
-    return found
+    return result
 
 
 def why_not_comparable(runs: Sequence[Compared]) -> list[str]:
     """Each term in which the runs differ, with who has what."""
-    told = []
+    message = []
     for term in [*TERMS.values(), "shards"]:
         values: dict[str, list[str]] = {}
         for run in runs:
@@ -103,12 +103,12 @@ def why_not_comparable(runs: Sequence[Compared]) -> list[str]:
                 values.setdefault(str(run.terms[term]), []).append(run.name)
         if len(values) > 1:
             each = "; ".join(f"{value} ({', '.join(names)})" for value, names in values.items())
-            told.append(f"other {term}: {each}")
-    return told
+            message.append(f"other {term}: {each}")
+    return message
 
 
 def differing(runs: Sequence[Compared]) -> dict[str, list[Any]]:
     """Settings in which the runs differ: dotted key -> the value of each, `...` where config.yaml has none."""
     keys = {key: None for run in runs for key in run.settings}
-    found = {key: [run.settings.get(key, ...) for run in runs] for key in keys}
-    return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
+    result = {key: [run.settings.get(key, ...) for run in runs] for key in keys}
+    return {key: values for key, values in result.items() if any(value != values[0] for value in values)}

@@ -86,8 +86,8 @@ class Folder:
     @cached_property
     def others(self) -> dict[str, Json]:
         """By folder: the evaluations of this run on other sets, protocols or splits."""
-        found = sorted((self.run / EVALUATIONS).glob("*/evaluation.json"))
-        return {path.parent.name: self.json(str(path.relative_to(self.run))) for path in found}
+        result = sorted((self.run / EVALUATIONS).glob("*/evaluation.json"))
+        return {path.parent.name: self.json(str(path.relative_to(self.run))) for path in result}
 
     @property
     def checksum(self) -> str | None:

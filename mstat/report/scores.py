@@ -41,8 +41,8 @@ def split_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 def title(evaluation: Mapping[str, Any]) -> str:
     splits = evaluation.get("splits")
-    told = f"mean ± standard deviation of {len(splits)} splits" if splits else f"split {evaluation['split']}"
-    return f"Protocol {evaluation['protocol']}, {told}{of_set(evaluation)}"
+    message = f"mean ± standard deviation of {len(splits)} splits" if splits else f"split {evaluation['split']}"
+    return f"Protocol {evaluation['protocol']}, {message}{of_set(evaluation)}"
 
 
 def of_set(evaluation: Mapping[str, Any]) -> str:

@@ -22,10 +22,10 @@ def training(folder: Folder) -> str:
     parts = [page.note(remark)] if remark else []
     if records:
         last = records[-1]
-        told = [f"{len(records):,} steps logged, the last is {last['step']:,}"]
+        message = [f"{len(records):,} steps logged, the last is {last['step']:,}"]
         if speeds := [record["clips_per_s"] for record in records if record.get("clips_per_s") is not None]:
-            told.append(f"median {statistics.median(speeds):.0f} clips/s")
-        parts.append(f'<p class="soft">{page.escape(", ".join(told))}. Thin: each step; thick: running mean.</p>')
+            message.append(f"median {statistics.median(speeds):.0f} clips/s")
+        parts.append(f'<p class="soft">{page.escape(", ".join(message))}. Thin: each step; thick: running mean.</p>')
         parts.append('<div class="figures">\n' + "\n".join(_curves(folder, records)) + "\n</div>")
     return "\n".join(parts)
 
@@ -51,8 +51,8 @@ def _curves(folder: Folder, records: list[dict[str, Any]]) -> list[str]:
         add("learning-rate.svg", figures.learning_rate_figure(records), "Learning rate", trend(records, "lr"))
     evaluated, _ = folder.records("evaluations.jsonl", ("step", "mAP", "rank1"))
     if evaluated:
-        told = f"rank-1 {trend(evaluated, 'rank1')}, as fractions"
-        add("scores.svg", figures.scores_figure(evaluated), "Scores during training", told)
+        message = f"rank-1 {trend(evaluated, 'rank1')}, as fractions"
+        add("scores.svg", figures.scores_figure(evaluated), "Scores during training", message)
     return drawn
 
 

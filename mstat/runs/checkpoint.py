@@ -108,14 +108,14 @@ class Writer:
             OSError: If this one cannot be begun, or the one before could not be written.
         """
         self.wait()
-        aside = self.run / "checkpoints" / f".step-{step:09d}"
+        tmp = self.run / "checkpoints" / f".step-{step:09d}"
         if self.engine.is_main:
-            for rest in aside.parent.glob(".step-*"):
+            for rest in tmp.parent.glob(".step-*"):
                 _remove(rest)
-            aside.mkdir(parents=True, exist_ok=True)
+            tmp.mkdir(parents=True, exist_ok=True)
         self.engine.barrier()
-        files = self.engine.snapshot(aside, self.stager.stage)
-        self.begun = self.thread.submit(self._write, step, aside, files)
+        files = self.engine.snapshot(tmp, self.stager.stage)
+        self.begun = self.thread.submit(self._write, step, tmp, files)
 
     def check(self) -> None:
         """Raises what `wait` would, where that is known already; else it does not wait."""
@@ -132,22 +132,22 @@ class Writer:
             begun, self.begun = self.begun, None
             begun.result()
 
-    def _write(self, step: int, aside: Path, files: list[tuple[Path, Any]]) -> None:
+    def _write(self, step: int, tmp: Path, files: list[tuple[Path, Any]]) -> None:
         """The thread's part: this rank's files, and when all ranks have theirs, the name."""
         try:
             for _, state in files:
                 _refuse_not_finite(step, state)
-            written = {str(path.relative_to(aside)): _save(state, path) for path, state in files}
+            written = {str(path.relative_to(tmp)): _save(state, path) for path, state in files}
             of_all_ranks = self.engine.gather_from_writers(written)
             if self.engine.is_main:
-                self._name(step, aside, {name: file for of_rank in of_all_ranks for name, file in of_rank.items()})
+                self._name(step, tmp, {name: file for of_rank in of_all_ranks for name, file in of_rank.items()})
             self.engine.barrier_of_writers()
         except BaseException:
             if self.engine.is_main:
-                shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(tmp, ignore_errors=True)
             raise
 
-    def _name(self, step: int, aside: Path, written: dict[str, Written]) -> None:
+    def _name(self, step: int, tmp: Path, written: dict[str, Written]) -> None:
         meta = {
             "step": step,
             "world_size": self.engine.world_size,
@@ -155,13 +155,13 @@ class Writer:
             "bytes": {name: file.size for name, file in sorted(written.items())},
             "sha256": {name: file.sha256 for name, file in sorted(written.items())},
         }
-        (aside / META).write_text(json.dumps(meta, indent=2) + "\n")
-        _to_disk(aside)
-        whole = aside.with_name(aside.name[1:])
+        (tmp / META).write_text(json.dumps(meta, indent=2) + "\n")
+        _to_disk(tmp)
+        whole = tmp.with_name(tmp.name[1:])
         if whole.exists():  # without a description, or the run would have gone on from it
             _remove(whole)
-        aside.rename(whole)
-        _sync(aside.parent)
+        tmp.rename(whole)
+        _sync(tmp.parent)
         for old_step, old in folders(self.run)[: -max(self.keep, 1)]:
             if old_step != self.best:
                 _remove(old)
@@ -179,11 +179,11 @@ def _remove(folder: Path) -> None:
 
     What cannot be removed (`.nfs...`, a file that somebody holds open) is tried again at the next save.
     """
-    aside = folder.with_name(f".{folder.name.lstrip('.')}.old")
-    if aside.exists():
-        shutil.rmtree(aside, ignore_errors=True)
+    tmp = folder.with_name(f".{folder.name.lstrip('.')}.old")
+    if tmp.exists():
+        shutil.rmtree(tmp, ignore_errors=True)
     with contextlib.suppress(OSError):
-        folder = folder.rename(aside)
+        folder = folder.rename(tmp)
     shutil.rmtree(folder, ignore_errors=True)
 
 

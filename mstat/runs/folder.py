@@ -128,8 +128,8 @@ class Journal:
             # The sum of the losses and the gradient follow from a term: that is the one to name.
             terms = {name: value for name, value in broken.items() if name.startswith("loss/")} or broken
             if terms:
-                told = ", ".join(f"{name} is {value}" for name, value in terms.items())
-                raise NotFiniteError(f"step {record['step']}: {told}")
+                message = ", ".join(f"{name} is {value}" for name, value in terms.items())
+                raise NotFiniteError(f"step {record['step']}: {message}")
         return records
 
 

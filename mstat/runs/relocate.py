@@ -24,8 +24,8 @@ def find_shards(run: Path, shards: str) -> str:
     if isinstance(began, str) and _checksum(Path(began) / shards):
         return str(Path(began) / shards)
     for folder in run.resolve().parents:
-        found = _checksum(folder / shards)
-        if found and found == (checksum or found):
+        result = _checksum(folder / shards)
+        if result and result == (checksum or result):
             return str(folder / shards)
     return shards
 

@@ -54,8 +54,8 @@ def terms(evaluation: Mapping[str, Any], checksum: str | None) -> dict[str, Any]
     """What scores were made under, in words: the set, the protocol, the settings. What is not known is left out."""
     settings = evaluation.get("eval")
     known = {**(settings if isinstance(settings, dict) else {}), **evaluation}
-    found = {words: known[key] for key, words in TERMS.items() if known.get(key) is not None}
-    return {**found, "shards": str(checksum)[:12]} if checksum else found
+    result = {words: known[key] for key, words in TERMS.items() if known.get(key) is not None}
+    return {**result, "shards": str(checksum)[:12]} if checksum else result
 
 
 def shards_checksum(run: Path) -> str | None:

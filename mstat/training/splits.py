@@ -60,8 +60,8 @@ def train_runs(config: Config, engine: Engine) -> None:
     def pass_on_state(of_split: Config, state: State | None = None) -> None:
         if engine.is_main:
             ended = read_state(Path(of_split.run))
-            told = f"split {of_split.data.split}: {ended['reason'] or ended['state']}"
-            write_state(run, state or ended["state"], ended["step"], told)
+            message = f"split {of_split.data.split}: {ended['reason'] or ended['state']}"
+            write_state(run, state or ended["state"], ended["step"], message)
 
     def train_split(of_split: Config) -> dict[str, Any] | None:
         try:

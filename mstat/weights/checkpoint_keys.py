@@ -177,10 +177,10 @@ def has_time(official: dict[str, Stored]) -> bool:
 
 
 def refuse_keys(
-    path: Path, found: set[str], required: set[str], optional: set[str], buffers: Iterable[str] = ()
+    path: Path, result: set[str], required: set[str], optional: set[str], buffers: Iterable[str] = ()
 ) -> None:
     """Nothing may be left over, nothing may be missing, and no weight may be of whole numbers."""
-    unknown, missing = found - required - optional, required - found
+    unknown, missing = result - required - optional, required - result
     whole = [key for key in buffers if any(f".{key}".endswith(f".{name}") for name in missing)]
     if whole:
         raise UserError(f"{path}: weights are not of floats: {named(whole)}")

@@ -63,14 +63,14 @@ def _of_model(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _write(folder: Path, tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
-    aside = folder / ".model.safetensors"
-    aside.touch()
-    mode = aside.stat().st_mode
-    save_file(tensors, aside, metadata={"format": "pt"})
-    aside.chmod(mode)  # safetensors leaves 0600, whatever the umask says
+    tmp = folder / ".model.safetensors"
+    tmp.touch()
+    mode = tmp.stat().st_mode
+    save_file(tensors, tmp, metadata={"format": "pt"})
+    tmp.chmod(mode)  # safetensors leaves 0600, whatever the umask says
     # The description first: weights that are there can always be loaded.
-    write_json(folder / "model.json", {"format": FORMAT, "sha256": checksum(aside), **description})
-    aside.replace(folder / "model.safetensors")
+    write_json(folder / "model.json", {"format": FORMAT, "sha256": checksum(tmp), **description})
+    tmp.replace(folder / "model.safetensors")
 
 
 def load_model(run_or_file: str | PathLike[str]) -> MSTAT:

@@ -130,10 +130,10 @@ def fills_from_own(model: MSTAT, bare: dict[str, Stored], source: Source) -> Ite
     for name, (key, value) in bare.items():
         of_patches = name == "stem.position" or name.endswith(".temporal.expand.proxies")
         if of_patches and value.dim() == 2 and value.shape != state[name].shape:
-            found = grid_of(source, key, len(value), known, target, squares_first=False)
-            known = known or found
-            if found is not None:
-                yield Fill(key, name, resize_position(value, target, found), positions.action(found, target))
+            result = grid_of(source, key, len(value), known, target, squares_first=False)
+            known = known or result
+            if result is not None:
+                yield Fill(key, name, resize_position(value, target, result), positions.action(result, target))
                 continue
         yield Fill(key, name, value, "copied")
 

@@ -157,8 +157,8 @@ def reason(path: Path, error: Exception) -> str:
         return "it is in torch's old .tar format"
     if isinstance(error, RecursionError):
         return "its values are nested too deeply"
-    told = re.search(r"Trying to load|Unsupported [^.]*|WeightsUnpickler error: [^.\n]*", text)
-    words = (told[0] if told else text.partition("\n")[0]) or type(error).__name__
+    message = re.search(r"Trying to load|Unsupported [^.]*|WeightsUnpickler error: [^.\n]*", text)
+    words = (message[0] if message else text.partition("\n")[0]) or type(error).__name__
     return "it is neither torch's nor safetensors" if words.endswith("error: ") else printable(words)
 
 

@@ -63,30 +63,30 @@ def read(root: Path, *, partial: bool = False) -> Source:
     """
     walk = Walk(root)
     parts = ("train", "query", "gallery")
-    train, query, gallery = ({_place(found): found for found in _walk(walk, root / part)} for part in parts)
-    _check_copies([(found, gallery[place]) for place, found in query.items() if place in gallery])
+    train, query, gallery = ({_place(result): result for result in _walk(walk, root / part)} for part in parts)
+    _check_copies([(result, gallery[place]) for place, result in query.items() if place in gallery])
     counts = {
-        "training identities": len({found.pid for found in train.values()}),
+        "training identities": len({result.pid for result in train.values()}),
         "training tracklets": len(train),
-        "training frames": sum(len(found.names) for found in train.values()),
-        "query identities": len({found.pid for found in query.values()}),
+        "training frames": sum(len(result.names) for result in train.values()),
+        "query identities": len({result.pid for result in query.values()}),
         "queries": len(query),
-        "query frames": sum(len(found.names) for found in query.values()),
-        "gallery identities": len({found.pid for found in gallery.values()}),
+        "query frames": sum(len(result.names) for result in query.values()),
+        "gallery identities": len({result.pid for result in gallery.values()}),
         "gallery tracklets": len(gallery),
-        "gallery frames": sum(len(found.names) for found in gallery.values()),
-        "cameras": len({found.camid for part in (train, query, gallery) for found in part.values()}),
+        "gallery frames": sum(len(result.names) for result in gallery.values()),
+        "cameras": len({result.camid for part in (train, query, gallery) for result in part.values()}),
     }
     note = check_counts(root, "DukeMTMC-VideoReID", counts, OFFICIAL_COUNTS, partial)
-    tracklets = [_tracklet(found, Role.TRAIN) for found in train.values()]
-    tracklets += [_tracklet(found, Role.QUERY) for place, found in query.items() if place not in gallery]
+    tracklets = [_tracklet(result, Role.TRAIN) for result in train.values()]
+    tracklets += [_tracklet(result, Role.QUERY) for place, result in query.items() if place not in gallery]
     tracklets += [
-        _tracklet(found, Role.QUERY | Role.GALLERY if place in query else Role.GALLERY)
-        for place, found in gallery.items()
+        _tracklet(result, Role.QUERY | Role.GALLERY if place in query else Role.GALLERY)
+        for place, result in gallery.items()
     ]
     facts = walk.facts()
     if note:  # the whole data set has the official number of frames, so no gap in it is a loss
-        frames = {found.key: list(found.frames) for part in (train, query, gallery) for found in part.values()}
+        frames = {result.key: list(result.frames) for part in (train, query, gallery) for result in part.values()}
         facts = {"partial": note, **check_gaps(frames), **facts}
     return Source("duke", (OFFICIAL,), tuple(tracklets), facts)
 
@@ -100,8 +100,8 @@ def _check_copies(pairs: Sequence[tuple[_Found, _Found]]) -> None:
             )
 
 
-def _place(found: _Found) -> tuple[str, str]:
-    return found.folder.parent.name, found.folder.name
+def _place(result: _Found) -> tuple[str, str]:
+    return result.folder.parent.name, result.folder.name
 
 
 def _walk(walk: Walk, part: Path) -> Iterator[_Found]:
@@ -131,12 +131,12 @@ def _walk(walk: Walk, part: Path) -> Iterator[_Found]:
         raise DataError(f"{some(empty)}: no folders of tracklets in it; unpack it again, or remove the folder")
 
 
-def _tracklet(found: _Found, role: Role) -> SourceTracklet:
+def _tracklet(result: _Found, role: Role) -> SourceTracklet:
     return SourceTracklet(
-        key=found.key,
-        pid=found.pid,
-        camid=found.camid,
-        num_frames=len(found.names),
+        key=result.key,
+        pid=result.pid,
+        camid=result.camid,
+        num_frames=len(result.names),
         roles=(role,),
-        frames=bind(files_of, found.folder, found.names),
+        frames=bind(files_of, result.folder, result.names),
     )

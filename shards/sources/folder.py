@@ -69,20 +69,20 @@ def read(root: Path, *, name: str | None = None) -> Source:
             f"{root}: folders {', '.join(sorted(splits)) or 'none'}; train and test belong here, or train, query and "
             "gallery; val besides"
         )
-    found: dict[str, list[_Found]] = {
+    result: dict[str, list[_Found]] = {
         split: _walk(walk, root, split) for split in ("train", "query", "gallery", "test", "val") if split in splits
     }
-    special, facts_of_special = _special(root, found)
-    everything = [tracklet for part in found.values() for tracklet in part]
+    special, facts_of_special = _special(root, result)
+    everything = [tracklet for part in result.values() for tracklet in part]
     persons = sorted({t.identity for t in everything} - set(special), key=natural)
     pids, facts_of_pids = numbered(root, persons, "identities")
     pids |= special
     camids, facts_of_camids = numbered(root, sorted({t.camera for t in everything}, key=natural), "cameras")
-    copies, facts_of_copies = _copies(root, found.get("query", []), found.get("gallery", []))
+    copies, facts_of_copies = _copies(root, result.get("query", []), result.get("gallery", []))
     copied = set(copies.values())
     protocols = (TEST, VALIDATION) if "val" in splits else (TEST,)
     tracklets = []
-    for split, part in found.items():
+    for split, part in result.items():
         numbers: dict[tuple[int, int], int] = {}
         for tracklet in part:
             pid, camid = pids[tracklet.identity], camids[tracklet.camera]
@@ -105,7 +105,7 @@ def read(root: Path, *, name: str | None = None) -> Source:
 
 
 def _walk(walk: Walk, root: Path, split: str) -> list[_Found]:
-    found = []
+    result = []
     empty: dict[str, list[Path]] = {"cameras": [], "tracklets": []}
     for identity in walk.folders(root / split):
         cameras = walk.folders(root / split / identity)
@@ -117,25 +117,25 @@ def _walk(walk: Walk, root: Path, split: str) -> list[_Found]:
                 empty["tracklets"].append(root / split / identity / camera)
             for tracklet in sorted(tracklets, key=natural):
                 names = tuple(walk.pictures(root / split / identity / camera / tracklet))
-                found.append(_Found(split, identity, camera, tracklet, names))
+                result.append(_Found(split, identity, camera, tracklet, names))
     missing = [f"{some(folders)}: no folders of {level} in it" for level, folders in empty.items() if folders]
-    if not found:
+    if not result:
         missing.append(f"{root / split}: not one tracklet")
     if missing:
         raise DataError(
             f"{'; '.join(missing)}; the layout is {LAYOUT}, so add what is missing, or remove the empty folders"
         )
-    return found
+    return result
 
 
-def _special(root: Path, found: Mapping[str, Sequence[_Found]]) -> tuple[dict[str, int], dict[str, str]]:
+def _special(root: Path, result: Mapping[str, Sequence[_Found]]) -> tuple[dict[str, int], dict[str, str]]:
     """The identities that are no persons, and the fact that says how MARS's names were read.
 
     Raises DataError where one of them trains or asks, and where an identity 0 may be a person or not.
     """
     special: dict[str, int] = {}
-    persons = {t.identity: t for split in ("query", "train") for t in reversed(found.get(split, ()))}
-    for name in sorted({t.identity for part in found.values() for t in part}, key=natural):
+    persons = {t.identity: t for split in ("query", "train") for t in reversed(result.get(split, ()))}
+    for name in sorted({t.identity for part in result.values() for t in part}, key=natural):
         pid = next((pid for pid, pattern in SPECIAL.items() if pattern.fullmatch(name)), None)
         if pid is not None:
             special[name] = pid

@@ -51,10 +51,10 @@ def read(root: Path, *, partial: bool = False) -> Source:
     counts = {"splits": len(splits), "persons": len(numbers)}
     note = check_counts(root, "iLIDS-VID", counts, OFFICIAL_COUNTS, partial)
     names = tuple(map(str, range(len(splits))))
-    told = "query camera 1, gallery camera 2; the {} half of each row tests; the mean of the ten splits counts"
+    message = "query camera 1, gallery camera 2; the {} half of each row tests; the mean of the ten splits counts"
     protocols = [
-        Protocol("official", names, told.format("first"), cmc_only=True),
-        Protocol("first-half-trains", names, told.format("second"), cmc_only=True),
+        Protocol("official", names, message.format("first"), cmc_only=True),
+        Protocol("first-half-trains", names, message.format("second"), cmc_only=True),
     ]
     half = splits.shape[1] // 2
     test = [[_persons(numbers, rows) for rows in part] for part in (splits[:, :half], splits[:, half:])]

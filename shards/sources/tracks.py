@@ -314,7 +314,7 @@ def _size(comments: Sequence[str], columns: Columns, rows: Sequence[Sequence[str
         if width and height:
             return int(width), int(height)
     text = " ".join(comments)
-    found = re.search(r"\b(\d{2,5}) ?[x×] ?(\d{2,5})\b", text) or re.search(
+    result = re.search(r"\b(\d{2,5}) ?[x×] ?(\d{2,5})\b", text) or re.search(
         r"width\W+(\d{2,5})\b.*height\W+(\d{2,5})\b", text, re.IGNORECASE
     )
-    return (int(found[1]), int(found[2])) if found else None
+    return (int(result[1]), int(result[2])) if result else None
