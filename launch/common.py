@@ -1,4 +1,4 @@
-"""What the commands share: where the project lies, and how an error becomes one message and an exit status."""
+"""Functions that commands share: options of runs, and errors as one message and an exit status."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.
 
 
 def _can_be_mended(error: Exception) -> bool:
-    """Whether the user can mend the cause: wrong input, a file, the machine, another rank; not a fault of the code."""
+    """Return whether the user can mend the cause: input, a file, the machine, another rank; not a fault of the code."""
     from mstat.distributed.lost_rank import LostRankError
     from mstat.runs.folder import NotFiniteError
     from shards.records import DataError, UsageError

@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def settings_of(script: str, words: Sequence[str]) -> Config:
-    """What the script would take from its command line."""
+    """Return the config that the script would make of its command line."""
     if script in SCORING:
         parser = run_parser(f"launch/{script}.py", None, "")
         parser.add_argument("--quick", action="store_true")  # of robustness.py

@@ -71,7 +71,7 @@ def main() -> int:
 
 
 def settings_of(options: argparse.Namespace, rest: Sequence[str]) -> Config:
-    """What all runs of the experiment begin with."""
+    """Return the settings that all runs of the experiment share."""
     quick = [f"--{key}={value}" for key, value in QUICK.items()] if options.quick else []
     return parse([*quick, *rest], SYNTHETIC_CONFIG, prog=f"reproduce.py {options.experiment}")
 

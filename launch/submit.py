@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def show(job: Job, site: Site) -> None:
-    """What would be submitted."""
+    """Return the job that would be submitted."""
     from mstat.cluster.job import collector
     from mstat.cluster.script import batch_script
 
@@ -150,7 +150,7 @@ def describe(options: argparse.Namespace, rest: Sequence[str]) -> Job:
 
 
 def _cut(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands before the first `--`, and what behind it."""
+    """Split a command line at the first `--`."""
     argv = list(argv)
     at = argv.index("--") if "--" in argv else len(argv)
     return argv[:at], argv[at + 1 :]

@@ -1,4 +1,4 @@
-"""Where tables are printed."""
+"""The console of tables and messages."""
 
 from __future__ import annotations
 

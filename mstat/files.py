@@ -30,7 +30,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def why_not_writable(folder: Path) -> OSError | None:
-    """What keeps files from being written to a folder, which is made if it is missing; None if nothing does."""
+    """Return the error that keeps files from being written to a folder, or None. Make the folder if it is missing."""
     probe = folder / f".probe.{platform.node()}.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What keeps numbers the same: fp32 where autocast must not reach, and threads whose number shows in no result.
+"""Reproducible numbers: fp32 where autocast must not reach, and threads whose number shows in no result.
 
 BLAS cuts a matrix product by the number of threads that it may use, and so rounds; and how many threads a process has
 depends on how many processes there are. So a product is left to one thread, and several threads work on several of

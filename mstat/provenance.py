@@ -1,4 +1,4 @@
-"""What code and machine made a run: versions, commit, hardware, and a checksum of the source files."""
+"""Provenance of a run: versions, commit, hardware, and a checksum of the source files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = ("mstat", "torch", "accelerate", "deepspeed", "datasets", "webdataset
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide about numbers, by name."""
+    """Return the versions of Python and of the packages that affect numbers, by name."""
     result = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -27,7 +27,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """What git says of this tree, with `-dirty` behind it where files differ; None without git."""
+    """Return the commit of this tree, followed by `-dirty` where files differ from it; None without git."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -33,7 +33,7 @@ class Cache:
         self._warned = False
 
     def path(self, name: str) -> Path:
-        """Where a file of that name lies, or would."""
+        """Return the path of a file of that name, which need not exist."""
         return self.folder / name
 
     def get(self, name: str, max_bytes: int = MAX_BYTES) -> bytes | None:

@@ -51,7 +51,7 @@ Uint8Array = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class Kind(NamedTuple):
-    """What the head of a picture says: the extension of its format, and its EXIF orientation (1: upright)."""
+    """The kind of a picture by its header: the extension of its format, and its EXIF orientation (1: upright)."""
 
     extension: str
     orientation: int

@@ -1,4 +1,4 @@
-"""What lies where: the Arrow index and the description of the set.
+"""The Arrow index and the description of a set.
 
 DIR/shard-000000.tar   a sample is a tracklet: <key>.json, <key>.00000.jpg, <key>.00001.jpg, ...
 DIR/index/             Arrow by HF datasets, one row a tracklet (columns: SCHEMA)

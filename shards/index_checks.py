@@ -1,4 +1,4 @@
-"""What an index and a description must say to be believed.
+"""Checks of the values of an index and a description.
 
 Whoever makes a set can make its checksums, too. Each value that is used as a place, a length or a number is compared
 here, once, with what it must fit: Arrow itself looks at nothing when it maps a file, and a wrong length or offset would
@@ -102,7 +102,7 @@ def read_stream(buffer: pa.Buffer, schema: pa.Schema) -> pa.Table:
 
 
 def _is_compressed(metadata: bytes) -> bool:
-    """Whether the header of a record batch names a compression. pyarrow tells it nowhere.
+    """Return whether the header of a record batch names a compression. pyarrow tells it nowhere.
 
     A flatbuffer, which Arrow has verified: Message.header is field 2, RecordBatch.compression field 3.
     """

@@ -155,7 +155,7 @@ class Reader:
 
     @property
     def warnings(self) -> list[str]:
-        """What every score on this set must say: it is not the whole data set, or something was dropped of it."""
+        """Warnings that every score on this set carries: the data set is incomplete, or some of it was dropped."""
         return [f"{name}: {self.facts[name]}" for name in INCOMPARABLE if name in self.facts]
 
     @property

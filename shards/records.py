@@ -27,7 +27,7 @@ class UsageError(ValueError):
 
 
 class Role(IntFlag):
-    """What a tracklet is used for in one split. Query and gallery are independent: MARS's queries are both."""
+    """The use of a tracklet in one split. Query and gallery are independent: MARS's queries are both."""
 
     NONE = 0
     TRAIN = 1

@@ -30,7 +30,7 @@ BAD_FRAME = (ValueError, FileNotFoundError, IsADirectoryError, PermissionError)
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How frames are stored: with `size` (H, W) as JPEGs of that size and `quality`, without as they came.
+    """The encoding of frames: with `size` (H, W) as JPEGs of that size and `quality`, without it unchanged.
 
     What readers of shards could not show rightly becomes a PNG, which loses nothing: other formats, and pictures that
     lie on their side with EXIF to say so.
@@ -69,7 +69,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of it: its record and the rows of its tracklets, and its bad frames, a line each.
+    """The outcome of writing a shard: its record, the rows of its tracklets, and a line for each bad frame.
 
     Without `drop`, a shard that has bad frames has no record. A tracklet of which no frame is left has no row.
     `turned` counts the pictures that were turned by their EXIF orientation.
@@ -83,7 +83,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class _Sidecar:
-    """What is remembered of a whole shard: `plan` of its build, digest of the frames it was made from, the outcome."""
+    """The note of a finished shard: `plan` of its build, digest of its source frames, and the outcome."""
 
     plan: str
     source: str
@@ -157,7 +157,7 @@ def join_shard(job: Job, progress: Progress) -> Written:
 
 
 class _Digest:
-    """Of frames, by their lengths and CRC-32: tells whether one has been replaced."""
+    """Return the digest of frames by length and CRC-32, which changes when a frame is replaced."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
@@ -173,7 +173,7 @@ class _Digest:
 
 
 def _is_current(sidecar: _Sidecar, job: Job, progress: Progress) -> bool:
-    """Whether a shard was made from the very frames that the source has now."""
+    """Return whether a shard was made from the very frames that the source has now."""
     digest = _Digest()
     for tracklet in job.tracklets:
         progress.check()

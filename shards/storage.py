@@ -1,4 +1,4 @@
-"""Where the bytes of a set lie: a local folder, or a URL (http, s3, gs, memory, ...) through fsspec.
+"""Storage of a set: a local folder, or a URL (http, s3, gs, memory, ...) through fsspec.
 
 From afar, whole blocks are fetched and kept in a cache folder that all processes and sets share: frames of a tracklet
 lie side by side, so that the first frame of a clip brings most of the others. Blocks are plain files, renamed into
@@ -35,7 +35,7 @@ Place = tuple[int, int]  # offset and size in a file
 
 
 class Files(Protocol):
-    """What a Reader needs of the files of a set; FileNotFoundError says that there is none of that name."""
+    """The file operations that a Reader needs. FileNotFoundError says that there is no file of that name."""
 
     def where(self, name: str) -> str:
         """The path or URL of a file, for messages."""
@@ -96,7 +96,7 @@ class _Descriptor:
 
 
 def _max_open() -> int:
-    """How many files a Reader keeps open: a quarter of what the process may open, which others need, too."""
+    """Return the number of files that a Reader keeps open: a quarter of the process's limit."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return MAX_OPEN if limit == resource.RLIM_INFINITY else max(1, min(MAX_OPEN, limit // 4))
 

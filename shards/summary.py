@@ -1,4 +1,4 @@
-"""What `info` shows, and a build at its end: what each protocol has in each role and camera, and what is to be seen."""
+"""The summary that `info` and builds print: tracklets by protocol, role and camera, and warnings."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def summary(reader: Reader) -> dict[str, Any]:
 
 
 def _histogram(lengths: np.ndarray) -> list[int]:
-    """How many tracklets have BINS[i] frames or more, and fewer than BINS[i + 1]."""
+    """Count the tracklets with BINS[i] frames or more, and fewer than BINS[i + 1]."""
     return np.bincount(np.searchsorted(BINS, lengths, side="right") - 1, minlength=len(BINS)).tolist()
 
 
@@ -112,7 +112,7 @@ def num_valid_queries(reader: Reader, query: np.ndarray, gallery: np.ndarray) ->
 
 
 def _warnings(content: dict[str, Any]) -> list[str]:
-    """What must not be overlooked in a summary: what was dropped or is doubtful, and splits that score nothing."""
+    """Return the warnings of a summary: dropped or doubtful data, and splits that score nothing."""
     lines = [f"{name}: {content['facts'][name]}" for name in WARNINGS if name in content["facts"]]
     for protocol in content["protocols"]:
         for split, counts in protocol["splits"].items():

@@ -35,5 +35,5 @@ def markup(text: object) -> str:
 
 
 def breaks_lines(text: str) -> bool:
-    """Whether a text holds control characters or ends of lines: it cannot be a name in a script or an option."""
+    """Return whether a text holds control characters or ends of lines: it cannot be a name in a script or an option."""
     return any(unicodedata.category(c) in ("Cc", "Zl", "Zp", "Cs") for c in text)

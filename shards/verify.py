@@ -83,7 +83,7 @@ def _description_faults(folder: Path) -> Iterator[str]:
 
 
 def _index_faults(folder: Path, description: index.Description) -> Iterator[str]:
-    """What `datasets` reads of the index beside its rows."""
+    """Return the files of the index that `datasets` reads besides its rows."""
     for name, sha256 in description.index_files.items():
         path = folder / index.INDEX_FOLDER / name
         if not path.is_file():
@@ -150,7 +150,7 @@ def _faults(job: _Job, data: memoryview, progress: Progress) -> list[str]:
 
 
 def _in_place(row: dict[str, Any], data: memoryview) -> bool:
-    """Whether one frame of a tracklet at least lies whole where the index says."""
+    """Return whether one frame of a tracklet at least lies whole where the index says."""
     frames = zip(row["offsets"], row["sizes"], row["crc32"], strict=True)
     return any(index.crc32(data[offset : offset + size]) == checksum for offset, size, checksum in frames)
 

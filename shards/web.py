@@ -71,6 +71,6 @@ async def _refuse_other_server(
         ("https", 443),
     ):
         raise DataError(
-            f"{requested}: the server sends us on to another one, {target.origin()}, which is not followed; if you trust "
-            "that one, give the address there"
+            f"{requested}: the server sends us on to another one, {target.origin()}, which is not followed; if you "
+            "trust that one, give the address there"
         )

@@ -90,7 +90,7 @@ def building(out: Path, *, part: Part | None = None) -> Iterator[Path]:
 
 
 def scratch_folder(folder: Path, part: Part | None = None) -> Path:
-    """Where in the folder of `building` a source may keep temporary files; each part has its own."""
+    """Return the folder for a source's temporary files, inside the folder of `building`; each part has its own."""
     return folder / (f"{SCRATCH}-{part.number}" if part else SCRATCH)
 
 
@@ -118,7 +118,7 @@ def _check_free(out: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What is to be made of a source, and how.
+    """The plan of a build.
 
     Args:
         source: The data set.
@@ -161,7 +161,7 @@ class Build:
         return self._describe(results)
 
     def _remove_all_but(self, jobs: Sequence[Job]) -> None:
-        """What a build of other data or other options has left, or a kill."""
+        """Return files that a kill, or a build of other data or options, has left."""
         expected = {job.path.with_suffix(suffix) for job in jobs for suffix in (".tar", SIDECAR)}
         for path in self.folder.glob("shard-*"):
             if path not in expected:
@@ -292,7 +292,7 @@ def _mean_frame_bytes(tracklets: Sequence[SourceTracklet], encoding: Encoding) -
 
 
 def _fingerprint(source: Source, encoding: Encoding, parts: Sequence[tuple[int, int]]) -> str:
-    """Of all that decides the bytes of the shards but the frames; these are compared shard by shard."""
+    """Return a digest of everything that decides the bytes of shards except frames, which are compared per shard."""
     rows = [(t.key, t.pid, t.camid, t.num_frames, t.roles) for t in source.tracklets]
     protocols = [asdict(protocol) for protocol in source.protocols]
     # "upright": shards of a build that an older version began, which turned no pictures, are not taken up.

@@ -1,4 +1,4 @@
-"""What a command line after `--` is about: checked here, before anything waits in a queue for hours to fail."""
+"""Checks of the command line after `--`, before a job waits in a queue for hours and then fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is to be run, on how much: the description from which a script is written."""
+"""The description of a job, from which a script is written: its command and its resources."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Job:
 
     @property
     def num_processes(self) -> int:
-        """Of all nodes together."""
+        """The number of processes on all nodes."""
         return self.nodes * self.processes_per_node
 
     @property
@@ -102,12 +102,12 @@ class Job:
 
     @property
     def script(self) -> Path:
-        """Where the batch script lies."""
+        """The path of the batch script."""
         return self.folder / FOLDER / self.file
 
     @property
     def log(self) -> str:
-        """How the name of a log begins, which lies beside the script; the job's number follows."""
+        """The beginning of a log's name, before the job's number; logs lie beside the script."""
         return self.name.replace("/", "-").replace("%", "-")
 
 
@@ -116,7 +116,7 @@ def _element(kind: str) -> str:
 
 
 def elements(folder: Path, about: Mapping[str, Any]) -> dict[Path, int]:
-    """Of an array, the folder and index of each element; `about` is what job.json says."""
+    """Return the folder and index of each element of an array, given the content of job.json."""
     first, last = about.get("array") or (0, -1)
     return {folder / f"{_element(about.get('kind', 'train'))}{number}": number for number in range(first, last + 1)}
 

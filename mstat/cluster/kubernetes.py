@@ -114,7 +114,7 @@ def manifest(job: Job, site: Site) -> dict[str, Any]:
 
 
 def script(job: Job, site: Site) -> str:
-    """What bash does in a pod: checks, training, and an exit status by what the run folder says.
+    """Return the script of a pod: checks, training, and an exit status by the state of the run folder.
 
     The launcher ends with 0 after a stop signal, too, and Kubernetes would take the pod for finished.
     """

@@ -1,4 +1,4 @@
-"""What a job's log says about its failure: of all that ranks and launchers wrote, the words that matter.
+"""The cause of a failure in a job's log, among all that ranks and launchers wrote.
 
 The standard library alone, for Python 3.9: see mstat/cluster/restarts.py.
 """
@@ -34,7 +34,7 @@ def last_failure(log: Path) -> str:
 
 
 def last_word(log: Path) -> str:
-    """What Slurm itself says at a log's end, where nobody else says why; empty if nothing."""
+    """Return Slurm's own message at a log's end, for logs without another cause; empty if there is none."""
     return next((line for line in reversed(tail(log)) if re.match(r"(srun|slurmstepd|slurmd)\b.*: error: ", line)), "")
 
 

@@ -1,4 +1,4 @@
-"""What becomes of a job after each attempt: done, again, or failed. The batch script asks, and `--scheduler local`.
+"""Restarts: the outcome of a job after each attempt. The batch script and `--scheduler local` ask for it.
 
     python attempts.py begin FOLDER ...     exit 0: go on; 1: no, the reason is told and written down
     python attempts.py end FOLDER ...       exit 0: done; 75: requeue; 76: start again on the same
@@ -50,7 +50,7 @@ TRAINED = ("train", "pretrain")  # jobs whose run folder says how they stand
 
 @dataclass(frozen=True)
 class Account:
-    """Of one job's attempts.
+    """The record of one job's attempts.
 
     Attributes:
         folder: The run folder; of an array's element that shares its results with others, one of its own.
@@ -117,7 +117,7 @@ class Account:
         return f"{word} step {step(self.folder)}" if self.kind in TRAINED else ""
 
     def limit_reached(self) -> str | None:
-        """Which of the two bounds forbids another attempt, if one does; counted from the last submission."""
+        """Return which of the two bounds forbids another attempt, or None; attempts count from the last submission."""
         begins = begun_since_submission(self.folder)
         if len(begins) > self.requeue_limit:
             return f"started again {self.requeue_limit} times, which is the limit"
@@ -134,7 +134,7 @@ class Account:
 def verdict(
     kind: str, state: dict[str, Any], status: int, *, stopped: bool, reachable: bool, cancelled: bool, log: Path
 ) -> tuple[int, str]:
-    """What an attempt's end means.
+    """Return the outcome of an attempt's end.
 
     Args:
         state: What state.json says if this attempt wrote it, else empty.

@@ -45,7 +45,7 @@ def functions(job: Job, site: Site) -> dict[str, list[str]]:
 
 
 def directives(job: Job, site: Site) -> list[str]:
-    """What stands after #SBATCH."""
+    """Return the options after #SBATCH."""
     folder = str(job.folder / FOLDER).replace("%", "%%")  # which is special in names of logs
     options = {
         "job-name": job.name,
@@ -145,7 +145,7 @@ def _launched(launcher: str, job: Job, site: Site, part: str, port: str = "$PORT
 
 
 def accelerate_flags(job: Job, site: Site, *, rank: str = "$SLURM_NODEID", port: str = "$PORT") -> list[str]:
-    """Of `accelerate launch`, a few a line; MAIN, PORT and the node's `rank` are set where they are run."""
+    """Return the flags of `accelerate launch`, a few a line; the script sets MAIN, PORT and the node's `rank`."""
     alone = job.num_processes == 1 and job.zero is None and site.accelerate is None
     yaml = Path(site.root) / "configs" / "accelerate" / ("single.yaml" if alone else "multinode.yaml")
     flags = [f"--config_file {shlex.quote(site.accelerate or str(yaml))}"]

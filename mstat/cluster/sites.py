@@ -1,4 +1,4 @@
-"""What is particular to one cluster, in one YAML: how its environment is made, its network, its container.
+"""Sites: the environment, network and container of one cluster, in one YAML.
 
 configs/sites/ has some to copy; docs/cluster.md explains them.
 """

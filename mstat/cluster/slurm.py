@@ -24,12 +24,12 @@ CLIENT_SECONDS = 60
 
 
 class SlurmError(UserError):
-    """What a command of Slurm complained about."""
+    """A complaint of a Slurm command."""
 
 
 @dataclass(frozen=True)
 class JobState:
-    """What Slurm says of a job: its state and reason, its time so far and limit."""
+    """Slurm's view of a job: its state and reason, its time so far and limit."""
 
     state: str
     reason: str = ""
@@ -38,12 +38,12 @@ class JobState:
 
     @property
     def active(self) -> bool:
-        """Whether it runs or may still."""
+        """Return whether it runs or may still."""
         return self.state in IN_QUEUE
 
     @property
     def failed(self) -> bool:
-        """Whether it ended, and neither well nor by a person's wish."""
+        """Return whether it ended, and neither well nor by a person's wish."""
         return not self.active and self.state not in ("COMPLETED", "CANCELLED", "GONE")
 
 
@@ -138,7 +138,7 @@ def ask(job: str) -> JobState | None:
 
 
 def knows(job: str) -> bool:
-    """Whether Slurm can be asked, and knows the job."""
+    """Return whether Slurm can be asked, and knows the job."""
     try:
         return ask(job) is not None
     except SlurmError:

@@ -66,7 +66,7 @@ class Local:
         self.lock = threading.Lock()
 
     def command(self, node: int, function: str, port: int) -> list[str]:
-        """What starts a function of the script on a node."""
+        """Return the command that starts a function of the script on a node."""
         job, site = self.job, self.site
         names = self.hosts or ["127.0.0.1"] * job.nodes
         lines = [f"cd {shlex.quote(str(job.directory))} || exit 1", *site.setup, *site.exports()]
@@ -111,7 +111,7 @@ class Local:
             print(line, flush=True)
 
     def reachable(self) -> bool:
-        """Whether every host answers."""
+        """Return whether every host answers."""
         for host in self.hosts:
             try:
                 command = [*self.remote_shell, host, "true"]

@@ -1,4 +1,4 @@
-"""Where runs stand: from the scheduler, and from what they leave in their folders; and what to do about them."""
+"""The status of runs, from the scheduler and from their folders, with what to do next."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def show(runs: Sequence[Path]) -> None:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether something was ever started there."""
+    """Return whether something was ever started there."""
     return (folder / "state.json").is_file() or (folder / FOLDER).is_dir()
 
 
@@ -83,7 +83,7 @@ def expand(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _part(folder: Path, job: str, about: dict[str, Any]) -> dict[str, Any]:
-    """What a part of an array has written down of its job; before it begins, what is known of it already."""
+    """Return the job of an element of an array: its own record, or what is known before it begins."""
     own = read_about(folder)
     log = Path(about.get("script", folder)).with_name(f"{about.get('name', 'mstat')}-{job}.log")
     # Of another job, if this one was not to do it again (`continue RUN -- --array=6`).
@@ -128,7 +128,7 @@ def read_state(run: Path) -> dict[str, Any]:
 
 
 def _told(events: Sequence[dict[str, Any]]) -> str:
-    """How a job stands whose command writes no state.json."""
+    """Return the status of a job whose command writes no state.json."""
     kinds = [event for event in events if event["event"] != "submit"]
     return str(kinds[-1].get("outcome", "running")) if kinds else "not begun"
 
@@ -146,7 +146,7 @@ def _failure(run: Path, about: dict[str, Any], state: dict[str, Any]) -> str:
 
 
 def _job(about: dict[str, Any]) -> tuple[str, slurm.JobState | None]:
-    """What the scheduler says, in words, and as it is."""
+    """Return the scheduler's view of a job, in words and as it is."""
     if about.get("scheduler") == "local":
         if about.get("host") != socket.gethostname():
             return f"local {about.get('id', '?')}, on {about.get('host', 'an unknown host')}", None
@@ -167,7 +167,7 @@ def _job(about: dict[str, Any]) -> tuple[str, slurm.JobState | None]:
 
 
 def local_is_alive(about: dict[str, Any]) -> bool:
-    """Whether the process of a local job runs, as far as can be told from here."""
+    """Return whether the process of a local job runs, as far as can be told from here."""
     if about.get("host") != socket.gethostname() or "id" not in about:
         return False
     try:

@@ -1,4 +1,4 @@
-"""Which values a setting may have, so that a bad one is refused by name before any work."""
+"""Checks of the values of settings, so that a bad value is refused by name before any work."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ranges() -> dict[str, str]:
 
 
 def out_of_range(config: Config) -> str | None:
-    """What is wrong with the values of a config, if anything."""
+    """Return what is wrong with the values of a config, or None."""
     for key, kind in setting_types().items():
         value = attrgetter(key)(config)
         if value in (None, "null", "~") and NoneType not in alternatives(kind):
@@ -45,7 +45,7 @@ def out_of_range(config: Config) -> str | None:
 
 
 def _do_not_fit(config: Config) -> str | None:
-    """Which settings do not go together, if any."""
+    """Return which settings do not go together, or None."""
     loss, batch = config.loss, config.batch
     if config.clip.crop_padding >= min(config.model.image_size):
         return f"clip.crop_padding is {config.clip.crop_padding}, it must be less than model.image_size"
@@ -94,7 +94,7 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
 
 
 def is_number(kind: Any) -> bool:
-    """Whether a setting is a number, or several of them."""
+    """Return whether a setting is a number, or several of them."""
     return any(
         one in (int, float) or (get_origin(one) is tuple and get_args(one)[0] is int) for one in alternatives(kind)
     )

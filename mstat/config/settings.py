@@ -21,7 +21,7 @@ def within(interval: str, default: Any) -> Any:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which tracklets.
+    """The tracklets that are trained or scored.
 
     Attributes:
         shards: Folder made by `python -m shards build`.
@@ -52,7 +52,7 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """How a training clip is made of a tracklet.
+    """The making of a training clip out of a tracklet.
 
     Attributes:
         num_frames: T.
@@ -230,7 +230,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """How tracklets become features, and features scores.
+    """The evaluation: tracklets to features, features to scores.
 
     Attributes:
         num_frames: Frames of a tracklet that are seen: drawn with a fixed seed, kept in order.

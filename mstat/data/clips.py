@@ -1,4 +1,4 @@
-"""Which frames of a tracklet make a clip. Pure functions of a length and a random generator."""
+"""The frames of a tracklet that make a clip. Pure functions of a length and a random generator."""
 
 from __future__ import annotations
 

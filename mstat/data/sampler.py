@@ -1,4 +1,4 @@
-"""Which tracklets make the batch of a step: P identities x K tracklets, a pure function of seed and step.
+"""The P x K sampler: the tracklets of the batch of a step, a pure function of seed and step.
 
 Nothing is communicated and nothing is remembered: every rank computes the same global batch and takes its own
 slice, and step k is reached at once. An epoch is ceil(identities / P) batches over one permutation of the

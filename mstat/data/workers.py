@@ -155,7 +155,7 @@ class Workers:
 
 
 def start_fork_server() -> None:
-    """What workers are forked from; forking this process itself, with its compute and communication threads, can hang.
+    """Start the server that workers are forked from: forking this process, with its many threads, can hang.
 
     It imports torch, for a second or two: begin early, and there is something else to do meanwhile.
     """

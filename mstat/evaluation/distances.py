@@ -1,4 +1,4 @@
-"""How compact the identities lie and how far apart (Table VI), over the pairs that the protocol compares.
+"""Distances within and between identities (Table VI), over the pairs that the protocol compares.
 
 The paper names "the normalized averaged intra-class distance and the minimum inter-class distance (0-2)" and gives no
 formula. Here, of features of unit length and with either distance that has that range:

@@ -1,4 +1,4 @@
-"""What is told of a model by a protocol: scores of every subset of stages, distances, rankings, baselines.
+"""Evaluate a model under a protocol: scores per stage subset, distances, rankings, baselines.
 
 How tracklets become features and ranks, on any number of processes: `mstat.evaluation.extraction`. Legend: S tracklets
 of this rank, D feature.
@@ -37,7 +37,7 @@ HISTOGRAMS = {"HSV histogram": 1, "HSV histogram, 6 stripes": 6}
 
 
 class Scored(NamedTuple):
-    """What `score` found, the same on every rank but for the features.
+    """The result of `score`, equal on every rank except for the features.
 
     Attributes:
         evaluation: Protocol, counts, and the scores of every subset of stages.
@@ -82,7 +82,7 @@ def score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> Score
 
 
 def degradation(config: EvalConfig) -> list[str]:
-    """What a score must say where frames were spoilt on purpose."""
+    """Return the warning of scores on frames that were degraded on purpose."""
     message = [f"occlusion {config.occlusion:g}"] if config.occlusion else []
     message += [f"resolution {config.resolution}"] if config.resolution is not None else []
     owner = "queries" if config.degrade == "queries" else "queries and gallery"
@@ -164,7 +164,7 @@ def write_files(folder: Path, files: Mapping[str, Mapping[str, Any]], config: Co
 
 
 def _remarks(run: Path, folder: Path, reader: Reader, config: Config) -> list[str]:
-    """What a user must know of where the scores go and what they replace."""
+    """Return remarks on where the scores go and which scores they replace."""
     before = Folder(folder).evaluation
     remarks = []
     if folder != run:
@@ -202,8 +202,9 @@ def refuse_trained(reader: Reader, run: Path, requested: DataConfig) -> None:
     learned = reader.roles(trained.protocol, trained.split) & Role.TRAIN
     if shared := int(((roles > 0) & (learned > 0)).sum()):
         raise UserError(
-            f"{requested.shards}: the model was trained with {shared:,} of the tracklets that split {requested.split!r} of "
-            f"protocol {requested.protocol!r} tests: give its own, split {trained.split!r} of {trained.protocol!r}"
+            f"{requested.shards}: the model was trained with {shared:,} of the tracklets that split "
+            f"{requested.split!r} of protocol {requested.protocol!r} tests: give its own, split {trained.split!r} of "
+            f"{trained.protocol!r}"
         )
 
 
@@ -219,12 +220,12 @@ def summarise(scores: Scores, cmc_only: bool) -> dict[str, Any]:
 
 
 def can_start(config: Config) -> bool:
-    """Whether the untrained model can be made: a run that goes on does not need the file of `model.init`."""
+    """Return whether the untrained model can be made: a run that goes on does not need the file of `model.init`."""
     return not config.model.init or Path(config.model.init).exists()
 
 
 def _baselines(trial: Trial, config: Config, cmc_only: bool) -> dict[str, Any]:
-    """What the same protocol gives without training, and without a model."""
+    """Score the untrained model and the colour histograms under the same protocol."""
     result = {}
     if can_start(config):
         torch.manual_seed(config.seed)
@@ -248,7 +249,7 @@ def _baselines(trial: Trial, config: Config, cmc_only: bool) -> dict[str, Any]:
 
 
 def _embedding(trial: Trial, features_SD: torch.Tensor) -> dict[str, Any]:
-    """Where t-SNE lays the tracklets of the first third of the test identities, by cosine distance."""
+    """Embed the tracklets of the first third of the test identities in the plane: t-SNE on cosine distances."""
     from sklearn.manifold import TSNE  # a second, for which only pictures wait
 
     places = trial.shown()

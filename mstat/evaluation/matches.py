@@ -16,7 +16,7 @@ from mstat.evaluation.metric_inputs import flags, index_pairs, labels
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which (query, gallery) pairs are right and which are not looked at. Small; the same on every rank.
+    """The (query, gallery) pairs that are true matches, and those that are ignored. Small, and equal on every rank.
 
     Attributes:
         num_query: Q.

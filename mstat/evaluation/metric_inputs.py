@@ -106,7 +106,7 @@ def numbers(name: str, values: Any) -> Tensor:
 
 
 def _array(name: str, values: Any, kinds: str = "") -> np.ndarray[Any, Any]:
-    """What is given as an array; of objects, those that are numbers as such."""
+    """Return the values as an array; objects that are numbers become numbers."""
     if isinstance(values, Tensor):
         tensor = values.detach().cpu()
         tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor

@@ -83,7 +83,7 @@ def spread(features_ND: Tensor, origin_D: Tensor) -> float:
 
 
 def collapse(distance: float) -> str | None:
-    """What scores must say of features whose `spread` is so small."""
+    """Return the warning of scores for features of so small a `spread`, or None."""
     if distance <= EQUAL:
         return "all tracklets have the same feature, and their ranks are the order of the gallery"
     if distance <= CLOSE:

@@ -1,4 +1,4 @@
-"""How many gallery items are nearer to a query than each of its true matches.
+"""Counts of the gallery items that are nearer to a query than each of its true matches.
 
 Counted, not read off a sorted list of indices: a row of similarities is sorted alone, by itself, which is several times
 faster, and every true match looked up in it. Of two equally similar items the one with the lower gallery index is
@@ -59,7 +59,7 @@ class Block:
         return cls(similarity_BX, first, *positives_2P.to(similarity_BX.device))
 
     def here_P(self) -> Tensor:
-        """Which true matches are among the X items."""
+        """Return the true matches among the X items."""
         return (self.item_P >= self.first) & (self.item_P < self.first + self.similarity_BX.shape[1])
 
     def look_up(self, absent: float = 0) -> Tensor:
@@ -70,7 +70,7 @@ class Block:
         return nearness_P
 
     def count_nearer(self, nearness_P: Tensor, spread: Spread = IN_TURN) -> Tensor:
-        """How many of the X items are nearer (P,) than each true match, whose similarity is given."""
+        """Count the X items that are nearer than each true match, (P,), given the similarities of the true matches."""
         bounds = groups(*self.similarity_BX.shape)
         ends = torch.tensor([0, *(end for _, end in bounds)], device=self.row_P.device)
         sizes = torch.searchsorted(self.row_P, ends).diff().tolist()

@@ -1,4 +1,4 @@
-"""Who is nearer: ranks of the true matches over a gallery that is sliced over ranks and never gathered.
+"""Ranks of the true matches over a gallery that is sliced over ranks and never gathered.
 
 CMC and mAP need, for each (query, positive) pair, only how many gallery items are nearer. Every rank knows all labels
 and all query features, holds the features of one slice of the gallery, and counts for that slice; sums over the ranks
@@ -86,7 +86,7 @@ def rank_positives(
 
 
 def rank_distances(distance_QG: Tensor, pairs: Pairs) -> Tensor:
-    """As `rank_positives`, by a whole matrix of distances (or other figures of which less is nearer), on its device.
+    """Rank the true matches by a whole matrix of distances (or other figures of which less is nearer), on its device.
 
     Raises:
         ValueError: if its shape is not that of `pairs`, or a distance is not finite.
@@ -261,7 +261,7 @@ class _Search:
                 strip_BS[:, here] -= self.half_square_S[here]
 
     def _places(self, first: int) -> tuple[slice, slice]:
-        """Where the items that a tile has in this slice are: in the slice, and in the tile."""
+        """Return the positions of the items that a tile has in this slice: in the slice, and in the tile."""
         low, high = max(first, self.start), min(first + self.tile, self.stop)
         return slice(low - self.start, high - self.start), slice(low - first, high - first)
 

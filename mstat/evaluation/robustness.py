@@ -1,4 +1,4 @@
-"""How a trained run's scores follow the number of test frames, the occluded part of a frame and its resolution.
+"""Robustness: scores of a trained run over the number of test frames, the occluded area and the resolution.
 
 RUN/robustness.json   every point that was ever scored, and the three sweeps that were asked for last
 RUN/robustness.md     the same to read; the report, which is made anew, has it to look at
@@ -122,7 +122,7 @@ class _Scorer:
 
 
 def _begun(folder: Path, config: Config, reader: Reader) -> dict[str, Any]:
-    """What robustness.json holds of this model on these data, or the beginning of another one."""
+    """Return the content of robustness.json for this model and data, or an empty one."""
     with (Path(config.run) / "model.safetensors").open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     protocol = reader.protocol(config.data.protocol)

@@ -35,7 +35,7 @@ def feature_dims(config: ModelConfig) -> tuple[int, ...]:
 
 
 def no_weight_decay(name: str, parameter: Tensor) -> bool:
-    """Whether a parameter is kept from weight decay: biases, norms, alpha, beta, proxies, class tokens, positions.
+    """Return whether a parameter has no weight decay: biases, norms, alpha, beta, proxies, class tokens, positions.
 
     Ask before ZeRO-3 flattens the parameters: norms are known by having one dimension.
     """

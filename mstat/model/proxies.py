@@ -48,7 +48,7 @@ class AAP(nn.Module):
         return self.proj(out_FhAd.transpose(1, 2).flatten(2))
 
     def attention(self, x_FSD: Tensor) -> Tensor:
-        """How each proxy spreads its attention over the tokens, (F, A, S), rows of sum 1: the mean over the heads."""
+        """Return the attention of each proxy over the tokens, (F, A, S), rows of sum 1: the mean over the heads."""
         k_FhSd = self.kv(self.norm(x_FSD)).unflatten(-1, (2, self.num_heads, -1))[:, :, 0].transpose(1, 2)
         q_hAd = self.proxies.unflatten(1, (self.num_heads, -1)).transpose(0, 1)
         return (q_hAd @ k_FhSd.mT / k_FhSd.shape[-1] ** 0.5).softmax(-1).mean(1)

@@ -77,7 +77,7 @@ class STA(nn.Module):
         self.mlp = MLP(config)
 
     def temporal_branch(self, config: ModelConfig) -> nn.Module:
-        """What mixes over time: (B, N, T, D) and alpha -> residual of that shape, times alpha."""
+        """A module that mixes over time: (B, N, T, D) and alpha -> residual of that shape, times alpha."""
         return TemporalBranch(config)
 
     def forward(self, tokens_BNTD: Tensor, class_BD: Tensor, keep_B3: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -42,7 +42,7 @@ class Row:
     stages: str = ""
 
     def settings_for(self, model: ModelConfig) -> Settings:
-        """What this row changes in the configuration of that model."""
+        """Return the settings that this row changes in the configuration of that model."""
         return self.settings(model) if callable(self.settings) else self.settings
 
 

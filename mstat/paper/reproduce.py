@@ -38,7 +38,7 @@ class Job:
     config: Config
 
     def is_done(self) -> bool:
-        """Whether the run is there, finished and scored.
+        """Return whether the run is there, finished and scored.
 
         Raises:
             ValueError: If what is there was made with other settings.
@@ -76,7 +76,7 @@ def _slug(config: Config, changed: Config) -> str:
 
 
 def results(name: str, experiment: Experiment, of_jobs: Sequence[Job]) -> dict[str, Any]:
-    """What the runs show, for `OUT/<experiment>.json`. Every run is done."""
+    """Return the results of finished runs, for `OUT/<experiment>.json`."""
     rows: list[dict[str, Any]] = []
     sets: set[str | None] = set()
     columns = experiment.columns

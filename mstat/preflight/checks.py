@@ -106,7 +106,7 @@ def _follow(meeting: Meeting, config: Config, script: str, timeout: float) -> bo
 
 
 def _note(config: Config, script: str, token: str | None) -> dict[str, Any]:
-    """What a rank says of itself; the first of a node, of the node as well."""
+    """Return the facts of this rank; the first rank of a node adds the facts of the node."""
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"
     facts = None
     if is_first:

@@ -1,4 +1,4 @@
-"""What one node says of itself before a run: its code, packages, shards, GPUs, and room in the run folder."""
+"""Facts of one node before a run: its code, packages, shards, GPUs, and room in the run folder."""
 
 from __future__ import annotations
 

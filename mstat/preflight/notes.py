@@ -1,4 +1,4 @@
-"""Where the processes of a launch leave notes for each other before they form a group: the launcher's store.
+"""Notes that the processes of a launch leave in the launcher's store before they form a group.
 
 A process group is made by all or by none, and does not say who is missing. Notes can be read one by one, so that rank 0
 can name those who have left none. Nothing here is a collective.

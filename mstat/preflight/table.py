@@ -1,4 +1,4 @@
-"""What is wrong with a launch, out of what its processes said; and the table that shows it. Pure functions."""
+"""Faults of a launch, from the notes of its processes, and the table that shows them. Pure functions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOT_DONE = "not done within"  # of an error that only says that others did not c
 
 @dataclass(frozen=True)
 class Asked:
-    """What the launch should be.
+    """The expected launch.
 
     Attributes:
         processes: Of all nodes together; None takes what has come.
@@ -38,7 +38,7 @@ class Asked:
 
 @dataclass
 class Found:
-    """What rank 0 has heard.
+    """The notes that rank 0 has received.
 
     Attributes:
         world_size, local_world_size: As the launcher says on rank 0.
@@ -67,7 +67,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Fault:
-    """Where, what, and the way out."""
+    """A fault: its place, its cause, and the way out."""
 
     where: str
     what: str
@@ -121,7 +121,7 @@ def name_of(machine: int, hosts: Sequence[str]) -> str:
 
 
 def _differences(nodes: dict[int, dict[str, Any]]) -> list[Fault]:
-    """Where a node is not like most of them; the first node, where no value is that of most."""
+    """Return the nodes that differ from most of them; compare with the first node if no value has a majority."""
     faults = []
 
     def odd(values: dict[int, Any]) -> tuple[Any, list[int]]:

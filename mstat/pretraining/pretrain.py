@@ -77,7 +77,7 @@ def check_settings(config: Config) -> None:
 
 
 def held_out(reader: Reader, config: Config) -> HeldOut:
-    """What is scored. Raises ValueError where there is nothing, or a class that is not trained."""
+    """Return the clips that are scored. Raises ValueError if there are none, or if a class is not trained."""
     roles = reader.roles(config.data.protocol, config.data.split)
     tracklets = np.flatnonzero(roles & Role.GALLERY)
     if not len(tracklets):
@@ -100,7 +100,7 @@ def class_names(reader: Reader, pids: Sequence[int] | np.ndarray) -> list[str]:
 
 
 def accuracy(engine: Engine, model: Classifier, reader: Reader, config: Config) -> dict[str, Any]:
-    """How many held-out clips are recognised, in all and of each class; the same on every rank, on any number of them.
+    """Return how many held-out clips are recognised, in all and per class; equal on any number of ranks.
 
     `accuracy` (and `top5`, of more than five classes) are fractions of the clips. Of `classes`, `predicted` counts what
     the clips of a class were taken for.
@@ -162,7 +162,7 @@ def _evaluate(engine: Engine, model: Classifier, reader: Reader, config: Config)
 
 
 def accuracy_table(result: Mapping[str, Any]) -> Table:
-    """What evaluation.json holds, in percent: the least recognised classes, and all."""
+    """Return evaluation.json as a table, in percent: the least recognised classes, and all."""
     table = Table(
         title=f"Held-out clips of {markup(result['protocol'])}",
         caption=f"{result['num_clips']:,} clips of {result['num_classes']:,} classes. In percent.",

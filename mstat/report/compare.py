@@ -58,7 +58,7 @@ def write_comparison(paths: Sequence[Path], out: Path) -> Path:
 
 
 def _remarks(comparison: Comparison) -> str:
-    """What speaks against comparing the runs."""
+    """Return the reasons against comparing the runs."""
     parts = [page.note(f"Not comparable: {message}.") for message in why_not_comparable(comparison.runs)]
     for run in comparison.runs:
         if isinstance(run.folder.evaluation, str):
@@ -90,7 +90,7 @@ def _scores(comparison: Comparison) -> str:
 
 
 def _baselines(comparison: Comparison) -> list[tuple[str, str, list[str]]]:
-    """What needs no training: once where it is the same for all runs, else for each group."""
+    """Return the baselines, which need no training: once if equal for all runs, otherwise for each group."""
     result: dict[str, list[list[str]]] = {}
     for run in comparison.runs:
         for name, cells in scores.baseline_rows(run.evaluation):

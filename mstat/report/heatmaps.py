@@ -1,4 +1,4 @@
-"""What a stage's attributes look at: attention of chosen proxies over consecutive frames (Fig. 11).
+"""Heat maps of attribute proxies: attention of chosen proxies over consecutive frames (Fig. 11).
 
 Shapes: T frames, H x W pixels, h x w patches, A attribute proxies, C chosen ones.
 """
@@ -48,7 +48,7 @@ def choose(maps_AThw: np.ndarray, count: int = NUM_CHOSEN) -> list[int]:
 
 
 def shown(maps_CThw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """What of each proxy's attention is drawn, (C, T, H, W) for frames of `size` (H, W).
+    """Return the drawn part of each proxy's attention, (C, T, H, W) for frames of `size` (H, W).
 
     Average-filtered, so that no grid is left to see; from 0, its least in the clip, to 1, its most; then 0 where it is
     below THRESHOLD.
@@ -70,7 +70,7 @@ def smooth(map_hw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def share(maps_Thw: np.ndarray, shown_THW: np.ndarray) -> tuple[float, float]:
-    """How much of a proxy's attention falls where it is drawn, and how much of the frames that is.
+    """Return the share of a proxy's attention that is drawn, and the share of the frames that this part covers.
 
     A map is stretched from its least to its most: these tell a proxy that looks at something from one that hardly does.
     """

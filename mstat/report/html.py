@@ -126,7 +126,7 @@ def _header(name: str, folder: Folder) -> str:
 
 
 def state(result: Json) -> str:
-    """Whether the run is done, and at which step it stands."""
+    """Return whether the run is done, and at which step it stands."""
     if isinstance(result, str):
         return page.note(result)
     reason = f" – {page.escape(result['reason'])}" if result.get("reason") else ""

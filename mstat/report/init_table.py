@@ -1,4 +1,4 @@
-"""What a run starts from, for a person: every key of `model.init` and every tensor of ours, in few lines.
+"""The table of a run's start: every key of `model.init` and every tensor of the model, in few lines.
 
 Names that differ in a block's number, in weight or bias, or in a stage are one line: `blocks.{0-7}.attn.qkv.*`.
 """
@@ -48,7 +48,7 @@ def lines(rows: Sequence[Row]) -> list[Line]:
 
 
 def start_table(file: str, rows: Sequence[Row]) -> Table:
-    """Where every key goes, how it is changed, why it is dropped, and what of ours no key fills."""
+    """Return the table: destination of every key, changes, reasons for drops, and tensors that no key fills."""
     keys = {row.key for row in rows if row.key != NO_KEY}
     used = {row.key for row in rows if row.key != NO_KEY and row.ours != NOWHERE}
     ours = {row.ours for row in rows if row.ours not in (NOWHERE, NO_KEY)}

@@ -1,4 +1,4 @@
-"""What evaluation.json says, as HTML: scores, splits, CMC, distances of Table VI, cameras."""
+"""evaluation.json as HTML: scores, splits, CMC, distances of Table VI, cameras."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def table(result: Mapping[str, Any]) -> Table:
 
 
 def caption(result: Mapping[str, Any]) -> str:
-    """What a reader must know beside the numbers."""
+    """Return the remarks beside the numbers."""
     base = result["base"]
     owner = "queries, searched in a gallery of good frames" if base["degrade"] == "queries" else "queries and gallery"
     frames = f"{base['num_frames']} frames" + " a clip, all clips" * (base["mode"] == "clips")

@@ -40,7 +40,7 @@ class Compared:
 
     @cached_property
     def terms(self) -> dict[str, Any]:
-        """What its scores were made under, in words; the set is the scored one. What is not known is left out."""
+        """Return the terms of its scores in words; the set is the scored one. Unknown terms are left out."""
         return terms(self.evaluation, self.folder.checksum)
 
 

@@ -42,7 +42,7 @@ def check_is_run(run: Path) -> None:
 
 
 class Folder:
-    """What a run folder holds.
+    """Reader of a run folder.
 
     Args:
         run: The folder.
@@ -106,7 +106,7 @@ class Folder:
 
     @property
     def is_set(self) -> bool:
-        """Whether this is the folder of all splits' runs, which has their mean and nothing of a single run."""
+        """Return whether this is the folder of all splits' runs, which has their mean and nothing of a single run."""
         return not isinstance(self.evaluation, str) and "splits" in self.evaluation
 
     @cached_property

@@ -58,12 +58,12 @@ def short(evaluation: Mapping[str, Any]) -> str:
 
 
 def warnings(evaluation: Mapping[str, Any]) -> list[str]:
-    """What speaks against comparing the scores, in sentences."""
+    """Return the reasons against comparing the scores, as sentences."""
     return [f"Not comparable with published scores: {warning}." for warning in evaluation["warnings"]]
 
 
 def caption(evaluation: Mapping[str, Any]) -> str:
-    """How many queries and gallery tracklets stand behind the scores."""
+    """Return a sentence on the number of queries and gallery tracklets behind the scores."""
     return (
         f"{evaluation['num_valid_query']:,} valid of {evaluation['num_query']:,} queries, "
         f"{evaluation['num_gallery']:,} gallery tracklets{' in each split' * ('splits' in evaluation)}. In percent."

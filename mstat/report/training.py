@@ -1,4 +1,4 @@
-"""How a run's training went, as HTML: losses, learning rate, scores on the way."""
+"""The course of a training as HTML: losses, learning rate, scores on the way."""
 
 from __future__ import annotations
 

@@ -224,7 +224,7 @@ def restore(engine: Engine, run: Path, facts: dict[str, Any]) -> int:
 
 
 def _of_all(engine: Engine, names: list[str]) -> list[str]:
-    """What any rank names, once."""
+    """Return the names that any rank gives, each once."""
     return sorted({name for names_of_rank in engine.gather_objects(names) for name in names_of_rank})
 
 
@@ -249,7 +249,7 @@ def _stager(device: torch.device) -> DefaultStager:
 
 
 class Written(NamedTuple):
-    """What a file is known by later."""
+    """Size and checksum of a written file."""
 
     size: int
     sha256: str

@@ -19,7 +19,7 @@ FILE = "evaluations.jsonl"
 
 
 class Progress(NamedTuple):
-    """Where a run stands: the step of its last evaluation (0 before the first), and the best score that was kept."""
+    """The step of a run's last evaluation (0 before the first), and the best score that was kept."""
 
     last: int
     best: float

@@ -38,12 +38,12 @@ class NotFiniteError(ArithmeticError):
 
 
 def write_state(run: Path, state: State, step: int, reason: str | None = None) -> None:
-    """What the world outside may know: a worker's exit status does not come through `accelerate launch`."""
+    """Write state.json, which schedulers read: an exit status does not come through `accelerate launch`."""
     write_json(run / "state.json", {"state": state, "step": step, "reason": reason})
 
 
 def read_state(run: Path) -> dict[str, Any]:
-    """What `write_state` wrote; of a run that did not begin, that it failed at step 0."""
+    """Read state.json; a run that did not begin has failed at step 0."""
     try:
         return read_json(run / "state.json")
     except FileNotFoundError:
@@ -73,7 +73,7 @@ def locked(run: Path) -> Iterator[None]:
 
 
 def write_environment(run: Path, world_size: int, shards_checksum: str) -> None:
-    """What it takes to tell this run from another one: command, versions, commit, hardware."""
+    """Write environment.json: command, versions, commit, hardware."""
     write_json(
         run / "environment.json",
         {

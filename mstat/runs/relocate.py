@@ -10,7 +10,7 @@ from mstat.files import read_plain_json
 
 
 def find_shards(run: Path, shards: str) -> str:
-    """Where a run's `data.shards` lies: as it stands if it is there, else from where the run began.
+    """Return the place of a run's `data.shards`: as it stands if it is there, otherwise from where the run began.
 
     Runs of older versions do not say where they began. For them, and for a project that was moved, the folders above
     the run folder are tried: a set is taken there only if its checksum is the recorded one.
@@ -31,7 +31,7 @@ def find_shards(run: Path, shards: str) -> str:
 
 
 def find_file(run: Path, file: str) -> str:
-    """The same for a file, as `model.init`; only from where the run began."""
+    """Return the place of a file, as `model.init`: as it stands, otherwise from where the run began."""
     began = _environment(run).get("folder")
     elsewhere = Path(began if isinstance(began, str) else ".") / file
     return str(elsewhere) if not Path(file).exists() and elsewhere.exists() else file
@@ -55,7 +55,7 @@ def _environments(run: Path) -> Iterator[Path]:
 
 
 def _checksum(folder: Path) -> str | None:
-    """Of the set of shards in a folder; None where there is none."""
+    """Return the checksum of the set of shards in a folder; None if there is none."""
     from shards.index import DESCRIPTION_FILE
 
     try:

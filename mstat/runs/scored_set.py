@@ -1,4 +1,4 @@
-"""Which data set scores are of, and where their files go.
+"""The data set of scores, and the folder of their files.
 
 RUN/evaluation.json, rankings.json, embedding.json   of the set, protocol and split that the run was trained on
 RUN/evaluations/<name>/, the same files              of another set, named after it; of another protocol or split of
@@ -51,7 +51,7 @@ TERMS = {
 
 
 def terms(evaluation: Mapping[str, Any], checksum: str | None) -> dict[str, Any]:
-    """What scores were made under, in words: the set, the protocol, the settings. What is not known is left out."""
+    """Return the terms of scores in words: the set, the protocol, the settings. Unknown terms are left out."""
     settings = evaluation.get("eval")
     known = {**(settings if isinstance(settings, dict) else {}), **evaluation}
     result = {words: known[key] for key, words in TERMS.items() if known.get(key) is not None}
@@ -79,15 +79,16 @@ def trained_checksum(run: Path) -> str | None:
 
 
 def is_trained_on(run: Path, reader: Reader, data: DataConfig) -> bool:
-    """Whether the set is the one that the run was trained on: by its checksum, or by its path where none is known."""
+    """Return whether the run was trained on this set: by its checksum, or by its path if no checksum is known."""
     if checksum := trained_checksum(run):
         return checksum == reader.checksum
     return not (run / "config.yaml").is_file() or load_config(run / "config.yaml").data.shards == data.shards
 
 
 def evaluation_folder(run: Path, reader: Reader, data: DataConfig) -> Path:
-    """Where the files of an evaluation of `run` go, on the set, protocol and split of `data`: the run folder where
-    these are what it was trained on, otherwise a folder in RUN/evaluations.
+    """Return the folder for the files of an evaluation of `run` on the set, protocol and split of `data`.
+
+    That is the run folder if the run was trained on these, otherwise a folder in RUN/evaluations.
     """
     protocol = reader.protocol(data.protocol)
     usual, own = reader.protocols[0], is_trained_on(run, reader, data)
@@ -122,7 +123,7 @@ def folder_in(run: Path, name: str) -> Path:
 
 
 def _is_of_another(folder: Path, reader: Reader, of_name: str | None = None) -> bool:
-    """Whether a folder has scores of another set than this one, or of another one with this name."""
+    """Return whether a folder has scores of another set than this one, or of another one with this name."""
     named = [_json(folder / file).get("dataset") for file in ("evaluation.json", "robustness.json")]
     return any(
         isinstance(other, dict) and other != dataset(reader) and other.get("name") == (of_name or other.get("name"))

@@ -154,7 +154,7 @@ def _each_split(
 
 
 def _on_another_set(config: Config, reader: Reader) -> dict[str, Config]:
-    """How each run of a set of splits is scored on another data set: by the split of its own name, or the only one."""
+    """Return the settings to score each run of a set of splits on another data set, by split name or the only split."""
     names = sorted((path.name[6:] for path in Path(config.run).glob("split-*")), key=lambda name: (len(name), name))
     splits = reader.protocol(config.data.protocol).splits
     if config.data.split not in (None, ALL_SPLITS):

@@ -1,4 +1,4 @@
-"""What is trained: the model, the gather, and each stage's head and losses, in one module; and so for pretraining.
+"""The trained module: the model, the gather, and the head and losses of each stage.
 
 A step's batch goes in and a dict of losses comes out, the same on every rank. Legend: B clips of this rank, n clips
 of the global batch, D length of a stage's feature.

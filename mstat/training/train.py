@@ -48,7 +48,7 @@ from shards.records import Role
 
 @dataclass(frozen=True)
 class Objective:
-    """What a run is to learn: where re-identification and pretraining differ, in the order in which `train` asks.
+    """The objective of a run: the functions in which re-identification and pretraining differ, in order of their use.
 
     Attributes:
         task: The module to train, for so many classes; its `model` is what is scored.
@@ -264,7 +264,7 @@ def loop(
 
 
 def run_facts(config: Config, engine: Engine, reader: Reader) -> dict[str, Any]:
-    """What a run must not change when it goes on from a checkpoint; JSON values."""
+    """Return the facts that a run must not change when it resumes from a checkpoint; JSON values."""
     model = {name: value for name, value in dataclasses.asdict(config.model).items() if name != "init"}
     return {
         "distributed": engine.kind,

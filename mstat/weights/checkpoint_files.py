@@ -31,13 +31,13 @@ MOST_META = 1 << 26  # bytes of a checkpoint.json; ten thousand ranks write a te
 
 
 def folders(run: Path) -> list[tuple[int, Path]]:
-    """Whole checkpoints of a run as (step, folder), oldest first."""
+    """Return the whole checkpoints of a run as (step, folder), oldest first."""
     matches = [(NAME.fullmatch(path.name), path) for path in (run / "checkpoints").glob("step-*")]
     return sorted((int(match[1]), path) for match, path in matches if match and (path / META).is_file())
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """What checkpoint.json holds.
+    """Read and check checkpoint.json.
 
     Raises:
         UserError: If it is not what a run wrote, or if the folder has the name of another step.
@@ -78,7 +78,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def way_out(folder: Path) -> str:
-    """What to do about a damaged checkpoint, with the name of the one before it."""
+    """Return the way out for a damaged checkpoint, with the name of the one before it."""
     before = [path for _, path in folders(folder.parent.parent) if path.name < folder.name]
     if before:
         return f"copy it anew, or remove the folder to go on from {before[-1]}"
@@ -86,7 +86,7 @@ def way_out(folder: Path) -> str:
 
 
 def damaged(folder: Path, meta: dict[str, Any], names: Iterable[str]) -> list[str]:
-    """Which of these files are missing or not what was written; each is read once.
+    """Return the files that are missing or differ from what was written; each is read once.
 
     Checkpoints of older versions have no checksums: there those inside torch's archives count.
     """
@@ -105,7 +105,7 @@ def checksum(path: Path) -> str:
 
 
 def is_sound(path: Path) -> bool:
-    """Whether an archive of torch.save is whole by its own checksums; true of any other file."""
+    """Return whether an archive of torch.save is whole by its own checksums; true of any other file."""
     if path.suffix != ".pt":
         return True
     try:

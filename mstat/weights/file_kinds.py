@@ -1,4 +1,4 @@
-"""What a file is that was given for weights and holds none, in words, with the way out.
+"""Descriptions of files that were given for weights and hold none, each with a way out.
 
 Downloads leave pages of errors, pointers of Git LFS, and halves; other programs have formats of their own.
 """
@@ -34,7 +34,7 @@ TABLE_END = bytes.fromhex("57fb808b247547db")  # the last bytes of TensorFlow's 
 
 
 def foreign(path: Path) -> str | None:
-    """What else than weights a file is; None where nothing speaks against it."""
+    """Return what a file is if it holds no weights; None if it may hold some."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(HEAD)

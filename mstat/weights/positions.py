@@ -28,7 +28,7 @@ class SourceGrid(NamedTuple):
 
 
 def source_grid(places: int, known: Grid | None, ours: Grid, squares_first: bool) -> SourceGrid:
-    """Which grid so many places are.
+    """Return the grid of a number of places.
 
     Args:
         known: From a description beside the weights.
@@ -77,7 +77,7 @@ def resize_position(values_ND: Tensor, target: Grid, source: Grid | None = None)
 
 
 def action(source: Grid, target: Grid) -> str:
-    """How positions were resized, in words."""
+    """Return a description of how positions were resized."""
     before, after = source[0] * source[1], target[0] * target[1]
     if source == target:
         return f"{before} places as they are"

@@ -42,7 +42,7 @@ KEPT = "keeps its own start"
 
 
 class Row(NamedTuple):
-    """What became of one key of the file, or whence one of our tensors comes.
+    """The fate of one key of the file, or the origin of one tensor of the model.
 
     A key that fills several of ours has several rows; together they hold every key and every tensor.
 

@@ -46,7 +46,7 @@ def model_config(description: Any) -> ModelConfig:
 
 
 def is_of(kind: Any, value: Any) -> bool:
-    """Whether a JSON value is of the type of a setting; lists stand for tuples."""
+    """Return whether a JSON value is of the type of a setting; lists stand for tuples."""
     if get_origin(kind) is Literal:
         return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is tuple:

@@ -32,7 +32,7 @@ ONLY_TENSORS = "nothing else is loaded; where you trust it, save its weights alo
 
 
 class Tensors(NamedTuple):
-    """What a file of weights holds.
+    """The content of a file of weights.
 
     Attributes:
         tensors: Floats, by name.
@@ -88,7 +88,7 @@ def read_file(path: Path) -> Tensors:
 
 
 def load_state(path: Path) -> Any:
-    """What torch.save wrote of tensors and plain containers; the only way in which a torch file is read here.
+    """Read tensors and plain containers that torch.save wrote; no torch file is read in another way.
 
     Raises:
         UserError: If it is an archive of another kind, or a value in it would take for ever to be a key.
@@ -115,7 +115,7 @@ def _wrapper(loaded: dict[Any, Any]) -> str | None:
 
 
 def strange(value: object) -> str | None:
-    """What keeps a value from being a plain array of real numbers that is all there, if anything."""
+    """Return why a value is no complete, plain array of real numbers, or None."""
     if type(value) not in (Tensor, nn.Parameter):
         return f"a {type(value).__name__} where tensors should be"
     assert isinstance(value, Tensor)
@@ -130,7 +130,7 @@ def strange(value: object) -> str | None:
 
 
 def refuse_archive(path: Path) -> None:
-    """What torch would open first and refuse later: programs, and zip files that are compressed, to unpack to any size.
+    """Refuse files that torch would open before it refuses them: programs, and compressed zip files of any size.
 
     torch writes its own uncompressed.
     """

@@ -1,4 +1,4 @@
-"""What a user names as `model.init`, as tensors: a file, a sharded file, a folder, a run, a checkpoint.
+"""The source of `model.init` as tensors: a file, a sharded file, a folder, a run, a checkpoint.
 
 Beside the tensors lies what is known of them: the grid of their positions, and what a reader of the printed table must
 know. Nothing in any of these files is run (`mstat.weights.safe_load`).

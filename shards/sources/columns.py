@@ -1,4 +1,4 @@
-"""Which column of a tracks file holds what: by the names in its first line, or by the layouts of the field.
+"""The columns of a tracks file: by the names in its first line, or by the layouts of the field.
 
 A layout without names is one of these, as their authors define them; anything else is refused:
 
@@ -78,7 +78,7 @@ def spelling(name: str) -> str:
 
 
 def is_header(fields: Sequence[str]) -> bool:
-    """Whether these are names of columns: none is a number, or two are known and half are no numbers."""
+    """Return whether these are names of columns: none is a number, or two are known and half are no numbers."""
     known = {name for names in NAMES.values() for name in names} & set(map(spelling, fields))
     num_words = sum(number_or_none(field) is None for field in fields)
     return num_words == len(fields) or (len(known) >= 2 and 2 * num_words >= len(fields))
@@ -95,7 +95,7 @@ def number(text: str) -> float:
 
 
 def number_or_none(text: str) -> float | None:
-    """As `number`, and None where it is none."""
+    """Return the number, or None if the text is none."""
     try:
         return number(text)
     except ValueError:
@@ -218,7 +218,7 @@ def people(
 
 
 def _are_shares(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the second to fifth columns lie between 0 and 1, and are more than flags."""
+    """Return whether the second to fifth columns lie between 0 and 1, and are more than flags."""
     values = [[number_or_none(field) for field in row[1:5]] for row in rows[:100]]
     return all(_between(row, 0, 1) for row in values) and not all(map(_whole, values))
 

@@ -1,4 +1,4 @@
-"""What several sources share: counts that must be official, pictures in folders."""
+"""Functions that several sources share: official counts, pictures in folders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_NAMED = 10  # files that a message names; the rest is counted
 
 
 def check_counts(root: Path, title: str, counts: Mapping[str, int], official: Mapping[str, int], partial: bool) -> str:
-    """What differs from the official counts, for the fact `partial`; empty where nothing does.
+    """Return the differences from the official counts, for the fact `partial`; empty if there are none.
 
     Raises DataError where something does and `partial` is not set.
     """
@@ -28,7 +28,7 @@ def check_counts(root: Path, title: str, counts: Mapping[str, int], official: Ma
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file's name is that of a picture."""
+    """Return whether a file's name is that of a picture."""
     return name.lower().endswith(PICTURES)
 
 

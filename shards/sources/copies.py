@@ -21,7 +21,7 @@ class Pictures(NamedTuple):
 
 
 def are_copies(pairs: Sequence[tuple[Pictures, Pictures]]) -> list[bool]:
-    """Whether the two tracklets of each pair have the same pictures, to the byte and in order."""
+    """Return whether the two tracklets of each pair have the same pictures, to the byte and in order."""
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(lambda pair: _same_pictures(*pair), pairs))
 
@@ -34,7 +34,7 @@ def _same_pictures(first: Pictures, second: Pictures) -> bool:
 
 
 def _same_bytes(first: str, second: str) -> bool:
-    """As filecmp.cmp, in half its time, and without reading links to one file."""
+    """Compare two files, in half the time of filecmp.cmp, and without reading links to one file."""
     try:
         one, other = os.stat(first), os.stat(second)
     except OSError:  # a link that leads nowhere: a bad frame, which the writer names

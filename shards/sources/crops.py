@@ -28,7 +28,7 @@ DROP = "leave them out with --bad-frames drop"
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """Where an encoded crop lies in the temporary file, and what it shows; `fault` says why there is none."""
+    """An encoded crop: its place in the temporary file, and its identity and frame. `fault` says why it is missing."""
 
     pid: int
     frame: int
@@ -182,7 +182,7 @@ def _check_length(camera: Camera, frames: Sequence[int], seqinfo: Seqinfo | None
 
 
 def _scale(camera: Camera, size: tuple[int, int], seqinfo: Seqinfo | None) -> tuple[float, float]:
-    """How many pixels of the pictures one of the tracks is. Raises DataError where their sizes are known to differ."""
+    """Return the factors from pixels of the tracks to pixels of the pictures. Raises DataError if sizes differ."""
     if camera.tracks_size:
         width, height = camera.tracks_size
         x, y = size[0] / width, size[1] / height

@@ -164,7 +164,7 @@ def _without_validation(root: Path, partial: bool) -> str:
 
 
 def _find(root: Path, name: str) -> Path | None:
-    """Where a list or info file lies. Raises DataError where two files of that name differ."""
+    """Return the path of a list or info file. Raises DataError if two files of that name differ."""
     paths = [root / place / name for place in PLACES if (root / place / name).is_file()]
     for path in paths[1:]:
         if not filecmp.cmp(paths[0], path, shallow=False):

@@ -190,7 +190,7 @@ def _counts(train: _Part, test: _Part) -> dict[str, int]:
 
 
 def _check_files(part: _Part, walk: Walk) -> tuple[list[Path], frozenset[int]]:
-    """What the info files list and the folders lack, and the positions of the tracklets that are therefore incomplete.
+    """Return the pictures that info files list and folders lack, and the positions of the incomplete tracklets.
 
     Each identity's folder is listed once, instead of a million questions. What lies there unlisted is noted in `walk`.
     """

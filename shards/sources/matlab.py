@@ -131,7 +131,7 @@ def _check_parts(element: bytes, order: str) -> None:
 
 
 def _load_hdf5(path: Path, keys: list[str]) -> tuple[list[str], str, np.ndarray | None]:
-    """As `_load_older`. MATLAB lays matrices out by columns and HDF5 by rows, so that each comes transposed."""
+    """Load variables of a v7.3 file. MATLAB stores matrices by columns and HDF5 by rows, so each comes transposed."""
     import h5py
 
     with h5py.File(path, "r") as file:

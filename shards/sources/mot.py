@@ -216,7 +216,7 @@ def _check_dropped(camera: Camera, max_dropped: float) -> None:
 
 
 def _facts(cameras: Sequence[Camera], test: set[int], halved: bool) -> dict[str, str]:
-    """What `info` shows; keys in WARNINGS are those of what was lost or may be wrong."""
+    """Return the facts that `info` shows. Keys in WARNINGS say what was lost or may be wrong."""
     num_rows = sum(camera.tracks.num_rows for camera in cameras)
     num_crops = sum(len(camera.crops) for camera in cameras)
     outside = sum(camera.mostly_outside for camera in cameras)

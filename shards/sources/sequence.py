@@ -1,4 +1,4 @@
-"""What else says how tracks and pictures belong together: names of pictures, and MOT's seqinfo.ini."""
+"""The relation of tracks and pictures: frame numbers in names of pictures, and MOT's seqinfo.ini."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_SHOWN = 5  # names in a message
 
 @dataclass(frozen=True, slots=True)
 class Seqinfo:
-    """What a seqinfo.ini says of a sequence; None where it does not say it."""
+    """The values of a seqinfo.ini; None for each that it lacks."""
 
     path: Path
     width: int | None

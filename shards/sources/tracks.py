@@ -47,7 +47,7 @@ class Box:
 
 @dataclass(slots=True)
 class Tracks:
-    """What a tracks file holds.
+    """The content of a tracks file.
 
     Args:
         dropped: Rows that are no boxes to use, by reason.
@@ -135,7 +135,7 @@ def read_tracks(
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
-    """How a row becomes a box."""
+    """The rule that makes a box out of a row."""
 
     places: Mapping[str, int]
     num_columns: int
@@ -302,7 +302,7 @@ def _check_boxes(tracks: Tracks, first_frame: int) -> None:
 
 
 def reasons(dropped: Mapping[str, int]) -> str:
-    """What was dropped, as `12 of confidence 0, 3 outside the picture`."""
+    """Return the reasons for dropped boxes as text: `12 of confidence 0, 3 outside the picture`."""
     return ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count)
 
 

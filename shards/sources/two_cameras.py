@@ -1,4 +1,4 @@
-"""What iLIDS-VID and PRID-2011 share: one tracklet for each person and camera."""
+"""The layout that iLIDS-VID and PRID-2011 share: one tracklet for each person and camera."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def _open(video: Path) -> InputContainer:
 
 
 def _decode_file(video: Path) -> Iterator[tuple[int, Uint8Array | DataError]]:
-    """As `decode`."""
+    """Yield the frames of a video file, as `decode` does."""
     import av
 
     number = 0
@@ -170,7 +170,7 @@ def _shown(container: InputContainer, stream: av.VideoStream) -> Iterator[tuple[
 
 @contextmanager
 def _messages(stream: av.VideoStream) -> Iterator[list[tuple[int, str, str]]]:
-    """What a decoder logs that tells of wrong checksums in no other way; empty for all others."""
+    """Collect the log of a decoder that reports wrong checksums in no other way; empty for all others."""
     import av.logging
 
     if stream.codec_context.name not in LOGGING:
@@ -281,7 +281,7 @@ def count_frames(video: Path) -> int:
 
 
 def _is_hidden(stream: av.VideoStream, packet: av.Packet) -> bool:
-    """Whether a packet gives no frame of its own: VP8's reference frames say so in their first byte."""
+    """Return whether a packet gives no frame of its own: VP8's reference frames say so in their first byte."""
     return stream.codec_context.name in ("vp8", "libvpx") and not bytes(packet)[0] & 0x10
 
 

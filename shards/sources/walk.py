@@ -91,7 +91,7 @@ class Walk:
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a file or folder is one that an operating system or a program leaves everywhere."""
+    """Return whether a file or folder is one that an operating system or a program leaves everywhere."""
     if name.startswith("."):
         return name.startswith("._") or not is_picture(name)
     return name.lower() in SYSTEM_FILES

@@ -111,7 +111,7 @@ def provenance(seed: int, generator: int = GENERATOR) -> str:
 
 
 def plan(seed: int, *, num_train: int, num_val: int, num_test: int) -> list[Plan]:
-    """Who is seen by which camera, how often and for how long; in the order of MARS's files, part by part."""
+    """Return which person is seen by which camera, how often and for how long, in the order of MARS's files."""
     rng = np.random.default_rng([seed, _PLAN])
     plans: list[Plan] = []
     first_pid = 1

@@ -88,7 +88,7 @@ def draw_clip(seed: int, pair: tuple[str, str], number: int) -> np.ndarray:
 
 
 def _progress(rng: np.random.Generator) -> np.ndarray:
-    """How far the thing has come in each frame: rising, at an uneven pace, from somewhere low to somewhere high."""
+    """Return the progress of the action in each frame: rising at an uneven pace, from a low to a high value."""
     start, end = rng.uniform(0, 0.3), rng.uniform(0.7, 1)
     steps = np.concatenate([[0.0], rng.gamma(2.0, size=NUM_FRAMES - 1).cumsum()])
     return start + (end - start) * steps / steps[-1]

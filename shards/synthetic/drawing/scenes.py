@@ -60,7 +60,7 @@ class Camera:
     noise: np.ndarray
 
     def expose(self, scene: Image.Image, gain: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """What the camera records of a scene in true colours.
+        """Return the camera's picture of a scene in true colours.
 
         Args:
             scene: HEIGHT x WIDTH.
