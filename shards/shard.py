@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
@@ -189,8 +189,7 @@ def _is_current(sidecar: _Sidecar, job: Job, progress: Progress) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class _Picture:
+class _Picture(NamedTuple):  # made in half the time of a frozen dataclass, a million times in a build
     """A frame as it is stored."""
 
     data: bytes
