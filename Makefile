@@ -36,7 +36,7 @@ lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/mypy
 
 docs: $(VENV)/.dev ## the API reference, in build/docs; a warning is an error
-	$(BIN)/python -W error -m pdoc --docformat google -o build/docs mstat shards
+	$(BIN)/python -W error docs/build_api.py build/docs
 
 SOAK := --ignore tests/soak/test_container.py --ignore tests/soak/test_cluster.py
 SOAK.long := tests/soak/test_kills.py --kills 100
