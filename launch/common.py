@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import os
 import sys
 import traceback
@@ -90,6 +91,7 @@ def report_errors(command: Callable[[], None]) -> int:
         return 130
     except Exception as error:
         mendable = _can_be_mended(error)
+        logging.getLogger("mstat").error("%s", last_line(error), exc_info=error)  # in RUN/run.log, if a run has begun
         # Each in one piece: print writes the end of the line apart, and another rank's message would come between.
         if not mendable or os.environ.get("MSTAT_DEBUG") == "1":
             sys.stderr.write(printable(traceback.format_exc(), keep="\n\t"))

@@ -29,7 +29,10 @@ def main() -> int:
         config = config_of_run(run, overrides)
 
         from mstat.distributed.engine import Engine
+        from mstat.runs import log
         from mstat.training.splits import evaluate_runs
+
+        log.write_to(run)
 
         with Engine(config, also={"model.safetensors": run / "model.safetensors"}) as engine:
             evaluate_runs(config, engine, arguments.checkpoint, arguments.out)

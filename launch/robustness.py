@@ -28,6 +28,9 @@ def main() -> int:
         from mstat.distributed.engine import Engine
         from mstat.evaluation.robustness import study
         from mstat.report.robustness import table
+        from mstat.runs import log
+
+        log.write_to(arguments.run)
 
         also = {"model.safetensors": arguments.run / "model.safetensors", "--quick": arguments.quick}
         with Engine(config, also=also) as engine:

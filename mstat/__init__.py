@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # commands print errors themselves
 
 if TYPE_CHECKING:
     from os import PathLike

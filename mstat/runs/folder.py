@@ -1,7 +1,8 @@
 """The run folder: what it holds and how each file is written, so that a reader never sees half of one.
 
-config.yaml  environment.json  state.json  init.json  metrics.jsonl  evaluations.jsonl  checkpoints/  evaluations/
-model.safetensors  model.json  evaluation.json  rankings.json  embedding.json  robustness.json  report.html  figures/
+config.yaml  environment.json  state.json  run.log  init.json  metrics.jsonl  evaluations.jsonl  checkpoints/
+model.safetensors  model.json  evaluation.json  rankings.json  embedding.json  evaluations/  robustness.json
+report.html  figures/
 """
 
 from __future__ import annotations

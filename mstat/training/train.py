@@ -35,7 +35,7 @@ from mstat.report.html import write_report
 from mstat.report.init_table import print_start, start_record
 from mstat.report.progress import Progress
 from mstat.report.scores import short
-from mstat.runs import checkpoint
+from mstat.runs import checkpoint, log
 from mstat.runs.evaluation_log import Evaluations, kept
 from mstat.runs.folder import Journal, locked, write_environment, write_state
 from mstat.training.schedule import learning_rate, metric_weight
@@ -143,6 +143,9 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
             raise UserError(
                 f"{run}: has {start} steps, train.steps asks for {num_steps}: raise it, or give another --run"
             )
+        log.write_to(run)
+        kind = f"{engine.world_size} processes of {engine.kind}" if engine.world_size > 1 else "one process"
+        log.logger.info("step %d of %d: training begins, %s", start, num_steps, kind)
         if engine.is_main:
             save_config(config, run / "config.yaml")
             if config.model.init and init:
@@ -164,6 +167,7 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
             if engine.is_main:
                 step = checkpoint.folders(run)[-1][0]
                 write_state(run, "requeue", step, f"stopped by {stop}")
+                log.logger.info("step %d: stopped by %s", step, stop)
                 print(f"stopped by {stop} after step {step}: the same command goes on from there")
             raise
         except BaseException as error:
@@ -182,6 +186,7 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
             raise explained from None
         if engine.is_main:
             write_state(run, "done", num_steps)
+            log.logger.info("step %d: done", num_steps)
             if config.train.keep_best and (best := kept(run)):
                 print(f"best of the evaluations during training: step {best['step']} (--checkpoint best)")
             print(objective.report(run, reader))
@@ -232,6 +237,7 @@ def loop(
                     if engine.is_main:
                         evaluations.add(step, scores, is_best)
                     progress.say(f"step {step}: {words}")
+                    log.logger.info("step %d: %s", step, words)
                 lr = learning_rate(
                     config.optim,
                     config.schedule,
@@ -253,6 +259,7 @@ def loop(
                 if saving:
                     writer.save(done)  # a copy; it is written while the next steps are done
                     saved = done
+                    log.logger.info("step %d: loss %.4g, checkpoint", done, newest["loss"])
                 writer.check()  # stops here if the last one could not be
                 engine.stop_if_asked()
         except signals.StopRequested:

@@ -19,7 +19,7 @@ def test_a_run_folder_holds_what_it_promises(reference: Path) -> None:
     names = {path.name for path in reference.iterdir()}
     assert names >= {
         "config.yaml", "environment.json", "metrics.jsonl", "checkpoints", "state.json", "model.safetensors",
-        "model.json", "evaluation.json", "rankings.json", "report.html",
+        "model.json", "evaluation.json", "rankings.json", "report.html", "run.log",
     }  # fmt: skip
     assert json.loads((reference / "state.json").read_text()) == {"state": "done", "step": 20, "reason": None}
     records = metrics(reference)
@@ -163,5 +163,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_config: Path, tmp_path: Pa
     assert status != 0
     assert "error: step 2: loss" in output
     assert "step-000000001" in output
+    assert "NotFiniteError: step 2: loss" in (folder / "run.log").read_text()
     assert json.loads((folder / "state.json").read_text())["state"] == "failed"
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-000000001"]
