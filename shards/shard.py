@@ -199,8 +199,10 @@ class _Picture(NamedTuple):  # made in half the time of a frozen dataclass, a mi
 
 
 def _write_tar(path: Path, job: Job, progress: Progress) -> _Sidecar:
-    """Write the job's tracklets without their bad frames; if these are errors, the first ends the writing, and the rest
-    is only checked."""
+    """Write the job's tracklets without their bad frames.
+
+    If bad frames are errors, the first one ends the writing, and the remaining frames are only checked.
+    """
     digest = _Digest()
     faults: list[str] = []
     turned = 0

@@ -27,7 +27,7 @@ LOOKALIKES = {
 
 
 def lookalike(error: UnicodeError) -> tuple[str, int]:
-    """An error handler of codecs: signs of tables by their like in ASCII, all else as escapes like \\xe9 or \\udcff."""
+    r"""Handle an error of a codec: signs of tables by their like in ASCII, all else as escapes like \xe9 or \udcff."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     signs = error.object[error.start : error.end]

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 
 def printable(text: object, keep: str = "") -> str:
-    """Show each character that would steer a terminal, or change the order of a line, as its escape.
+    r"""Show each character that would steer a terminal, or change the order of a line, as its escape.
 
     Control characters (ESC), bidirectional and other format characters, and surrogates of names that are no UTF-8
-    become `\\x1b`, `\\u202e`, `\\udcff`.
+    become `\x1b`, `\u202e`, `\udcff`.
 
     Args:
         text: Anything; its `str` is taken.

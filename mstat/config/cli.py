@@ -143,8 +143,10 @@ def _refuse_classes(flags: Sequence[str]) -> None:
 
 
 def _refuse_odd_values(words: Sequence[str]) -> None:
-    """Refuse what YAML 1.1, in which jsonargparse reads values, would take for another number than people do, or would
-    blow up to any size."""
+    """Refuse values that YAML 1.1 reads as another number than people do, or expands to any size.
+
+    jsonargparse reads values as YAML 1.1.
+    """
     types = setting_types()
     for flag, following in zip_longest(words, words[1:], fillvalue=""):
         key, is_joined, value = flag.removeprefix("--").partition("=")

@@ -62,8 +62,10 @@ def _do_not_fit(config: Config) -> str | None:
 
 
 def lacks_triplets(config: Config) -> str | None:
-    """Why BatchHard's loss would be 0 in every step, if it would: a clip must meet another of its identity, and one of
-    another identity."""
+    """Return why BatchHard's loss would be 0 in every step, or None.
+
+    A clip must meet another clip of its identity, and one of another identity.
+    """
     loss, batch = config.loss, config.batch
     if loss.metric != "batch_hard" or not loss.metric_weight:
         return None

@@ -45,7 +45,7 @@ class Batches(Protocol):
 
 
 class TrainingBatches:
-    """This rank's part of the batch of each step.
+    """The rank's part of the batch of each step.
 
     frames_BTHWC uint8, tps_BTN int64, keep_BR float32 (see `mstat.model.randomness`) of the rank's slice, and
     labels_n int64 of the whole global batch.

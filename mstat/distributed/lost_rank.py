@@ -30,7 +30,7 @@ class LostRankError(RuntimeError):
 
 
 class RollCall:
-    """This rank's part in a roll call. Every rank makes one; none of its methods is a collective.
+    """The part of a rank in a roll call. Every rank makes one; none of its methods is a collective.
 
     Args:
         rank, world_size: This process.

@@ -131,10 +131,10 @@ class Extraction:
 
 
 class Trial(Extraction):
-    """One protocol and split of a set, dealt out to ranks: the gallery, then queries that are not in it, or are not
-    the same there, are the `tracklets`.
+    """One protocol and split of a set, distributed over ranks.
 
-    Where queries alone are degraded (`eval.degrade`), each is embedded apart from what it is in the gallery.
+    `tracklets` are the gallery, then the queries that are not in it, or differ from their tracklet in it. Where queries
+    alone are degraded (`eval.degrade`), each is embedded apart from what it is in the gallery.
 
     Attributes:
         queries: Places of the queries among `tracklets`.

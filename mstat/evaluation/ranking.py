@@ -204,10 +204,10 @@ class _Search:
         self.scale_S = 1 / self.norm_S
 
     def strips(self) -> Iterator[tuple[int, Tensor]]:
-        """(index of the first query, nearness (B, S)) of each block: cosine similarities, or in a narrow cone their
-        differences from a constant of the query.
+        """Yield the index of the first query and the nearness (B, S) of each block.
 
-        The nearness may be changed, and is gone with the next block.
+        Nearness is the cosine similarity, or in a narrow cone its difference from a constant of the query. The nearness
+        may be changed, and is gone with the next block.
         """
         most = min(self.block, len(self.query_QD))
         held_BS = self.scale_S.new_empty(most, len(self.gallery_SD))

@@ -148,8 +148,10 @@ class MSTAT(nn.Module):
                 module.compile(backend=backend, dynamic=False, fullgraph=True)
 
     def recompute_blocks(self) -> None:
-        """Activation checkpointing: from now on a block keeps its input alone for the backward pass, and is computed
-        again there, to the same bits where kernels repeat themselves. Costs one more forward pass a step."""
+        """Switch activation checkpointing on: a block keeps its input alone and is computed again in the backward pass.
+
+        The gradients have the same bits where kernels repeat themselves. A step costs one more forward pass.
+        """
         for module in self.modules():
             if isinstance(module, STA):
                 module.recompute = True
@@ -209,8 +211,9 @@ class MSTAT(nn.Module):
 
     @torch.no_grad()
     def attribute_maps(self, frames_BTHWC: Tensor) -> Tensor:
-        """Attention of Stage I's attributes over the patches (Fig. 11), (B, A, T, rows, columns); the class token's
-        share is left out.
+        """Return the attention of Stage I's attributes over the patches (Fig. 11), (B, A, T, rows, columns).
+
+        The class token's share is left out.
 
         Raises:
             ValueError: If the model has no such attributes.

@@ -189,8 +189,10 @@ def _now(device: torch.device) -> float:
 
 
 class _giving_up:
-    """Within it, this process ends after `seconds`: a store behind a cut link blocks for ever, in code that no Python
-    exception reaches."""
+    """Context in which this process ends after `seconds`.
+
+    A store behind a cut link blocks for ever, in code that no Python exception reaches.
+    """
 
     def __init__(self, seconds: float, address: str) -> None:
         def end() -> None:

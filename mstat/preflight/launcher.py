@@ -1,4 +1,4 @@
-"""The launch checks as seen from outside the launcher, one process a machine: who of the machines has not come?
+"""The launch checks outside the launcher, one process a machine: they name the machines that are missing.
 
 `accelerate launch` starts no process before the launchers of all machines have found each other, and waits for them for
 15 minutes. Its store is there from the beginning: each machine leaves its name in it, and whoever waits for too long
@@ -129,8 +129,10 @@ def _watch_start(
 
 
 def _watch_end(process: subprocess.Popen[bytes], folder: Path) -> None:
-    """Until the launcher ends, or has had `ANSWER_SECONDS` after a bad verdict: it waits for the others' launchers for
-    five minutes, and one of them may be what is wrong."""
+    """Wait until the launcher ends, or for `ANSWER_SECONDS` after a bad verdict.
+
+    A launcher waits for the others for five minutes, and one of them may be at fault.
+    """
     while process.poll() is None and not (folder / "bad").exists():
         time.sleep(POLL_SECONDS)
     with contextlib.suppress(subprocess.TimeoutExpired):

@@ -188,8 +188,9 @@ def _look_at_run(facts: Facts, config: Config, script: str, reader: Reader | Non
 
 
 def room_needed(config: Config, reader: Reader, make: MakeTask = Task) -> int:
-    """Bytes of all that a run has on the disk at once: `train.keep` checkpoints, the best one if asked for, one in the
-    making, the weights.
+    """Return the most bytes that a run has on the disk at once.
+
+    These are `train.keep` checkpoints, the best one with `train.keep_best`, one in the making, and the weights.
     """
     if config.data.split == ALL_SPLITS:
         first = reader.protocol(config.data.protocol).splits[0]

@@ -18,6 +18,8 @@ from mstat.report.training import trend
 
 @dataclass
 class Comparison:
+    """The runs of a comparison, their groups, and the folder for pictures."""
+
     runs: list[Compared]
     groups: list[Group]
     figures: Path  # folder
@@ -28,6 +30,8 @@ class Comparison:
 
 
 class Section(NamedTuple):
+    """A section of the page, and the function that makes it."""
+
     name: str
     heading: str
     make: Callable[[Comparison], str]  # gives HTML, empty where there is nothing to compare

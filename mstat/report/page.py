@@ -116,8 +116,10 @@ def document(title: str, header: str, sections: Iterable[str]) -> str:
 
 
 def section(name: str, heading: str, body: str, half: bool = False) -> str:
-    """A section that can be linked to as #name. `heading` is text, `body` HTML; where there is room, two halves stand
-    side by side."""
+    """Return a section that can be linked to as #name.
+
+    `heading` is text, `body` HTML. Where there is room, two halves stand side by side.
+    """
     kind = ' class="half"' if half else ""
     return (
         f'<section id="{name}"{kind} aria-labelledby="{name}-heading">\n'

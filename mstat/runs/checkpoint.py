@@ -236,8 +236,9 @@ def _mention_hollow(run: Path) -> None:
 
 
 def _stager(device: torch.device) -> DefaultStager:
-    """Copies to the CPU, where the last copy lay: new memory would take longer than the copy. From GPUs it takes pinned
-    memory, and waits once for all.
+    """Return the stager, which copies tensors to the CPU into the memory of the last copy.
+
+    New memory would take longer than the copy. For GPUs the memory is pinned, and one wait serves all copies.
     """
     # Imported late: it loads torch's compiler, which making an optimiser loads anyway, and scoring does not.
     from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
@@ -268,8 +269,9 @@ class _Summing(io.BufferedWriter):
 
 
 def _save(state: Any, path: Path) -> Written:
-    """torch.save, and to the disk, through a file of Python's: the training has the interpreter while that one writes,
-    and what the system says of a full disk is not lost. (Through its own, torch says "unexpected pos".)
+    """torch.save to a Python file object and fsync: writes release the GIL, and a full disk surfaces as ENOSPC.
+
+    With a path, torch would raise "unexpected pos" on a full disk.
     """
     try:
         with _Summing(path) as file:

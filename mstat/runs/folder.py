@@ -53,8 +53,9 @@ def read_state(run: Path) -> dict[str, Any]:
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Two trainings in one folder would write over each other: the second waits for the first, which may be about to
-    end after a signal, and gives up.
+    """Lock a run folder: two trainings in one folder would write over each other.
+
+    The second training waits for the first, which may be about to end after a signal, and then gives up.
 
     Raises:
         UserError: If another training writes to the folder.

@@ -1,4 +1,4 @@
-"""Looks through a pickle before it is read: how long could the hash of a key in it take?
+"""A check of pickles before they are read: the hash of a key must end.
 
 A tuple's hash is that of all that is in it, again for every time that it is in it. A tuple of the same tuple twice, and
 so on for sixty levels, is a file of 300 bytes whose hash never ends. `torch.load` takes such a key.

@@ -145,7 +145,7 @@ def refuse_archive(path: Path) -> None:
 
 
 def reason(path: Path, error: Exception) -> str:
-    """Why a file cannot be read, in a few words. (torch's own advice is to read it without care.)"""
+    """Return why a file cannot be read, in a few words; torch's own message advises to run its code."""
     text = str(error)
     with path.open("rb") as file:
         start = file.read(2)

@@ -211,8 +211,10 @@ def _scale(camera: Camera, size: tuple[int, int], seqinfo: Seqinfo | None) -> tu
 
 
 def _check_corners(camera: Camera, size: tuple[int, int]) -> None:
-    """Raise DataError where width and height are the right and lower edge: nearly all are larger than left and top and
-    within the picture, but the sums are not."""
+    """Raise DataError if width and height are the right and the lower edge.
+
+    Then nearly all of them are larger than left and top and within the picture, but the sums are not.
+    """
     boxes = camera.tracks.boxes
     corners = sum(b.left < b.width <= size[0] and b.top < b.height <= size[1] for b in boxes)
     over = sum(b.left + b.width > size[0] + BEYOND or b.top + b.height > size[1] + BEYOND for b in boxes)
@@ -225,8 +227,11 @@ def _check_corners(camera: Camera, size: tuple[int, int]) -> None:
 
 
 def _check_centres(camera: Camera, size: tuple[int, int]) -> None:
-    """Raise DataError where left and top are centres: boxes reach over the right and the lower edge, and all would fit
-    if they were. Over one of these edges people may have left, which is a warning."""
+    """Raise DataError if left and top are centres.
+
+    Then boxes reach over the right and the lower edge, and all would fit as centres. Boxes over one of these edges may
+    be people who left, which is a warning.
+    """
     boxes, path = camera.tracks.boxes, camera.tracks.path
     if camera.tracks.is_clear or camera.tracks_size or len(boxes) < 10:
         return
@@ -262,8 +267,11 @@ def _check_order(camera: Camera) -> None:
 
 
 def _continuity(boxes_6N: FloatArray, of: int, along: int) -> float:
-    """The share of neighbours that overlap, of one value in row `of`, in the order of row `along`; nan where they are
-    too few to tell. Rows 2 and 3 are twice the centres, 4 and 5 the sizes."""
+    """Return the share of neighbours that overlap; nan if there are too few to tell.
+
+    Neighbours have one value in row `of`, in the order of row `along`. Rows 2 and 3 are twice the centres, 4 and 5 the
+    sizes.
+    """
     boxes_6N = boxes_6N[:, np.lexsort((boxes_6N[along], boxes_6N[of]))]
     one, other = boxes_6N[:, :-1], boxes_6N[:, 1:]
     overlaps = np.all(np.abs(one[2:4] - other[2:4]) < one[4:] + other[4:], axis=0)
