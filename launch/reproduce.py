@@ -19,8 +19,8 @@ from launch.common import SYNTHETIC_CONFIG, report_errors
 from mstat.config.cli import parse
 from mstat.errors import UserError
 from mstat.paper.experiments import EXPERIMENTS, QUICK
-from shards.__main__ import task_of
 from shards.paths import path
+from shards.sources.options import task_of
 
 if TYPE_CHECKING:
     from mstat.config import Config

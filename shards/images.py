@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from shards.records import DataError
 
@@ -243,7 +243,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
             yield picture
     except (ValueError, MemoryError):
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         start = data[:4].hex(" ")
         raise ValueError(f"neither JPEG nor PNG, nor a whole BMP, TIFF or WebP (starts with {start})") from error
     except Exception as error:  # Pillow raises most of what Python has (a broken chunk is a SyntaxError)

@@ -30,7 +30,7 @@ def connect(url: str) -> tuple[Any, str]:
         raise DataError(f"{url}: {error}") from error
 
 
-class Http(HTTPFileSystem):
+class Http(HTTPFileSystem):  # type: ignore[misc]
     """fsspec's HTTP, but for how a file is read: as it lies on the server, and no further than asked for."""
 
     async def _cat_file(self, url: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:

@@ -179,7 +179,7 @@ def _resources(job: Job, site: Site) -> dict[str, Any]:
     return {"requests": requested, **({"limits": limits} if limits else {})}
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     """Scripts as blocks that people can read."""
 
 

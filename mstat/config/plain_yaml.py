@@ -15,7 +15,7 @@ MOST_BYTES = 1 << 16
 MOST_DIGITS = 400  # of a number: YAML's own reading of a long one takes long, and Python refuses to print it
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """A SafeLoader without aliases, tags and endless numbers.
 
     A small file that refers to itself again and again grows beyond any memory.

@@ -24,7 +24,7 @@ KINDS = ("null", "bool", "int", "float", "str", "seq", "map", "timestamp", "merg
 CORE_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in KINDS)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """A SafeLoader whose aliases and merges take bounded memory: a small file could refer to itself again and again."""
 
     num_aliases = 0

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mstat.evaluation.matches import Pairs
+from mstat.evaluation.matches import Labels, Pairs
 from mstat.evaluation.ranking import TILE, extreme_similarities
 
 # (0-2) fits both: of similarity s to a distance.
@@ -35,7 +35,7 @@ def class_distances(
     gallery_SD: Tensor,
     start: int,
     pairs: Pairs,
-    query_pids,
+    query_pids: Labels,
     correct_Q: Tensor,
     *,
     gather: Callable[[Tensor], list[Tensor]] = lambda tensor: [tensor],

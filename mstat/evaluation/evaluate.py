@@ -49,7 +49,7 @@ class Scored(NamedTuple):
     evaluation: dict[str, Any]
     features_SD: torch.Tensor
     scores: Scores
-    nearest: Callable[[Sequence[int]], tuple]
+    nearest: Callable[[Sequence[int]], tuple[torch.Tensor, torch.Tensor]]
 
 
 def score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> Scored:
@@ -264,7 +264,7 @@ def _embedding(trial: Trial, features_SD: torch.Tensor) -> dict[str, Any]:
 
 
 def _rankings(
-    trial: Trial, scores: Scores, nearest: Callable[[Sequence[int]], tuple]
+    trial: Trial, scores: Scores, nearest: Callable[[Sequence[int]], tuple[torch.Tensor, torch.Tensor]]
 ) -> dict[str, list[dict[str, Any]]]:
     """Queries with what the model finds nearest to each.
 

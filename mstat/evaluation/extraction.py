@@ -241,7 +241,9 @@ class Trial(Extraction):
         query_QD = self.engine.sum(query_QD).to(self.engine.device)
         return query_QD, features_SD[: max(self.num_gallery - start, 0)], start
 
-    def rank(self, features_SD: torch.Tensor) -> tuple[Scores, Callable[[Sequence[int]], tuple]]:
+    def rank(
+        self, features_SD: torch.Tensor
+    ) -> tuple[Scores, Callable[[Sequence[int]], tuple[torch.Tensor, torch.Tensor]]]:
         """Scores of this rank's features and everybody else's, and a function that gives chosen queries' top ranks."""
         query_QD, gallery_SD, start = self._sides(features_SD)
         ranks_P = rank_positives(query_QD, gallery_SD, start, self.pairs, reduce=self.engine.sum)

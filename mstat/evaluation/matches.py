@@ -5,13 +5,20 @@ Shape suffixes: Q queries, G gallery items, P positive pairs, I ignored pairs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mstat.errors import UserError
 from mstat.evaluation.metric_inputs import flags, index_pairs, labels
+
+Labels = Sequence[int] | np.ndarray[Any, Any] | Tensor  # whole numbers along one axis
+Flags = Sequence[bool] | np.ndarray[Any, Any] | Tensor
+IndexPairs = Sequence[Sequence[int]] | np.ndarray[Any, Any] | Tensor  # (N, 2)
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,15 @@ class Pairs:
     ignored_2I: Tensor
 
 
-def make_pairs(query_pids, query_camids, gallery_pids, gallery_camids, *, junk=None, same=None) -> Pairs:
+def make_pairs(
+    query_pids: Labels,
+    query_camids: Labels,
+    gallery_pids: Labels,
+    gallery_camids: Labels,
+    *,
+    junk: Flags | None = None,
+    same: IndexPairs | None = None,
+) -> Pairs:
     """Pairs of a protocol: ignored for a query are junk, its own identity in its own camera, and its copies.
 
     Args:

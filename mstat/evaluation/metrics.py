@@ -8,18 +8,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mstat.errors import UserError
-from mstat.evaluation.matches import Pairs, check_length, make_pairs
+from mstat.evaluation.matches import Flags, IndexPairs, Labels, Pairs, check_length, make_pairs
 from mstat.evaluation.metric_inputs import numbers, rank_numbers
 from mstat.evaluation.narrow_cone import collapse, spread
 from mstat.evaluation.ranking import rank_distances, rank_positives
 
 NUM_CMC = 50  # length of the CMC curve
+Matrix = Sequence[Sequence[float]] | np.ndarray[Any, Any] | Tensor
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class Scores:
     num_gallery: int
     fault: str | None = None
 
-    def summary(self, ranks: Sequence[int] = (1, 5, 10, 20), no_positive: Literal["skip", "zero"] = "skip") -> dict:
+    def summary(
+        self, ranks: Sequence[int] = (1, 5, 10, 20), no_positive: Literal["skip", "zero"] = "skip"
+    ) -> dict[str, Any]:
         """mAP, CMC and counts in plain numbers, scores as fractions.
 
         Args:
@@ -88,18 +92,18 @@ def score(pairs: Pairs, ranks_P: Tensor) -> Scores:
 
 
 def cmc_map(
-    query_features,
-    query_pids,
-    query_camids,
-    gallery_features,
-    gallery_pids,
-    gallery_camids,
+    query_features: Matrix,
+    query_pids: Labels,
+    query_camids: Labels,
+    gallery_features: Matrix,
+    gallery_pids: Labels,
+    gallery_camids: Labels,
     *,
-    junk=None,
-    same=None,
+    junk: Flags | None = None,
+    same: IndexPairs | None = None,
     ranks: Sequence[int] = (1, 5, 10, 20),
     no_positive: Literal["skip", "zero"] = "skip",
-) -> dict:
+) -> dict[str, Any]:
     """CMC and mAP of one process that holds all features; the same path as on many ranks.
 
     Ignored for a query: junk, its own identity in its own camera, its copies. Nearness is cosine similarity in fp32;
@@ -132,17 +136,17 @@ def cmc_map(
 
 
 def cmc_map_from_distances(
-    distance,
-    query_pids,
-    query_camids,
-    gallery_pids,
-    gallery_camids,
+    distance: Matrix,
+    query_pids: Labels,
+    query_camids: Labels,
+    gallery_pids: Labels,
+    gallery_camids: Labels,
     *,
-    junk=None,
-    same=None,
+    junk: Flags | None = None,
+    same: IndexPairs | None = None,
     ranks: Sequence[int] = (1, 5, 10, 20),
     no_positive: Literal["skip", "zero"] = "skip",
-) -> dict:
+) -> dict[str, Any]:
     """`cmc_map` by distances that somebody else has computed, re-ranked ones for instance.
 
     Args:

@@ -16,10 +16,10 @@ import torch
 
 import shards
 from mstat.config import ACTIONS_SHARDS, ALL_SPLITS, Config, DataConfig
-from mstat.distributed.agreement import PROJECT, settings_facts, source_digest
+from mstat.distributed.agreement import settings_facts
 from mstat.preflight.table import human
 from mstat.pretraining.task import ActionTask
-from mstat.runs.folder import commit, versions
+from mstat.provenance import PROJECT, commit, source_digest, versions
 from mstat.training.task import Task
 from mstat.training.train import training_plan
 from mstat.weights.checkpoint_files import folders

@@ -26,11 +26,11 @@ from mstat.files import write_json
 from mstat.report.averages import mean_of, numbers
 from mstat.report.html import write_report, write_reports
 from mstat.report.progress import score_table
-from mstat.runs import checkpoint
 from mstat.runs.checkpoint import find
 from mstat.runs.folder import State, read_state, write_state
 from mstat.runs.scored_set import evaluation_folder, folder_in, is_trained_on
 from mstat.training.train import train
+from mstat.weights import checkpoint_files
 from mstat.weights.export import load_model
 from shards.read import Reader
 from shards.text import markup, printable
@@ -47,7 +47,7 @@ def train_runs(config: Config, engine: Engine) -> None:
         train(config, engine)
         return
     run = Path(config.run)
-    if engine.from_main(bool(checkpoint.folders(run))):
+    if engine.from_main(bool(checkpoint_files.folders(run))):
         raise UserError(f"{run}: holds the run of one split; give the set of all splits another --run")
     if config.train.eval_every is not None:
         reader = shards.open(config.data.shards)

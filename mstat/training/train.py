@@ -40,6 +40,7 @@ from mstat.runs.evaluation_log import Evaluations, kept
 from mstat.runs.folder import Journal, locked, write_environment, write_state
 from mstat.training.schedule import learning_rate, metric_weight
 from mstat.training.task import Task, TrainedModule
+from mstat.weights import checkpoint_files
 from mstat.weights.export import export
 from mstat.weights.pretrained import KEPT, NO_KEY, Row, load_pretrained
 from shards.read import Reader
@@ -123,7 +124,7 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
     if config.train.compile:
         task.model.compile_blocks()
     init: list[Row] = []
-    begins = engine.from_main(not checkpoint.folders(run))  # else a checkpoint has all weights
+    begins = engine.from_main(not checkpoint_files.folders(run))  # else a checkpoint has all weights
     if config.model.init and begins:
         init = load_pretrained(task.model, Path(config.model.init))
         init += [Row(NO_KEY, name, KEPT) for name in task.state_dict() if not name.startswith("model.")]
@@ -165,14 +166,14 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
                 evaluation = objective.evaluate(engine, task.model, reader, config)
         except signals.StopRequested as stop:
             if engine.is_main:
-                step = checkpoint.folders(run)[-1][0]
+                step = checkpoint_files.folders(run)[-1][0]
                 write_state(run, "requeue", step, f"stopped by {stop}")
                 log.logger.info("step %d: stopped by %s", step, stop)
                 print(f"stopped by {stop} after step {step}: the same command goes on from there")
             raise
         except BaseException as error:
             explained = engine.explain(error)
-            good = checkpoint.folders(run)
+            good = checkpoint_files.folders(run)
             where = f"the last good checkpoint is {good[-1][1]}" if good else "there is no checkpoint yet"
             interrupted = isinstance(error, KeyboardInterrupt)
             what = "stopped by Ctrl-C" if interrupted else f"{type(explained).__name__}: {explained}"

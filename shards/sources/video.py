@@ -280,7 +280,7 @@ def count_frames(video: Path) -> int:
     return count
 
 
-def _is_hidden(stream: av.VideoStream, packet: av.Packet) -> bool:
+def _is_hidden(stream: av.VideoStream, packet: av.Packet[Any]) -> bool:
     """Return whether a packet gives no frame of its own: VP8's reference frames say so in their first byte."""
     return stream.codec_context.name in ("vp8", "libvpx") and not bytes(packet)[0] & 0x10
 

@@ -62,7 +62,7 @@ class Person:
 def make_person(rng: np.random.Generator) -> Person:
     """Draws an identity. All parts of the data set draw from the same distribution."""
 
-    def pick(options: tuple) -> int:
+    def pick(options: tuple[object, ...]) -> int:
         return int(rng.integers(len(options)))
 
     def colour(palette: tuple[Colour, ...]) -> Colour:
