@@ -23,7 +23,7 @@ from shards.storage import LocalFiles, RemoteFiles, open_files
 
 Int64Array = np.ndarray[Any, np.dtype[np.int64]]
 Uint8Array = np.ndarray[Any, np.dtype[np.uint8]]
-MAX_TOGETHER = 8 << 20  # bytes of decoded frames that are held before they are resized
+MAX_TOGETHER = 2 << 20  # bytes of decoded frames that are held before they are resized
 
 
 class _Batch:

@@ -47,7 +47,8 @@ def numbers(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in scores.items()
-        if key not in TERMS and (_is_number(value) or _are_numbers(value) or (key == "mAP" and value is None))
+        if key not in (*TERMS, "cameras")
+        and (_is_number(value) or _are_numbers(value) or (key == "mAP" and value is None))
     }
 
 
