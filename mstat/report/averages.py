@@ -44,11 +44,11 @@ def numbers(scores: Mapping[str, Any]) -> dict[str, Any]:
 
     A new score needs no change here. A protocol without mAP has None in its place.
     """
+    settings = {*TERMS, "cameras"}
     return {
         key: value
         for key, value in scores.items()
-        if key not in (*TERMS, "cameras")
-        and (_is_number(value) or _are_numbers(value) or (key == "mAP" and value is None))
+        if key not in settings and (_is_number(value) or _are_numbers(value) or (key == "mAP" and value is None))
     }
 
 
