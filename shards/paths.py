@@ -16,6 +16,7 @@ from shards.records import DataError, UsageError
 # Of URLs. fsspec bounds the time of each request to these; all others that it knows are refused, also those that are no
 # places but programs (reference, filecache, zip, ...).
 PROTOCOLS = ("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "hf", "oci", "oss", "memory", "file")
+PASSWORD = re.compile(r"(://[^/@:]*:)[^/@]+(@)")
 IPV6 = re.compile(r"\[[0-9a-fA-F:.]+\]")
 
 
@@ -46,12 +47,18 @@ def place(text: str) -> str:
     return text if "://" in text else str(path(text))
 
 
+def without_password(url: str) -> str:
+    """Return a URL for messages: the password of `protocol://user:password@host` is replaced by stars."""
+    return PASSWORD.sub(r"\1***\2", url)
+
+
 def check_url(url: str) -> None:
     """Raise DataError where a URL is a chain of several, or of a protocol that is not opened."""
     protocol, _, rest = url.partition("://")
+    shown = without_password(url)
     if "::" in IPV6.sub("", url, count=1):
-        raise DataError(f"{url}: a chain of URLs (::), which is not opened; give the folder of shards itself")
+        raise DataError(f"{shown}: a chain of URLs (::), which is not opened; give the folder of shards itself")
     if protocol not in PROTOCOLS:
-        raise DataError(f"{url}: a protocol that is not opened; a URL begins with one of {', '.join(PROTOCOLS)}")
+        raise DataError(f"{shown}: a protocol that is not opened; a URL begins with one of {', '.join(PROTOCOLS)}")
     if not rest.strip("/"):
-        raise DataError(f"{url}: no address after {protocol}://")
+        raise DataError(f"{shown}: no address after {protocol}://")

@@ -65,7 +65,7 @@ class Reader:
         self._files = open_files(self.path, cache, cache_gb)
         self.description, self.checksum = index.load_description(self._files)
         if isinstance(self._files, RemoteFiles):
-            self._files.version = self.checksum
+            self._files.name_blocks(self.checksum)
         self.name = self.description.name
         self.protocols = self.description.protocols
         self.facts = self.description.facts

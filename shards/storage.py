@@ -10,6 +10,7 @@ Whatever a folder or a server has under a name, reading it takes a bounded time 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import resource
 import time
@@ -21,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 
 from shards.cache import Cache
 from shards.guarded import open_regular, read_regular, sha256_of
-from shards.paths import check_url, expand
+from shards.paths import check_url, expand, without_password
 from shards.records import DataError
 
 MAX_OPEN = 256  # shards of a set, in a process
@@ -154,13 +155,19 @@ class RemoteFiles:
 
     def __init__(self, url: str, cache: Cache) -> None:
         self.url, self.cache = url, cache
-        # Of this very version of the set: Reader gives it when it knows.
-        self.version = ""
+        self.blocks = ""  # folder of this set's blocks in the cache
         self._recent: OrderedDict[str, bytes] = OrderedDict()
         self._filesystem: tuple[int, Any, str] | None = None
 
+    def name_blocks(self, checksum: str) -> None:
+        """Name the blocks after the URL and the checksum of the set.
+
+        A server could claim another set's checksum: its blocks must not stand in for those of another URL.
+        """
+        self.blocks = hashlib.sha256(f"{self.url}\n{checksum}".encode()).hexdigest()
+
     def where(self, name: str) -> str:
-        return f"{self.url}/{name}"
+        return f"{without_password(self.url)}/{name}"
 
     def content(self, name: str, max_bytes: int) -> bytes:
         return self._fetch_whole(name, max_bytes)
@@ -178,7 +185,8 @@ class RemoteFiles:
         filesystem, root = self._connect()
         try:
             result: list[int | None] = self._try_again(
-                self.url, lambda: filesystem.sizes([f"{root}/{name}" for name in names], **_timeout(filesystem))
+                without_password(self.url),
+                lambda: filesystem.sizes([f"{root}/{name}" for name in names], **_timeout(filesystem)),
             )
         except FileNotFoundError as error:  # fsspec says so of every failure
             if isinstance(error.__cause__, DataError):
@@ -210,7 +218,7 @@ class RemoteFiles:
         self._filesystem = None
 
     def _block_name(self, name: str, number: int) -> str:
-        return f"{self.version}/{name}/{number:06d}"
+        return f"{self.blocks}/{name}/{number:06d}"
 
     def _block(self, name: str, number: int, size: int) -> bytes:
         """A block of a file, of which `size` bytes are there for certain; the last may have fewer than the others."""

@@ -15,6 +15,7 @@ import yarl
 from fsspec import get_filesystem_class
 from fsspec.implementations.http import HTTPFileSystem
 
+from shards.paths import without_password
 from shards.records import DataError
 
 
@@ -27,7 +28,7 @@ def connect(url: str) -> tuple[Any, str]:
         options = {"get_client": _client} if kind is Http else kind._get_kwargs_from_urls(url)
         return kind(**options), kind._strip_protocol(url)
     except (ImportError, ValueError) as error:
-        raise DataError(f"{url}: {error}") from error
+        raise DataError(f"{without_password(url)}: {error}") from error
 
 
 class Http(HTTPFileSystem):  # type: ignore[misc]
@@ -45,7 +46,9 @@ class Http(HTTPFileSystem):  # type: ignore[misc]
             self._raise_not_found_for_status(response, url)
             encoding = response.headers.get("Content-Encoding", "identity")
             if encoding.lower() != "identity":
-                raise DataError(f"{url}: comes compressed (Content-Encoding: {encoding}); have it served as it is")
+                raise DataError(
+                    f"{without_password(url)}: comes compressed (Content-Encoding: {encoding}); have it served as it is"
+                )
             data = bytearray()
             async for chunk in response.content.iter_any():
                 data += chunk
@@ -71,6 +74,6 @@ async def _refuse_other_server(
         ("https", 443),
     ):
         raise DataError(
-            f"{requested}: the server sends us on to another one, {target.origin()}, which is not followed; if you "
-            "trust that one, give the address there"
+            f"{without_password(str(requested))}: the server sends us on to another one, {target.origin()}, "
+            "which is not followed; if you trust that one, give the address there"
         )

@@ -283,6 +283,28 @@ def test_the_cache_keeps_its_size_with_many_processes(tmp_path: Path) -> None:
         assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= 8_000_000
 
 
+def test_blocks_of_one_url_are_not_read_for_another(server: Server, tmp_path: Path) -> None:
+    """A server can claim the checksum of another's set; what it sent stays apart in a shared cache."""
+
+    def requests(url: str) -> int:
+        server.asked.clear()
+        shards.open(url, cache=tmp_path).encoded(0, 0)
+        return sum(".tar" in path and ranges is not None for path, ranges in server.asked)
+
+    assert requests(server.url) > 0
+    assert requests(server.url) == 0
+    assert requests(server.url.replace("127.0.0.1", "localhost")) > 0
+
+
+def test_a_password_is_not_printed(server: Server, tmp_path: Path) -> None:
+    """Neither where a server does not answer, nor where a URL is refused."""
+    for url in (server.url.replace("://", "://me:secret@") + "/none", "gopher://me:secret@host/set"):
+        with pytest.raises(DataError) as error:
+            shards.open(url, cache=tmp_path)
+        assert "secret" not in str(error.value)
+        assert "me:***@" in str(error.value)
+
+
 def test_the_cache_leaves_the_files_of_others_alone(tmp_path: Path) -> None:
     """A folder with something else in it may be given: that is not the cache's to remove, old as it may be."""
     theirs = tmp_path / "thesis" / "final.tex"
@@ -299,7 +321,7 @@ def test_the_cache_leaves_the_files_of_others_alone(tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_told_once(server: Server, tmp_path: Path, out: Path) -> None:
     """Reading goes on, each block from the server; only the index must have a place."""
     far = shards.open(server.url, cache=tmp_path)
-    version = tmp_path / far.checksum
+    version = tmp_path / far._files.blocks
     version.write_text("a file where a folder should be")
     near, rows = shards.open(out), (0, len(far) - 1)
     with pytest.warns(UserWarning, match="nothing can be kept here") as told:
