@@ -69,10 +69,10 @@ def main() -> None:
         }
         waits = {(label, share): run_paced(datasets[label], seconds) for (label, share), seconds in pace.items()}
         memory = {label: run_watched(dataset, pace[label, LOADS[0]]) for label, dataset in datasets.items()}
-    epoch = datasets[AS_STORED].plan.steps_per_epoch
+    epoch = datasets[AS_STORED].sampler.steps_per_epoch
     text = [
         f"# The loader\n\n{conditions('bench-loading')}\n",
-        f"Batches of {datasets[AS_STORED].plan.size} clips of 8 frames, augmented, at 224x112, from a set of "
+        f"Batches of {datasets[AS_STORED].sampler.size} clips of 8 frames, augmented, at 224x112, from a set of "
         f"{NUM_TRACKLETS} tracklets of {realistic.LENGTH} frames: crops of a real video, JPEGs of 3.9 kB on average, "
         f"in the page cache. **GPU rate not measured here.**\n",
         parts_section(in_parts, free),

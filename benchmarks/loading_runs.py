@@ -20,7 +20,7 @@ from mstat.data.augment import augment
 from mstat.data.clips import training_frames
 from mstat.data.loader import Arrays, TrainingBatches, load
 from mstat.model.randomness import draw_noise
-from mstat.training.train import training_plan
+from mstat.training.train import training_sampler
 from shards import images
 
 WORKERS = 2
@@ -60,7 +60,7 @@ def training(path: Path) -> TrainingBatches:
     """The batches of one rank, at the paper's settings."""
     config = Config(data=DataConfig(shards=str(path)))
     reader = shards.open(path)
-    return TrainingBatches(reader, training_plan(reader, config), config, rank=0, world_size=1)
+    return TrainingBatches(reader, training_sampler(reader, config), config, rank=0, world_size=1)
 
 
 def parts(dataset: TrainingBatches) -> dict[str, float]:
@@ -73,20 +73,20 @@ def parts(dataset: TrainingBatches) -> dict[str, float]:
 
 def one_round(dataset: TrainingBatches, steps: range) -> dict[str, float]:
     """The batches of some steps as the loader makes them, and their parts one by one on the same clips."""
-    plan, reader, config = dataset.plan, dataset.reader, dataset.config
+    sampler, reader, config = dataset.sampler, dataset.reader, dataset.config
     size, num_frames = config.model.image_size, config.clip.num_frames
     rng = np.random.default_rng(steps.start)
     encoded = []
     for step in steps:
-        for tracklet in plan.batch(step).tracklets_n.tolist():
+        for tracklet in sampler.batch(step).tracklets_n.tolist():
             numbers = training_frames(int(reader.num_frames[tracklet]), config.clip, rng)
             encoded.append([reader.encoded(tracklet, number) for number in numbers])
-    frames = [decoded(clip, size) for clip in encoded[: plan.size]]
+    frames = [decoded(clip, size) for clip in encoded[: sampler.size]]
     room = dataset.room()
     in_turn = islice(cycle(zip(frames, room["frames_BTHWC"], strict=True)), len(encoded))
     seconds = {
         "all of it": cpu(lambda: [dataset.fill(room, step) for step in steps]),
-        "plan": cpu(lambda: [plan.batch(step) for step in steps]),
+        "plan": cpu(lambda: [sampler.batch(step) for step in steps]),
         "decode and resize": cpu(lambda: spent(decoded(clip, size) for clip in encoded)),
         "augment": cpu(
             lambda: spent(
@@ -139,7 +139,7 @@ def run_free(dataset: TrainingBatches, num_workers: int) -> Free:
         next(batches)
     of_workers, of_trainer = cpu_seconds(), time.process_time()
     steps = np.array([next(batches) for _ in range(FREE_STEPS)])
-    num_clips = FREE_STEPS * dataset.plan.size
+    num_clips = FREE_STEPS * dataset.sampler.size
     result = (cpu_seconds() - of_workers) / num_clips, (time.process_time() - of_trainer) / num_clips
     batches.close()
     return Free(first, steps, *result)

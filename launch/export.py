@@ -74,9 +74,9 @@ def export_run(run: Path, checkpoint: str | None, config: Config, out: Path) -> 
     if meta.get("pretrain") is None:
         export(out, weights, config)
     else:
-        from mstat.pretraining.pretrain import PRETRAINING
+        from mstat.pretraining.pretrain import ActionRecognition
 
-        PRETRAINING.export(out, weights, config)
+        ActionRecognition().export(out, weights, config)
     return folder
 
 

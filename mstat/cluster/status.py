@@ -188,13 +188,13 @@ def num_steps(run: Path) -> int | None:
             return config.train.steps
         import shards
         from mstat.runs.relocate import find_shards
-        from mstat.training.train import training_plan
+        from mstat.training.train import training_sampler
 
         place = find_shards(run, config.data.shards)
         if "://" in place or not Path(place).is_dir():
             return None  # a look at a run opens no address that the run's settings name
         reader = shards.open(place)
-        return config.train.epochs * training_plan(reader, config).steps_per_epoch
+        return config.train.epochs * training_sampler(reader, config).steps_per_epoch
     except (OSError, ValueError, SystemExit):
         return None
 

@@ -1,4 +1,4 @@
-"""From a plan to tensors: training batches by step, evaluation batches by number, made in worker processes.
+"""From a sampler to tensors: training batches by step, evaluation batches by number, made in worker processes.
 
 Both kinds of batches are pure functions of their index, so the number of workers and ranks changes nothing but the
 time, and a run that goes on at step k starts reading there. Legend: B clips of this rank, n clips of the global batch,
@@ -21,7 +21,7 @@ from mstat.config import Config
 from mstat.data.augment import GREY, Fill, augment
 from mstat.data.clips import evaluation_clips, training_frames
 from mstat.data.corruptions import occlude, shrink
-from mstat.data.sampler import CLIPS, Plan
+from mstat.data.sampler import CLIPS, PKSampler
 from mstat.data.workers import Place, done
 from mstat.distributed.gather import slice_bounds
 from mstat.errors import UserError
@@ -55,10 +55,10 @@ class TrainingBatches:
     """
 
     def __init__(
-        self, reader: Reader, plan: Plan, config: Config, rank: int, world_size: int, colour: Fill = GREY
+        self, reader: Reader, sampler: PKSampler, config: Config, rank: int, world_size: int, colour: Fill = GREY
     ) -> None:
-        self.reader, self.plan, self.config, self.colour = reader, plan, config, colour
-        self.bounds = slice_bounds(plan.size, world_size, rank)
+        self.reader, self.sampler, self.config, self.colour = reader, sampler, config, colour
+        self.bounds = slice_bounds(sampler.size, world_size, rank)
 
     def room(self) -> Arrays:
         start, stop = self.bounds
@@ -68,11 +68,11 @@ class TrainingBatches:
             "frames_BTHWC": np.empty((stop - start, num_frames, *model.image_size, 3), np.uint8),
             "tps_BTN": np.empty((stop - start, *tps_TN.shape), tps_TN.dtype),
             "keep_BR": np.empty((stop - start, *keep_R.shape), keep_R.dtype),
-            "labels_n": np.empty(self.plan.size, np.int64),
+            "labels_n": np.empty(self.sampler.size, np.int64),
         }
 
     def fill(self, room: Arrays, step: int) -> None:
-        batch, config = self.plan.batch(step), self.config
+        batch, config = self.sampler.batch(step), self.config
         room["labels_n"][:] = batch.labels_n
         for place, position in enumerate(range(*self.bounds)):
             tracklet = int(batch.tracklets_n[position])

@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     labels_n: np.ndarray
 
 
-class Plan:
+class PKSampler:
     """P x K batches over the training tracklets of a set.
 
     Args:

@@ -21,7 +21,7 @@ from mstat.preflight.table import human
 from mstat.pretraining.task import ActionTask
 from mstat.provenance import PROJECT, commit, source_digest, versions
 from mstat.training.task import Task
-from mstat.training.train import training_plan
+from mstat.training.train import training_sampler
 from mstat.weights.checkpoint_files import folders
 from shards.read import Reader
 from shards.records import DataError
@@ -195,7 +195,7 @@ def room_needed(config: Config, reader: Reader, make: MakeTask = Task) -> int:
     if config.data.split == ALL_SPLITS:
         first = reader.protocol(config.data.protocol).splits[0]
         config = Config(**{**vars(config), "data": DataConfig(**{**vars(config.data), "split": first})})
-    weights, each = checkpoint_bytes(config, len(training_plan(reader, config).pids), make)
+    weights, each = checkpoint_bytes(config, len(training_sampler(reader, config).pids), make)
     return (config.train.keep + config.train.keep_best + 1) * each + weights
 
 

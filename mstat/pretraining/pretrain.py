@@ -28,7 +28,8 @@ from mstat.pretraining.task import ActionTask
 from mstat.pretraining.timesformer import Classifier
 from mstat.report.scores import percent
 from mstat.runs.scored_set import dataset
-from mstat.training.train import Objective, train, training_plan
+from mstat.training.task import TrainedModule
+from mstat.training.train import train, training_sampler
 from mstat.weights.export import export_classifier
 from shards.read import Reader
 from shards.records import Role
@@ -56,7 +57,7 @@ def pretrain(config: Config, engine: Engine) -> dict[str, Any] | None:
     Returns and raises as `mstat.training.train.train`, and ValueError on settings that make no sense here.
     """
     check_settings(config)
-    return train(config, engine, PRETRAINING)
+    return train(config, engine, ActionRecognition())
 
 
 def check_settings(config: Config) -> None:
@@ -147,20 +148,6 @@ def _share(hits: torch.Tensor) -> float:
     return float(hits.double().mean())
 
 
-def _score(engine: Engine, model: Classifier, reader: Reader, config: Config) -> tuple[dict[str, Any], str]:
-    result = accuracy(engine, model, reader, config)
-    return result, f"accuracy {percent(result['accuracy'])}"
-
-
-def _evaluate(engine: Engine, model: Classifier, reader: Reader, config: Config) -> dict[str, Any]:
-    result = accuracy(engine, model, reader, config)
-    if engine.is_main:
-        write_json(Path(config.run) / "evaluation.json", result)
-        rich.print(accuracy_table(result))
-    engine.barrier()
-    return result
-
-
 def accuracy_table(result: Mapping[str, Any]) -> Table:
     """Return evaluation.json as a table, in percent: the least recognised classes, and all."""
     table = Table(
@@ -183,18 +170,35 @@ def accuracy_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
-def _export(run: Path, weights: Mapping[str, torch.Tensor], config: Config) -> None:
-    reader = shards.open(config.data.shards)
-    export_classifier(run, weights, config, class_names(reader, training_plan(reader, config).pids))
+class ActionRecognition:
+    """The objective of pretraining: a TimeSformer that recognises actions."""
 
+    main_scores = ("accuracy",)
 
-PRETRAINING = Objective(
-    task=ActionTask,
-    check=lambda engine, reader, config: held_out(reader, config),
-    score=_score,
-    main_scores=("accuracy",),
-    evaluate=_evaluate,
-    export=_export,
-    report=lambda run, reader: f"start from it: launch/train.py --model.init {run / 'model.safetensors'}",
-    facts=lambda config: {"pretrain": dataclasses.asdict(config.pretrain)},
-)
+    def task(self, config: Config, num_classes: int) -> TrainedModule:
+        return ActionTask(config, num_classes)
+
+    def check(self, engine: Engine, reader: Reader, config: Config) -> None:
+        held_out(reader, config)
+
+    def score(self, engine: Engine, model: Classifier, reader: Reader, config: Config) -> tuple[dict[str, Any], str]:
+        scores = accuracy(engine, model, reader, config)
+        return scores, f"accuracy {percent(scores['accuracy'])}"
+
+    def evaluate(self, engine: Engine, model: Classifier, reader: Reader, config: Config) -> dict[str, Any]:
+        scores = accuracy(engine, model, reader, config)
+        if engine.is_main:
+            write_json(Path(config.run) / "evaluation.json", scores)
+            rich.print(accuracy_table(scores))
+        engine.barrier()
+        return scores
+
+    def export(self, run: Path, weights: Mapping[str, torch.Tensor], config: Config) -> None:
+        reader = shards.open(config.data.shards)
+        export_classifier(run, weights, config, class_names(reader, training_sampler(reader, config).pids))
+
+    def report(self, run: Path, reader: Reader) -> str:
+        return f"start from it: launch/train.py --model.init {run / 'model.safetensors'}"
+
+    def facts(self, config: Config) -> dict[str, Any]:
+        return {"pretrain": dataclasses.asdict(config.pretrain)}

@@ -10,8 +10,6 @@ import contextlib
 import dataclasses
 import errno
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,75 +20,31 @@ import shards
 from mstat.config import Config
 from mstat.config.cli import save_config
 from mstat.data.loader import TrainingBatches, load
-from mstat.data.sampler import Plan
+from mstat.data.sampler import PKSampler
 from mstat.data.workers import start_fork_server
 from mstat.distributed import signals
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
-from mstat.evaluation.evaluate import evaluate_run, score
-from mstat.evaluation.extraction import Trial
 from mstat.files import write_json
-from mstat.model import MSTAT
-from mstat.report.html import write_report
 from mstat.report.init_table import print_start, start_record
 from mstat.report.progress import Progress
-from mstat.report.scores import short
 from mstat.runs import checkpoint, log
 from mstat.runs.evaluation_log import Evaluations, kept
 from mstat.runs.folder import Journal, locked, write_environment, write_state
+from mstat.training.objective import Objective, ReIdentification
 from mstat.training.schedule import learning_rate, metric_weight
-from mstat.training.task import Task, TrainedModule
+from mstat.training.task import TrainedModule
 from mstat.weights import checkpoint_files
-from mstat.weights.export import export
 from mstat.weights.pretrained import KEPT, NO_KEY, Row, load_pretrained
 from shards.read import Reader
 from shards.records import Role
 
 
-@dataclass(frozen=True)
-class Objective:
-    """The objective of a run: the functions in which re-identification and pretraining differ, in order of their use.
-
-    Attributes:
-        task: The module to train, for so many classes; its `model` is what is scored.
-        check: Refuses, with a ValueError, what cannot be scored. Every rank calls this and the next two.
-        score: Scores during training: what evaluations.jsonl holds, and the words that are printed.
-        main_scores: Names of scores, of which the first that is not null decides what is best (`train.keep_best`).
-        evaluate: Scores at the end: writes evaluation.json, prints a table, returns what it holds.
-        export: Writes model.safetensors and model.json out of the task's weights.
-        report: Writes what a person looks at; returns the last words of the run.
-        facts: What a run must not change when it goes on, besides `run_facts`.
-    """
-
-    task: Callable[[Config, int], TrainedModule]
-    check: Callable[[Engine, Reader, Config], Any]
-    score: Callable[[Engine, Any, Reader, Config], tuple[dict[str, Any], str]]
-    main_scores: Sequence[str]
-    evaluate: Callable[[Engine, Any, Reader, Config], dict[str, Any]]
-    export: Callable[[Path, Mapping[str, torch.Tensor], Config], None]
-    report: Callable[[Path, Reader], str]
-    facts: Callable[[Config], dict[str, Any]]
-
-
-def _score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> tuple[dict[str, Any], str]:
-    scores = score(engine, model, reader, config).evaluation
-    return scores, short(scores)
-
-
-REIDENTIFICATION = Objective(
-    task=Task,
-    check=Trial,
-    score=_score,
-    main_scores=("mAP", "rank1"),
-    evaluate=evaluate_run,
-    export=export,
-    report=lambda run, reader: f"report: {write_report(run, reader)}",
-    facts=lambda config: {"pretrain": None},
-)
-
-
-def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATION) -> dict[str, Any] | None:
+def train(config: Config, engine: Engine, objective: Objective | None = None) -> dict[str, Any] | None:
     """Train, evaluate and report a run, from its newest checkpoint if it has one. Every rank calls it.
+
+    Args:
+        objective: None is re-identification.
 
     Returns:
         What evaluation.json holds; None with `train.eval_every: null`.
@@ -100,25 +54,26 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
         ValueError: If the settings do not fit the data, the machine or the run folder.
         NotFiniteError: If a loss or gradient is not finite; no checkpoint holds what came of it.
     """
+    objective = objective or ReIdentification()
     run = Path(config.run)
     if config.data.num_workers:
         start_fork_server()
     reader = shards.open(config.data.shards)
-    plan = training_plan(reader, config)
-    if plan.size < engine.world_size:
+    sampler = training_sampler(reader, config)
+    if sampler.size < engine.world_size:
         raise UserError(
-            f"{engine.world_size} processes for {plan.size} clips (batch.num_identities x batch.num_tracklets): "
-            f"start at most {plan.size}, or raise --batch.num_identities"
+            f"{engine.world_size} processes for {sampler.size} clips (batch.num_identities x batch.num_tracklets): "
+            f"start at most {sampler.size}, or raise --batch.num_identities"
         )
     if config.train.compile and engine.kind == "zero3":
         # It fetches the weights of each layer by hooks inside the blocks, which no compiler can look into.
         raise UserError("train.compile does not go with ZeRO-3: leave it out, or launch with zero2.yaml")
     if config.train.keep_best and not config.train.eval_every:
         raise UserError("train.keep_best keeps the best of the evaluations during training: set --train.eval_every N")
-    num_steps = config.train.epochs * plan.steps_per_epoch if config.train.steps is None else config.train.steps
+    num_steps = config.train.epochs * sampler.steps_per_epoch if config.train.steps is None else config.train.steps
 
     torch.manual_seed(config.seed)
-    task = objective.task(config, len(plan.pids))
+    task = objective.task(config, len(sampler.pids))
     if config.train.activation_checkpointing:
         task.model.recompute_blocks()
     if config.train.compile:
@@ -157,7 +112,7 @@ def train(config: Config, engine: Engine, objective: Objective = REIDENTIFICATIO
             write_state(run, "running", start)
         engine.barrier()
         try:
-            loop(config, engine, objective, task, reader, plan, start, num_steps, facts)
+            loop(config, engine, objective, task, reader, sampler, start, num_steps, facts)
             weights = engine.weights()
             if engine.is_main:
                 objective.export(run, weights, config)
@@ -200,7 +155,7 @@ def loop(
     objective: Objective,
     task: TrainedModule,
     reader: Reader,
-    plan: Plan,
+    sampler: PKSampler,
     start: int,
     num_steps: int,
     facts: dict[str, Any],
@@ -211,12 +166,12 @@ def loop(
         StopRequested: If a signal asked for it; the newest checkpoint is then of the last step that was done.
     """
     run = Path(config.run)
-    journal = Journal(run, start, plan.size, engine.is_main)
+    journal = Journal(run, start, sampler.size, engine.is_main)
     evaluations = Evaluations(run, objective.main_scores)
     last, best = engine.from_main(evaluations.resume(start) if engine.is_main else None)
     noise_for = dataclasses.replace(config, model=task.model.config)  # pretraining's model is not the config's
     mean_pixel = (255 * task.model.stem.pixel_mean).round().int().tolist()
-    dataset = TrainingBatches(reader, plan, noise_for, engine.rank, engine.world_size, mean_pixel)
+    dataset = TrainingBatches(reader, sampler, noise_for, engine.rank, engine.world_size, mean_pixel)
     on_gpu = engine.device.type == "cuda"
     done = saved = start
     with (
@@ -244,13 +199,13 @@ def loop(
                     config.schedule,
                     step=step,
                     num_steps=num_steps,
-                    steps_per_epoch=plan.steps_per_epoch,
-                    batch_size=plan.size,
+                    steps_per_epoch=sampler.steps_per_epoch,
+                    batch_size=sampler.size,
                 )
                 losses = engine.losses(batch, metric_weight(config.loss, step=step))
                 grad_norm = engine.update(losses["loss"], lr)
                 done = step + 1
-                epoch = step // plan.steps_per_epoch
+                epoch = step // sampler.steps_per_epoch
                 journal.add({"step": done, "epoch": epoch, **losses, "lr": lr, "grad_norm": grad_norm})
 
                 saving = done == num_steps or _due(done, config.train.save_every)
@@ -287,12 +242,12 @@ def run_facts(config: Config, engine: Engine, reader: Reader) -> dict[str, Any]:
     }
 
 
-def training_plan(reader: Reader, config: Config) -> Plan:
-    """The P x K plan over the training tracklets of the run's protocol and split."""
+def training_sampler(reader: Reader, config: Config) -> PKSampler:
+    """Return the P x K sampler over the training tracklets of the run's protocol and split."""
     chosen = np.flatnonzero(reader.roles(config.data.protocol, config.data.split) & Role.TRAIN)
     if not len(chosen):
         raise UserError(f"{config.data.shards}: no training tracklets in this protocol and split")
-    return Plan(
+    return PKSampler(
         chosen,
         reader.pids[chosen],
         reader.camids[chosen],

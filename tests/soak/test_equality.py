@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from mstat.config.cli import load_config
 from mstat.model import MSTAT
 from mstat.training.task import Task
-from mstat.training.train import training_plan
+from mstat.training.train import training_sampler
 from shards import open as open_shards
 from tests.conftest import LOSSES, metrics, run
 from tests.soak.conftest import Rows
@@ -62,7 +62,7 @@ def test_the_runs_compared_are_worth_it(one_process: dict[str, Path], variant: s
     moment = "momentum_buffer" if "SGD" in variant else "exp_avg_sq"
     moments = [parameter[moment] for parameter in state["optimizer"]["state"].values()]
     config = load_config(one_process[variant] / "config.yaml")
-    task = Task(config, len(training_plan(open_shards(config.data.shards), config).pids))
+    task = Task(config, len(training_sampler(open_shards(config.data.shards), config).pids))
     assert len(moments) == sum(parameter.requires_grad for parameter in task.parameters())
     assert all(moment.abs().max() > 0 for moment in moments)
 

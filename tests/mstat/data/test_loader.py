@@ -22,7 +22,7 @@ from mstat.config import Config, changed
 from mstat.config.cli import load_config, override
 from mstat.data.loader import AHEAD, EvaluationBatches, TrainingBatches, load
 from mstat.data.sampler import CLIPS, IDENTITIES, TRACKLETS
-from mstat.training.train import training_plan
+from mstat.training.train import training_sampler
 from tests.conftest import PROJECT
 
 STEPS = range(3, 6)
@@ -44,7 +44,7 @@ def one_process(config: Config) -> list[dict[str, torch.Tensor]]:
 def batches(config: Config, world_size: int, num_workers: int, steps: range) -> list[dict[str, torch.Tensor]]:
     """Global batches of some steps, put together from the slices of all ranks."""
     reader = shards.open(config.data.shards)
-    plan = training_plan(reader, config)
+    plan = training_sampler(reader, config)
     ranks = [
         taken(load(TrainingBatches(reader, plan, config, rank, world_size), steps, num_workers, pin_memory=False))
         for rank in range(world_size)
@@ -88,7 +88,7 @@ def test_clips_are_augmented_and_noise_is_drawn(config: Config, one_process: lis
 def test_a_reached_step_costs_no_replay(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step 10^6 on the second of three ranks: its own four clips are read, and every draw is keyed by that step."""
     reader = shards.open(config.data.shards)
-    plan = training_plan(reader, config)
+    plan = training_sampler(reader, config)
     batches = TrainingBatches(reader, plan, config, 1, 3)
     room = batches.room()
     keys, read = [], []
@@ -210,10 +210,10 @@ if __name__ == "__main__":
     from pathlib import Path
     from mstat.config.cli import load_config
     from mstat.data.loader import TrainingBatches, load
-    from mstat.training.train import training_plan
+    from mstat.training.train import training_sampler
     config = load_config(Path({str(tiny_config)!r}))
     reader = shards.open(config.data.shards)
-    dataset = TrainingBatches(reader, training_plan(reader, config), config, 0, 1)
+    dataset = TrainingBatches(reader, training_sampler(reader, config), config, 0, 1)
     batches = load(dataset, range(100), 2, pin_memory=False)
     next(batches)
     print(*[worker.pid for worker in multiprocessing.active_children()], flush=True)

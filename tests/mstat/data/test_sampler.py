@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mstat.data.sampler import IDENTITIES, TRACKLETS, Plan
+from mstat.data.sampler import IDENTITIES, TRACKLETS, PKSampler
 from mstat.distributed.gather import slice_bounds
 
 
-def make(num_identities: int = 4, num_tracklets: int = 2, pids: int = 10, seed: int = 0) -> tuple[Plan, dict]:
+def make(num_identities: int = 4, num_tracklets: int = 2, pids: int = 10, seed: int = 0) -> tuple[PKSampler, dict]:
     """A plan over identities with 1 to 3 cameras and 1 to 3 tracklets in each."""
     rng = np.random.default_rng(5)
     rows = [
@@ -17,7 +17,7 @@ def make(num_identities: int = 4, num_tracklets: int = 2, pids: int = 10, seed: 
     ]
     rng.shuffle(rows)
     tracklets = 100 + np.arange(len(rows))
-    plan = Plan(
+    plan = PKSampler(
         tracklets,
         [pid for pid, _ in rows],
         [camid for _, camid in rows],
@@ -117,4 +117,4 @@ def test_too_few_identities_are_refused() -> None:
 def test_lengths_must_match() -> None:
     """One pid and one camera for every tracklet, or nothing."""
     with pytest.raises(ValueError, match="must match"):
-        Plan([1, 2], [1, 2], [1], num_identities=1, num_tracklets=1, seed=0)
+        PKSampler([1, 2], [1, 2], [1], num_identities=1, num_tracklets=1, seed=0)

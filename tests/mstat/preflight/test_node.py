@@ -20,7 +20,7 @@ from mstat.preflight.node import (
     room_needed,
 )
 from mstat.pretraining.pretrain import pretrain
-from mstat.training.train import training_plan
+from mstat.training.train import training_sampler
 from shards.read import Reader
 from tests.conftest import tiny_actions_yaml
 
@@ -36,7 +36,7 @@ def test_a_checkpoint_is_foreseen(reference: Path) -> None:
     """What one of a real run takes, and its weights, to 5 % of what its settings say."""
     config = load_config(reference / "config.yaml")
     reader = Reader(config.data.shards)
-    weights, checkpoint = checkpoint_bytes(config, len(training_plan(reader, config).pids))
+    weights, checkpoint = checkpoint_bytes(config, len(training_sampler(reader, config).pids))
     newest = sorted((reference / "checkpoints").iterdir())[-1]
     assert sum(path.stat().st_size for path in newest.rglob("*")) == pytest.approx(checkpoint, rel=0.05)
     assert (reference / "model.safetensors").stat().st_size == pytest.approx(weights, rel=0.05)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from mstat.config import Config, LossConfig, ModelConfig, changed
-from mstat.data.sampler import Plan
+from mstat.data.sampler import PKSampler
 from mstat.distributed.gather import _Gather, gather, slice_bounds
 from mstat.losses.triplet import batch_hard_distances
 from mstat.training.task import Task
@@ -29,7 +29,7 @@ WORLD_SIZES = (1, 2, 3, 4)  # 7 and 9 clips: slices are ragged
 
 # One camera has all of identity 2, which has fewer tracklets than K: one of them comes twice.
 CAMERAS = {0: [1, 2, 3], 1: [1, 2, 2], 2: [4, 4]}
-PLANNED = Plan(
+PLANNED = PKSampler(
     np.arange(8), *np.transpose([(pid, camid) for pid in CAMERAS for camid in CAMERAS[pid]]),
     num_identities=3, num_tracklets=3, seed=0,
 ).batch(0)  # fmt: skip

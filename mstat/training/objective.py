@@ -1,0 +1,84 @@
+"""The objective of a run: the steps in which re-identification and pretraining differ.
+
+`mstat.training.train.train` calls the methods in the order in which they stand here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from mstat.config import Config
+from mstat.distributed.engine import Engine
+from mstat.evaluation.evaluate import evaluate_run, score
+from mstat.evaluation.extraction import Trial
+from mstat.model import MSTAT
+from mstat.report.html import write_report
+from mstat.report.scores import short
+from mstat.training.task import Task, TrainedModule
+from mstat.weights.export import export
+from shards.read import Reader
+
+Weights = Mapping[str, torch.Tensor]
+
+
+class Objective(Protocol):
+    """A training objective. Every rank calls `check`, `score` and `evaluate`.
+
+    Attributes:
+        main_scores: Names of scores; the first one that is not null decides which step is best (`train.keep_best`).
+    """
+
+    main_scores: Sequence[str]
+
+    def task(self, config: Config, num_classes: int) -> TrainedModule:
+        """Return the module to train; its `model` is what is scored."""
+
+    def check(self, engine: Engine, reader: Reader, config: Config) -> None:
+        """Raise UserError if the run could not be scored at its end."""
+
+    def score(self, engine: Engine, model: Any, reader: Reader, config: Config) -> tuple[dict[str, Any], str]:
+        """Return scores during training, for evaluations.jsonl, and a line that is printed."""
+
+    def evaluate(self, engine: Engine, model: Any, reader: Reader, config: Config) -> dict[str, Any]:
+        """Score at the end: write evaluation.json, print a table, return the content."""
+
+    def export(self, run: Path, weights: Weights, config: Config) -> None:
+        """Write model.safetensors and model.json out of the task's weights."""
+
+    def report(self, run: Path, reader: Reader) -> str:
+        """Write the report; return the last line that is printed."""
+
+    def facts(self, config: Config) -> dict[str, Any]:
+        """Return facts that a run must not change when it resumes, besides those of `train.run_facts`."""
+
+
+class ReIdentification:
+    """MSTAT with its losses, scored by the protocol of the data set."""
+
+    main_scores = ("mAP", "rank1")
+
+    def task(self, config: Config, num_classes: int) -> TrainedModule:
+        return Task(config, num_classes)
+
+    def check(self, engine: Engine, reader: Reader, config: Config) -> None:
+        Trial(engine, reader, config)
+
+    def score(self, engine: Engine, model: MSTAT, reader: Reader, config: Config) -> tuple[dict[str, Any], str]:
+        scores = score(engine, model, reader, config).evaluation
+        return scores, short(scores)
+
+    def evaluate(self, engine: Engine, model: MSTAT, reader: Reader, config: Config) -> dict[str, Any]:
+        return evaluate_run(engine, model, reader, config)
+
+    def export(self, run: Path, weights: Weights, config: Config) -> None:
+        export(run, weights, config)
+
+    def report(self, run: Path, reader: Reader) -> str:
+        return f"report: {write_report(run, reader)}"
+
+    def facts(self, config: Config) -> dict[str, Any]:
+        return {"pretrain": None}
