@@ -173,7 +173,7 @@ def accuracy_table(result: Mapping[str, Any]) -> Table:
 class ActionRecognition:
     """The objective of pretraining: a TimeSformer that recognises actions."""
 
-    main_scores = ("accuracy",)
+    main_scores: tuple[str, ...] = ("accuracy",)
 
     def task(self, config: Config, num_classes: int) -> TrainedModule:
         return ActionTask(config, num_classes)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +32,7 @@ class Objective(Protocol):
         main_scores: Names of scores; the first one that is not null decides which step is best (`train.keep_best`).
     """
 
-    main_scores: Sequence[str]
+    main_scores: tuple[str, ...]
 
     def task(self, config: Config, num_classes: int) -> TrainedModule:
         """Return the module to train; its `model` is what is scored."""
@@ -59,7 +59,7 @@ class Objective(Protocol):
 class ReIdentification:
     """MSTAT with its losses, scored by the protocol of the data set."""
 
-    main_scores = ("mAP", "rank1")
+    main_scores: tuple[str, ...] = ("mAP", "rank1")
 
     def task(self, config: Config, num_classes: int) -> TrainedModule:
         return Task(config, num_classes)
