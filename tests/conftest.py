@@ -131,9 +131,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> Pa
 
 @pytest.fixture
 def hosts() -> Iterator[Any]:
-    """Two hosts for one test: tests.hosts.Hosts."""
-    from tests.hosts import two_hosts, why_not
-    from tests.system import skip
+    """Two hosts for one test: tests.helpers.hosts.Hosts."""
+    from tests.helpers.hosts import two_hosts, why_not
+    from tests.helpers.system import skip
 
     if reason := why_not():
         skip(reason)

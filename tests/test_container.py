@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PROJECT
-from tests.dockerfile import commands, copy, ignored, section, steps
+from tests.helpers.dockerfile import commands, copy, ignored, section, steps
 
 DOCKERFILE = steps((PROJECT / "Dockerfile").read_text())
 

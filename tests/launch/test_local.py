@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.conftest import LAUNCH, PROJECT, assert_same_losses, launches, members, metrics, state
-from tests.hosts import CABLE, NAMES, Hosts
+from tests.helpers.hosts import CABLE, NAMES, Hosts
+from tests.helpers.slurm import wait_until
 from tests.launch.test_submit import write_slow
-from tests.slurm import wait_until
 
 
 def remote_shell(path: Path, hosts: Hosts) -> Path:

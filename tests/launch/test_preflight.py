@@ -15,7 +15,7 @@ import pytest
 
 from launch.preflight import arguments, settings_of
 from tests.conftest import PROJECT
-from tests.hosts import ADDRESSES, CABLE, END_SECONDS, PORT, Hosts
+from tests.helpers.hosts import ADDRESSES, CABLE, END_SECONDS, PORT, Hosts
 
 
 def preflight(

@@ -16,8 +16,8 @@ from launch import report
 from mstat.config.cli import load_config
 from mstat.distributed.engine import Engine
 from mstat.training.splits import evaluate_runs
-from tests.browser import Browser, chromium, why_not
 from tests.conftest import PROJECT
+from tests.helpers.browser import Browser, chromium, why_not
 
 WIDTHS = {"phone": 390, "desk": 1440}
 PAPER_WIDTH = 718  # A4 without Chromium's margins

@@ -15,10 +15,10 @@ import pytest
 from safetensors.torch import load_file
 
 from mstat.cluster import restarts
-from tests import hosts
 from tests.conftest import PROJECT, assert_same_losses, state
-from tests.slurm import CABLE, Cluster, two_nodes, wait_until, why_not
-from tests.system import skip
+from tests.helpers import hosts
+from tests.helpers.slurm import CABLE, Cluster, two_nodes, wait_until, why_not
+from tests.helpers.system import skip
 
 # A launch/train.py whose steps take `seconds` more: of the attempt, and of the step in it, both counted from 1.
 SLOW = """

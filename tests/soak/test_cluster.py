@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests import hosts
 from tests.conftest import LOSSES, PROJECT, assert_same_losses, metrics, state
+from tests.helpers import hosts
+from tests.helpers.slurm import NODES, Cluster, wait_until
 from tests.launch.test_submit import (
     assert_same_weights,
     cluster,
@@ -31,7 +32,6 @@ from tests.launch.test_submit import (
     wait_for_step,
     write_slow,
 )
-from tests.slurm import NODES, Cluster, wait_until
 from tests.soak.conftest import Rows
 
 __all__ = ["cluster", "site", "slow", "undisturbed"]

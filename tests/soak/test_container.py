@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PROJECT, TINY
-from tests.dockerfile import assignments, copy, expand, steps
+from tests.helpers.dockerfile import assignments, copy, expand, steps
 from tests.soak.conftest import Rows
 
 SUITE = "bookworm"

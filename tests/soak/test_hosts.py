@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import LOSSES, assert_same_losses, members, metrics, state, wait_for_step
-from tests.hosts import ADDRESSES, NAMES, Hosts, two_hosts, why_not
+from tests.helpers.hosts import ADDRESSES, NAMES, Hosts, two_hosts, why_not
 from tests.soak.conftest import Rows
 
 TIMEOUT_SECONDS = 6

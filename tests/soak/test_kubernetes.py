@@ -13,7 +13,7 @@ from mstat.cluster.job import Job
 from mstat.cluster.kubernetes import GIVE_UP, GO_ON, host, script
 from mstat.cluster.sites import Site
 from tests.conftest import PROJECT, state, wait_for_step
-from tests.hosts import ADDRESSES, CABLE, Hosts
+from tests.helpers.hosts import ADDRESSES, CABLE, Hosts
 
 HERE = Site(project=str(PROJECT))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PROJECT, run, state
-from tests.hosts import ADDRESSES, NAMES, Hosts
+from tests.helpers.hosts import ADDRESSES, NAMES, Hosts
 from tests.launch.test_preflight import preflight
 from tests.soak.conftest import Rows
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from mstat.distributed.gather import gather, slice_bounds
-from tests.distributed import run_distributed
+from tests.helpers.distributed import run_distributed
 
 TOTALS, DIM = (4, 7), 5  # on 4 ranks: one clip each, and ragged slices
 

@@ -24,7 +24,7 @@ from mstat.evaluation.metrics import cmc_map
 from mstat.model import MSTAT
 from shards.images import resize
 from shards.records import Role
-from tests.distributed import run_distributed
+from tests.helpers.distributed import run_distributed
 
 
 @pytest.fixture(params=["sample", "clips"])

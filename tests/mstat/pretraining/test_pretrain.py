@@ -24,7 +24,7 @@ from mstat.pretraining.task import ActionTask
 from mstat.weights.export import export_classifier
 from mstat.weights.pretrained import load_pretrained
 from tests.conftest import tiny_actions_yaml
-from tests.distributed import run_distributed
+from tests.helpers.distributed import run_distributed
 from tests.mstat.model.small import build
 
 

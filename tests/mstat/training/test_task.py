@@ -18,7 +18,7 @@ from mstat.data.sampler import PKSampler
 from mstat.distributed.gather import _Gather, gather, slice_bounds
 from mstat.losses.triplet import batch_hard_distances
 from mstat.training.task import Task
-from tests.distributed import run_distributed
+from tests.helpers.distributed import run_distributed
 
 SMALL = ModelConfig(
     image_size=(32, 16), patch_size=8, width=16, num_heads=2, depths=(1, 1, 1), num_attributes=2,

@@ -12,7 +12,7 @@ from typing import Any
 
 from selenium import webdriver
 
-from tests.system import install
+from tests.helpers.system import install
 
 PACKAGES = ("chromium", "chromium-driver")  # Debian's
 FLAGS = (

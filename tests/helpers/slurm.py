@@ -1,7 +1,7 @@
 """A real Slurm on one machine: a controller and two nodes, each in namespaces of its own, joined by a bridge.
 
 They share the file system, as the nodes of a cluster do, and nothing else. What is made here ends with the process that
-made it: each machine is a process that holds its namespaces (tests/hosts.py), and killing it is a power cut.
+made it: each machine is a process that holds its namespaces (tests/helpers/hosts.py), and killing it is a power cut.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests import hosts
 from tests.conftest import PROJECT
-from tests.system import install
+from tests.helpers import hosts
+from tests.helpers.system import install
 
 NODES = ("n1", "n2")
 ADDRESSES = {"ctl": "10.77.0.254", "n1": "10.77.0.1", "n2": "10.77.0.2"}

@@ -12,7 +12,7 @@ from mstat.config.cli import parse
 from mstat.distributed.gather import slice_bounds
 from mstat.losses import batch_hard
 from mstat.training.task import Task
-from tests.distributed import run_distributed
+from tests.helpers.distributed import run_distributed
 
 SMALL = ModelConfig(
     image_size=(32, 16), patch_size=8, width=16, num_heads=2, depths=(1, 1, 1), num_attributes=2,
