@@ -18,7 +18,7 @@ from shards.records import WARNINGS, DataError, UsageError
 from shards.sources import SOURCES, add_options
 from shards.sources.options import positive_int, size_HW, task_of
 from shards.terminal import print_anything
-from shards.text import printable
+from shards.text import counted, printable
 from shards.workers import available_cpus
 
 
@@ -124,7 +124,7 @@ def verify(args: argparse.Namespace) -> int:
     faults = verifying.verify(args.folder, args.workers, decode=args.decode)
     for fault in faults:
         print(printable(fault), file=sys.stderr)
-    what = f"{len(faults)} faults" if faults else "every byte is as it was built"
+    what = counted(len(faults), "fault") if faults else "every byte is as it was built"
     print(f"{printable(args.folder)}: {what}")
     return 1 if faults else 0
 

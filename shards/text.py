@@ -37,3 +37,8 @@ def markup(text: object) -> str:
 def breaks_lines(text: str) -> bool:
     """Return whether a text holds control characters or ends of lines: it cannot be a name in a script or an option."""
     return any(unicodedata.category(c) in ("Cc", "Zl", "Zp", "Cs") for c in text)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 fault, 2 faults."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -30,7 +30,7 @@ from shards import index, tar
 from shards.guarded import open_lock
 from shards.records import DataError, Source, SourceTracklet, UsageError
 from shards.shard import BAD_FRAME, SIDECAR, Encoding, Job, Written, join_shard, write_shard
-from shards.text import printable, printable_lines
+from shards.text import counted, printable, printable_lines
 from shards.workers import Progress, run_jobs
 
 BUILDING = ".building"
@@ -208,7 +208,9 @@ class Build:
         lost = sum(t.num_frames for t in self.source.tracklets) - kept
         if lost:
             gone = sorted({t.key for t in self.source.tracklets} - set(table["key"].to_pylist()))
-            facts["left out"] = f"{lost:,} bad frames" + (f"; no frame is left of {', '.join(gone)}" if gone else "")
+            facts["left out"] = counted(lost, "bad frame") + (
+                f"; no frame is left of {', '.join(gone)}" if gone else ""
+            )
         if turned := sum(result.turned for result in results):
             facts["turned"] = f"{turned:,} pictures, upright as their EXIF orientation says"
         pids = table["pid"].to_numpy()
@@ -239,7 +241,9 @@ def write(source: Source, folder: Path, **options: Any) -> index.Description:
 def _way_out(work: Callable[[Job, Progress], Written], faults: int) -> str:
     if work is join_shard:
         return f"{faults} shards are missing; run the tasks that make them, or build without --join to make them here"
-    return f"{faults} bad frames; replace them and build again, or leave them out with --bad-frames drop"
+    them = "it" if faults == 1 else "them"
+    what = counted(faults, "bad frame")
+    return f"{what}; replace {them} and build again, or leave {them} out with --bad-frames drop"
 
 
 def plan_shards(num_frames: Sequence[int], frame_bytes: float, shard_bytes: int) -> list[tuple[int, int]]:

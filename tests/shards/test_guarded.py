@@ -87,5 +87,5 @@ def test_a_pipe_among_pictures_is_a_bad_frame(tmp_path: Path) -> None:
     path = tree / "bbox_train/0001/0001C1T0001F002.jpg"
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(DataError, match=rf"^{path}: 0001C1T0001: no regular file .*\n1 bad frames"):
+    with pytest.raises(DataError, match=rf"^{path}: 0001C1T0001: no regular file .*\n1 bad frame;"):
         build_mars(tree, tmp_path / "out")
