@@ -208,9 +208,8 @@ class Build:
         lost = sum(t.num_frames for t in self.source.tracklets) - kept
         if lost:
             gone = sorted({t.key for t in self.source.tracklets} - set(table["key"].to_pylist()))
-            facts["left out"] = counted(lost, "bad frame") + (
-                f"; no frame is left of {', '.join(gone)}" if gone else ""
-            )
+            facts["left out"] = counted(lost, "bad frame")
+            facts["left out"] += f"; no frame is left of {', '.join(gone)}" if gone else ""
         if turned := sum(result.turned for result in results):
             facts["turned"] = f"{turned:,} pictures, upright as their EXIF orientation says"
         pids = table["pid"].to_numpy()
