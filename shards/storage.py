@@ -92,8 +92,8 @@ class _Descriptor:
     def __init__(self, number: int) -> None:
         self.number = number
 
-    def __del__(self) -> None:
-        os.close(self.number)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at Python's end, the module `os` may be gone
+        close(self.number)
 
 
 def _max_open() -> int:

@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import pickle
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +24,7 @@ from shards.index import _checksum
 from shards.records import DataError
 from shards.storage import BLOCK_BYTES
 from shards.summary import summary
+from tests.conftest import PROJECT
 from tests.shards.trees import build_mars, contents, mars_tree
 
 
@@ -294,6 +297,14 @@ def test_blocks_of_one_url_are_not_read_for_another(server: Server, tmp_path: Pa
     assert requests(server.url) > 0
     assert requests(server.url) == 0
     assert requests(server.url.replace("127.0.0.1", "localhost")) > 0
+
+
+def test_python_ends_in_silence(out: Path) -> None:
+    """A reader that is still there when Python ends closes its files without a word."""
+    code = f"import shards\nreader = shards.open({str(out)!r})\nframes = reader.frames(0, [0])\n"
+    code += "import shards.storage\nshards.storage.os = None"  # as when modules are cleared before their objects
+    end = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT)
+    assert (end.returncode, end.stderr) == (0, "")
 
 
 def test_a_password_is_not_printed(server: Server, tmp_path: Path) -> None:
