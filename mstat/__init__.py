@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def load(run_or_file: str | PathLike[str]) -> MSTAT:
-    """A trained model in evaluation mode, from a run folder, its model.safetensors, or one of its checkpoints.
+    """Load a trained model in evaluation mode from a run folder, its model.safetensors, or one of its checkpoints.
 
-    `model.embed(frames)` then gives float32 features of uint8 clips B,T,H,W,3 of any size, also after `half` or
+    `model.embed(frames)` then returns float32 features of uint8 clips B,T,H,W,3 of any size, also after `half` or
     `bfloat16`.
 
     Raises:
         UserError: If the weights or the model.json beside them are missing or do not fit each other.
     """
-    from mstat.weights.export import load_model  # torch comes only now: `import mstat` alone stays light
+    from mstat.weights.export import load_model  # imports torch, so it waits: `import mstat` alone stays light
 
     return load_model(run_or_file)

@@ -1,4 +1,4 @@
 """Jobs: scripts for Slurm, Kubernetes and ssh, restarts, status, collection of results.
 
-Nothing here imports torch at the start, and nothing of a training depends on it.
+Importing it loads no torch, and training does not depend on it.
 """

@@ -1,7 +1,7 @@
-"""Reads `FOLDER/job/job.json`, which says what job a folder belongs to.
+"""Reader of `FOLDER/job/job.json`, which names the job that a folder belongs to.
 
-A run folder may come from somebody else. So values are checked, and scripts and logs are looked for in the folder
-itself: a path in the file counts by its last part alone.
+A run folder may come from somebody else. So values are checked, and scripts and logs are looked up in the folder
+itself: only the last part of a path in the file counts.
 """
 
 from __future__ import annotations
@@ -52,24 +52,24 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """The checked content of a folder's job.json; empty without one.
+    """Return the checked content of a folder's job.json; empty without one.
 
     Returns:
-        Its values; `script` and `log` are paths within the folder (of an array's element, in that of the array).
+        Its values; `script` and `log` are paths within the folder (for an array's element, within the array's folder).
 
     Raises:
-        UserError: If a value is none that launch/submit.py writes.
+        UserError: If launch/submit.py never writes such a value.
     """
     path = folder / FOLDER / "job.json"
     about = restarts.read_json(path)
     for key, is_valid in CHECKS.items():
         if key in about and not is_valid(about[key]):
-            shown = printable(repr(about[key])[:60])
-            raise UserError(f"{path}: {key} is {shown}, which launch/submit.py never writes; remove this file")
+            value = printable(repr(about[key])[:60])
+            raise UserError(f"{path}: {key} is {value}, which launch/submit.py never writes; remove this file")
     if about.get("scheduler") == "local" and "id" in about:
         about["id"] = int(str(about["id"]).partition("_")[0])
         if not 1 < about["id"] < MAX_PID:
-            raise UserError(f"{path}: id is {about['id']}, which is no process; remove this file")
+            raise UserError(f"{path}: id is {about['id']}, which is not a process id; remove this file")
     if "script" in about:
         about["script"] = str(folder / FOLDER / Path(about["script"]).name)
     if "log" in about:
@@ -78,6 +78,6 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def _log(folder: Path, name: str) -> Path:
-    """The log of that name in the folder's job/, or in that of the array or run to which the folder belongs."""
-    places = [place / FOLDER / name for place in (folder, *folder.parents[:3])]
-    return next((place for place in places if place.is_file()), places[0])
+    """Return the path of a log by name, in the job/ of the folder or of the array or run that it belongs to."""
+    candidates = [owner / FOLDER / name for owner in (folder, *folder.parents[:3])]
+    return next((path for path in candidates if path.is_file()), candidates[0])

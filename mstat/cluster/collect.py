@@ -1,7 +1,7 @@
-"""The mean over the runs of an array: `python -m mstat.cluster.collect FOLDER`.
+"""Mean over the runs of an array: `python -m mstat.cluster.collect FOLDER`.
 
-FOLDER/seed-*/evaluation.json are read, FOLDER/evaluation.json is written: the same keys, each score their mean, its
-standard deviation under `sd`.
+It reads FOLDER/seed-*/evaluation.json and writes FOLDER/evaluation.json with the same keys: each score is the mean, and
+its standard deviation is under `sd`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shards.text import printable
 
 
 def collect(folder: Path) -> dict[str, Any]:
-    """The mean of the evaluations in `folder`/seed-*, which is also written.
+    """Average the evaluations in `folder`/seed-*, write the mean, and return it.
 
     Raises:
         ValueError: If one of them is missing.

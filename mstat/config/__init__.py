@@ -1,6 +1,6 @@
-"""The settings of a run: their types, defaults and ranges, and how a YAML and a command line become a Config.
+"""Settings of a run: their types, defaults and ranges, and parsing of a YAML and a command line into a Config.
 
-What a setting does belongs to the module that reads it. Nothing here imports torch, so that `--help` is quick.
+The module that reads a setting implements its effect. Nothing here imports torch, so that `--help` is quick.
 """
 
 from mstat.config.settings import (

@@ -1,7 +1,7 @@
 """Augmentation of a training clip: flip, crop and erasing, each the same on every frame of the clip.
 
-On uint8 frames in the loader's workers. Padding and erased areas get one colour: the pixel mean that the model
-subtracts, so that they are zero to it. Random erasing is that of its paper and its authors' code (Zhong et al. 2017):
+It works on uint8 frames in the loader's workers. Padding and erased areas get one colour: the pixel mean that the model
+subtracts, so that the model sees zeros. Random erasing follows its paper and its authors' code (Zhong et al. 2017):
 2 to 40 % of the area, and an aspect (height to width) drawn uniformly from 0.3 to 3.3, so that three quarters of the
 areas are higher than wide.
 """
@@ -15,8 +15,8 @@ import torch
 
 from mstat.config import ClipConfig
 
-GREY = 128  # the middle: the pixel mean of a model that no pretrained weights give another one
-Fill = int | Sequence[int]  # of all colours, or of each
+GREY = 128  # mid-grey: the pixel mean of a model, unless pretrained weights bring another one
+Fill = int | Sequence[int]  # one value for all colours, or one for each
 ERASE_AREA = (0.02, 0.4)
 ERASE_ASPECT = (0.3, 1 / 0.3)
 
@@ -28,9 +28,9 @@ def augment(
     out: np.ndarray | None = None,
     fill: Fill = GREY,
 ) -> np.ndarray:
-    """Change a copy of the clip's frames, uint8 T,H,W,3, in `out` if given. `fill` is the colour of what is missing."""
+    """Augment a copy of the clip's frames, uint8 T,H,W,3, in `out` if given. `fill` is the colour of missing areas."""
     if rng.random() < config.flip:
-        # numpy turns pixels of three bytes round one by one, in ten times the time.
+        # NumPy flips pixels of three bytes one by one, which takes ten times as long.
         frames_THWC = torch.from_numpy(frames_THWC).flip(2).numpy()
     out = crop(frames_THWC, config.crop_padding, rng, out, fill)
     if rng.random() < config.erase:
@@ -45,7 +45,7 @@ def crop(
     out: np.ndarray | None = None,
     fill: Fill = GREY,
 ) -> np.ndarray:
-    """Shift a copy by up to `padding` pixels either way, in `out` if given; what comes into view is filled."""
+    """Shift a copy by up to `padding` pixels either way, in `out` if given; fill the uncovered border."""
     height, width = frames_THWC.shape[1:3]
     dy, dx = rng.integers(-padding, padding + 1, 2)
     out = np.empty_like(frames_THWC) if out is None else out
@@ -57,7 +57,7 @@ def crop(
 
 
 def erase(frames_THWC: np.ndarray, rng: np.random.Generator, fill: Fill = GREY) -> None:
-    """Fill a random rectangle, in place; a draw that does not fit into the frame is drawn again."""
+    """Fill a random rectangle in place; draw again if it does not fit into the frame."""
     height, width = frames_THWC.shape[1:3]
     for _ in range(100):
         area = rng.uniform(*ERASE_AREA) * height * width

@@ -1,4 +1,4 @@
-"""Worse frames for a test of robustness: a part covered, or too few pixels. Pure functions of (seed, tracklet).
+"""Corruption of frames for tests of robustness: occlusion and low resolution. Pure functions of (seed, tracklet).
 
 Shapes: T frames, H, W, C = 3.
 """
@@ -10,16 +10,16 @@ import numpy as np
 from mstat.data.augment import GREY
 from shards import images
 
-OCCLUSION = 1  # keeps this draw apart from that of the frames, which is keyed by (seed, tracklet) alone
+OCCLUSION = 1  # separates this draw from the draw of frames, which is keyed by (seed, tracklet) alone
 
 
 def occlude(frames_THWC: np.ndarray, fraction: float, seed: int, tracklet: int) -> np.ndarray:
-    """A copy with one rectangle of mid-grey over `fraction` of the area, at the same place on every frame.
+    """Copy the frames with one mid-grey rectangle over `fraction` of the area, at the same place on every frame.
 
-    The grey is the same for all models, also for those that subtract another mean: all are tested on equal pictures.
+    The grey is the same for all models, even for those that subtract another mean: all see equal pictures.
 
-    Its shape, between as high and as wide as the frame, and its place are drawn by (seed, tracklet) and grow with the
-    fraction without jumping: what a small one covers lies about where a larger one does.
+    The rectangle's shape, between full height and full width of the frame, and its place are drawn by (seed, tracklet).
+    Both change continuously with the fraction: a small rectangle lies roughly where a larger one does.
     """
     height, width = frames_THWC.shape[1:3]
     shape, down, right = np.random.default_rng([seed, tracklet, OCCLUSION]).random(3)
@@ -32,7 +32,7 @@ def occlude(frames_THWC: np.ndarray, fraction: float, seed: int, tracklet: int) 
 
 
 def shrink(frames_THWC: np.ndarray, height: int) -> np.ndarray:
-    """Frames at `height` pixels and their own aspect; those that are no higher stay as they are."""
+    """Shrink frames to `height` pixels with their own aspect; frames that are no higher stay as they are."""
     stored_height, stored_width = frames_THWC.shape[1:3]
     if stored_height <= height:
         return frames_THWC

@@ -1,4 +1,4 @@
-"""`python -m mstat.model`: the command of launch/model.py, under the name of what it describes."""
+"""Run launch/model.py as `python -m mstat.model`."""
 
 import sys
 

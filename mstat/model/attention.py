@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from mstat.config import ModelConfig
 from mstat.model.linear import Linear
 
-SHORT = 256  # keys, up to which a CPU is faster with the whole map of scores than with PyTorch's fused kernel
+SHORT = 256  # with at most so many keys, a CPU computes the whole score matrix faster than PyTorch's fused kernel
 
 
 def layer_norm(config: ModelConfig) -> nn.LayerNorm:
-    """The LayerNorm used everywhere; eps is that of ViT and TimeSformer, whose weights it may receive."""
+    """Return a LayerNorm with the eps of ViT and TimeSformer, whose weights it may receive."""
     return nn.LayerNorm(config.width, eps=1e-6)
 
 
 def attend(q_FhQd: Tensor, k_FhSd: Tensor, v_FhSd: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v, (F, h, Q, d), by the kernel that suits device and length."""
+    """Compute softmax(q k^T / sqrt(d)) v, (F, h, Q, d), with the faster kernel for this device and length."""
     if q_FhQd.device.type != "cpu" or k_FhSd.shape[2] > SHORT:
         return F.scaled_dot_product_attention(q_FhQd, k_FhSd, v_FhSd)
     scores_FhQS = q_FhQd @ k_FhSd.mT * q_FhQd.shape[-1] ** -0.5
@@ -37,7 +37,7 @@ class Attention(nn.Module):
         self.proj = Linear(config.width, config.width)
 
     def forward(self, x_FSD: Tensor, scale: Tensor | None = None) -> Tensor:
-        """`scale` (1,) multiplies the result."""
+        """Apply attention; `scale` (1,) multiplies the result."""
         qkv = self.qkv(x_FSD).unflatten(-1, (3, self.num_heads, -1))
         q_FhSd, k_FhSd, v_FhSd = qkv.permute(2, 0, 3, 1, 4)
         out_FhSd = attend(q_FhSd, k_FhSd, v_FhSd)

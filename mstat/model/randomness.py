@@ -1,7 +1,7 @@
 """The model's randomness, drawn outside the model: temporal patch shuffling and drop path, one clip at a time.
 
-A run must not depend on which rank or worker meets a clip. So the model draws nothing itself: whoever plans a batch
-gives every clip its own generator, and what is drawn here travels with the frames. NumPy alone, for loader workers.
+A run must not depend on the rank or worker that loads a clip. So the model draws nothing itself: the loader gives every
+clip its own generator, and the noise drawn here travels with the frames. Only NumPy is used, for loader workers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ RESIDUALS_PER_BLOCK = 3  # temporal, spatial, MLP
 
 
 def block_counts(config: ModelConfig) -> tuple[int, int, int]:
-    """Blocks of Stages I, II and III: none in a stage that is left out, one more where a block stands for an IAP."""
+    """Return the blocks of Stages I, II and III: 0 in an absent stage, one more where a block replaces an IAP."""
     first, second, third = config.depths
     if config.iap not in ("II", "both"):
         second += 1
@@ -24,18 +24,18 @@ def block_counts(config: ModelConfig) -> tuple[int, int, int]:
 
 
 def num_residuals(config: ModelConfig) -> int:
-    """R, residual branches with drop path.
+    """Return R, the number of residual branches with drop path.
 
-    Their order: Stage I's blocks, then Stage II's, then Stage III's, each block as temporal, spatial, MLP. The proxy
-    modules (AAP, IAP) have none: they are where a stage reads out its feature.
+    Their order is Stage I's blocks, then Stage II's, then Stage III's, each block as temporal, spatial, MLP. The proxy
+    modules (AAP, IAP) have none: they read out the feature of a stage.
     """
     return RESIDUALS_PER_BLOCK * sum(block_counts(config))
 
 
 def drop_rates(config: ModelConfig) -> np.ndarray:
-    """Probability, (R,), that a branch is dropped: from 0 in the first block up to `drop_path` in the deepest.
+    """Return each branch's drop probability, (R,): from 0 in the first block up to `drop_path` in the deepest.
 
-    Stages II and III stand side by side, both on Stage I, so both count their depth from Stage I's last block.
+    Stages II and III are parallel, both after Stage I, so both count their depth from Stage I's last block.
     """
     first, *parallel = block_counts(config)
     depth = [*range(first)] + [first + i for blocks in parallel for i in range(blocks)]
@@ -48,10 +48,9 @@ def draw_noise(rng: np.random.Generator, config: ModelConfig, num_frames: int) -
 
     Returns:
         tps_TN: int64; token (t, n) of the clip comes from frame `tps_TN[t, n]`. With probability `tps_probability`
-            the `tps_positions` columns that are struck hold one random permutation each (Sec. III-E); all others
-            are 0..T-1.
-        keep_R: float32; what each residual branch is multiplied by: 0 where dropped, else 1 / (1 - rate), which
-            keeps its expectation. `num_residuals` tells the order.
+            `tps_positions` random columns hold one random permutation each (Sec. III-E); all others are 0..T-1.
+        keep_R: float32; multiplier of each residual branch: 0 if dropped, else 1 / (1 - rate), which keeps the
+            expectation. The order is that of `num_residuals`.
     """
     rates_R = drop_rates(config)
     keep_R = np.where(rng.random(len(rates_R)) < rates_R, 0.0, 1.0 / (1.0 - rates_R)).astype(np.float32)
@@ -60,6 +59,6 @@ def draw_noise(rng: np.random.Generator, config: ModelConfig, num_frames: int) -
     num_positions = (height // config.patch_size) * (width // config.patch_size)
     tps_TN = np.tile(np.arange(num_frames, dtype=np.int64)[:, None], (1, num_positions))
     if rng.random() < config.tps_probability:
-        struck = rng.choice(num_positions, size=min(config.tps_positions, num_positions), replace=False)
-        tps_TN[:, struck] = rng.permuted(tps_TN[:, struck], axis=0)
+        shuffled = rng.choice(num_positions, size=min(config.tps_positions, num_positions), replace=False)
+        tps_TN[:, shuffled] = rng.permuted(tps_TN[:, shuffled], axis=0)
     return tps_TN, keep_R

@@ -1,4 +1,4 @@
-"""The stem: pixels become tokens. Normalisation happens here, on the device, so that clips travel as uint8.
+"""The stem: pixels -> tokens. It normalises on the device, so that clips travel as uint8.
 
 Shapes: B clips, T frames, H x W pixels, C colours, N patches a frame, K = 3 P^2 numbers in a patch, D width.
 """
@@ -15,28 +15,29 @@ INIT_STD = 0.02
 
 
 def patch_grid(config: ModelConfig) -> tuple[int, int]:
-    """Rows and columns of patches in a frame; N is their product."""
+    """Return the rows and columns of patches in a frame; N is their product."""
     height, width = config.image_size
     return height // config.patch_size, width // config.patch_size
 
 
 def sinusoid(grid: tuple[int, int], width: int) -> Tensor:
-    """Sines and cosines of a patch's row and column, (N, D): where learnable positions start.
+    """Return sines and cosines of each patch's row and column, (N, D): initial values of the learnable positions.
 
-    From scratch, noise of std 0.02 would hide from the first layers where a patch lies; a checkpoint overwrites it.
+    In training from scratch, noise of std 0.02 would hide a patch's place from the first layers. A checkpoint
+    overwrites them.
     """
     num_rates = -(-width // 4)
     rates = 10_000 ** (-torch.arange(num_rates) / num_rates)
     row_N, column_N = torch.meshgrid(*(torch.arange(side) for side in grid), indexing="ij")
-    angles = [place_N.reshape(-1, 1) * rates for place_N in (row_N, column_N)]
+    angles = [index_N.reshape(-1, 1) * rates for index_N in (row_N, column_N)]
     return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)[:, :width].clone()
 
 
 def shuffle(values_BNT: Tensor, tps_BTN: Tensor) -> Tensor:
-    """Temporal patch shuffling (Sec. III-E): value (n, t) of a clip from its frame `tps_BTN[t, n]`.
+    """Shuffle patches over time (Sec. III-E): take value (n, t) of a clip from its frame `tps_BTN[t, n]`.
 
     Args:
-        values_BNT: (B, N, T, ...).
+        values_BNT: Values of shape (B, N, T, ...).
     """
     source_BNT = tps_BTN.transpose(1, 2)
     return torch.take_along_dim(values_BNT, source_BNT.view(*source_BNT.shape, *[1] * (values_BNT.dim() - 3)), dim=2)
@@ -47,8 +48,8 @@ class Stem(nn.Module):
 
     There is no temporal position: the model does not know the order of the frames.
 
-    A patch is laid out as (colour, row, column) and embedded by a linear layer, so its weight is the (D, 3, P, P)
-    kernel of a convolutional patch embedding, flattened.
+    A patch is laid out as (colour, row, column) and embedded by a linear layer, so that the layer's weight is the
+    flattened (D, 3, P, P) kernel of a convolutional patch embedding.
     """
 
     pixel_mean: Tensor
@@ -62,20 +63,20 @@ class Stem(nn.Module):
         self.position = nn.Parameter(sinusoid(self.grid, config.width))
         self.class_token = nn.Parameter(torch.empty(config.width))
         nn.init.trunc_normal_(self.class_token, std=INIT_STD)
-        # Saved with the weights: which normalisation is right depends on where those come from.
+        # Saved with the weights, since the right normalisation depends on their origin.
         self.register_buffer("pixel_mean", torch.full((3,), 0.5))
         self.register_buffer("pixel_std", torch.full((3,), 0.5))
 
     def forward(self, frames_BTHWC: Tensor, tps_BTN: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Uint8 frames -> tokens (B, N, T, D) and class token (B, D). `tps_BTN`: source frame of each token."""
+        """Return tokens (B, N, T, D) and class token (B, D) of uint8 frames. `tps_BTN`: source frame of each token."""
         batch, frames = frames_BTHWC.shape[:2]
         (rows, columns), side = self.grid, self.patch_size
         patches = frames_BTHWC.reshape(batch, frames, rows, side, columns, side, 3).permute(0, 2, 4, 1, 6, 3, 5)
         patches_BNTCP = patches.reshape(batch, rows * columns, frames, 3, side * side)
         if tps_BTN is not None:
-            # Embedding and position treat every frame alike, so shuffling the bytes is shuffling the tokens,
-            # and costs neither float traffic nor a backward pass.
+            # Embedding and position treat every frame alike, so shuffling the bytes shuffles the tokens,
+            # without float traffic or a backward pass.
             patches_BNTCP = shuffle(patches_BNTCP, tps_BTN)
         pixels_BNTCP = (patches_BNTCP - 255 * self.pixel_mean[:, None]) / (255 * self.pixel_std[:, None])
         tokens_BNTD = self.patch(pixels_BNTCP.flatten(3)) + self.position[:, None]
-        return tokens_BNTD, self.class_token.repeat(batch, 1)  # no view: blocks are compiled for one layout
+        return tokens_BNTD, self.class_token.repeat(batch, 1)  # a copy, not a view: blocks are compiled for one layout

@@ -1,4 +1,4 @@
-"""Weights in files: reading those of anybody without running code, naming them as ours, writing a trained model.
+"""Weights in files: read foreign files without running code, rename their keys to ours, write a trained model.
 
-What maps, checks or stores tensors belongs here. The model itself is in mstat/model, the steps of a run in mstat/runs.
+Code that maps, checks or stores tensors belongs here. The model is in mstat/model, the steps of a run in mstat/runs.
 """
