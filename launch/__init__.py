@@ -1,1 +1,1 @@
-"""Commands: parse, compose, call."""
+"""Commands: parse the command line, compose the settings, call the library."""

@@ -1,8 +1,8 @@
 """Score a trained run: `accelerate launch launch/evaluate.py --run DIR [--section.key value ...]`.
 
-Takes DIR/config.yaml, changed by flags, and DIR/model.safetensors; writes DIR/evaluation.json and DIR/report.html. Of
-another --data.shards, protocol or split than the run's own they go to DIR/evaluations/<its name>, of a --checkpoint (of
-a run that need not be finished) to DIR/evaluations/step-...
+Reads DIR/config.yaml, changed by flags, and DIR/model.safetensors; writes DIR/evaluation.json and DIR/report.html. For
+another --data.shards, protocol or split than the run's own, they go to DIR/evaluations/<its name>; for a --checkpoint
+(the run need not be finished), to DIR/evaluations/step-...
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main() -> int:
     parser = run_parser("launch/evaluate.py", __doc__, "--eval.num_frames 32 or --data.protocol NAME", False)
     checkpoint_option(parser)
     parser.add_argument(
-        "--out", type=path, metavar="FOLDER", help="where evaluation.json and what goes with it are left"
+        "--out", type=path, metavar="FOLDER", help="folder for evaluation.json and the files that go with it"
     )
     arguments, overrides = parser.parse_known_args()
 

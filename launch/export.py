@@ -1,7 +1,7 @@
 """Write a model of a run as two files: `python launch/export.py --run DIR [--checkpoint NAME] --out FOLDER`.
 
-Writes FOLDER/model.safetensors and FOLDER/model.json, which `mstat.load` and --model.init read. Without --checkpoint
-the model is the finished run's own, or that of the newest checkpoint of a run that is not finished.
+Writes FOLDER/model.safetensors and FOLDER/model.json, which `mstat.load` and --model.init read. Without --checkpoint it
+takes the model of a finished run, or the newest checkpoint of a run that is not finished.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def export_run(run: Path, checkpoint: str | None, config: Config, out: Path) -> Path:
-    """Write the model of a run into `out`; gives the file or the checkpoint that it comes from.
+    """Write the model of a run into `out`, and return the file or the checkpoint folder that it comes from.
 
     Args:
-        checkpoint: As `mstat.runs.checkpoint.find` takes it; None is the finished run's model, or the newest
-            checkpoint's where the run is not finished.
+        checkpoint: As `mstat.runs.checkpoint.find` takes it; None is the model of a finished run, or the newest
+            checkpoint of a run that is not finished.
     """
     from mstat.runs.checkpoint import find
     from mstat.weights.checkpoint_files import META, read_meta, read_weights

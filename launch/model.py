@@ -1,6 +1,6 @@
-"""`python -m mstat.model`: how large the model of a config is, part by part, without building it in memory.
+"""Show the size of a config's model, part by part, without building it in memory: `python -m mstat.model`.
 
-With `--init FILE`: what that model would take from a checkpoint, key by key.
+With `--init FILE`, show what that model would take from a checkpoint, key by key.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Size(NamedTuple):
 
 
 def part_of(name: str) -> str:
-    """The part that a module or parameter belongs to."""
+    """Return the part to which a module or parameter belongs."""
     return next((part for part in PARTS if name == part or name.startswith(part + ".")), OTHER)
 
 
 def count(config: ModelConfig, num_frames: int) -> dict[str, Size]:
-    """Size of each part on one clip of `num_frames`; parts that the config leaves out have none.
+    """Return the size of each part on one clip of `num_frames`; parts that the config leaves out have size 0.
 
-    FLOPs are those of matrix products, attention included; what is elementwise does not count.
+    FLOPs count matrix products, including attention; elementwise operations do not count.
     """
     counter = FlopCounterMode(display=False)
     with torch.device("meta"):
@@ -67,7 +67,7 @@ def count(config: ModelConfig, num_frames: int) -> dict[str, Size]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print a table; exit status 0, 1 where a checkpoint is refused, or 2 where the config is bad."""
+    """Print a table and return the exit status: 0, 1 if a checkpoint is refused, or 2 if the config is bad."""
     print_anything()
     parser = argparse.ArgumentParser(prog="python -m mstat.model", description=__doc__)
     parser.add_argument("--config", type=path, help="YAML of a run; without it, the paper's model")
@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def show_init(config: ModelConfig, file: Path) -> int:
-    """Print what the model of `config` would start from, or why not; gives the exit status."""
+    """Print what the model of `config` would take from `file`, or why it cannot; return the exit status."""
     try:
         with torch.device("meta"):
             model = MSTAT(config)

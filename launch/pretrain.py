@@ -1,9 +1,9 @@
 """Pretrain the STA stack on clips of actions: `accelerate launch launch/pretrain.py [--config configs/Y.yaml]`.
 
-Ends with RUN/model.safetensors, from which launch/train.py --model.init starts. Without a config it learns pairs of
-made-up actions that only the order of frames tells apart, which it makes where they are missing. Of the settings,
-model.stages, .num_attributes, .num_prototypes, .iap, .tps_*, .bnneck and others of the stages' ends, and loss.* but
-label_smoothing, are not used here: the stack has as many blocks as the model of that section will take.
+Writes RUN/model.safetensors, from which launch/train.py --model.init starts. Without a config it trains on synthetic
+actions, pairs of which differ only in the order of frames; it makes the set if it is missing. It does not use the
+settings model.stages, .num_attributes, .num_prototypes, .iap, .tps_*, .bnneck and others of the ends of stages, nor
+loss.* except label_smoothing: the stack has as many blocks as the model of that section will take.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> int:
         with Engine(config) as engine:
             if config.data.shards == ACTIONS_SHARDS:
                 build_missing("synthetic-actions", ACTIONS_SHARDS, engine)
-            with suppress(StopRequested):  # told and written down
+            with suppress(StopRequested):  # already printed and recorded
                 pretrain(config, engine)
 
     return report_errors(command)

@@ -1,7 +1,7 @@
 """Make the report of a run again, or compare runs: `python launch/report.py RUN [RUN ...]`.
 
 One RUN: RUN/report.html, and its pictures as files in RUN/figures. Several: one page of their scores, curves and
-differences. Shards are wanted for frames alone; without them the page says so.
+differences. Only pictures with frames need the shards; without shards the page says so.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--out",
         type=path,
         metavar="PAGE",
-        help="of a comparison (default comparison.html); its pictures lie beside it, in PAGE's name with -figures",
+        help="page of a comparison (default comparison.html); its pictures are in a folder beside it, PAGE-figures",
     )
     parser.add_argument(
         "--proxies", type=int, nargs="+", default=[], metavar="N", help="attributes whose attention is shown, from 0"
     )
     parser.add_argument(
-        "--tracklets", nargs="+", default=[], metavar="KEY", help="in which it is shown, as 0002C1T0001"
+        "--tracklets", nargs="+", default=[], metavar="KEY", help="tracklets in which it is shown, as 0002C1T0001"
     )
     parser.add_argument(
         "--shards",
         type=place,
         metavar="DIR",
-        help="of the run, where they are not at data.shards of its config.yaml; or a URL",
+        help="shards of the run, if they are not at data.shards of its config.yaml; or a URL",
     )
     options = parser.parse_args(argv)
     if len(options.runs) == 1 and options.out:

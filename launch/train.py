@@ -1,6 +1,6 @@
 """Train MSTAT: `accelerate launch [--config_file configs/accelerate/X.yaml] launch/train.py [--config configs/Y.yaml]`.
 
-Without a config it trains the small model on the synthetic set, which it makes where it is missing.
+Without a config it trains the small model on the synthetic set, and makes that set if it is missing.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ def main() -> int:
 
         with Engine(config) as engine:
             make_synthetic(config, engine)
-            with suppress(StopRequested):  # told and written down
+            with suppress(StopRequested):  # already printed and recorded
                 train_runs(config, engine)
 
     return report_errors(command)
 
 
 def make_synthetic(config: Config, engine: Engine) -> None:
-    """Make the synthetic set where it is asked for and missing."""
+    """Make the synthetic set if the config uses it and it is missing."""
     if config.data.shards == DataConfig.shards:
         build_missing("synthetic", config.data.shards, engine)
 
 
 def build_missing(source: str, shards: str, engine: Engine) -> None:
-    """Make a set that is drawn, as `python -m shards build SOURCE` does, where it is missing: one rank, others wait."""
+    """Make a synthetic set if it is missing, like `python -m shards build SOURCE`; one rank makes it, others wait."""
     from shards.__main__ import main as shards_main
 
     if engine.from_main(not (Path(shards) / "dataset.json").exists()):

@@ -1,4 +1,4 @@
-"""From tracklets to scores: features, ranks of the true matches, CMC, mAP, distances, baselines, robustness.
+"""Evaluation from tracklets to scores: features, ranks of true matches, CMC, mAP, distances, baselines, robustness.
 
-A score is the same, bit for bit, on any number of processes. Pages and tables are made in mstat/report.
+A score is the same, bit for bit, on any number of processes. mstat/report makes the pages and tables.
 """

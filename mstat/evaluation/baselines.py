@@ -1,4 +1,4 @@
-"""Colour histograms: what re-identification scores without any learning, to hold a model's score against."""
+"""Colour histograms: a re-identification baseline without any learning."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ BINS = (8, 4, 4)  # hue, saturation, value
 
 
 def hsv_histogram(frames_THWC: np.ndarray, stripes: int = 1) -> np.ndarray:
-    """A tracklet's joint HSV histogram, averaged over its frames; compare two by their scalar product.
+    """Return a tracklet's joint HSV histogram, averaged over its frames; compare two by their scalar product.
 
     Args:
         frames_THWC: uint8 RGB, T, H, W, 3.
-        stripes: Horizontal stripes of equal height (rounded to pixels); each has its own histogram, side by side.
+        stripes: Number of horizontal stripes of equal height (rounded to pixels); their histograms are concatenated.
 
     Returns:
         float32 of length stripes * 128 and L2 norm 1.
 
     Raises:
-        ValueError: Frames of another shape or type, or fewer rows than stripes.
+        UserError: If frames have another shape or type, or fewer rows than stripes.
     """
     if frames_THWC.ndim != 4 or frames_THWC.shape[-1] != 3 or frames_THWC.dtype != np.uint8 or not frames_THWC.size:
         raise UserError(f"hsv_histogram: frames must be uint8 T,H,W,3, not {frames_THWC.dtype} {frames_THWC.shape}")
@@ -31,17 +31,17 @@ def hsv_histogram(frames_THWC: np.ndarray, stripes: int = 1) -> np.ndarray:
     num_bins = BINS[0] * BINS[1] * BINS[2]
     stripe_H = np.arange(height) * stripes // height
     counts = np.bincount((bins_THW + stripe_H[:, None] * num_bins).ravel(), minlength=stripes * num_bins)
-    # Frames of one size: the histogram of all pixels is the mean of the frames' histograms.
+    # All frames have one size, so the histogram of all pixels is the mean of the frames' histograms.
     shares = counts.reshape(stripes, num_bins) / (num_frames * width * np.bincount(stripe_H))[:, None]
     return (shares.ravel() / np.linalg.norm(shares)).astype(np.float32)
 
 
 def _hsv_bins(frames_THWC: np.ndarray) -> np.ndarray:
-    """Index of each pixel's bin in the joint histogram: T, H, W."""
+    """Return the index of each pixel's bin in the joint histogram: T, H, W."""
     red, green, blue = np.moveaxis(frames_THWC.astype(np.float32), -1, 0)
     value = np.maximum(np.maximum(red, green), blue)
     chroma = value - np.minimum(np.minimum(red, green), blue)
-    safe = np.maximum(chroma, 1.0)  # whole grey levels: less than 1 is 0, and the hue of grey is 0
+    safe = np.maximum(chroma, 1.0)  # chroma is in whole grey levels: below 1 it is 0, and the hue of grey is 0
     hue = np.where(
         value == red,
         (green - blue) / safe % 6.0,

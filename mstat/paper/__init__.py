@@ -1,4 +1,4 @@
-"""The experiments of the paper as data, and the tables that our runs of them give.
+"""Experiments of the paper as data, and the tables of our runs of them.
 
-No method of the paper is implemented here: docs/paper.md says where each equation is.
+This package implements no method of the paper: docs/paper.md lists the file of each equation.
 """

@@ -1,4 +1,4 @@
-"""Training a TimeSformer on videos of actions, from which an MSTAT starts (`--model.init`).
+"""Pretraining of a TimeSformer on videos of actions, from which an MSTAT starts (`--model.init`).
 
-Only what differs from mstat/training belongs here: the classifier, its task and its scores.
+This package holds only the differences from mstat/training: the classifier, its task and its scores.
 """

@@ -1,4 +1,4 @@
-"""The module that pretraining trains: the classifier of actions with its loss."""
+"""Module that pretraining trains: the classifier of actions with its loss."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mstat.training.task import TrainedModule
 
 
 class ActionTask(TrainedModule):
-    """The classifier of actions with its loss, label-smoothed cross-entropy; it takes the batches that `Task` takes."""
+    """Classifier of actions with label-smoothed cross-entropy; takes the same batches as `Task`."""
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__()
         self.label_smoothing = config.loss.label_smoothing
         self.model = Classifier(config.model, num_classes, config.clip.num_frames, config.pretrain.time)
         if config.model.init and self.model.time_position is not None:
-            nn.init.zeros_(self.model.time_position)  # what knows nothing of time must not be disturbed by it
+            nn.init.zeros_(self.model.time_position)  # loaded weights without a notion of time must not be disturbed
 
     def forward(
         self,
@@ -30,7 +30,7 @@ class ActionTask(TrainedModule):
         labels_n: torch.Tensor,
         metric_weight: float,
     ) -> dict[str, torch.Tensor]:
-        """`loss` of the global batch and `accuracy`, the share of it that is recognised, fp32 scalars."""
+        """Return `loss` of the global batch and `accuracy`, its share of recognised clips, as fp32 scalars."""
         (scores_BC,) = self.model(frames_BTHWC, None, keep_BR)
         scores_nC = gather(scores_BC, len(labels_n))
         loss = cross_entropy(scores_nC, labels_n, self.label_smoothing)

@@ -1,7 +1,7 @@
-"""The STA stack as a classifier of actions, as TimeSformer is pretrained: what an MSTAT starts from (`model.init`).
+"""STA stack as a classifier of actions, pretrained like TimeSformer; an MSTAT starts from it (`model.init`).
 
-With time it is a TimeSformer with divided space-time attention, number for number, and is saved under that model's
-names, so that nothing tells its weights from published ones.
+With time it equals, number for number, a TimeSformer with divided space-time attention. Its weights are saved under
+that model's names, so they are indistinguishable from published ones.
 
 Shapes: B clips, T frames, N patches a frame, D width, C classes, P patch side, K = 3 P^2 numbers in a patch,
 R residual branches with drop path.
@@ -23,29 +23,32 @@ from mstat.weights.checkpoint_keys import PIXELS
 
 
 def stack_config(config: ModelConfig) -> ModelConfig:
-    """The MSTAT that is the classifier's body: Stage I alone, read out at its class token, frames in their order.
+    """Return the config of the classifier's body: an MSTAT with Stage I alone, no attributes and no shuffling.
 
-    It has as many blocks as any MSTAT of this `model` section takes from a checkpoint, one more than its stages count,
-    since an STA may stand in the place of an IAP (`iap`). At the paper's size that makes TimeSformer's 12.
+    It has as many blocks as any MSTAT of this `model` section takes from a checkpoint: the depth of Stage I, the larger
+    depth of Stages II and III, and one more, since an STA may replace an IAP (`iap`). At the paper's size that makes
+    TimeSformer's 12.
     """
     num_blocks = config.depths[0] + max(config.depths[1:]) + 1
     return replace(config, stages=("I",), depths=(num_blocks, 0, 0), stage1_aap=False, tps_probability=0.0, tps_block=0)
 
 
 class NoTime(nn.Module):
-    """Stands for a block's temporal branch and adds nothing: frames meet in the class token alone."""
+    """Replacement of a block's temporal branch that adds nothing: frames interact only through the class token."""
 
     def forward(self, tokens_BNTD: Tensor, alpha: Tensor) -> Tensor:
         return torch.zeros_like(tokens_BNTD)
 
 
 class Classifier(MSTAT):
-    """Clips of `num_frames` frames -> scores of `num_classes` actions.
+    """Classifier of clips of `num_frames` frames into `num_classes` actions.
 
     Args:
-        config: Of the MSTAT to come.
-        time: `divided` has temporal attention and a temporal position. `none` has neither, and so the same scores for
-            any order of the frames: the control, and on import a plain ViT.
+        config: Config of the MSTAT that will start from it.
+        num_classes: Number of actions.
+        num_frames: Frames of a clip.
+        time: `divided` has temporal attention and a temporal position. `none` has neither, so its scores do not depend
+            on the order of frames: it is the control, and `model.init` reads it as a plain ViT.
     """
 
     def __init__(
@@ -58,10 +61,10 @@ class Classifier(MSTAT):
         self.stem.pixel_std.fill_(std)
         self.time_position = None
         if time == "divided":
-            # From scratch 0, where TimeSformer begins, would leave the order of frames unheard for long.
+            # TimeSformer starts at 0; from scratch that would hide the order of frames from the model for long.
             self.time_position = nn.Parameter(anisotropic_(torch.empty(num_frames, config.width)))
         for block in self.stage1.blocks:
-            # TimeSformer's layout has no place for them: they stay 1.
+            # TimeSformer has no such parameters: they stay 1.
             block.alpha.requires_grad_(False)
             block.beta.requires_grad_(False)
             if time == "none":
@@ -73,7 +76,7 @@ class Classifier(MSTAT):
     def forward(
         self, frames_BTHWC: Tensor, tps_BTN: Tensor | None = None, keep_BR: Tensor | None = None
     ) -> tuple[Tensor]:
-        """Scores before the softmax, (B, C) in float32, as the only one of a tuple of features.
+        """Return the scores before the softmax, (B, C) in float32, as a tuple of one, like MSTAT's features.
 
         Args:
             frames_BTHWC: uint8, RGB, at `config.image_size`.
@@ -83,6 +86,6 @@ class Classifier(MSTAT):
         self.check_frames(frames_BTHWC)
         tokens_BNTD, class_BD = self.stem(frames_BTHWC)
         if self.time_position is not None:
-            tokens_BNTD = tokens_BNTD + self.time_position  # of patches alone: the class token is of no frame
+            tokens_BNTD = tokens_BNTD + self.time_position  # for patches only: the class token belongs to no frame
         feature_BD, _, _ = self.stage1(tokens_BNTD, class_BD, keep_BR, None)
         return (at_least_fp32(self.head(feature_BD)),)

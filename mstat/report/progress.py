@@ -1,7 +1,7 @@
-"""The training loop as a person watches it: one live line on a terminal, plain lines in a log, a table at the end.
+"""Progress of training: one live line on a terminal, plain lines in a log, a table at the end.
 
-The live line is redrawn from `update` alone and never from rich's own thread, so that nothing takes time from the
-training between two steps. (Loader workers come from a fork server: they would not mind a thread here.)
+Only `update` redraws the live line, never rich's own thread, so that nothing takes time from training between two
+steps. (Loader workers come from a fork server, so a thread here would not harm them.)
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ REDRAW_SECONDS = 0.1
 
 
 class Progress:
-    """Shows where a training run stands; a context manager.
+    """Progress display of a training run; a context manager.
 
     Args:
         total_steps: Step at which the run ends.
-        start_step: Steps done before (a resumed run); the time left is reckoned from the steps of this process.
+        start_step: Steps done before (a resumed run); the time left is estimated from the steps of this process.
         enabled: False on every rank but 0: nothing is written.
-        every: Updates from one plain line to the next where stderr is no terminal.
-        console: Where to write; stderr by default.
+        every: Number of updates between two plain lines, if stderr is no terminal.
+        console: Console to write to; stderr by default.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Progress:
         self._bar.stop()
 
     def update(self, step: int, record: Mapping[str, Any]) -> None:
-        """Shows that `step` steps are done. `record` is a line of metrics.jsonl; keys it lacks are left out."""
+        """Show that `step` steps are done. `record` is a line of metrics.jsonl; missing keys are left out."""
         if not self.enabled:
             return
         self._updates += 1
@@ -84,7 +84,7 @@ class Progress:
             self.say("step " + "  ".join([*parts, *_detail(record)]))
 
     def say(self, text: str) -> None:
-        """Writes a line of its own, above the live one."""
+        """Write a separate line above the live one."""
         if self.enabled:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -94,7 +94,7 @@ class Progress:
 
 
 def score_table(evaluation: Mapping[str, Any]) -> Table:
-    """The scores of evaluation.json in percent: the baselines, then every subset of stages."""
+    """Return the scores of evaluation.json in percent: baselines, then splits, then every subset of stages."""
     caption = " ".join([scores.caption(evaluation), *map(_in_colour, scores.warnings(evaluation))])
     table = Table(title=markup(scores.title(evaluation)), caption=caption)
     table.add_column("features", no_wrap=True)
@@ -115,7 +115,7 @@ def _in_colour(warning: str) -> str:
 
 
 def _summary(record: Mapping[str, Any]) -> list[str]:
-    """The parts of a record that fit beside a bar in 80 columns; a stage's terms as their sum."""
+    """Return the parts of a record that fit beside a bar in 80 columns; the terms of a stage as their sum."""
     parts = []
     if record.get("epoch") is not None:
         parts.append(f"epoch {record['epoch']}")
@@ -129,7 +129,7 @@ def _summary(record: Mapping[str, Any]) -> list[str]:
 
 
 def by_stage(record: Mapping[str, Any]) -> dict[str, float]:
-    """The loss of each stage: the sum of its terms in a record of metrics.jsonl."""
+    """Return the loss of each stage: the sum of its terms in a record of metrics.jsonl."""
     stages: dict[str, float] = {}
     for key, value in record.items():
         if key.startswith("loss/") and value is not None:
@@ -143,7 +143,7 @@ def _detail(record: Mapping[str, Any]) -> list[str]:
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    minutes, rest = divmod(round(seconds), 60)
+    """Return a duration as hours, minutes and seconds."""
+    minutes, remaining = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours}:{minutes:02}:{remaining:02}" if hours else f"{minutes}:{remaining:02}"

@@ -1,4 +1,4 @@
-"""The run folder: its files, checkpoints, logs, and which data set its scores are of.
+"""The run folder: its files, checkpoints and logs, and the data set that its scores belong to.
 
-What is kept on disk while a model is trained belongs here; pages and tables for people are in mstat/report.
+This package writes what training keeps on disk. Pages and tables for people are in mstat/report.
 """

@@ -1,4 +1,4 @@
-"""Learning rate and loss weight as pure functions of the step: nothing to save, nothing to replay."""
+"""Learning rate and loss weight as pure functions of the step, so there is no state to save or replay."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 
 from mstat.config import LossConfig, OptimConfig, ScheduleConfig
 
-PAPER_BATCH = 24  # clips; what `optim.lr_scaling` refers to
+PAPER_BATCH = 24  # clips in the paper's batch, to which `optim.lr_scaling` refers
 
 
 def learning_rate(
     optim: OptimConfig, schedule: ScheduleConfig, *, step: int, num_steps: int, steps_per_epoch: int, batch_size: int
 ) -> float:
-    """Rate of a step counted from 0, in a run of `num_steps` steps with `batch_size` clips in the global batch."""
+    """Return the rate at `step`, counted from 0, in a run of `num_steps` steps with global batches of `batch_size`."""
     scale = batch_size / PAPER_BATCH
     base = optim.lr * {"none": 1.0, "linear": scale, "sqrt": math.sqrt(scale)}[optim.lr_scaling]
     if step < schedule.warmup_steps:
@@ -24,7 +24,7 @@ def learning_rate(
 
 
 def metric_weight(loss: LossConfig, *, step: int) -> float:
-    """Weight of the metric loss at a step counted from 0."""
+    """Return the weight of the metric loss at `step`, counted from 0."""
     if step >= loss.metric_warmup_steps:
         return loss.metric_weight
     return loss.metric_weight * step / loss.metric_warmup_steps
