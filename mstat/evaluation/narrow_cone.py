@@ -22,6 +22,7 @@ from mstat.errors import UserError
 NARROW = 0.75  # mean cosine similarity of the queries; below, fp32 has digits enough, and equal similarities stay equal
 SAMPLE = 256  # queries that the common vector is the mean of, at most
 EQUAL, CLOSE = 1e-12, 1e-8  # cosine distances that are rounding alone, and those that rounding may change
+CACHED = 2**19  # numbers; what is larger comes from new pages of memory, which cost more than the arithmetic
 SHORTEST = 1e-12  # a shorter feature counts as zero, whose cosine similarity to all others is 0
 
 
@@ -51,23 +52,44 @@ def norm(features_ND: Tensor) -> Tensor:
 
 def precise_norm(features_ND: Tensor) -> Tensor:
     """`norm` with all digits of the type: `vector_norm` adds one after the other and loses some."""
-    norm_N1 = features_ND.square().sum(dim=1, keepdim=True).sqrt()
+    square_N1 = torch.cat([rows.square().sum(dim=1, keepdim=True) for rows in features_ND.split(_rows(features_ND))])
+    norm_N1 = square_N1.sqrt()
     # A square may be too large for fp32, and a sum of such small ones too small.
     return norm_N1.clamp(min=SHORTEST) if norm_N1.isfinite().all() else norm(features_ND)
 
 
-def differences(features_TD: Tensor, norm_T1: Tensor, common_D: Tensor) -> Tensor:
-    """Differences (T, D) fp32 of the features from the common vector, both times the length of the feature."""
-    features_TD = features_TD.to(torch.promote_types(features_TD.dtype, torch.float32))
-    common_D, coarse_T1 = common_D.to(features_TD.dtype), _coarse(norm_T1).to(features_TD.dtype)
-    found_TD = torch.addcmul(features_TD, common_D, coarse_T1, value=-1)
-    return found_TD.addcmul_(common_D, norm_T1 - coarse_T1, value=-1).float()
+def differences(features_TD: Tensor, norm_T1: Tensor, common_D: Tensor, out: Tensor | None = None) -> Tensor:
+    """Differences (T, D) fp32 of the features from the common vector, both times the length of the feature.
+
+    They are written to `out` where it is given.
+    """
+    dtype = torch.promote_types(features_TD.dtype, torch.float32)
+    coarse_T1 = _coarse(norm_T1).to(dtype)
+    fine_T1, common_D = norm_T1 - coarse_T1, common_D.to(dtype)
+    difference_TD = features_TD.new_empty(features_TD.shape, dtype=torch.float32) if out is None else out
+    parts = (tensor.split(_rows(features_TD)) for tensor in (features_TD, coarse_T1, fine_T1, difference_TD))
+    for rows, coarse, fine, written in zip(*parts, strict=True):
+        exact = written if dtype == torch.float32 else torch.empty_like(rows, dtype=dtype)
+        torch.addcmul(rows.to(dtype), common_D, coarse, value=-1, out=exact).addcmul_(common_D, fine, value=-1)
+        if exact is not written:
+            written.copy_(exact)
+    return difference_TD
 
 
 def half_square(difference_ND: Tensor, norm_N1: Tensor) -> Tensor:
     """|d|^2 / 2 (N,) of `differences`, and for a feature that is zero what makes all its similarities 0."""
-    square_N = (difference_ND / norm_N1).square().sum(dim=1)
+    rows = _rows(difference_ND)
+    parts = zip(difference_ND.split(rows), norm_N1.split(rows), strict=True)
+    square_N = torch.cat([(difference / length).square().sum(dim=1) for difference, length in parts])
     return (square_N + (norm_N1 <= SHORTEST).squeeze(1)) / 2
+
+
+def measure(features_ND: Tensor, common_D: Tensor) -> tuple[Tensor, Tensor]:
+    """Length (N, 1) and `half_square` (N,) of each feature, in fp32, without holding the differences of all."""
+    norm_N1 = precise_norm(features_ND).float()
+    rows = _rows(features_ND)
+    parts = zip(features_ND.split(rows), norm_N1.split(rows), strict=True)
+    return norm_N1, torch.cat([half_square(differences(*part, common_D), part[1]) for part in parts])
 
 
 def spread(features_ND: Tensor, origin_D: Tensor) -> float:
@@ -89,6 +111,11 @@ def collapse(distance: float) -> str | None:
     if distance <= CLOSE:
         return f"all features lie within a cosine distance of {distance:.0e}, where rounding decides ranks"
     return None
+
+
+def _rows(features_ND: Tensor) -> int:
+    """Features of one pass: on a CPU so many as stay in its cache with what is computed of them."""
+    return max(1, CACHED // max(1, features_ND.shape[1]) if features_ND.is_cpu else len(features_ND))
 
 
 def _coarse(values: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from mstat.errors import UserError
 from mstat.evaluation.matches import Pairs, check_length
-from mstat.evaluation.narrow_cone import common_vector, differences, half_square, norm, precise_norm
+from mstat.evaluation.narrow_cone import common_vector, differences, half_square, measure, norm, precise_norm
 from mstat.evaluation.rank_counts import Block, groups
 from mstat.numerics import Spread, spreading
 
@@ -219,15 +219,22 @@ class _Search:
 
     def _prepare(self, first: int) -> Tensor:
         """A block of queries, of unit length, or the differences of these from the common vector."""
-        query_BD = self.query_QD[first : first + self.block]
+        rows_BD = self.query_QD[first : first + self.block]
+        query_BD = torch.empty_like(rows_BD, dtype=torch.float32)
+        # Constant groups, so that the bits do not depend on the number of threads.
+        self.spread(partial(self._prepare_rows, query_BD, rows_BD, first), range(0, len(rows_BD), self.tile))
+        return query_BD
+
+    def _prepare_rows(self, query_BD: Tensor, rows_BD: Tensor, first: int, row: int) -> None:
+        rows_ND, query_ND = rows_BD[row : row + self.tile], query_BD[row : row + self.tile]
         if self.common_D is None:
-            query_BD = query_BD.float()
-            return query_BD / norm(query_BD)
-        norm_B1 = precise_norm(query_BD.to(torch.promote_types(query_BD.dtype, torch.float32)))
-        difference_BD = differences(query_BD, norm_B1, self.common_D)
-        half_square_B = half_square(difference_BD, norm_B1)
-        self.offset_Q[first : first + len(query_BD)] = 1 - half_square_B.double().cpu()
-        return (difference_BD / norm_B1).float()
+            torch.div(rows_ND.float(), norm(rows_ND.float()), out=query_ND)
+            return
+        norm_N1 = precise_norm(rows_ND.to(torch.promote_types(rows_ND.dtype, torch.float32)))
+        differences(rows_ND, norm_N1, self.common_D, query_ND)
+        half_square_N = half_square(query_ND, norm_N1)
+        self.offset_Q[first + row : first + row + len(rows_ND)] = 1 - half_square_N.double().cpu()
+        query_ND.div_(norm_N1)
 
     def _for_tiles(self, function: Callable[[Sequence[int]], None]) -> None:
         """`function` of some tiles at a time, each of them named by the gallery index of its first item."""
@@ -241,20 +248,20 @@ class _Search:
             if self.common_D is None:
                 self.norm_S[here] = norm(features_TD).squeeze(1)[columns]
                 continue
-            norm_T1 = precise_norm(features_TD).float()
+            norm_T1, half_square_T = measure(features_TD, self.common_D)
             self.norm_S[here] = norm_T1.squeeze(1)[columns]
-            difference_TD = differences(features_TD, norm_T1, self.common_D)
-            self.half_square_S[here] = half_square(difference_TD, norm_T1)[columns]
+            self.half_square_S[here] = half_square_T[columns]
 
     def _fill(self, strip_BS: Tensor, query_BD: Tensor, tiles: Sequence[int]) -> None:
         product_BT = query_BD.new_empty(len(query_BD), self.tile)
+        difference_TD = None if self.common_D is None else query_BD.new_empty(self.tile, query_BD.shape[1])
         for first in tiles:
             here, columns = self._places(first)
             factor_TD = self._features(first)
             if self.common_D is not None:
                 norm_T1 = factor_TD.new_ones(self.tile, 1)
                 norm_T1[columns] = self.norm_S[here, None].to(factor_TD.dtype)
-                factor_TD = differences(factor_TD, norm_T1, self.common_D)
+                factor_TD = differences(factor_TD, norm_T1, self.common_D, difference_TD)
             torch.mm(query_BD, factor_TD.T, out=product_BT)
             torch.mul(product_BT[:, columns], self.scale_S[here], out=strip_BS[:, here])
             if self.common_D is not None:
