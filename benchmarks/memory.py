@@ -16,17 +16,19 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import torch
 from communication import drawn_batch
 from evaluation_memory import forget_peak, memory
 from record import PROJECT, Figure, conditions, save
 from torch import nn
-from tracing import MARS_IDENTITIES, Trace, cuda_kernels, evaluation, training_step
+from tracing import MARS_IDENTITIES, Trace, evaluation, training_step
 
 from mstat.config import BatchConfig, ClipConfig, Config, ModelConfig, changed
 from mstat.distributed.engine import Engine
 from mstat.model import feature_dims
+from mstat.model.cpu import FASTER
 from mstat.model.randomness import block_counts
 from mstat.model.stem import patch_grid
 from mstat.training.task import Task
@@ -174,20 +176,20 @@ def worker(config: Config) -> None:
     task = Task(config, MARS_IDENTITIES)
     if config.train.activation_checkpointing:
         task.model.recompute_blocks()
-    engine.prepare(task)
+    with patch.dict(FASTER, clear=True):  # on a CPU too, the kernels of a GPU
+        engine.prepare(task)
     batch = drawn_batch(config, engine)
 
     def step() -> None:
         engine.update(engine.losses(batch, 1.0)["loss"], 1e-5)
 
-    with cuda_kernels():
-        for _ in range(2):  # then momentum is there, and whatever else is made once
-            step()
-        forget_peak()
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated() if on_gpu else memory("VmRSS")
+    for _ in range(2):  # then momentum is there, and whatever else is made once
         step()
+    forget_peak()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if on_gpu else memory("VmRSS")
+    step()
     highest = torch.cuda.max_memory_allocated() if on_gpu else memory("VmHWM")
     held = counted.held(counted.peak_at)
     standing = sum(held[name] for name in ("weights", "optimiser state", "batch"))

@@ -7,7 +7,6 @@ of here:
 
 - Autocast on CUDA computes LayerNorm in fp32 whatever it is given (`_layer_norm`).
 - Optimiser and gradient norm work on lists of tensors (`as_on_cuda`).
-- Attention and linear layers do not go the ways that are for CPUs alone (`cuda_kernels`).
 - Attention is another operation of another name, which keeps as many bytes for its backward pass, and needs memory of
   its own there, which no trace shows (`workspace`).
 
@@ -17,7 +16,6 @@ tests/benchmarks/test_tracing.py compares the forward pass with one on fake CUDA
 from __future__ import annotations
 
 import contextlib
-import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -42,7 +40,7 @@ from torch.utils.flop_counter import flop_registry
 from mstat.config import Config
 from mstat.distributed.engine import Engine
 from mstat.distributed.optimizer import make_optimizer
-from mstat.model import MSTAT, attention, linear, num_residuals
+from mstat.model import MSTAT, num_residuals
 from mstat.model.stem import patch_grid
 from mstat.training.task import Task
 
@@ -216,19 +214,11 @@ def _layer_norm(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 @contextlib.contextmanager
-def cuda_kernels() -> Iterator[None]:
-    """Fused attention whatever the length, and no convolutions for linear layers, on CPUs too."""
-    with patch.object(attention, "SHORT", 0), patch.object(linear, "FEWEST_ROWS", sys.maxsize):
-        yield
-
-
-@contextlib.contextmanager
 def as_on_cuda() -> Iterator[None]:
     """Fake CPU tensors are treated as CUDA tensors are."""
     types = [*_foreach_utils._foreach_supported_types, FakeTensor]
     with (
         FakeTensorMode(),
-        cuda_kernels(),
         patch.object(F, "layer_norm", _layer_norm),
         patch.object(_foreach_utils, "_foreach_supported_types", types),
     ):

@@ -229,7 +229,7 @@ def _baselines(trial: Trial, config: Config, cmc_only: bool) -> dict[str, Any]:
     result = {}
     if can_start(config):
         torch.manual_seed(config.seed)
-        untrained = MSTAT(config.model).to(trial.engine.device)
+        untrained = trial.engine.place(MSTAT(config.model))
         if config.model.init:
             load_pretrained(untrained, Path(config.model.init))
         parts = trial.extract(untrained, config.model.image_size)

@@ -69,7 +69,7 @@ def study(config: Config, engine: Engine, quick: bool = False) -> dict[str, Any]
         raise UserError(f"{run}: a set of splits; give the folder of one of them as --run, as in {run}/split-NAME")
     reader = shards.open(config.data.shards)
     refuse_trained(reader, run, config.data)
-    model = load_model(run).to(engine.device)
+    model = engine.place(load_model(run))
     folder: Path = engine.from_main(evaluation_folder(run, reader, config.data) if engine.is_main else None)
     result = engine.from_main(_begun(folder, config, reader) if engine.is_main else None)
     points: list[dict[str, Any]] = result["points"]

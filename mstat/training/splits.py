@@ -99,7 +99,7 @@ def evaluate_runs(config: Config, engine: Engine, checkpoint: str | None = None,
             raise UserError(f"{run}: no config.yaml in it; {again} makes this run")
         refuse_trained(reader, run, of_split.data)
         source = run if checkpoint is None else find(run, checkpoint)
-        model = load_model(source).to(engine.device)
+        model = engine.place(load_model(source))
         notes = {}
         if checkpoint is not None:
             of_split = dataclasses.replace(of_split, model=dataclasses.replace(model.config, init=of_split.model.init))
