@@ -109,7 +109,7 @@ def extract(out: Path, settings: list[str]) -> Extracted:
     num_clips, calls, warm = len(trial.tracklets), [], []
     rows = [(row, 0) for row in range(num_clips)]
     dataset = EvaluationBatches(
-        reader, trial.tracklets.tolist(), [rows[n : n + BATCH] for n in range(0, num_clips, BATCH)], config,
+        reader, trial.tracklets.tolist(), [rows[n : n + BATCH] for n in range(0, num_clips, BATCH)], config.eval,
         config.model.image_size, num_clips,
     )  # fmt: skip
     began = time.process_time()

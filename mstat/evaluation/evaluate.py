@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from mstat.config import Config, DataConfig, EvalConfig
+from mstat.config import Config, DataConfig, EvalConfig, ModelConfig
 from mstat.config.cli import load_config, save_config
 from mstat.console import console
 from mstat.distributed.engine import Engine
@@ -100,7 +100,7 @@ def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> di
     if config.eval.baselines:
         cmc_only = reader.protocol(config.data.protocol).cmc_only
         evaluation["baselines"] = _baselines(trial, config, cmc_only)
-        if not can_start(config):
+        if not can_start(config.model):
             missing = f"model.init ({config.model.init}) is not there any more: no score of the untrained model"
             evaluation["warnings"] = [*evaluation["warnings"], missing]
     message = {key: evaluation[key] for key in ("dataset", "protocol", "split", "eval")}
@@ -219,15 +219,15 @@ def summarise(scores: Scores, cmc_only: bool) -> dict[str, Any]:
     return {**summary, "mAP": None} if cmc_only else summary
 
 
-def can_start(config: Config) -> bool:
+def can_start(config: ModelConfig) -> bool:
     """Return whether the untrained model can be made: a run that goes on does not need the file of `model.init`."""
-    return not config.model.init or Path(config.model.init).exists()
+    return not config.init or Path(config.init).exists()
 
 
 def _baselines(trial: Trial, config: Config, cmc_only: bool) -> dict[str, Any]:
     """Score the untrained model and the colour histograms under the same protocol."""
     result = {}
-    if can_start(config):
+    if can_start(config.model):
         torch.manual_seed(config.seed)
         untrained = trial.engine.place(MSTAT(config.model))
         if config.model.init:

@@ -18,7 +18,7 @@ import torch
 from rich.table import Table
 
 import shards
-from mstat.config import Config
+from mstat.config import Config, DataConfig
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
 from mstat.evaluation.extraction import Extraction
@@ -77,17 +77,17 @@ def check_settings(config: Config) -> None:
         )
 
 
-def held_out(reader: Reader, config: Config) -> HeldOut:
+def held_out(reader: Reader, config: DataConfig) -> HeldOut:
     """Return the clips that are scored. Raises ValueError if there are none, or if a class is not trained."""
-    roles = reader.roles(config.data.protocol, config.data.split)
+    roles = reader.roles(config.protocol, config.split)
     tracklets = np.flatnonzero(roles & Role.GALLERY)
     if not len(tracklets):
-        raise UserError(f"{config.data.shards}: no held-out clips in this protocol; train.eval_every null asks none")
+        raise UserError(f"{config.shards}: no held-out clips in this protocol; train.eval_every null asks none")
     trained = np.unique(reader.pids[(roles & Role.TRAIN) > 0])
     pids = reader.pids[tracklets]
     if untrained := len(np.setdiff1d(pids, trained)):
         raise UserError(
-            f"{config.data.shards}: {untrained} of the {len(np.unique(pids))} held-out classes are not in training; "
+            f"{config.shards}: {untrained} of the {len(np.unique(pids))} held-out classes are not in training; "
             "pretraining wants clips of actions, as `python -m shards build actions` makes them"
         )
     return HeldOut(tracklets, np.searchsorted(trained, pids), class_names(reader, trained))
@@ -106,7 +106,7 @@ def accuracy(engine: Engine, model: Classifier, reader: Reader, config: Config) 
     `accuracy` (and `top5`, of more than five classes) are fractions of the clips. Of `classes`, `predicted` counts what
     the clips of a class were taken for.
     """
-    tracklets, labels, classes = held_out(reader, config)
+    tracklets, labels, classes = held_out(reader, config.data)
     extraction = Extraction(engine, reader, config, tracklets)
     (scores_SC,) = extraction.extract(model, config.model.image_size)
     start, stop = extraction.bounds
@@ -179,7 +179,7 @@ class ActionRecognition:
         return ActionTask(config, num_classes)
 
     def check(self, engine: Engine, reader: Reader, config: Config) -> None:
-        held_out(reader, config)
+        held_out(reader, config.data)
 
     def score(self, engine: Engine, model: Classifier, reader: Reader, config: Config) -> tuple[dict[str, Any], str]:
         scores = accuracy(engine, model, reader, config)

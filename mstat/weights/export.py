@@ -33,12 +33,12 @@ CLASSIFIER = (
 )
 
 
-def export(folder: Path, weights: Mapping[str, torch.Tensor], config: Config) -> None:
+def export(folder: Path, weights: Mapping[str, torch.Tensor], config: ModelConfig) -> None:
     """Write the model alone out of a task's weights; the classifiers stay behind, no one evaluates with them.
 
     Pixel mean and deviation are among the weights; the frame size is in the description.
     """
-    _write(folder, _of_model(weights), {"model": dataclasses.asdict(config.model)})
+    _write(folder, _of_model(weights), {"model": dataclasses.asdict(config)})
 
 
 def export_classifier(

@@ -31,7 +31,7 @@ def config(tiny_config: Path, tmp_path: Path) -> Config:
     run.mkdir()
     save_config(config, run / "config.yaml")
     torch.manual_seed(0)
-    export(run, {f"model.{key}": value for key, value in MSTAT(config.model).state_dict().items()}, config)
+    export(run, {f"model.{key}": value for key, value in MSTAT(config.model).state_dict().items()}, config.model)
     return config
 
 
@@ -107,7 +107,7 @@ def test_a_scored_point_is_not_scored_again(config: Config, monkeypatch: pytest.
 
     torch.manual_seed(1)
     weights = {f"model.{key}": value for key, value in MSTAT(config.model).state_dict().items()}
-    export(Path(config.run), weights, config)
+    export(Path(config.run), weights, config.model)
     assert study(config, Engine(config), quick=True)["sweeps"] != found["sweeps"]
     assert len(done) == 7 + 4 + 7
 

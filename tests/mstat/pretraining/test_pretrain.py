@@ -60,7 +60,7 @@ def test_accuracy_is_that_of_a_plain_loop_on_any_number_of_ranks(config: Config)
     found = scored(config)
     reader = shards.open(config.data.shards)
     model = classifier(config).model
-    tracklets, labels, classes = held_out(reader, config)
+    tracklets, labels, classes = held_out(reader, config.data)
     right, among_five, predicted = 0, 0, dict.fromkeys(classes, 0)
     for tracklet, label in zip(tracklets.tolist(), labels.tolist(), strict=True):
         (numbers,) = evaluation_clips(int(reader.num_frames[tracklet]), config.eval, tracklet)
@@ -96,7 +96,7 @@ def test_what_makes_no_sense_is_refused(config: Config, tiny_shards: Path) -> No
         check_settings(dataclasses.replace(config, model=ModelConfig(image_size=(64, 16))))
     check_settings(dataclasses.replace(config, model=ModelConfig(image_size=(224, 112))))
     with pytest.raises(ValueError, match="14 of the 14 held-out classes are not in training"):
-        held_out(shards.open(tiny_shards), dataclasses.replace(config, data=Config().data))
+        held_out(shards.open(tiny_shards), Config().data)
 
 
 @pytest.mark.parametrize("time", ["divided", "none"])
