@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mstat.config.plain_yaml import read_plain_yaml
 from mstat.errors import UserError
 from mstat.files import MOST_JOURNAL_BYTES, read_plain, read_plain_json, write_plain
+from mstat.report import page
 from mstat.runs.relocate import find_shards
 from mstat.runs.scored_set import EVALUATIONS, scored_checksum, shards_checksum
 from shards.records import DataError
@@ -187,6 +188,11 @@ class Folder:
         if not Path(place).is_dir():
             raise DataError(f"{place} (data.shards) is not there, seen from the current folder or where the run began")
         return shards.open(place)
+
+    def figure(self, name: str, svg: bytes, alt: str, caption: str) -> str:
+        """Save an SVG as RUN/figures/<name>, and return the HTML that shows it."""
+        self.save(name, svg)
+        return page.figure(svg, page.SVG, alt, caption)
 
     def save(self, name: str, data: bytes) -> None:
         """Leave a picture of the report as RUN/figures/<name>, a name that never comes from a file as it stands."""
