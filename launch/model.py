@@ -87,18 +87,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     height, width = config.image_size
     total = Size(*(sum(column) for column in zip(*sizes.values(), strict=True)))
+    *rows, last = (
+        Row(part, [f"{size.parameters:,}", f"{size.flops / 1e9:,.3f}"])
+        for part, size in {**sizes, "total": total}.items()
+    )
     table = Table(
         ["part", "parameters", "GFLOP"],
-        [*(_row(part, size) for part, size in sizes.items()), Part(), _row("total", total)],
+        [*rows, Part(), last],
         title=f"MSTAT, one clip of {frames} frames, {height} x {width}",
         caption="Forward pass; 2 FLOPs a multiply-add of matrix products and attention. Classifiers are not counted.",
     )
     console().print(table)
     return 0
-
-
-def _row(part: str, size: Size) -> Row:
-    return Row(part, [f"{size.parameters:,}", f"{size.flops / 1e9:,.3f}"])
 
 
 def show_init(config: ModelConfig, file: Path) -> int:

@@ -27,7 +27,7 @@ class Comparison:
 
     def figure(self, file: str, svg: bytes, name: str, message: str) -> str:
         write_plain(self.figures / file, svg)
-        return page.figure(svg, page.SVG, f"{name}: {message}", name)
+        return page.figure(svg, f"{name}: {message}", name)
 
 
 def write_comparison(paths: Sequence[Path], out: Path) -> Path:
@@ -46,8 +46,7 @@ def write_comparison(paths: Sequence[Path], out: Path) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     comparison = Comparison(runs, grouped(runs), out.with_name(f"{out.stem}-figures"))
     sections = [section.html(comparison) for section in SECTIONS]
-    heading = f"<h1>{len(runs)} runs compared</h1>\n"
-    header = heading + page.shown("evaluation.json", _remarks, comparison)
+    header = f"<h1>{len(runs)} runs compared</h1>\n" + page.shown("evaluation.json", _remarks, comparison)
     write_plain(out, page.document("Runs compared – MSTAT", header, sections).encode(errors="backslashreplace"))
     return out
 
@@ -182,25 +181,25 @@ def _distances(comparison: Comparison) -> str:
 
 
 def _environment(comparison: Comparison) -> str:
-    columns = {"state": "state", "step": "step", "speed": "clips/s", "hardware": "hardware", "world_size": "processes"}
-    columns |= {"commit": "commit", "started": "started", "versions": "versions", "path": "folder"}
     rows = []
     packages = [run.environment.get("versions") or {} for run in comparison.runs]
     changed = [name for name in packages[0] if len({str(of.get(name)) for of in packages}) > 1]
     for run, versions in zip(comparison.runs, packages, strict=True):
         state = run.folder.json("state.json")
         records, _ = run.folder.records("metrics.jsonl", ("step", "clips_per_s"))
-        result = {
-            **run.environment,
-            **({} if isinstance(state, str) else state),
-            "started": str(run.environment.get("started") or scores.ABSENT)[:16].replace("T", " "),
-            "speed": median_speed(records),
+        values = {
+            "state": None if isinstance(state, str) else state.get("state"),
+            "step": None if isinstance(state, str) else state.get("step"),
+            "clips/s": median_speed(records),
+            "hardware": run.environment.get("hardware"),
+            "processes": run.environment.get("world_size"),
             "commit": str(run.environment.get("commit") or scores.ABSENT)[:12],
+            "started": str(run.environment.get("started") or scores.ABSENT)[:16].replace("T", " "),
             "versions": ", ".join(f"{name} {versions.get(name)}" for name in changed) or "the same",
-            "path": run.folder.run,
+            "folder": run.folder.run,
         }
-        rows.append(Row(run.name, [scores.ABSENT if result.get(key) is None else str(result[key]) for key in columns]))
-    headings = ["run", *columns.values()]
+        rows.append(Row(run.name, [scores.ABSENT if value is None else str(value) for value in values.values()]))
+    headings = ["run", *values]
     caption = "Versions: those that differ between the runs."
     return Table(headings, rows, caption=caption, align="l" * len(headings)).html()
 

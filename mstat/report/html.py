@@ -15,7 +15,7 @@ from mstat.files import read_plain, write_plain
 from mstat.report import attention, galleries, page, results, scores, training
 from mstat.report.page import Section
 from mstat.report.robustness import FILE, robustness
-from mstat.report.run_reader import Folder, Json
+from mstat.report.run_reader import Folder, Json, why_unreadable
 
 if TYPE_CHECKING:
     from shards.read import Reader
@@ -25,10 +25,8 @@ def settings(folder: Folder) -> str:
     try:
         text = read_plain(folder.run / "config.yaml").decode(errors="replace")
         message = page.details("config.yaml", f"<pre>{page.escape(text)}</pre>")
-    except FileNotFoundError:
-        message = page.note("config.yaml is not in the run folder.")
     except (OSError, UserError) as error:
-        message = page.note(f"config.yaml cannot be read: {error}.")
+        message = page.note(why_unreadable("config.yaml", error))
     if folder.is_set or folder.of_run != folder.run:  # the runs have environments of their own
         return message
     environment = folder.environment

@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from mstat.console import console
-from mstat.report.tables import Part, Table
+from mstat.report.tables import Emphasis, Part, Table
 from mstat.report.tables import Row as TableRow
 from mstat.weights.pretrained import KEPT, NO_KEY, NOWHERE, Row
 
@@ -53,8 +53,12 @@ def start_table(file: str, rows: Sequence[Row]) -> Table:
     ours = {row.ours for row in rows if row.ours not in (NOWHERE, NO_KEY)}
     kept = sum(row.action == KEPT for row in rows)
     cells: list[TableRow | Part] = []
-    for _, part in groupby(lines(rows), key=lambda line: (line.ours == NOWHERE, line.action == KEPT)):
-        cells += [Part(), *map(_row, part)]
+    for kind, part in groupby(lines(rows), lambda line: (line.ours == NOWHERE, line.action == KEPT)):
+        cells.append(Part())
+        for line in part:
+            is_note = line.key == line.ours == NO_KEY
+            emphasis: Emphasis = "warning" if is_note else "faint" if any(kind) else ""
+            cells.append(TableRow(str(line.num_keys or ""), line[:3], emphasis))
     return Table(
         ["keys", "in the file", "here", "how, or why not"],
         cells,
@@ -64,12 +68,6 @@ def start_table(file: str, rows: Sequence[Row]) -> Table:
         align="rlll",
         framed=False,
     )
-
-
-def _row(line: Line) -> TableRow:
-    is_note = line.key == line.ours == NO_KEY
-    is_faint = line.ours == NOWHERE or line.action == KEPT
-    return TableRow(str(line.num_keys or ""), line[:3], "warning" if is_note else "faint" if is_faint else "")
 
 
 def print_start(file: str, rows: Sequence[Row]) -> None:

@@ -90,9 +90,9 @@ def picture(data: bytes, kind: str, alt: str, size: tuple[int, int] | None = Non
     return f'<img src="data:{kind};base64,{base64.b64encode(data).decode()}" alt="{escape(alt)}"{shown}>'
 
 
-def figure(data: bytes, kind: str, alt: str, caption: str, size: tuple[int, int] | None = None) -> str:
-    """A picture with a caption, which is text."""
-    return f"<figure>{picture(data, kind, alt, size)}<figcaption>{escape(caption)}</figcaption></figure>"
+def figure(svg: bytes, alt: str, caption: str) -> str:
+    """An SVG with a caption, which is text."""
+    return f"<figure>{picture(svg, SVG, alt)}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def facts(rows: Iterable[tuple[str, object]]) -> str:

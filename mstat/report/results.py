@@ -11,7 +11,7 @@ import numpy as np
 from mstat.report import figures, page
 from mstat.report import scores as rounded
 from mstat.report.run_reader import Folder
-from mstat.report.tables import Cell, Row, Table
+from mstat.report.tables import Row, Table
 
 MOST_CAMERAS = 100  # a side
 CMC = "Queries with a right match among the first k"
@@ -45,7 +45,7 @@ def others(folder: Folder) -> str:
             notes.append(page.note(evaluation))
             continue
         link = f"evaluations/{quote(name)}/report.html"
-        rows.append(Row(Cell(_what(evaluation), link=link), rounded.cells(evaluation)))
+        rows.append(Row(_what(evaluation), rounded.cells(evaluation), link=link))
         notes += [page.warning(f"{name}: {warning}") for warning in rounded.warnings(evaluation)]
     message = "In percent, of all stages; bold: the set, protocol and split that the run was trained on."
     table = Table(["scored on", *rounded.COLUMNS.values()], rows, caption=message)
@@ -62,7 +62,7 @@ def splits(folder: Folder) -> str:
     if isinstance(folder.evaluation, str) or not folder.is_set:
         return ""
     rows = [
-        Row(Cell(split, link=f"split-{split}/report.html"), rounded.cells(of_split))
+        Row(split, rounded.cells(of_split), link=f"split-{split}/report.html")
         for split, of_split in folder.evaluation["splits"].items()
     ]
     return Table(["split", *rounded.COLUMNS.values()], rows, caption=rounded.caption(folder.evaluation)).html()
@@ -114,10 +114,10 @@ def cameras(folder: Folder) -> str:
     )
     name = "Rank-1 in percent of one camera's queries where one other camera alone is searched"
 
-    def cell(pair: tuple[int, int]) -> Cell:
+    def cell(pair: tuple[int, int]) -> str:
         if pair not in result:
-            return Cell(rounded.ABSENT)
-        return Cell(rounded.percent(result[pair]["rank1"]), f"of {result[pair]['num_valid_query']:,}")
+            return rounded.ABSENT
+        return f"{rounded.percent(result[pair]['rank1'])} of {result[pair]['num_valid_query']:,}"
 
     rows = [Row(f"from {a:d}", [cell((a, b)) for b in searched]) for a in requested]
     table = Table(["camera", *(f"in {b:d}" for b in searched)], rows, caption=f"{name}, of how many queries.")

@@ -11,8 +11,6 @@ from mstat.report.scores import COLUMNS, cells, of_set, percent, warnings
 from mstat.report.tables import Part, Row, Table
 
 TITLES = {"num_frames": "test frames", "occlusion": "occluded area", "resolution": "height in pixels"}
-
-
 FILE = "robustness.json"
 
 
@@ -31,7 +29,12 @@ def robustness(folder: Folder) -> str:
     ]
     alt = f"Scores under worse frames: {'; '.join(ends)}"
     remarks = " ".join([caption(result), *warnings(result)])
-    figure = folder.figure("robustness.svg", robustness_figure(result), alt, remarks)
+    panels = {
+        TITLES[sweep]: [(value_label(sweep, point["value"]), point) for point in points]
+        for sweep, points in result["sweeps"].items()
+    }
+    svg = figures.panels_figure(panels, {key: COLUMNS[key] for key in ("mAP", "rank1")})
+    figure = folder.figure("robustness.svg", svg, alt, remarks)
     return f'<div class="scroll wide" tabindex="0">{figure}</div>'  # three panels: on a phone they scroll aside
 
 
@@ -66,12 +69,3 @@ def value_label(sweep: str, value: float | None) -> str:
 def markdown(result: Mapping[str, Any]) -> str:
     """For a file: a table a setting."""
     return table(result).markdown()
-
-
-def robustness_figure(result: Mapping[str, Any]) -> bytes:
-    """The plot of a robustness.json."""
-    panels = {
-        TITLES[sweep]: [(value_label(sweep, point["value"]), point) for point in points]
-        for sweep, points in result["sweeps"].items()
-    }
-    return figures.panels_figure(panels, {key: COLUMNS[key] for key in ("mAP", "rank1")})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import rich.table
 from rich import box
@@ -13,40 +13,28 @@ from mstat.report.page import escape, warning
 from shards.text import markup, printable
 
 Emphasis = Literal["", "strong", "faint", "warning"]  # also classes of style.css
-TERMINAL_STYLES: dict[Emphasis, str | None] = {"": None, "strong": "bold", "faint": "dim", "warning": "yellow"}
+STYLES: dict[Emphasis, str | None] = {"": None, "strong": "bold", "faint": "dim", "warning": "yellow"}
+# On a narrow terminal words are folded, and numbers stay whole as long as that is possible.
+COLUMNS: dict[str, dict[str, Any]] = {"l": {"overflow": "fold"}, "r": {"justify": "right", "no_wrap": True}}
 NO_BREAK = "\N{NON-BREAKING HYPHEN}"
 
 
-class Cell(NamedTuple):
-    """A text, a remark behind it, which a page shows small, and an address, to which the text leads on a page."""
-
-    text: str
-    remark: str = ""
-    link: str = ""
-
-    def plain(self) -> str:
-        return " ".join(filter(None, (self.text, self.remark)))
-
-    def html(self) -> str:
-        text = f'<a href="{escape(self.link)}">{escape(self.text)}</a>' if self.link else escape(self.text)
-        return f"{text} <small>{escape(self.remark)}</small>" if self.remark else text
-
-
 class Row(NamedTuple):
-    """A row: its name, which is the cell of the first column, and its other cells."""
+    """A row: the cell of the first column, which names it, and the others."""
 
-    name: str | Cell
-    others: Sequence[str | Cell] = ()
+    name: str
+    cells: Sequence[str] = ()
     emphasis: Emphasis = ""
-
-    def cells(self) -> list[Cell]:
-        return [cell if isinstance(cell, Cell) else Cell(cell) for cell in (self.name, *self.others)]
+    link: str = ""  # address to which the name leads on a page
 
 
 class Part(NamedTuple):
-    """The beginning of a part, which a line or a title parts from the rows before."""
+    """The beginning of a part of the rows: a line, and beneath it a title if there is one."""
 
     title: str = ""
+
+    def row(self) -> Row:
+        return Row(self.title, emphasis="strong")
 
 
 @dataclass(frozen=True)
@@ -55,7 +43,7 @@ class Table:
 
     Attributes:
         headings: Of the columns, that of the names first.
-        rows: Rows, and beginnings of parts between them.
+        rows: Rows, and beginnings of parts among them.
         title: Not shown on a page, where the section has a heading.
         caption: Sentences beneath the table.
         warnings: Sentences that catch the eye.
@@ -77,42 +65,34 @@ class Table:
         return self.align or "l" + "r" * (len(self.headings) - 1)
 
     def __rich__(self) -> rich.table.Table:
-        """Return the table for a terminal: where that is narrow, columns of words are folded and numbers stay whole."""
-        warnings = [f"[not dim bold yellow]{markup(text)}[/]" for text in self.warnings]
-        result = rich.table.Table(
-            title=markup(self.title),
-            caption=" ".join([markup(self.caption), *warnings]),
-            box=box.HEAVY_HEAD if self.framed else box.SIMPLE_HEAD,
-        )
+        """Return the table for a terminal."""
+        caption = [markup(self.caption), *(f"[not dim bold yellow]{markup(text)}[/]" for text in self.warnings)]
+        lines = box.HEAVY_HEAD if self.framed else box.SIMPLE_HEAD
+        table = rich.table.Table(title=markup(self.title), caption=" ".join(caption), box=lines)
         for heading, side in zip(self.headings, self.sides, strict=True):
-            if side == "l":
-                result.add_column(markup(heading), overflow="fold")
-            else:
-                result.add_column(markup(heading), justify="right", no_wrap=True)
-        for row in self.rows:
-            if isinstance(row, Row):
-                texts = [markup(cell.plain()) for cell in row.cells()]
-                result.add_row(*texts, style=TERMINAL_STYLES[row.emphasis])
-            else:
-                result.add_section()
-                if row.title:
-                    result.add_row(markup(row.title), style="bold")
-        return result
-
-    def markdown(self) -> str:
-        """Return the title as a heading, the caption, and the rows; each part with a title is a table of its own."""
-        rule = "|" + "".join("---|" if side == "l" else "---:|" for side in self.sides)
-        lines = [f"# {printable(self.title)}", "", printable(" ".join([self.caption, *self.warnings]))]
-        first, begins = self.headings[0], True
+            table.add_column(markup(heading), **COLUMNS[side])
         for row in self.rows:
             if isinstance(row, Part):
-                if row.title:
-                    first, begins = row.title, True
+                table.add_section()
+                if not row.title:
+                    continue
+                row = row.row()
+            table.add_row(*map(markup, (row.name, *row.cells)), style=STYLES[row.emphasis])
+        return table
+
+    def markdown(self) -> str:
+        """Return the title as a heading, the caption, and the rows; a part with a title is a table of its own."""
+        rule = "|" + "".join("---|" if side == "l" else "---:|" for side in self.sides)
+        lines = [f"# {printable(self.title)}", "", printable(" ".join([self.caption, *self.warnings]))]
+        head: str | None = self.headings[0]  # of a table that has not begun
+        for row in self.rows:
+            if isinstance(row, Part):
+                head = row.title or head
                 continue
-            if begins:
-                lines += ["", _markdown_row([first, *self.headings[1:]]), rule]
-                begins = False
-            lines.append(_markdown_row([cell.plain() for cell in row.cells()], row.emphasis))
+            if head is not None:
+                lines += ["", _markdown_row([head, *self.headings[1:]]), rule]
+                head = None
+            lines.append(_markdown_row([row.name, *row.cells], row.emphasis))
         return "\n".join(lines) + "\n"
 
     def html(self) -> str:
@@ -120,15 +100,15 @@ class Table:
         sides = [' class="left"' if side == "l" else "" for side in self.sides]
         head = "".join(
             # A column of numbers is narrow: its heading has no hyphen at which it could break.
-            f'<th scope="col"{side}>{escape(heading) if side else escape(heading).replace("-", NO_BREAK)}</th>'
+            f'<th scope="col"{side}>{escape(heading if side else heading.replace("-", NO_BREAK))}</th>'
             for heading, side in zip(self.headings, sides, strict=True)
         )
+        rows = [row.row() if isinstance(row, Part) else row for row in self.rows if row != Part()]
+        body = "".join(_html_row(row, sides) for row in rows)
         table = (
             '<div class="scroll" tabindex="0"><table class="scores">\n'
             f"<caption><span>{escape(self.caption)}</span></caption>\n"
-            f"<thead><tr>{head}</tr></thead>\n<tbody>\n"
-            + "".join(_html_row(row, sides) for row in self.rows)
-            + "</tbody>\n</table></div>"
+            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>"
         )
         return "\n".join([*map(warning, self.warnings), table])
 
@@ -141,12 +121,10 @@ def _markdown_row(texts: Sequence[str], emphasis: Emphasis = "") -> str:
     return f"| {' | '.join([f'*{name}*' if emphasis == 'faint' else name, *others])} |"
 
 
-def _html_row(row: Row | Part, sides: Sequence[str]) -> str:
-    if isinstance(row, Part):
-        if not row.title:
-            return ""
-        row = Row(row.title, emphasis="strong")
+def _html_row(row: Row, sides: Sequence[str]) -> str:
     emphasis = f' class="{row.emphasis}"' if row.emphasis else ""
-    name, *others = (cell.html() for cell in row.cells())
-    cells = "".join(f"<td{side}>{text}</td>" for text, side in zip(others, sides[1:], strict=bool(others)))
+    name = f'<a href="{escape(row.link)}">{escape(row.name)}</a>' if row.link else escape(row.name)
+    cells = "".join(
+        f"<td{side}>{escape(cell)}</td>" for cell, side in zip(row.cells, sides[1:], strict=bool(row.cells))
+    )
     return f'<tr{emphasis}><th scope="row"{sides[0]}>{name}</th>{cells}</tr>\n'
