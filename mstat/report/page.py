@@ -29,7 +29,7 @@ def escape(value: object) -> str:
 
 def document(title: str, header: str, sections: Iterable[str]) -> str:
     """A whole page, styled by style.css. `title` is text; `header` and `sections` are HTML, empty ones left out."""
-    style = (files("mstat.report") / "style.css").read_text()
+    style = (files("mstat.report") / "style.css").read_text("utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'

@@ -1,4 +1,4 @@
-"""What `mstat.evaluation.robustness` found, to read and to look at. `found`: what a robustness.json holds."""
+"""What `mstat.evaluation.robustness` found, to read and to look at. `result`: what a robustness.json holds."""
 
 from __future__ import annotations
 

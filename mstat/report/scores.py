@@ -31,7 +31,7 @@ def score(scores: Mapping[str, Any], column: str) -> str:
 
 
 def score_table(evaluation: Mapping[str, Any], splits: bool = True) -> Table:
-    """Return the scores in percent: of baselines, of the splits that a mean is of, then of every subset of stages."""
+    """Return the scores in percent: baselines, the splits of a mean (none if not `splits`), every subset of stages."""
     rows = baseline_rows(evaluation)
     if splits:
         rows += [

@@ -20,7 +20,7 @@ NO_BREAK = "\N{NON-BREAKING HYPHEN}"
 
 
 class Row(NamedTuple):
-    """A row: the cell of the first column, which names it, and the others."""
+    """A row: the cell of the first column, which names it, and the others, of which the last may be missing."""
 
     name: str
     cells: Sequence[str] = ()
@@ -124,7 +124,5 @@ def _markdown_row(texts: Sequence[str], emphasis: Emphasis = "") -> str:
 def _html_row(row: Row, sides: Sequence[str]) -> str:
     emphasis = f' class="{row.emphasis}"' if row.emphasis else ""
     name = f'<a href="{escape(row.link)}">{escape(row.name)}</a>' if row.link else escape(row.name)
-    cells = "".join(
-        f"<td{side}>{escape(cell)}</td>" for cell, side in zip(row.cells, sides[1:], strict=bool(row.cells))
-    )
+    cells = "".join(f"<td{side}>{escape(cell)}</td>" for cell, side in zip(row.cells, sides[1:], strict=False))
     return f'<tr{emphasis}><th scope="row"{sides[0]}>{name}</th>{cells}</tr>\n'

@@ -21,6 +21,7 @@ TABLE = Table(
         Row("  paper", ["90.0", "–"], "faint"),
         Part("other runs"),
         Row("linked", ["1.0", "2.0"], link="other/report.html"),
+        Row("short", ["3.0"]),
     ],
     title="Scores",
     caption="In percent.",
@@ -48,6 +49,7 @@ def test_terminal() -> None:
         ["paper", "90.0", "–"],
         ["other runs", "", ""],
         ["linked", "1.0", "2.0"],
+        ["short", "3.0", ""],
     ]
     assert text.count("├") == 2
     assert text.split()[0] == "Scores"
@@ -71,6 +73,7 @@ def test_markdown() -> None:
         "| *paper* | 90.0 | – |\n\n"
         "| other runs | rank-1 | mAP |\n|---|---:|---:|\n"
         "| linked | 1.0 | 2.0 |\n"
+        "| short | 3.0 |\n"
     )
 
 
@@ -79,7 +82,7 @@ def test_html(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(TABLE.html())
     page = Page(tmp_path / "page.html")
     assert page.text.startswith("Not comparable. In percent. run rank‑1 mAP a long name of a run 91.8 ± 0.1 85.3 ± 0.2")
-    assert page.text.endswith("paper 90.0 – other runs linked 1.0 2.0")
+    assert page.text.endswith("paper 90.0 – other runs linked 1.0 2.0 short 3.0")
     assert [value for tag, name, value in page.attributes if (tag, name) == ("tr", "class")] == [
         "strong",
         "faint",
