@@ -16,8 +16,6 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Column
 
-from mstat.report.scores import score_table as score_table
-
 REDRAW_SECONDS = 0.1
 
 

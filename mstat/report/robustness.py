@@ -64,8 +64,3 @@ def value_label(sweep: str, value: float | None) -> str:
     if value is None:
         return "stored"
     return f"{value:.0%}" if sweep == "occlusion" else f"{value:g}"
-
-
-def markdown(result: Mapping[str, Any]) -> str:
-    """For a file: a table a setting."""
-    return table(result).markdown()
