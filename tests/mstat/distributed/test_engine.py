@@ -205,11 +205,8 @@ def test_two_processes_are_one() -> None:
     assert (first["files"], second["files"]) == ([OPTIMIZER_FILE], [])
 
 
-def test_a_failed_collective_is_explained_by_the_roll_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_collective_is_explained_by_the_roll_call(launcher: list[dist.TCPStore]) -> None:
     """Each other error is left for the other ranks to find, and stays what it is."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", str(store.port))
     engines = [Engine(settings()) for _ in range(2)]
     for rank, engine in enumerate(engines):
         engine.roll_call = RollCall(rank, 2, "attempt")
