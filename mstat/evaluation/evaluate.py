@@ -25,8 +25,8 @@ from mstat.evaluation.extraction import Trial
 from mstat.evaluation.metrics import Scores
 from mstat.files import why_not_writable, write_json
 from mstat.model import MSTAT
-from mstat.report.progress import score_table
 from mstat.report.run_reader import Folder
+from mstat.report.scores import score_table
 from mstat.runs.scored_set import dataset, deciding, evaluation_folder, is_trained_on, trained_checksum
 from mstat.weights.pretrained import load_pretrained
 from shards.read import Reader

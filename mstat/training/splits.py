@@ -25,7 +25,7 @@ from mstat.evaluation.extraction import Trial
 from mstat.files import write_json
 from mstat.report.averages import mean_of, numbers
 from mstat.report.html import write_report, write_reports
-from mstat.report.progress import score_table
+from mstat.report.scores import score_table
 from mstat.runs.checkpoint import find
 from mstat.runs.folder import State, read_state, write_state
 from mstat.runs.scored_set import evaluation_folder, folder_in, is_trained_on
