@@ -29,6 +29,7 @@ STRAY, MAX_STRAY = re.compile(r"(\d+) extraneous bytes"), 16  # libjpeg-turbo's 
 HARMLESS = re.compile("unknown JFIF revision|Unknown Adobe color transform|Invalid SOS parameters for sequential")
 JPEG_START = b"\xff\xd8"
 JPEG_END = b"\xff\xd9"
+FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation")  # without one of them a PNG is upright
@@ -86,10 +87,6 @@ def check(data: bytes) -> Kind:
         # Neither pair of bytes occurs within coded data. Most pictures end with the marker, and need no search.
         if not data.endswith(JPEG_END) and data.rfind(JPEG_END) < data.rfind(b"\xff\xda"):
             raise ValueError("cut off: no JPEG end marker")
-        try:
-            simplejpeg.decode_jpeg_header(data)
-        except ValueError as error:
-            raise ValueError(f"damaged ({error})") from error
         return Kind("jpg", _orientation(data) if has_exif else 1)
     if data.startswith(PNG_SIGNATURE):
         _check_size(*_png_size(data))
@@ -130,42 +127,33 @@ def _check_size(height: int, width: int) -> None:
 
 
 def _jpeg_header(data: bytes) -> tuple[int, int, bool]:
-    """Height and width from the frame header (SOF), and whether EXIF or XMP may say how to turn the picture.
+    """Return height and width as the decoder reads them, and whether EXIF or XMP may hold an orientation.
 
-    simplejpeg's own function of headers passes 12-bit, arithmetic and lossless JPEGs, which its decoder refuses; so
-    the segments before the scan are walked here.
+    The decoder reads the headers of more kinds of JPEG than it decodes, and reports neither the bits of a channel nor
+    the number of scans nor EXIF. For these the segments up to the frame header are walked.
     """
-    position = 2
-    has_exif = False
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            raise ValueError(f"damaged JPEG header at byte {position}")
-        marker = data[position + 1]
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        raise ValueError(f"damaged JPEG header, or cut off inside it ({error})") from error
+    if colours in ("CMYK", "YCCK"):
+        raise ValueError(f"a {colours} JPEG; grey or colour is needed")
+    position, has_exif = 2, False
+    while (marker := data[position + 1]) not in FRAME_MARKERS:
         if marker == 0xFF:  # fill byte
             position += 1
             continue
-        if marker in (0xC0, 0xC1, 0xC2):
-            if position + 10 > len(data):
-                break
-            bits, height, width, channels = struct.unpack_from(">BHHB", data, position + 4)
-            if bits != 8:
-                raise ValueError(f"a JPEG of {bits} bits a channel; 8 are needed")
-            if channels not in (1, 3):
-                raise ValueError(f"a JPEG of {channels} channels; grey or colour is needed")
-            if marker == 0xC2 and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
-                raise ValueError(f"a progressive JPEG of {scans:,} scans; {MAX_SCANS} at most")
-            return height, width, has_exif
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            raise ValueError("a lossless or arithmetic JPEG; baseline or progressive is needed")
-        if marker == 0xDA:
-            raise ValueError("a JPEG scan without a frame header")
-        if marker <= 0x01 or 0xD0 <= marker <= 0xD9:
-            # Segments of no length, which no picture has here: to step over one as if it had one would be to read
-            # another size than the decoder does.
+        if data[position] != 0xFF or marker <= 0x01 or 0xD0 <= marker <= 0xD9:  # no segment of a length
             raise ValueError(f"damaged JPEG header at byte {position}")
         has_exif |= marker == 0xE1
-        position += 2 + int(struct.unpack_from(">H", data, position + 2)[0])
-    raise ValueError("cut off inside the JPEG header")
+        position += 2 + (data[position + 2] << 8 | data[position + 3])
+    if marker not in (0xC0, 0xC1, 0xC2):
+        raise ValueError("a lossless or arithmetic JPEG; baseline or progressive is needed")
+    if data[position + 4] != 8:
+        raise ValueError(f"a JPEG of {data[position + 4]} bits a channel; 8 are needed")
+    if marker == 0xC2 and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+        raise ValueError(f"a progressive JPEG of {scans:,} scans; {MAX_SCANS} at most")
+    return height, width, has_exif
 
 
 def _png_size(data: bytes) -> tuple[int, int]:
