@@ -76,8 +76,8 @@ def frame_numbers(folder: Path, names: Sequence[str], first_frame: int | None, l
         return [number - start + first_frame for number in numbers]
     if lowest < start:
         raise DataError(
-            f"{folder}: the tracks begin with frame {lowest}, the names with {by_number[start]}; give the number of this "
-            "picture in the tracks as --first-frame, or renumber them"
+            f"{folder}: the tracks begin with frame {lowest}, the names with {by_number[start]}; give the number of "
+            "this picture in the tracks as --first-frame, or renumber them"
         )
     if start == 0 < lowest:
         raise DataError(

@@ -31,8 +31,8 @@ VIDEOS = (
 # FFmpeg's names of these formats, and of raw streams.
 FORMATS = "asf,avi,flv,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,ogg,obu,yuv4mpegpipe"
 QUALITY = 95  # of JPEGs of frames and crops, before --size re-encodes them
-# Decoders that mark frames with concealed damage. All other decoders are set to fail on damage. These would also fail at
-# the start of healthy files whose first frames refer to earlier ones.
+# Decoders that mark frames with concealed damage. All other decoders are set to fail on damage. These would also fail
+# at the start of healthy files whose first frames refer to earlier ones.
 MARKING = ("flv1", "h263", "h264", "mpeg1video", "mpeg2video", "mpeg4")
 LOGGING = ("ffv1",)  # decoders that report wrong checksums only in their log
 TYPE_B = 3  # FFmpeg's number of B-frames, which are also predicted from later frames
@@ -214,9 +214,7 @@ class _Clock:
 
 
 def _stream(video: Path, container: InputContainer) -> av.VideoStream:
-    """Return the video stream that players choose, with a strict decoder. It need not be the first one; covers are
-    refused.
-    """
+    """Return the video stream that players choose, with a strict decoder; a cover is refused."""
     from av.stream import Disposition
 
     stream: Any = container.streams.best("video")
@@ -243,8 +241,8 @@ def _upright(video: Path, number: int, frame: Any) -> Uint8Array:
     if max(abs(a), abs(d)) * 100 <= min(abs(b), abs(c)):
         return images.turn(image_HW3, transpose=True, flip_rows=b < 0, flip_columns=c < 0)
     raise DataError(
-        f"{video}: frame {number}: its display matrix turns it by {np.degrees(np.arctan2(b, a)):.0f}°, but only quarter "
-        "turns are supported; encode it upright, as `ffmpeg -i IN OUT.mp4` does"
+        f"{video}: frame {number}: its display matrix turns it by {np.degrees(np.arctan2(b, a)):.0f}°, but only "
+        "quarter turns are supported; encode it upright, as `ffmpeg -i IN OUT.mp4` does"
     )
 
 
