@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards import images, index
+from shards.images import Uint8Array
 from shards.paths import expand
 from shards.records import INCOMPARABLE, DataError, Protocol, Role, Tracklet, UsageError
 from shards.storage import LocalFiles, RemoteFiles, open_files
 
 Int64Array = np.ndarray[Any, np.dtype[np.int64]]
-Uint8Array = np.ndarray[Any, np.dtype[np.uint8]]
 MAX_TOGETHER = 2 << 20  # bytes of decoded frames that are resized in one call
 
 
