@@ -143,7 +143,7 @@ def _jpeg_header(data: bytes) -> tuple[int, int, bool]:
         if marker == 0xFF:  # fill byte
             position += 1
             continue
-        if data[position] != 0xFF or marker <= 0x01 or 0xD0 <= marker <= 0xD9:  # no segment of a length
+        if data[position] != 0xFF or marker <= 0x01 or 0xD0 <= marker <= 0xD9:  # no marker, or one without a length
             raise ValueError(f"damaged JPEG header at byte {position}")
         has_exif |= marker == 0xE1
         position += 2 + (data[position + 2] << 8 | data[position + 3])

@@ -82,7 +82,7 @@ def numbered(root: Path, names: Sequence[str], what: str) -> tuple[dict[str, int
         other = first.setdefault(int(plain) if plain.isdecimal() else plain, name)
         if other != name:
             raise DataError(
-                f"{root}: {what} {other!r} and {name!r} differ only in zeros, spaces or letter case; rename one of "
+                f"{root}: {what} {other!r} and {name!r} differ in zeros, spaces or letter case alone; rename one of "
                 "them everywhere"
             )
     numbers = {name: int(name) for name in names if name.isdecimal() and int(name) > 0}
