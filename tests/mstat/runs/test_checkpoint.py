@@ -269,7 +269,7 @@ def test_damage_inside_a_checkpoint_is_noticed(run: Path, with_checksums: bool) 
         (newest / "checkpoint.json").write_text(json.dumps(meta))
         assert checkpoint.restore(engine(3), run, FACTS) == 7
     flip(newest / "optimizer.pt", (newest / "optimizer.pt").stat().st_size // 2)
-    way_out = f"copy it anew, or remove the folder to go on from {run / 'checkpoints' / 'step-000000003'}"
+    way_out = f"copy it again, or remove the folder to resume from {run / 'checkpoints' / 'step-000000003'}"
     expected = f"{newest}: optimizer.pt changed after the checkpoint was made: {way_out}"
     assert refused(run) == expected
     with pytest.raises(UserError, match="changed after the checkpoint was made"):
@@ -312,7 +312,7 @@ def test_an_odd_description_names_itself(two_checkpoints: Path, tmp_path: Path, 
     (folder / "checkpoint.json").write_bytes(content)
     with pytest.raises(UserError) as caught:
         read_weights(folder)
-    assert str(caught.value).startswith(f"{folder / 'checkpoint.json'}: not the description of a checkpoint: ")
+    assert str(caught.value).startswith(f"{folder / 'checkpoint.json'}: not a checkpoint description: ")
     assert "remove the folder" in str(caught.value)
 
 
@@ -338,7 +338,7 @@ def test_weights_without_a_checksum_are_not_gone_on_from(run: Path) -> None:
     meta = json.loads((newest / "checkpoint.json").read_text())
     meta |= {"bytes": {"other.pt": 1}, "sha256": {"other.pt": checksum(newest / "other.pt")}}
     (newest / "checkpoint.json").write_text(json.dumps(meta))
-    assert "checkpoint.json does not name optimizer.pt: copy it anew" in refused(run)
+    assert "checkpoint.json does not name optimizer.pt: copy it again" in refused(run)
     with pytest.raises(UserError, match=r"does not name this file"):
         read_weights(newest)
 
