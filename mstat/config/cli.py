@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -53,8 +52,7 @@ def parse(argv: Sequence[str], default_config: Path | None = None, **options: An
     try:
         return _read(parser, argv, default_config)
     except _Refused as refused:
-        print(printable(f"{parser.prog}: {refused}"), file=sys.stderr)
-        raise SystemExit(2) from None
+        parser.exit(2, printable(f"{parser.prog}: {refused}") + "\n")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

@@ -16,7 +16,7 @@ import re
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 from torch import Tensor
 
@@ -30,13 +30,27 @@ WEIGHTS_FILE = "weights.pt"
 MOST_META = 1 << 26  # bytes of a checkpoint.json; that of ten thousand ranks is a tenth of this
 
 
+class CheckpointMeta(TypedDict):
+    """checkpoint.json: the step, sizes and checksums of the files, and the facts that a resume compares.
+
+    More facts than the two that other modules read may follow. Older versions wrote no checksums.
+    """
+
+    step: int
+    world_size: int
+    bytes: dict[str, int]
+    sha256: NotRequired[dict[str, str]]
+    model: NotRequired[dict[str, Any]]
+    pretrain: NotRequired[dict[str, Any]]
+
+
 def folders(run: Path) -> list[tuple[int, Path]]:
     """Return the complete checkpoints of a run as (step, folder), oldest first."""
     matches = [(NAME.fullmatch(path.name), path) for path in (run / "checkpoints").glob("step-*")]
     return sorted((int(match[1]), path) for match, path in matches if match and (path / META).is_file())
 
 
-def read_meta(folder: Path) -> dict[str, Any]:
+def read_meta(folder: Path) -> CheckpointMeta:
     """Read and check checkpoint.json.
 
     Raises:
@@ -50,7 +64,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
             raise ValueError(f"larger than {MOST_META:,} bytes")
         meta = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(meta, dict):
-            raise ValueError(f"it is a JSON {type(meta).__name__}, not an object")
+            raise ValueError("it is not a JSON object")
         for key, kind in {"step": int, "world_size": int, "bytes": dict}.items():
             if type(meta.get(key)) is not kind:
                 raise ValueError(
@@ -76,7 +90,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
                 f"{folder}: holds the state after step {meta['step']}, so the folder was renamed: "
                 f"rename it to step-{meta['step']:09d}, or {way_out(folder)}"
             )
-    return meta
+    return cast(CheckpointMeta, meta)
 
 
 def way_out(folder: Path) -> str:
@@ -87,7 +101,7 @@ def way_out(folder: Path) -> str:
     return "copy it again, or remove the folder (no older checkpoint exists: the run then starts from step 0)"
 
 
-def damaged(folder: Path, meta: dict[str, Any], names: Iterable[str]) -> list[str]:
+def damaged(folder: Path, meta: CheckpointMeta, names: Iterable[str]) -> list[str]:
     """Return the files that are missing or changed since they were written. Each is read once.
 
     For checkpoints of older versions, which have no checksums, those inside torch's archives are verified.
