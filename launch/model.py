@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from launch.common import report_errors
 from mstat.config import Config, ModelConfig
 from mstat.config.cli import parse
 from mstat.errors import UserError
@@ -110,12 +111,7 @@ def show_init(config: ModelConfig, file: Path) -> int:
     except UserError as error:
         print(printable(error), file=sys.stderr)
         return 2
-    try:
-        print_start(str(file), load_pretrained(model, file))
-    except (UserError, OSError) as error:
-        print(f"error: {printable(error)}", file=sys.stderr)
-        return 1
-    return 0
+    return report_errors(lambda: print_start(str(file), load_pretrained(model, file)))
 
 
 if __name__ == "__main__":
