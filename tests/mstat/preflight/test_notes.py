@@ -28,7 +28,7 @@ def test_a_wrong_clock_is_measured_within_its_stated_error() -> None:
     for thread in threads:
         thread.start()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mstat.preflight.notes.PING_SECONDS", 1.0)
+        patch.setattr("mstat.preflight.notes.PING_SECONDS", 3.0)
         found = Meeting(0, 4, store).compare_clocks([1, 2, 3])
     for thread in threads:
         thread.join()
@@ -36,7 +36,7 @@ def test_a_wrong_clock_is_measured_within_its_stated_error() -> None:
     for rank, ahead in ((1, 2.5), (2, 0.0)):
         measured = found[rank]
         assert measured is not None
-        assert measured[1] < 0.5
+        assert measured[1] < 2
         assert abs(measured[0] - ahead) <= measured[1]
 
 
@@ -47,4 +47,4 @@ def test_a_store_that_is_not_there() -> None:
     began = time.monotonic()
     with pytest.raises(ConnectionError, match=f"127.0.0.1:{port} does not answer"):
         connect(0.3, ("127.0.0.1", port))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60  # not the minutes that torch's stores wait by themselves
