@@ -19,7 +19,11 @@ from mstat.cluster.script import batch_script
 from mstat.cluster.sites import Site
 from mstat.errors import UserError
 
-IN_QUEUE = ("RUNNING", "PENDING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "PREEMPTED")
+# States of a job that runs or may still, as `job_state_string` of Slurm's sources names them; what runs comes first.
+IN_QUEUE = (
+    *("RUNNING", "SIGNALING", "RESIZING", "STOPPED", "PENDING", "CONFIGURING", "COMPLETING", "STAGE_OUT", "SUSPENDED"),
+    *("REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "PREEMPTED"),
+)
 CLIENT_SECONDS = 60
 
 
@@ -123,15 +127,21 @@ def _sbatch(script: Path, flags: Sequence[str]) -> str:
 def ask(job: str) -> JobState | None:
     """The state of a job; None if Slurm does not know it any more."""
     try:
-        lines = _call("scontrol", "--oneliner", "show", "job", job).splitlines()
+        return parse_job(_call("scontrol", "--oneliner", "show", "job", job))
     except SlurmError as error:
         if "Invalid job id" not in str(error) and "not found" not in str(error):  # a job, an element of one
             raise
         return _from_accounting(job)
-    result = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in lines if line.startswith("JobId=")]
+
+
+def parse_job(text: str) -> JobState | None:
+    """Return the state of a job from `scontrol --oneliner show job`; None if the text has none.
+
+    Of an array, an element that runs counts, else one that is still to run.
+    """
+    result = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in text.splitlines() if line.startswith("JobId=")]
     if not result:
         return None
-    # Of an array an element that runs counts, else one that is still to run.
     result.sort(key=lambda one: IN_QUEUE.index(one["JobState"]) if one["JobState"] in IN_QUEUE else len(IN_QUEUE))
     one = result[0]
     return JobState(one["JobState"], one.get("Reason", ""), one.get("RunTime", ""), one.get("TimeLimit", ""))
@@ -149,10 +159,15 @@ def _from_accounting(job: str) -> JobState | None:
     if shutil.which("sacct") is None:
         return None
     try:
-        lines = _call("sacct", "--noheader", "--allocations", "--parsable2", "--format=State,Elapsed", f"--jobs={job}")
+        text = _call("sacct", "--noheader", "--allocations", "--parsable2", "--format=State,Elapsed", f"--jobs={job}")
     except SlurmError:  # no accounting there
         return None
-    words = lines.split("\n")[0].split("|")
+    return parse_accounting(text)
+
+
+def parse_accounting(text: str) -> JobState | None:
+    """Return the state of a job from `sacct --parsable2 --format=State,Elapsed`; None if the text is empty."""
+    words = text.split("\n")[0].split("|")
     return JobState(words[0].split()[0], run_time=words[-1]) if words[0] else None
 
 

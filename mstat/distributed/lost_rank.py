@@ -47,7 +47,9 @@ class RollCall:
 
     def leave_error(self, message: str) -> None:
         """Leave the reason why this rank ends for the others; the first error counts."""
-        within(ANSWER_SECONDS, lambda: self._connect().compare_set(self._key("error"), "", f"{self.name}: {message}"))
+        text = f"{self.name}: {message}"
+        # Torch looks up the name of the store's address as it connects; a resolver that does not answer takes 5 s.
+        within(2 * ANSWER_SECONDS, lambda: self._connect().compare_set(self._key("error"), "", text))
 
     def find(self) -> str:
         """Return a sentence that names the cause of a failed collective, within one to three times ANSWER_SECONDS."""

@@ -43,3 +43,26 @@ def test_empty_values_are_defaults(tmp_path: Path) -> None:
     assert load_site(tmp_path / "site.yaml") == Site()
     (tmp_path / "site.yaml").write_text("partition:\nsetup:\n  - |\n    if true; then\n      echo\n    fi\n")
     assert load_site(tmp_path / "site.yaml") == Site(setup=["if true; then\n  echo\nfi\n"])
+
+
+def test_the_interface_is_that_of_both_libraries() -> None:
+    """NCCL takes a prefix unless `=` stands before it; what the site sets itself counts more. Values are quoted."""
+    site = Site(interface="ib0", environment={"NCCL_SOCKET_IFNAME": "^lo", "NAME": "it's a b"})
+    assert site.variables() == {"GLOO_SOCKET_IFNAME": "ib0", "NCCL_SOCKET_IFNAME": "^lo", "NAME": "it's a b"}
+    assert Site(interface="ib0").exports() == ["export GLOO_SOCKET_IFNAME=ib0", "export NCCL_SOCKET_IFNAME==ib0"]
+    assert """export NAME='it'"'"'s a b'""" in site.exports()
+    assert Site().exports() == []
+
+
+@pytest.mark.parametrize(
+    ("site", "expected"),
+    [
+        (Site(python="/venv/bin/python"), "/venv/bin/python"),
+        (Site(python="/venv/bin/python", container="apptainer exec --nv a.sif"), "python3"),
+        (Site(python="/venv/bin/python", srun=["--container-image=/a.sqsh"]), "python3"),
+        (Site(python="/venv/bin/python", srun=["--exclusive"]), "/venv/bin/python"),
+        (Site(container="apptainer exec a.sif", host_python="/usr/bin/python3.9"), "/usr/bin/python3.9"),
+    ],
+)
+def test_attempts_are_kept_by_a_python_outside_of_the_container(site: Site, expected: str) -> None:
+    assert site.accountant == expected
