@@ -147,7 +147,7 @@ def test_the_time_limit(cluster: Cluster, slow: Path, undisturbed: Path, tiny_co
     arguments = [*on_two_nodes(slow), "--", "--config", tiny_config, "--run", folder]
     job = job_of(cluster.submit(*arguments))
     wait_for_step(cluster, folder, 2)
-    assert f"job {job} is RUNNING: follow, cancel or wait for it" in cluster.submit(*arguments, check=False)
+    assert f"job {job} is RUNNING: cancel it or wait for its end" in cluster.submit(*arguments, check=False)
     cluster.call("scancel", "--batch", "--signal=USR1", job)
     assert cluster.wait_for_end(job)["JobState"] == "COMPLETED", log_of(folder)
     first, second = events(folder, "end")
@@ -225,7 +225,7 @@ def test_a_missing_interpreter(cluster: Cluster, tiny_config: Path, tmp_path: Pa
     job = job_of(cluster.submit(*on_two_nodes(site), "--", "--config", tiny_config, "--run", folder))
     about = cluster.wait_for_end(job)
     assert (about["JobState"], about["Restarts"]) == ("FAILED", "0")
-    reason = f"n2: no Python that runs: {python}"
+    reason = f"n2: this Python does not run: {python}"
     assert state(folder)["reason"] == reason
     assert cluster.submit("status", folder).rstrip().endswith(f"error: {reason}")
 
@@ -234,7 +234,9 @@ def test_a_missing_interpreter(cluster: Cluster, tiny_config: Path, tmp_path: Pa
     job = job_of(cluster.submit(*on_two_nodes(site), "--", "--config", tiny_config, "--run", folder))
     assert cluster.wait_for_end(job)["JobState"] == "FAILED"
     told = cluster.submit("status", folder)
-    assert re.search(rf"{job} FAILED +cut off .*error: n1: no Python that runs: {python}$", told.rstrip(), re.S), told
+    assert re.search(rf"{job} FAILED +cut off .*error: n1: this Python does not run: {python}$", told.rstrip(), re.S), (
+        told
+    )
 
 
 def test_a_bad_checkpoint(cluster: Cluster, site: Path, undisturbed: Path, tiny_config: Path, tmp_path: Path) -> None:
