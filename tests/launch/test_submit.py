@@ -15,6 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from mstat.cluster import restarts
+from mstat.foreign_messages import JOB_PENDING, SLURM_ERROR, UNKNOWN_JOB
 from tests.conftest import PROJECT, assert_same_losses, state
 from tests.helpers import hosts
 from tests.helpers.slurm import CABLE, Cluster, two_nodes, wait_until, why_not
@@ -137,6 +138,24 @@ def test_a_run_on_two_nodes(cluster: Cluster, undisturbed: Path, reference: Path
     told = cluster.submit("status", undisturbed)
     assert re.search(r"COMPLETED +done +20 / 20 +\d+\.\d{3} +I \d", told), told
     assert "report: " in cluster.submit("logs", undisturbed)
+
+
+def test_the_messages_of_slurm(cluster: Cluster) -> None:
+    """mstat/foreign_messages.py recognises the errors of this version."""
+    log = cluster.folder / "failed.log"
+    failed = cluster.call("sbatch", "--parsable", f"--output={log}", "--wrap=srun false").stdout.strip()
+    held = cluster.call(
+        "sbatch", "--parsable", "--hold", "--array=0-1", "--output=/dev/null", "--wrap=true"
+    ).stdout.strip()
+    for number in ("999999", f"{held}_7"):
+        error = cluster.call("scontrol", "show", "job", number, check=False)
+        assert error.returncode == 1
+        assert UNKNOWN_JOB.search(error.stdout + error.stderr), error
+    error = cluster.call("scontrol", "requeue", f"{held}_0", check=False)
+    assert JOB_PENDING in error.stdout + error.stderr, error
+    cluster.call("scancel", held)
+    assert cluster.wait_for_end(failed)["JobState"] == "FAILED"
+    assert any(SLURM_ERROR.match(line) for line in log.read_text().splitlines()), log.read_text()
 
 
 @pytest.mark.soak
