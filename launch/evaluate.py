@@ -1,8 +1,8 @@
 """Score a trained run: `accelerate launch launch/evaluate.py --run DIR [--section.key value ...]`.
 
-Reads DIR/config.yaml, changed by flags, and DIR/model.safetensors; writes DIR/evaluation.json and DIR/report.html. For
-another --data.shards, protocol or split than the run's own, they go to DIR/evaluations/<its name>; for a --checkpoint
-(the run need not be finished), to DIR/evaluations/step-...
+Reads DIR/config.yaml, overridden by flags, and DIR/model.safetensors; writes DIR/evaluation.json and DIR/report.html.
+For another data set, protocol or split than the run's own, it writes to DIR/evaluations/<name>. With --checkpoint, the
+run need not be finished, and it writes to DIR/evaluations/step-...
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from shards.paths import path
 def main() -> int:
     parser = run_parser("launch/evaluate.py", __doc__, "--eval.num_frames 32 or --data.protocol NAME", False)
     checkpoint_option(parser)
-    parser.add_argument(
-        "--out", type=path, metavar="FOLDER", help="folder for evaluation.json and the files that go with it"
-    )
+    parser.add_argument("--out", type=path, metavar="FOLDER", help="folder for evaluation.json and its companion files")
     arguments, overrides = parser.parse_known_args()
 
     def command() -> None:

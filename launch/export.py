@@ -1,7 +1,7 @@
 """Write a model of a run as two files: `python launch/export.py --run DIR [--checkpoint NAME] --out FOLDER`.
 
 Writes FOLDER/model.safetensors and FOLDER/model.json, which `mstat.load` and --model.init read. Without --checkpoint it
-takes the model of a finished run, or the newest checkpoint of a run that is not finished.
+exports the model of a finished run, or the newest checkpoint of a run that is not finished.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--run", type=path, help="run folder; without it, that of --checkpoint")
+    parser.add_argument("--run", type=path, help="run folder (default: that of --checkpoint)")
     checkpoint_option(parser)
     parser.add_argument("--out", type=path, required=True, help="folder for the two files; made if missing")
     arguments = parser.parse_args(argv)
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         config = config_of_run(run, [])
         for name in ("model.safetensors", "model.json"):
             if (out / name).exists():
-                raise UserError(f"{out / name}: there already; give another --out, or remove it")
+                raise UserError(f"{out / name}: the file exists; give another --out, or remove it")
 
         source = export_run(run, arguments.checkpoint, config, out)
         print(printable(f"{source} -> {out / 'model.safetensors'}"))
@@ -47,10 +47,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def export_run(run: Path, checkpoint: str | None, config: Config, out: Path) -> Path:
-    """Write the model of a run into `out`, and return the file or the checkpoint folder that it comes from.
+    """Write the model of a run to `out`, and return its source: a file or a checkpoint folder.
 
     Args:
-        checkpoint: As `mstat.runs.checkpoint.find` takes it; None is the model of a finished run, or the newest
+        checkpoint: A name for `mstat.runs.checkpoint.find`; None is the model of a finished run, or the newest
             checkpoint of a run that is not finished.
     """
     from mstat.runs.checkpoint import find

@@ -1,6 +1,6 @@
-"""Show the size of a config's model, part by part, without building it in memory: `python -m mstat.model`.
+"""Show the size of a config's model, part by part, without allocating it: `python -m mstat.model`.
 
-With `--init FILE`, show what that model would take from a checkpoint, key by key.
+With `--init FILE`, show how a checkpoint would initialise that model, key by key.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from launch.common import report_errors
 from mstat.config import Config, ModelConfig
 from mstat.config.cli import parse
 from mstat.errors import UserError
@@ -33,7 +34,7 @@ OTHER = "norms, class token"
 
 
 class Size(NamedTuple):
-    """Parameters of a part, and floating point operations (2 a multiply-add) of its forward pass on one clip."""
+    """Parameters of a part, and floating point operations (2 per multiply-add) of its forward pass on one clip."""
 
     parameters: int
     flops: int
@@ -70,12 +71,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Print a table and return the exit status: 0, 1 if a checkpoint is refused, or 2 if the config is bad."""
     print_anything()
     parser = argparse.ArgumentParser(prog="python -m mstat.model", description=__doc__)
-    parser.add_argument("--config", type=path, help="YAML of a run; without it, the paper's model")
-    parser.add_argument("--frames", type=int, help="frames of a clip; without it, the config's clip.num_frames")
+    parser.add_argument("--config", type=path, help="YAML of a run (default: the paper's model)")
+    parser.add_argument("--frames", type=int, help="frames of a clip (default: the config's clip.num_frames)")
     parser.add_argument("--init", type=path, metavar="FILE", help="show how a run with --model.init FILE would start")
     options = parser.parse_args(arguments)
     if options.frames is not None and options.frames < 1:
-        parser.error(f"--frames is {options.frames}, it must be at least 1")
+        parser.error(f"--frames is {options.frames}; it must be at least 1")
     run = parse(["--config", str(options.config)], prog=parser.prog) if options.config else Config()
     if options.init:
         return show_init(run.model, options.init)
@@ -88,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     height, width = config.image_size
     table = Table(
         title=f"MSTAT, one clip of {frames} frames, {height} x {width}",
-        caption="Forward pass; 2 FLOPs a multiply-add of matrix products and attention. Classifiers are not counted.",
+        caption="Forward pass; 2 FLOPs per multiply-add of matrix products and attention. Classifiers are not counted.",
     )
     table.add_column("part")
     table.add_column("parameters", justify="right")
@@ -103,19 +104,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def show_init(config: ModelConfig, file: Path) -> int:
-    """Print what the model of `config` would take from `file`, or why it cannot; return the exit status."""
+    """Print how `file` would initialise the model of `config`, or why it cannot, and return the exit status."""
     try:
         with torch.device("meta"):
             model = MSTAT(config)
     except UserError as error:
         print(printable(error), file=sys.stderr)
         return 2
-    try:
-        print_start(str(file), load_pretrained(model, file))
-    except (UserError, OSError) as error:
-        print(f"error: {printable(error)}", file=sys.stderr)
-        return 1
-    return 0
+    return report_errors(lambda: print_start(str(file), load_pretrained(model, file)))
 
 
 if __name__ == "__main__":

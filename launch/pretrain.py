@@ -1,9 +1,9 @@
 """Pretrain the STA stack on clips of actions: `accelerate launch launch/pretrain.py [--config configs/Y.yaml]`.
 
-Writes RUN/model.safetensors, from which launch/train.py --model.init starts. Without a config it trains on synthetic
-actions, pairs of which differ only in the order of frames; it makes the set if it is missing. It does not use the
-settings model.stages, .num_attributes, .num_prototypes, .iap, .tps_*, .bnneck and others of the ends of stages, nor
-loss.* except label_smoothing: the stack has as many blocks as the model of that section will take.
+Writes RUN/model.safetensors for launch/train.py --model.init. Without a config it trains on synthetic actions, pairs of
+which differ only in the order of frames; it makes the data set if it is missing. The stack has as many blocks as the
+model of the section `model` uses. Settings of the ends of stages have no effect (model.stages, .num_attributes,
+.num_prototypes, .iap, .tps_*, .bnneck and others), nor has loss.* except label_smoothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> int:
     config = parse(sys.argv[1:], ACTIONS_CONFIG, prog="launch/pretrain.py", description=__doc__)
 
     def command() -> None:
-        # Heavy imports come after the command line is known to be good.
+        # Heavy imports follow the check of the command line.
         from mstat.distributed.engine import Engine
         from mstat.distributed.signals import StopRequested
         from mstat.pretraining.pretrain import check_settings, pretrain

@@ -1,7 +1,7 @@
 """Make the report of a run again, or compare runs: `python launch/report.py RUN [RUN ...]`.
 
-One RUN: RUN/report.html, and its pictures as files in RUN/figures. Several: one page of their scores, curves and
-differences. Only pictures with frames need the shards; without shards the page says so.
+For one RUN it writes RUN/report.html, and its figures as files to RUN/figures. For several, it writes one page with
+their scores, curves and differences. Only figures with frames need the shards; without shards the page says so.
 """
 
 from __future__ import annotations
@@ -52,27 +52,32 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--out",
         type=path,
         metavar="PAGE",
-        help="page of a comparison (default comparison.html); its pictures are in a folder beside it, PAGE-figures",
+        help="page of a comparison (default: comparison.html); its figures go to PAGE-figures beside it",
     )
     parser.add_argument(
-        "--proxies", type=int, nargs="+", default=[], metavar="N", help="attributes whose attention is shown, from 0"
+        "--proxies",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="attributes whose attention to show, counted from 0",
     )
     parser.add_argument(
-        "--tracklets", nargs="+", default=[], metavar="KEY", help="tracklets in which it is shown, as 0002C1T0001"
+        "--tracklets", nargs="+", default=[], metavar="KEY", help="tracklets on which to show it, such as 0002C1T0001"
     )
     parser.add_argument(
         "--shards",
         type=place,
         metavar="DIR",
-        help="shards of the run, if they are not at data.shards of its config.yaml; or a URL",
+        help="folder or URL of the run's shards, if they are not at data.shards of its config.yaml",
     )
     options = parser.parse_args(argv)
     if len(options.runs) == 1 and options.out:
-        parser.error("--out is for several runs; the report of one is RUN/report.html")
+        parser.error("--out needs several runs; the report of one run is RUN/report.html")
     if len(options.runs) > 1 and (options.proxies or options.tracklets):
-        parser.error("--proxies and --tracklets are for one run")
+        parser.error("--proxies and --tracklets need exactly one run")
     if len(options.runs) > 1 and options.shards:
-        parser.error("--shards is for one run")
+        parser.error("--shards needs exactly one run")
     return options
 
 

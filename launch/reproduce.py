@@ -1,7 +1,7 @@
-"""Run an experiment of the paper and show ours beside the paper's: `accelerate launch launch/reproduce.py table3`.
+"""Run an experiment of the paper, and compare with its scores: `accelerate launch launch/reproduce.py table3`.
 
-Runs are resumed and finished ones not repeated; all experiments share them. `--array-task I/N` does a share of the
-runs, for cluster jobs; without it, the missing ones are run and the table is written.
+Stopped runs are resumed, finished ones are not repeated, and all experiments share their runs. With `--array-task I/N`
+it does a share of the runs, for cluster jobs. Without it, it does the missing runs and writes the table.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ def main() -> int:
         from mstat.training.splits import train_runs
 
         if settings.train.eval_every is None:
-            raise UserError("train.eval_every is null, but a table needs scores")
+            raise UserError("train.eval_every is null, but the table needs scores: set it to 0 to evaluate at the end")
         out = folder_of(options, settings)
         of_jobs = jobs(experiment, settings, out, 1 if options.quick else options.seeds)
-        runs = list({job.config.run: job for job in of_jobs}.values())  # rows of equal settings share theirs
+        runs = list({job.config.run: job for job in of_jobs}.values())  # rows of equal settings share a run
         if options.array_task:
             number, count = options.array_task
             runs = runs[number - 1 :: count]
         also = {f"--{name}": str(value) for name, value in vars(options).items()}
-        with Engine(settings, also=also) as engine, suppress(StopRequested):  # told and written down
+        with Engine(settings, also=also) as engine, suppress(StopRequested):  # already printed and recorded
             make_synthetic(settings, engine)
             for number, job in enumerate(runs, start=1):
                 done = engine.from_main(job.is_done())
@@ -59,7 +59,7 @@ def main() -> int:
             if not engine.is_main:
                 return
             if waiting := {job.config.run for job in of_jobs if not job.is_done()}:
-                print(f"{len(waiting)} runs of {options.experiment} are not done; with the last comes the table")
+                print(f"{len(waiting)} runs of {options.experiment} are not done; the last one writes the table")
                 return
             result = results(options.experiment, experiment, of_jobs)
             for table in tables(result):
@@ -77,27 +77,33 @@ def settings_of(options: argparse.Namespace, rest: Sequence[str]) -> Config:
 
 
 def folder_of(options: argparse.Namespace, settings: Config) -> Path:
-    """The folder of all runs and tables."""
+    """Return the folder of all runs and tables."""
     name = "quick" if options.quick else "full"
     result: Path = options.out or Path("runs") / "reproduce" / Path(settings.data.shards).parent.name / name
     return result
 
 
 def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Options of this command, and the rest, which are settings."""
+    """Return the options of this command, and the other arguments, which are settings."""
     parser = argparse.ArgumentParser(
         prog="reproduce.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Other flags are settings as those of launch/train.py (--config FILE, --section.key VALUE).",
+        epilog="Other flags are settings of launch/train.py (--config FILE, --section.key VALUE).",
         allow_abbrev=False,
     )
     titles = "; ".join(f"{name}: {experiment.title.partition(': ')[2]}" for name, experiment in EXPERIMENTS.items())
     parser.add_argument("experiment", choices=EXPERIMENTS, metavar="EXPERIMENT", help=titles)
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each row, from the config's seed on (default 3)")
-    parser.add_argument("--quick", action="store_true", help="40 steps, one seed: does it run? The scores say nothing")
-    parser.add_argument("--out", type=path, help="folder of all (default runs/reproduce/<set>/<full|quick>)")
-    parser.add_argument("--array-task", type=task_of, metavar="I/N", help="do every N-th run, beginning with the I-th")
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="runs per row; seeds count up from the config's (default: 3)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="40 steps and one seed, as a test that it runs; the scores are meaningless"
+    )
+    parser.add_argument(
+        "--out", type=path, help="folder of runs and tables (default: runs/reproduce/<set>/<full|quick>)"
+    )
+    parser.add_argument("--array-task", type=task_of, metavar="I/N", help="do every N-th run, starting with the I-th")
     options, rest = parser.parse_known_args(argv)
     if options.seeds < 1:
         parser.error("--seeds must be at least 1")

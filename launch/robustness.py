@@ -1,8 +1,8 @@
-"""Score a run on few frames, covered and small ones: `accelerate launch launch/robustness.py --run DIR [--quick]`.
+"""Score a run on few, occluded and small frames: `accelerate launch launch/robustness.py --run DIR [--quick]`.
 
-Takes DIR/config.yaml, changed by flags, and DIR/model.safetensors; writes DIR/robustness.json, DIR/robustness.md and
-DIR/figures/robustness.svg; of another --data.shards, into DIR/evaluations/<its name>. It can be stopped and started
-again: what is scored stays.
+Reads DIR/config.yaml, overridden by flags, and DIR/model.safetensors; writes DIR/robustness.json, DIR/robustness.md and
+DIR/figures/robustness.svg. For another data set, it writes to DIR/evaluations/<name>. Re-run the same command to resume
+a stopped study; it keeps the scored points.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from launch.common import config_of_run, report_errors, run_parser
 
 def main() -> int:
     parser = run_parser("launch/robustness.py", __doc__, "--eval.num_frames 8 or --eval.degrade all")
-    parser.add_argument("--quick", action="store_true", help="few points of two frames: does it run?")
+    parser.add_argument("--quick", action="store_true", help="few points of two frames, as a test that it runs")
     arguments, overrides = parser.parse_known_args()
 
     def command() -> None:

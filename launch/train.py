@@ -1,6 +1,6 @@
 """Train MSTAT: `accelerate launch [--config_file configs/accelerate/X.yaml] launch/train.py [--config configs/Y.yaml]`.
 
-Without a config it trains the small model on the synthetic set, and makes that set if it is missing.
+Without a config it trains a small model on the synthetic data set, and makes the data set if it is missing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> int:
     config = parse(sys.argv[1:], SYNTHETIC_CONFIG, prog="launch/train.py", description=__doc__)
 
     def command() -> None:
-        # Heavy imports come after the command line is known to be good.
+        # Heavy imports follow the check of the command line.
         from mstat.distributed.engine import Engine
         from mstat.distributed.signals import StopRequested
         from mstat.training.splits import train_runs
@@ -39,18 +39,20 @@ def main() -> int:
 
 
 def make_synthetic(config: Config, engine: Engine) -> None:
-    """Make the synthetic set if the config uses it and it is missing."""
+    """Make the synthetic data set if the config uses it and it is missing."""
     if config.data.shards == DataConfig.shards:
         build_missing("synthetic", config.data.shards, engine)
 
 
 def build_missing(source: str, shards: str, engine: Engine) -> None:
-    """Make a synthetic set if it is missing, like `python -m shards build SOURCE`; one rank makes it, others wait."""
+    """Make a synthetic data set if it is missing, like `python -m shards build SOURCE`; one rank does, others wait."""
     from shards.__main__ import main as shards_main
 
     if engine.from_main(not (Path(shards) / "dataset.json").exists()):
         if engine.is_main and (status := shards_main(["build", source, "--out", shards])):
-            raise UserError(f"building the set {source} at {shards} failed (exit {status})")
+            raise UserError(
+                f"{shards}: the build of the data set {source} failed (exit status {status}): see its message above"
+            )
         engine.barrier()
 
 

@@ -1,14 +1,14 @@
-"""The console of tables and messages."""
+"""The console for tables and messages."""
 
 from __future__ import annotations
 
 from rich.console import Console
 
-LOG_WIDTH = 200  # columns, where no terminal tells how wide it is
+LOG_WIDTH = 200  # columns of a log, which has no terminal's width
 
 
 def console() -> Console:
-    """Standard output; in a log wide enough that no number of a table is cut."""
+    """Return the console of standard output. In a log, it is wide enough for every column of a table."""
     result = Console()
     # Not `is_terminal`: FORCE_COLOR, which CI sets, would make that true for a log file.
     return result if result.file.isatty() else Console(width=LOG_WIDTH)

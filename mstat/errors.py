@@ -1,10 +1,10 @@
-"""Errors that a user can fix: commands print only their message; every other error keeps its traceback."""
+"""Errors that a user can fix. Commands print only their message; all other errors keep their traceback."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """Error for wrong input that a user can fix. The message names the file or the setting, and the way out.
+    """Error for invalid input. Its message is one line: the file or the setting, what is wrong, and the way out.
 
-    It is a ValueError, so that callers of the library need no import to catch it. A plain ValueError is a bug in mstat.
+    It is a ValueError, so that callers of the library can catch it without an import. A plain ValueError is a bug.
     """

@@ -27,7 +27,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Return the commit of this tree, followed by `-dirty` where files differ from it; None without git."""
+    """Return the commit of this tree, with `-dirty` if files differ from it; None without git."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -36,16 +36,16 @@ def commit() -> str | None:
 
 
 def hardware() -> str:
-    """The GPUs, or the cores of the CPU."""
+    """Describe the GPUs, or the CPU if there are none."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     return f"{os.cpu_count()} CPU cores, {platform.machine()}"
 
 
 def source_digest(project: Path) -> str:
-    """SHA-256 of the names and bytes of all Python files that a run may execute."""
+    """Return the SHA-256 of the names and bytes of all Python files that a run may execute."""
     digest = hashlib.sha256()
-    for room in ("shards", "mstat", "launch"):
-        for path in sorted((project / room).rglob("*.py")):
+    for package in ("shards", "mstat", "launch"):
+        for path in sorted((project / package).rglob("*.py")):
             digest.update(f"{path.relative_to(project)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()

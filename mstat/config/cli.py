@@ -1,10 +1,9 @@
-"""From a YAML and the command line to a Config, and back. Loads no torch, so that --help is quick."""
+"""Parse a YAML and a command line into a Config, and write a Config to YAML. Imports no torch: --help is quick."""
 
 from __future__ import annotations
 
 import difflib
 import re
-import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -26,42 +25,41 @@ from shards.records import UsageError
 from shards.text import printable
 
 SECTIONS = [key for key, value in asdict(Config()).items() if isinstance(value, dict)]
-# `010` would be eight in a list, and `1:30` ninety: YAML 1.1 counts in eights and in sixties.
+# YAML 1.1 reads `010` as octal (8) and `1:30` as sexagesimal (90).
 ODD_NUMBER = re.compile(r"(?:^|[\[,\s])([-+]?(?:0\d|\d+:\d)[\d:.]*)")
-MOST_DIGITS = 300  # of a number, or of several
-MOST_LETTERS = 1000  # of a message
+MOST_CHARACTERS = 300  # of a number, or of a list of numbers
+MOST_MESSAGE_CHARACTERS = 1000
 
 
 class _Refused(Exception):
-    """Settings that do not parse. No ValueError, which jsonargparse would catch."""
+    """Error for settings that do not parse. It is not a ValueError, which jsonargparse would catch."""
 
 
 class _Parser(jsonargparse.ArgumentParser):
-    """Complains in one line, with the nearest valid key."""
+    """Parser whose errors are one line that names the nearest valid key."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise _Refused(_with_nearest_key(" ".join(message.split()))[:MOST_LETTERS])
+        raise _Refused(_with_nearest_key(" ".join(message.split()))[:MOST_MESSAGE_CHARACTERS])
 
 
 def parse(argv: Sequence[str], default_config: Path | None = None, **options: Any) -> Config:
-    """The settings that a command line asks for: its YAML, or `default_config`, changed by its flags.
+    """Return the settings of a command line: its YAML, or `default_config`, overridden by its flags.
 
-    Flags count wherever they stand: the YAML is read first even if it is named last. Bad settings end the process with
-    one line and status 2.
+    Flags override the YAML at any position: the YAML is read first even if it is named last. Invalid settings end the
+    process with one line and exit status 2.
     """
     parser = _parser(**options)
     try:
         return _read(parser, argv, default_config)
     except _Refused as refused:
-        print(printable(f"{parser.prog}: {refused}"), file=sys.stderr)
-        raise SystemExit(2) from None
+        parser.exit(2, printable(f"{parser.prog}: {refused}") + "\n")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """The settings in a YAML file, changed by flags.
+    """Return the settings of a YAML file, overridden by flags.
 
     Raises:
-        UserError: If they do not parse.
+        UserError: If a setting is invalid.
     """
     try:
         return _read(_plain_parser(), ["--config", str(path), *overrides], None)
@@ -72,11 +70,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 def _read(parser: jsonargparse.ArgumentParser, argv: Sequence[str], default_config: Path | None) -> Config:
     names: list[str] = []
     flags: list[str] = []
-    rest = list(argv)
-    while rest:
-        word = rest.pop(0)
-        if word == "--config" and rest:
-            names.append(rest.pop(0))
+    remaining = list(argv)
+    while remaining:
+        word = remaining.pop(0)
+        if word == "--config" and remaining:
+            names.append(remaining.pop(0))
         elif word.startswith("--config="):
             names.append(word.partition("=")[2])
         else:
@@ -93,7 +91,7 @@ def _read(parser: jsonargparse.ArgumentParser, argv: Sequence[str], default_conf
     try:
         parsed = parser.instantiate(parser.parse_args(of_files + flags))
     except RecursionError:
-        raise _Refused("a value is nested too deeply") from None
+        raise _Refused("a value is nested too deeply; write a plain value") from None
     config = Config(**{key: value for key, value in vars(parsed).items() if key != "config"})
     try:
         config = expand_paths(config)
@@ -105,10 +103,10 @@ def _read(parser: jsonargparse.ArgumentParser, argv: Sequence[str], default_conf
 
 
 def expand_paths(config: Config) -> Config:
-    """The config with the home folder for `~` in every setting that is a path.
+    """Return the config with `~` expanded in every setting that is a path.
 
     Raises:
-        UserError: If there is no such user, or a name is no UTF-8: config.yaml could not hold it.
+        UserError: If `~name` names no user, or if a path is not valid UTF-8 (config.yaml could not hold it).
     """
     try:
         paths = {"run": config.run, "data.shards": config.data.shards, "model.init": config.model.init}
@@ -116,14 +114,14 @@ def expand_paths(config: Config) -> Config:
         for path in filter(None, expanded.values()):
             path.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{error.object!r}: a name that is no UTF-8; rename it, or make a link to it") from None
+        raise UserError(f"{error.object!r} is not valid UTF-8: rename the file, or give a link to it") from None
     except UsageError as error:
         raise UserError(str(error)) from None
     return changed(config, expanded)
 
 
 def _refuse_unknown(flags: Sequence[str]) -> None:
-    """Refuse what is no setting: of a file's keys, `help` would be taken for the flag."""
+    """Refuse unknown keys of a file. Otherwise jsonargparse reads the key `help` as the flag --help."""
     for flag in flags:
         key = flag.removeprefix("--").partition("=")[0]
         if key not in setting_types():
@@ -131,7 +129,7 @@ def _refuse_unknown(flags: Sequence[str]) -> None:
 
 
 def _refuse_classes(flags: Sequence[str]) -> None:
-    """Refuse a section as a whole, and `class_path` in one: jsonargparse would import what they name."""
+    """Refuse a whole section, and `class_path` in a section: jsonargparse would import the class that they name."""
     for flag in flags:
         key = flag.removeprefix("--").partition("=")[0]
         section, _, name = key.partition(".")
@@ -139,13 +137,13 @@ def _refuse_classes(flags: Sequence[str]) -> None:
             continue
         if name:
             raise UserError(_with_nearest_key(f"unrecognized arguments: --{key}"))
-        raise UserError(f"--{section} is a section: give its settings one by one, as --{section}.NAME")
+        raise UserError(f"--{section} is a section: set its settings one by one, as --{section}.NAME VALUE")
 
 
 def _refuse_odd_values(words: Sequence[str]) -> None:
-    """Refuse values that YAML 1.1 reads as another number than people do, or expands to any size.
+    """Refuse numbers that YAML 1.1 reads in an unexpected base, and aliases, which can expand without bound.
 
-    jsonargparse reads values as YAML 1.1.
+    jsonargparse parses values as YAML 1.1.
     """
     types = setting_types()
     for flag, following in zip_longest(words, words[1:], fillvalue=""):
@@ -153,27 +151,27 @@ def _refuse_odd_values(words: Sequence[str]) -> None:
         value = value if is_joined else following
         if key not in types:
             continue
-        if any(unicodedata.category(letter) == "Cc" for letter in value):
-            raise UserError(f"{key} has control characters ({value[:100]!r}): write it without")
+        if any(unicodedata.category(character) == "Cc" for character in value):
+            raise UserError(f"{key} has control characters ({value[:100]!r}): remove them")
         if "&" in value and "*" in value:
-            raise UserError(f"{key} has both & and *, which YAML could take for an alias: write it without")
+            raise UserError(f"{key} has both & and *, which YAML can read as an alias: remove one of them")
         if not is_number(types[key]):
             continue
-        if len(value) > MOST_DIGITS:
-            raise UserError(f"{key} has {len(value):,} letters: write it as a plain decimal number")
+        if len(value) > MOST_CHARACTERS:
+            raise UserError(f"{key} has {len(value):,} characters: write it as a plain decimal number")
         if odd := ODD_NUMBER.search(value):
             raise UserError(f"{key} is {odd[1]}: write it as a plain decimal number")
 
 
 def override(config: Config, settings: Mapping[str, str]) -> Config:
-    """The settings of `config` with others for some dotted keys, in the words of a command line.
+    """Return `config` with other values for some dotted keys, written as on a command line.
 
     Raises:
-        ValueError: If a setting is unknown or out of range.
+        UserError: If a setting is unknown or out of range.
     """
     plain = asdict(config)
     for key, value in settings.items():
-        if key not in setting_types():  # a section as a whole could name a class, which jsonargparse would import
+        if key not in setting_types():  # a whole section could name a class, which jsonargparse would import
             raise UserError(_with_nearest_key(f"unrecognized arguments: --{key}"))
         section, _, name = key.rpartition(".")
         (plain[section] if section else plain)[name] = yaml.safe_load(value)
@@ -189,14 +187,14 @@ def override(config: Config, settings: Mapping[str, str]) -> Config:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write every setting, defaults too, as YAML that `load_config` reads back."""
+    """Write every setting, including defaults, as YAML that `load_config` reads back."""
     plain = asdict(config)
     plain["model"] = {k: list(v) if isinstance(v, tuple) else v for k, v in plain["model"].items()}
     write_text(path, yaml.safe_dump(plain, sort_keys=False))
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key."""
+    """Flatten nested settings to dotted keys."""
     result: dict[str, Any] = {}
     for key, value in settings.items():
         result |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -205,9 +203,9 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _parser(**options: Any) -> jsonargparse.ArgumentParser:
     options.setdefault("usage", "%(prog)s [--config FILE] [--section.key VALUE ...]")
-    options.setdefault("allow_abbrev", False)  # a cut-off --config would slip past the order that `parse` keeps
+    options.setdefault("allow_abbrev", False)  # `_read` finds --config by its full name
     parser = _Parser(**options)
-    parser.add_argument("--config", action="config", help="YAML with any of the settings below; flags change it")
+    parser.add_argument("--config", action="config", help="YAML with any of the settings below; flags override it")
     parser.add_class_arguments(Config, nested_key=None)
     return parser
 
@@ -234,4 +232,4 @@ def _with_nearest_key(message: str) -> str:
     else:
         return message
     near = difflib.get_close_matches(key, [near for near in ("config", *_keys()) if near != key], n=1, cutoff=0.4)
-    return f"unknown setting {key!r}" + (f": did you mean {near[0]!r}?" if near else "; --help lists all")
+    return f"unknown setting {key!r}" + (f": did you mean {near[0]!r}?" if near else "; --help lists all settings")

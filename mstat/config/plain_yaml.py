@@ -1,4 +1,4 @@
-"""YAML of plain values, within bounds: for files that somebody else may have written."""
+"""Read YAML of plain values from untrusted files, within bounds on size and nesting."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mstat.files import read_plain
 from shards.text import printable
 
 MOST_BYTES = 1 << 16
-MOST_DIGITS = 400  # of a number: YAML's own reading of a long one takes long, and Python refuses to print it
+MOST_DIGITS = 400  # of a number: YAML is slow to parse longer ones, and Python refuses to print them
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """A SafeLoader without aliases, tags and endless numbers.
+    """SafeLoader without aliases, tags and long numbers.
 
-    A small file that refers to itself again and again grows beyond any memory.
+    With aliases, a small file can expand beyond any memory.
     """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -36,21 +36,21 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 
 
 def parse_plain_yaml(text: str, name: str) -> Any:
-    """Return the plain values of a YAML text. An empty one is None.
+    """Return the plain values of a YAML text; None if it is empty.
 
     Args:
-        name: Of the file, for messages.
+        name: Name of the file, for messages.
 
     Raises:
-        UserError: If it is no YAML, holds aliases or tags, or is nested too deeply.
+        UserError: If the text is not valid YAML, has aliases or tags, or is nested too deeply.
     """
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise UserError(f"{name}: {printable(' '.join(str(error).split()))}") from None
     except RecursionError:
-        raise UserError(f"{name}: nested too deeply") from None
-    except (ValueError, OverflowError) as error:  # a date or a number that there is none of
+        raise UserError(f"{name}: nested too deeply; write plain values") from None
+    except (ValueError, OverflowError) as error:  # an impossible date or number
         raise UserError(f"{name}: {error}") from None
 
 

@@ -1,7 +1,7 @@
-"""Every setting of a run, as typed dataclasses: the one place to look for a field, its default and its reason.
+"""Define every setting of a run, its default and its range as typed dataclasses.
 
-Defaults are the paper's recipe (../docs/paper.md marks what the paper leaves open); a YAML in configs/ changes
-what its data set needs, and the command line changes that. Importing this file costs nothing: no torch here.
+Defaults are the paper's recipe (docs/paper.md marks what the paper leaves open). A YAML in configs/ overrides what its
+data set needs, and the command line overrides the YAML. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 ALL_SPLITS = "all"
-ACTIONS_SHARDS = "data/actions/shards"  # of configs/actions.yaml: launch/pretrain.py makes them where they are missing
+ACTIONS_SHARDS = "data/actions/shards"  # of configs/actions.yaml; launch/pretrain.py makes them if they are missing
 
 
 def within(interval: str, default: Any) -> Any:
-    """A field whose numbers must lie in an interval, as mathematics writes it: [ and ] hold the end, ( and ) do not."""
+    """Return a field whose numbers must lie in an interval: [ and ] include the end, ( and ) exclude it."""
     return field(default=default, metadata={"interval": interval})
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The tracklets that are trained or scored.
+    """The tracklets to train on or to score.
 
     Attributes:
         shards: Folder made by `python -m shards build`.
-        protocol: Name of a protocol of the set; null takes the first one it lists.
-        split: Name of a split of that protocol; null takes the first one. `all` trains or scores a run for each, in
+        protocol: Name of a protocol of the data set; null takes the first one.
+        split: Name of a split of that protocol; null takes the first one. `all` trains or scores one run per split, in
             RUN/split-<name>, and reports the mean of their scores.
-        num_workers: Processes that decode and augment clips on each rank; 0 does it in the training process.
+        num_workers: Processes per rank that decode and augment clips; 0 does this in the training process.
     """
 
     shards: str = "data/synthetic/shards"
@@ -39,11 +39,12 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """The global batch, over all ranks together: P identities times K tracklets.
+    """The global batch over all ranks: P identities times K tracklets.
 
     Attributes:
-        num_identities: P, different identities in a batch; BatchHard needs 2 at least.
-        num_tracklets: K, clips of each, from different cameras where the identity has them; BatchHard needs 2 at least.
+        num_identities: P, the number of identities in a batch; BatchHard needs at least 2.
+        num_tracklets: K, clips per identity, from different cameras if the identity has them; BatchHard needs at least
+            2.
     """
 
     num_identities: int = within("[1, 2147483647]", 12)
@@ -52,13 +53,13 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """The making of a training clip out of a tracklet.
+    """Sampling and augmentation of a training clip.
 
     Attributes:
-        num_frames: T.
+        num_frames: T, frames of a clip.
         sampling: `segments` draws one frame from each of T equal parts; `stride` takes T frames at a fixed stride.
-        stride: Frames between two neighbours where sampling is `stride`.
-        flip: Probability of a horizontal flip, the same on every frame of a clip (as all augmentation here).
+        stride: Distance between neighbouring frames if sampling is `stride`.
+        flip: Probability of a horizontal flip. Like all augmentation here, it is the same on every frame of a clip.
         crop_padding: Pixels of padding around a frame before a random crop to its own size.
         erase: Probability of random erasing.
     """
@@ -73,32 +74,32 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """MSTAT's shape. Defaults are the paper's; every size, down to one for a CPU, is these fields alone.
+    """The architecture. Defaults are the paper's; smaller models, such as one for a CPU, only change these fields.
 
     Attributes:
-        init: What to start from: a TimeSformer (official or Hugging Face), a plain ViT of timm's, or an MSTAT of ours;
-            a file, a folder with one, a run, or a checkpoint. `python -m mstat.model --init PATH` shows what would be
-            taken from it. A run that goes on from a checkpoint does not need it any more.
+        init: Initial weights: a TimeSformer (official or Hugging Face), a plain ViT of timm, or an MSTAT of this
+            program, given as a file, a folder with one, a run, or a checkpoint. `python -m mstat.model --init PATH`
+            shows what would be loaded. A run that resumes from a checkpoint no longer needs it.
         image_size: Height and width in pixels; frames are resized to it.
         patch_size: P, side of a square patch in pixels.
         width: D, length of a token. The paper has D = 3 P^2.
-        num_heads: Attention heads, in every module.
-        mlp_ratio: Hidden width of a block's MLP over D.
-        stages: Which stages there are, Stage I always: the features of these are trained and joined.
-        depths: Number of blocks of Stage I (STA), Stage II (STA) and Stage III (A-STA), before their AAP or IAP.
+        num_heads: Attention heads of every module.
+        mlp_ratio: Hidden width of a block's MLP, divided by D.
+        stages: Stages of the model, whose features are trained and concatenated. Stage I is always one of them.
+        depths: Number of blocks before the AAP or IAP of Stage I (STA), Stage II (STA) and Stage III (A-STA).
         num_attributes: A, attribute proxies of Stage I's AAP.
-        num_temporal_attributes: A of the first AAP of each A-STA.
+        num_temporal_attributes: A, attribute proxies of the first AAP of each A-STA.
         num_prototypes: M, identity prototypes per head of each IAP.
         iap_norm: `softmax-l1` (external attention: softmax over tokens, then L1 over prototypes) or
-            `l1-softmax` (Eq. 5 to the letter: L1 over prototypes, then softmax over tokens).
-        tps_probability: Temporal patch shuffling: probability for a training clip.
-        tps_positions: Spatial positions that are shuffled in such a clip.
-        tps_block: The block of Stage I before which that happens; 0 is the stem, the paper's place.
-        drop_path: Stochastic depth of the last block; grows linearly from 0 over depth.
-        bnneck: BatchNorm between a stage's feature and its classifier; the triplet loss sees the feature before it.
-        stage1_aap: Stage I ends in its AAP; off (Table VI, without attributes), its feature is the class token.
-        stage3_asta: Stage III is made of A-STA blocks; off, of STA blocks (the wider reading of that same row).
-        iap: Which stages end in an IAP; in the others an STA block takes its place (Table III).
+            `l1-softmax` (Eq. 5 as printed: L1 over prototypes, then softmax over tokens).
+        tps_probability: Probability of temporal patch shuffling for a training clip.
+        tps_positions: Number of spatial positions that are shuffled in such a clip.
+        tps_block: Block of Stage I before which patches are shuffled; 0 is the stem, as in the paper.
+        drop_path: Stochastic depth rate of the last block; the rate grows linearly from 0 over depth.
+        bnneck: BatchNorm between a stage's feature and its classifier; the metric loss takes the feature before it.
+        stage1_aap: Stage I ends in its AAP. If false, its feature is the class token (Table VI, without attributes).
+        stage3_asta: Stage III consists of A-STA blocks. If false, of STA blocks (the wider reading of the same row).
+        iap: Stages that end in an IAP; in the others an STA block takes its place (Table III).
     """
 
     init: str | None = None
@@ -128,19 +129,19 @@ class LossConfig:
     """The two losses of every stage.
 
     Attributes:
-        metric: Metric loss: `batch_hard` (the paper's), or another of Table V. All are scaled to one magnitude
+        metric: Metric loss: `batch_hard` (the paper's), or another one of Table V. All are scaled to one magnitude
             (mstat/losses/metric.py).
         margin: Margin of the BatchHard triplet loss; null takes the soft margin log(1 + exp(x)).
-        unit_length: Take BatchHard's distances between features scaled to length 1 instead of as they are. From
-            scratch it keeps a small margin from shrinking all features towards one point.
-        angular_margin: Margin of ArcFace (degrees) or SphereFace (a factor); null takes that loss's usual one, 28.6
-            or 4.
-        label_smoothing: Of the cross-entropy.
+        unit_length: Normalise features to unit length before BatchHard's distances. In training from scratch, this
+            prevents a small margin from shrinking all features towards one point.
+        angular_margin: Margin of ArcFace (degrees) or SphereFace (a factor); null takes the loss's usual one, 28.6 or
+            4.
+        label_smoothing: Label smoothing of the cross-entropy.
         metric_weight: Weight of the metric loss of each stage.
-        metric_warmup_steps: Steps over which that weight rises linearly from 0. From scratch, hard mining before
-            features mean anything draws all clips onto one point; a pretrained start does not need it.
-        mining_groups: BatchHard compares clips within this many equal, consecutive parts of the global batch only;
-            1 compares all. With R it is what R ranks that mine alone would do (docs/scaling.md).
+        metric_warmup_steps: Steps over which that weight rises linearly from 0. In training from scratch, early hard
+            mining collapses all features to one point; a pretrained model does not need a warm-up.
+        mining_groups: Number of equal, consecutive groups of the global batch within which BatchHard compares clips;
+            1 compares all. R groups reproduce R ranks that each mine alone (docs/scaling.md).
         cross_entropy_weight: Weight of the cross-entropy of each stage.
     """
 
@@ -161,11 +162,11 @@ class OptimConfig:
 
     Attributes:
         name: `sgd` (Nesterov, the paper's) or `adamw` (learns from scratch on small sets).
-        lr: Learning rate for the batch of the config.
-        momentum: Of SGD.
-        weight_decay: The paper prints 5x10^5, which must be 5x10^-5.
-        lr_scaling: How `lr` follows a global batch other than 24 clips: not at all, linearly, or by the square root.
-        clip_grad_norm: Largest gradient norm; null does not clip.
+        lr: Learning rate; `lr_scaling` adapts it to the batch.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay. The paper prints 5x10^5, which must be 5x10^-5.
+        lr_scaling: Scaling of `lr` with a global batch other than 24 clips: none, linear, or by the square root.
+        clip_grad_norm: Maximum gradient norm; null does not clip.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -183,8 +184,8 @@ class ScheduleConfig:
     Attributes:
         name: `step` multiplies by `gamma` every `step_epochs` epochs; `cosine` falls to 0 at the last step.
         gamma: Factor of `step`.
-        step_epochs: Epochs between two factors of `step`.
-        warmup_steps: Steps over which the rate rises linearly from 0, before either.
+        step_epochs: Epochs between two multiplications by `gamma`.
+        warmup_steps: Steps over which the rate first rises linearly from 0, with either schedule.
     """
 
     name: Literal["step", "cosine"] = "step"
@@ -195,24 +196,24 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The loop.
+    """The training loop.
 
     Attributes:
         steps: Length of the run in steps; null takes `epochs`.
-        epochs: Length in epochs where `steps` is null; the paper does not give it.
-        precision: `no` (fp32) or `bf16` (autocast; losses stay fp32). It decides, whatever the Accelerate YAML says.
-        compile: Compile the model's blocks when they are first used (torch.compile; a minute once, kept on disk;
-            needs a C++ compiler on CPUs). Losses are equal to rounding. Evaluation is never compiled.
-        activation_checkpointing: Keep only what enters each block and compute the block again in the backward pass:
-            the same numbers with less memory and one more forward pass a step. For batches that do not fit otherwise.
-        save_every: Steps between checkpoints; 0 saves at the end only. They are copied, which takes their size in CPU
-            memory from the first one on, and written during the next steps.
-        keep: Newest checkpoints that are kept.
-        keep_best: Keep the checkpoint with the best score of the evaluations during training, too: by mAP, or rank-1
-            where a protocol has no mAP. Needs `eval_every`. `launch/evaluate.py --checkpoint best` scores it.
-        eval_every: Steps between evaluations during training; 0 evaluates at the end only, null never.
-        log_every: Steps between two reads of the losses from the device (each waits for it).
-        timeout_minutes: How long a process waits for the others before it gives up; longer than a save takes.
+        epochs: Length in epochs if `steps` is null; the paper does not give it.
+        precision: `no` (fp32) or `bf16` (autocast; losses stay fp32). It overrides the Accelerate YAML.
+        compile: Compile the model's blocks on their first use (torch.compile; about a minute, then cached on disk;
+            needs a C++ compiler on CPUs). Losses are equal up to rounding. Evaluation is never compiled.
+        activation_checkpointing: Keep only the input of each block and recompute the block in the backward pass: the
+            same numbers with less memory and one more forward pass per step, for batches that do not fit otherwise.
+        save_every: Steps between checkpoints; 0 saves only at the end. A checkpoint is copied to CPU memory, which
+            stays allocated, and written to disk during the next steps.
+        keep: Number of newest checkpoints to keep.
+        keep_best: Also keep the checkpoint with the best score during training: by mAP, or by rank-1 if the protocol
+            has no mAP. Needs `eval_every`. `launch/evaluate.py --checkpoint best` scores it.
+        eval_every: Steps between evaluations during training; 0 evaluates only at the end, null never.
+        log_every: Steps between reads of the losses from the device; each read waits for the device.
+        timeout_minutes: Minutes that a process waits for the others before it gives up; longer than a save takes.
     """
 
     steps: int | None = within("[1, 2147483647]", None)
@@ -230,24 +231,25 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """The evaluation: tracklets to features, features to scores.
+    """The evaluation, from tracklets to features to scores.
 
     Attributes:
-        num_frames: Frames of a tracklet that are seen: drawn with a fixed seed, kept in order.
-        mode: `sample` takes `num_frames` frames once; `clips` cuts all of the tracklet into clips of `num_frames`
-            and averages their features.
+        num_frames: Frames of a test clip.
+        mode: `sample` draws one clip of `num_frames` frames per tracklet, with a fixed seed and in order; `clips` cuts
+            the whole tracklet into clips of `num_frames` frames and averages their features.
         batch_size: Clips that one rank embeds at a time; a constant, so that scores do not depend on the ranks.
-        stage_norm: L2-normalise each stage's feature before they are joined.
-        seed: Of the frame draw, and of where `occlusion` lies.
-        occlusion: Part of each frame's area under a grey rectangle, whose place is drawn for each tracklet and is the
-            same on all its frames; 0 covers nothing.
-        resolution: Height in pixels to which frames are shrunk before they are brought to `model.image_size`; null
-            takes them as stored, and those that are no higher stay as they are.
-        degrade: Whose frames `occlusion` and `resolution` spoil: `queries` alone, which are searched in a gallery of
-            good ones, as is usual, or `all`.
-        baselines: Score the untrained model and two colour histograms beside the trained one.
-        pictures: Show the test identities in the plane (t-SNE), and what the attributes look at, in the report.
-        num_rankings: Hardest queries whose nearest gallery tracklets go into the report; and a third as many others.
+        stage_norm: L2-normalise each stage's feature before concatenation.
+        seed: Seed of the frame draw and of the position of `occlusion`.
+        occlusion: Fraction of each frame's area under a grey rectangle, at a position that is drawn for each tracklet
+            and is the same on all its frames; 0 covers nothing.
+        resolution: Height in pixels to which frames are shrunk before they are resized to `model.image_size`; null, or
+            a height that is not below theirs, leaves frames as stored.
+        degrade: Frames that `occlusion` and `resolution` degrade: `queries` leaves the gallery intact, as is usual;
+            `all` degrades both.
+        baselines: Also score the untrained model and two colour histograms.
+        pictures: Add to the report a t-SNE of the test identities and heat maps of the attributes' attention.
+        num_rankings: Hardest queries whose nearest gallery tracklets the report shows. It also shows a third as many
+            of the other queries.
     """
 
     num_frames: int = within("[1, 65535]", 32)
@@ -265,11 +267,11 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """The STA stack as a classifier of actions. launch/pretrain.py alone reads it.
+    """The STA stack as a classifier of actions. Only launch/pretrain.py reads this section.
 
     Attributes:
         time: `divided` is TimeSformer's: temporal attention in every block, and a position for each frame of a clip.
-            `none` leaves both out: the control that shows what time is good for.
+            `none` omits both: the control that shows what temporal attention gains.
     """
 
     time: Literal["divided", "none"] = "divided"
@@ -277,12 +279,13 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run.
+    """All settings of a run.
 
     Attributes:
-        run: The run folder; made if missing, continued if it holds checkpoints (`resume`).
-        seed: Of everything that is drawn: weights, batches, frames, augmentation, shuffling.
-        resume: `auto` goes on from the newest whole checkpoint of the run folder; `never` refuses a used folder.
+        run: Run folder; made if missing, resumed if it holds checkpoints (see `resume`).
+        seed: Seed of all random draws: weights, batches, frames, augmentation, shuffling.
+        resume: `auto` resumes from the newest complete checkpoint of the run folder; `never` refuses a folder with
+            checkpoints.
     """
 
     run: str = "runs/synthetic"
@@ -301,7 +304,7 @@ class Config:
 
 
 def changed(config: Config, settings: Mapping[str, Any]) -> Config:
-    """The config with other values for some dotted keys, which are neither parsed nor checked."""
+    """Return the config with other values for some dotted keys. Values are neither parsed nor checked."""
     for key, value in settings.items():
         section, _, name = key.rpartition(".")
         if section:

@@ -1,9 +1,9 @@
 """Augmentation of a training clip: flip, crop and erasing, each the same on every frame of the clip.
 
-It works on uint8 frames in the loader's workers. Padding and erased areas get one colour: the pixel mean that the model
-subtracts, so that the model sees zeros. Random erasing follows its paper and its authors' code (Zhong et al. 2017):
-2 to 40 % of the area, and an aspect (height to width) drawn uniformly from 0.3 to 3.3, so that three quarters of the
-areas are higher than wide.
+Augmentation works on uint8 frames in the loader's workers. Padding and erased areas get the pixel mean that the model
+subtracts, so that the model sees zeros. Random erasing follows its paper and its authors' code (Zhong et al. 2017): 2
+to 40 % of the area, and an aspect (height to width) drawn uniformly from 0.3 to 3.3, so that about three quarters of
+the rectangles are higher than wide.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 
 from mstat.config import ClipConfig
 
-GREY = 128  # mid-grey: the pixel mean of a model, unless pretrained weights bring another one
-Fill = int | Sequence[int]  # one value for all colours, or one for each
+GREY = 128  # mid-grey: the pixel mean of a model, unless pretrained weights come with another one
+Fill = int | Sequence[int]  # one value for all channels, or one for each
 ERASE_AREA = (0.02, 0.4)
 ERASE_ASPECT = (0.3, 1 / 0.3)
 
@@ -28,9 +28,9 @@ def augment(
     out: np.ndarray | None = None,
     fill: Fill = GREY,
 ) -> np.ndarray:
-    """Augment a copy of the clip's frames, uint8 T,H,W,3, in `out` if given. `fill` is the colour of missing areas."""
+    """Augment a copy of the clip's frames, uint8 (T, H, W, 3), in `out` if given. `fill` colours missing areas."""
     if rng.random() < config.flip:
-        # NumPy flips pixels of three bytes one by one, which takes ten times as long.
+        # NumPy flips three-byte pixels one by one, which takes ten times as long.
         frames_THWC = torch.from_numpy(frames_THWC).flip(2).numpy()
     out = crop(frames_THWC, config.crop_padding, rng, out, fill)
     if rng.random() < config.erase:
@@ -45,7 +45,7 @@ def crop(
     out: np.ndarray | None = None,
     fill: Fill = GREY,
 ) -> np.ndarray:
-    """Shift a copy by up to `padding` pixels either way, in `out` if given; fill the uncovered border."""
+    """Shift a copy by up to `padding` pixels in each direction, in `out` if given, and fill the uncovered border."""
     height, width = frames_THWC.shape[1:3]
     dy, dx = rng.integers(-padding, padding + 1, 2)
     out = np.empty_like(frames_THWC) if out is None else out

@@ -1,8 +1,8 @@
-"""From a sampler to tensors: training batches by step, evaluation batches by number, made in worker processes.
+"""Load batches as tensors in worker processes: training batches by step, evaluation batches by number.
 
-Both kinds of batches are pure functions of their index, so the number of workers and ranks changes nothing but the
-time, and a run that goes on at step k starts reading there. Legend: B clips of this rank, n clips of the global batch,
-T frames, H, W, C = 3, N patches, R residual branches.
+Both kinds of batches are pure functions of their index. So the number of workers and ranks changes only the time, and a
+run that resumes at step k starts reading there. Legend: B clips of this rank, n clips of the global batch, T frames, H,
+W, C = 3, N patches, R residual branches.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from shards.read import Reader
 
 Arrays = dict[str, np.ndarray]
 Tensors = dict[str, torch.Tensor]
-AHEAD = 3  # batches that each worker may have made before they are taken
+AHEAD = 3  # batches that each worker prepares in advance
 
 
 class Batches(Protocol):
-    """Batches by index, all of one layout. Pickled to the workers."""
+    """Batches by index, all of one layout. Workers get a pickled copy."""
 
     def room(self) -> Arrays:
-        """Unwritten arrays for one batch."""
+        """Return uninitialised arrays for one batch."""
 
     def fill(self, room: Arrays, index: int) -> None:
-        """Write the batch of an index there, all of it."""
+        """Write the batch of an index into all of `room`."""
 
 
 class TrainingBatches:
-    """The rank's part of the batch of each step.
+    """The rank's slice of the batch of each step.
 
     frames_BTHWC uint8, tps_BTN int64, keep_BR float32 (see `mstat.model.randomness`) of the rank's slice, and
     labels_n int64 of the whole global batch.
 
     Args:
-        colour: Of erased and padded areas, the model's pixel mean.
+        colour: Colour of erased and padded areas: the model's pixel mean.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class TrainingBatches:
 class EvaluationBatches:
     """The clips of each batch on a grid that does not depend on the number of ranks.
 
-    frames_BTHWC uint8 with B = eval.batch_size always (the last clip is repeated to fill up, so that every matrix
-    product has one shape), and rows_B int64: the place of each clip's tracklet in `tracklets`, -1 for a filler.
+    frames_BTHWC uint8, where B is always eval.batch_size (the last clip is repeated, so that every matrix product has
+    one shape), and rows_B int64: the index of each clip's tracklet in `tracklets`, -1 for a repeated clip.
 
     Args:
-        num_intact: Places from here on get `eval.occlusion` and `eval.resolution`.
+        num_intact: `eval.occlusion` and `eval.resolution` apply to `tracklets` from this index on.
     """
 
     def __init__(
@@ -134,11 +134,11 @@ class EvaluationBatches:
 
 
 class _Ring:
-    """Slots that batches are made in, one after another and again from the first.
+    """Ring buffer of slots for batches.
 
-    Workers and trainer share their memory, so that a number is all that is sent. A batch as new shared tensors, which
-    torch would send, costs a third more than to make it, in page faults, and is handed over by a thread that has to
-    wait for the worker's interpreter.
+    Workers and trainer share its memory, so a worker only sends the number of a slot. With torch's way, new shared
+    tensors for each batch, page faults cost a third of the time to make a batch, and a thread sends the batch, which
+    waits for the worker's interpreter lock.
     """
 
     def __init__(self, batches: Batches, num_slots: int, shared: bool) -> None:
@@ -154,12 +154,12 @@ class _Ring:
         except RuntimeError as error:
             needed, free = sum(tensor.nbytes for tensor in self.memory.values()), shutil.disk_usage("/dev/shm").free
             raise UserError(
-                f"/dev/shm: {free / 1e6:,.0f} MB free where the loader's workers need {needed / 1e6:,.0f} for their "
-                "batches; give it more (docker run --shm-size), or lower data.num_workers"
+                f"/dev/shm: {free / 1e6:,.0f} MB free, but the loader's workers need {needed / 1e6:,.0f} MB for their "
+                "batches: enlarge it (docker run --shm-size), or lower data.num_workers"
             ) from error
 
     def slot(self, number: int) -> Tensors:
-        """Views of it."""
+        """Return views of a slot."""
         return {name: tensor[number] for name, tensor in self.memory.items()}
 
 
@@ -171,17 +171,16 @@ def _fill(batches: Batches, memory: Tensors, place: Place) -> None:
 def load(
     batches: Batches, indices: Sequence[int], num_workers: int, pin_memory: bool, at_once: int = 1
 ) -> Generator[Tensors]:
-    """The batches of `indices` in their order, made ahead by `num_workers` processes.
+    """Yield the batches of `indices` in order, prepared by `num_workers` processes.
 
-    Their memory is used again: a batch lasts until another `at_once` of them are taken, unless it is pinned. To be
-    closed by who does not take them all; it then ends its workers, as it does after an error.
+    Memory is reused: a batch is valid until `at_once` more are taken, unless it is pinned. Close the generator if you
+    stop early; otherwise workers keep running. After an error it stops them itself.
 
     Raises:
         UserError: If a worker dies.
-        Exception: What `batches.fill` raised, in a worker too.
+        Exception: Any error of `batches.fill`, also in a worker.
     """
-    # A place is handed out before a batch is given, so that those which are made, or wait, are never more than
-    # num_workers * AHEAD; the others are the taker's.
+    # At most num_workers * AHEAD batches are in flight; the remaining slots belong to the consumer.
     num_slots = num_workers * AHEAD + at_once
     ring = _Ring(batches, num_slots, shared=num_workers > 0)
     places = zip(cycle(range(num_slots)), indices, strict=False)

@@ -1,8 +1,8 @@
-"""The P x K sampler: the tracklets of the batch of a step, a pure function of seed and step.
+"""The P x K sampler: the tracklets of a batch as a pure function of seed and step.
 
-Nothing is communicated and nothing is remembered: every rank computes the same global batch and takes its own
-slice, and step k is reached at once. An epoch is ceil(identities / P) batches over one permutation of the
-identities; its last batch is filled from the next epoch's permutation, never with an identity it already has.
+The sampler has no state and communicates nothing: every rank computes the same global batch and takes its own slice, at
+any step. An epoch is ceil(identities / P) batches over one permutation of the identities. Its last batch is filled from
+the next epoch's permutation, without repeating an identity.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class PKSampler:
 
     Args:
         tracklets: Indices of the training tracklets.
-        pids: Identity of each.
-        camids: Camera of each.
+        pids: Identity of each tracklet.
+        camids: Camera of each tracklet.
         num_identities: P.
-        num_tracklets: K, of each identity; from different cameras where it has them, else other tracklets of the
-            same camera, else another clip of a tracklet.
-        seed: Of every draw.
+        num_tracklets: K, per identity: from different cameras if it has them, else other tracklets of the same camera,
+            else other clips of a tracklet.
+        seed: Seed of all draws.
 
     Raises:
-        ValueError: If lengths differ or there are fewer identities than P.
+        UserError: If lengths differ, P or K is less than 1, or there are fewer identities than P.
     """
 
     def __init__(
@@ -56,14 +56,16 @@ class PKSampler:
         seed: int,
     ) -> None:
         if not len(tracklets) == len(pids) == len(camids):
-            raise UserError(f"{len(tracklets)} tracklets, {len(pids)} identities, {len(camids)} cameras: must match")
+            raise UserError(
+                f"tracklets, pids and camids have lengths {len(tracklets)}, {len(pids)}, {len(camids)}: make them equal"
+            )
         if min(num_identities, num_tracklets) < 1:
             raise UserError("batch.num_identities and batch.num_tracklets must be at least 1")
         self.pids = np.unique(pids)  # class number -> pid
         if len(self.pids) < num_identities:
             raise UserError(
-                f"the training set has {len(self.pids)} identities, fewer than batch.num_identities={num_identities}: "
-                f"set --batch.num_identities to {len(self.pids)} or less"
+                f"batch.num_identities is {num_identities}, but the training set has {len(self.pids)} identities: "
+                f"set it to at most {len(self.pids)}"
             )
         self.num_identities, self.num_tracklets, self.seed = num_identities, num_tracklets, seed
         self.size = num_identities * num_tracklets
@@ -74,7 +76,7 @@ class PKSampler:
             self._cameras[label].setdefault(int(camid), []).append(int(tracklet))
 
     def batch(self, step: int) -> Batch:
-        """The global batch of a step, counted from 0."""
+        """Return the global batch of a step, counted from 0."""
         identities = self._identities(step)
         tracklets = [self._tracklets(step, int(label)) for label in identities]
         return Batch(np.concatenate(tracklets), np.repeat(identities, self.num_tracklets))
@@ -93,10 +95,10 @@ class PKSampler:
         return np.random.default_rng([self.seed, IDENTITIES, epoch]).permutation(len(self.pids))
 
     def _tracklets(self, step: int, label: int) -> np.ndarray:
-        """K tracklets of one identity: cameras in random order, one tracklet of each in turn."""
+        """Draw K tracklets of one identity: cameras in random order, one tracklet of each in turn."""
         rng = np.random.default_rng([self.seed, TRACKLETS, step, label])
         cameras = list(self._cameras[label].values())
         queues = [rng.permutation(cameras[camera]) for camera in rng.permutation(len(cameras))]
         rounds = range(max(len(queue) for queue in queues))
         turns = [queue[turn] for turn in rounds for queue in queues if turn < len(queue)]
-        return np.resize(np.array(turns), self.num_tracklets)  # starts again from the first where K is larger
+        return np.resize(np.array(turns), self.num_tracklets)  # repeats from the first if K is larger

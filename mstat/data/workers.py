@@ -1,9 +1,9 @@
-"""Processes that make batches ahead of the trainer, and never outlive it or make it wait for nothing.
+"""Worker processes that prepare batches, never outlive the trainer, and never let it wait for a dead worker.
 
-Each worker has a pipe of its own: the trainer sends a place to fill, and gets back its slot or the error that was
-raised. A worker that dies closes its pipe, so that the trainer's next read fails at once. A trainer that dies or closes
-a pipe ends the worker. torch's DataLoader looks for dead workers every five seconds, and ends its workers by SIGTERM,
-which these do not hear: schedulers send it to every process, and the workers must go on.
+Each worker has its own pipe: the trainer sends a place to fill, and receives its slot, or the error that was raised.
+When a worker dies, its pipe closes, so the trainer's next read fails at once. When the trainer dies or closes a pipe,
+the worker ends. torch's DataLoader checks for dead workers only every five seconds, and stops its workers by SIGTERM.
+These workers ignore SIGTERM: schedulers send it to every process, and the workers must continue until the save.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ import torch
 from mstat.distributed import signals
 from mstat.errors import UserError
 
-GRACE = 1.0  # seconds in which a worker may end by itself before it is killed
+GRACE = 1.0  # seconds that a worker has to end by itself before it is killed
 Memory = dict[str, torch.Tensor]  # shared with the workers
 Place = tuple[int, int]  # slot and index
 Work = Callable[[Memory, Place], None]
 
 
 def done(work: Work, memory: Memory, places: Iterable[Place], num_workers: int, ahead: int) -> Generator[int]:
-    """The slots of `places` in their order, each when its work is done: by workers, or by this process if there are 0.
+    """Yield the slots of `places` in order, each when its work is done: by workers, or by this process without them.
 
-    To be closed by who does not take them all.
+    Close the generator if you stop early; otherwise workers keep running.
 
     Raises:
         UserError: If a worker cannot be started, or dies.
-        Exception: What the work raised; of a worker's error, the cause is its traceback.
+        Exception: Any error of the work. The cause of a worker's error is the worker's traceback.
     """
     if num_workers:
         with Workers(work, memory, num_workers) as workers:
@@ -55,9 +55,9 @@ def done(work: Work, memory: Memory, places: Iterable[Place], num_workers: int, 
 
 
 class Workers:
-    """Worker processes that do `work(memory, place)`. A context manager: none of them is left behind it.
+    """Worker processes that do `work(memory, place)`. A context manager: its exit ends all of them.
 
-    Entering it, and `results`, raise what `done` does.
+    `__enter__` and `results` raise the errors of `done`.
     """
 
     def __init__(self, work: Work, memory: Memory, num_workers: int) -> None:
@@ -67,7 +67,7 @@ class Workers:
 
     def __enter__(self) -> Workers:
         start_fork_server()
-        atexit.register(self.close)  # for a generator that is never closed; Python itself would wait for the workers
+        atexit.register(self.close)  # if a generator is never closed, Python would wait for the workers at exit
         try:
             pickled = pickle.dumps(self.work)
             for _ in range(self.num_workers):
@@ -84,7 +84,7 @@ class Workers:
         self.close()
 
     def results(self, places: Iterable[Place], ahead: int) -> Iterator[int]:
-        """The slot of each place in their order. Each worker has `ahead` of them to do, or fewer."""
+        """Yield the slots of `places` in order. Each worker has at most `ahead` of them to do."""
         turns = zip(cycle(range(self.num_workers)), places, strict=False)
         waiting: deque[int] = deque()
 
@@ -105,7 +105,7 @@ class Workers:
             yield slot
 
     def close(self) -> None:
-        """End all workers: they have a second to end by themselves."""
+        """End all workers: kill those that do not end by themselves within GRACE seconds."""
         atexit.unregister(self.close)
         for pipe in self.pipes:
             pipe.close()
@@ -130,15 +130,16 @@ class Workers:
             try:
                 process.start()
             except (EOFError, ConnectionError) as error:  # of the fork server's socket
+                # mstat/cluster/restarts.py recognises this message and the one of `_alive`.
                 raise UserError(
-                    "no process can be started for the loader: its fork server has ended; it may need memory, or more "
-                    "open files (ulimit -n); or lower data.num_workers"
+                    "no process can be started for the loader, since its fork server has ended: give the job more "
+                    "memory or more open files (ulimit -n), or lower data.num_workers"
                 ) from error
         self.processes.append(process)
 
     @contextlib.contextmanager
     def _alive(self, worker: int) -> Iterator[None]:
-        """Explain a pipe that is closed at its other end: its worker has died."""
+        """Turn the error of a closed pipe into one that explains how the worker died."""
         try:
             yield
         except (EOFError, OSError) as error:
@@ -149,24 +150,24 @@ class Workers:
             if code is not None and code < 0:
                 how = f"was killed by {signal.Signals(-code).name}"
             raise UserError(
-                f"a process of the loader (pid {process.pid}) {how}. The system kills processes (SIGKILL) when memory "
-                "runs out: lower data.num_workers, or give the job more memory"
+                f"a process of the loader (pid {process.pid}) {how}; the system kills processes (SIGKILL) when "
+                "memory runs out: lower data.num_workers, or give the job more memory"
             ) from error
 
 
 def start_fork_server() -> None:
-    """Start the server that workers are forked from: forking this process, with its many threads, can hang.
+    """Start the fork server of the workers: forking this process, which has many threads, can hang.
 
-    It imports torch, for a second or two: begin early, and there is something else to do meanwhile.
+    The server imports torch, which takes a second or two; start it early, so that this overlaps with other work.
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload(["mstat.data.loader"])
-    resource_tracker.ensure_running()  # starting it lets signals through again
+    resource_tracker.ensure_running()  # its start unblocks signals, so start it outside of the block
     with signals.blocked():
         forkserver.ensure_running()
 
 
 def _serve(memory: Memory, pipe: Connection) -> None:
-    """A worker: do what is asked for until the trainer closes its end of the pipe."""
+    """Run a worker: do the requested work until the trainer closes its end of the pipe."""
     _end_with_trainer()
     torch.set_num_threads(1)
     work: Work | None = None
@@ -188,15 +189,15 @@ def _serve(memory: Memory, pipe: Connection) -> None:
 
 
 def _sendable(error: BaseException) -> ExceptionWithTraceback:
-    """An error that the trainer will get as it is, with this traceback as its cause.
+    """Wrap an error so that the trainer raises it with the worker's traceback as its cause.
 
-    What would end the trainer without a word (SystemExit), or has no way through a pipe, becomes a RuntimeError.
+    An error that would silently end the trainer (SystemExit), or that cannot be pickled, becomes a RuntimeError.
     """
     sent: Any = ExceptionWithTraceback(error, error.__traceback__)
     try:
         if isinstance(error, Exception) and isinstance(pickle.loads(pickle.dumps(sent)), type(error)):
             return sent
-    except Exception:  # whatever a class of its own raises when it is pickled
+    except Exception:  # the pickling of a custom class can raise anything
         pass
     replaced = RuntimeError(f"{type(error).__name__} in a process of the loader: {error}")
     replaced.__cause__ = error
@@ -204,7 +205,7 @@ def _sendable(error: BaseException) -> ExceptionWithTraceback:
 
 
 def _end_with_trainer() -> None:
-    """End this process when the trainer is killed, also in the middle of a batch."""
+    """End this process when the trainer is killed, even in the middle of a batch."""
     trainer = multiprocessing.parent_process()
     assert trainer is not None
 

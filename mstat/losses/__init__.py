@@ -1,6 +1,6 @@
 """Losses of the global batch: cross-entropy and the metric losses, by name in `METRIC_LOSSES`.
 
-A loss is a function of features or logits and labels. Collectives and weights of losses do not belong here.
+A loss is a function of features or logits, and labels. Collectives and weights of losses are in mstat/training.
 """
 
 from mstat.losses.cross_entropy import cross_entropy

@@ -1,9 +1,9 @@
 """The metric losses of a stage, by name in `METRIC_LOSSES`: modules from features and labels to a scalar.
 
-Every rank computes them on the features of the global batch, so weights get the same gradient, and memories the same
-content, on any number of ranks. Table V compares the losses "scaled to the same magnitude" and does not say how. Here
-each loss is scaled to BatchHard's value on one random batch of features whose length is that of a LayerNorm's output.
-The scale is a constant of the run; a scale that followed training would be another loss.
+Every rank computes the losses on the features of the global batch, so gradients of weights and contents of memories are
+the same on any number of ranks. Table V compares losses "scaled to the same magnitude", without a formula. Here each
+loss is scaled to BatchHard's value on one random batch of features that are as long as a LayerNorm's output. The scale
+is constant during a run; a scale that followed training would be another loss.
 
 Shape suffixes: n clips of the global batch, D feature dimensions, C identities of the training set.
 """
@@ -22,7 +22,7 @@ from mstat.config import LossConfig
 from mstat.losses.cross_entropy import cross_entropy
 from mstat.losses.triplet import batch_hard
 
-PROBE = (12, 2)  # the paper's batch: identities, and clips of each
+PROBE = (12, 2)  # the paper's batch: identities, and clips per identity
 
 
 class MetricLoss(NamedTuple):
@@ -87,13 +87,13 @@ class Scaled(nn.Module):
 class OIM(nn.Module):
     """Online instance matching (Xiao et al., CVPR 2017): a softmax over the similarities to a memory of each identity.
 
-    The memory starts at 0 and follows the features as a running mean of unit length. Its queue of people without a
-    label is left out: a training set here has none. As in the authors' code, the clips of a batch enter one after the
-    other, in the order of the global batch, and each brings its row back to unit length.
+    Each memory row starts at 0 and is a running mean of its identity's features, normalised to unit length. The paper's
+    queue of unlabelled people is omitted: training sets here have none. As in the authors' code, the clips of a batch
+    update the memory one by one, in the order of the global batch, and each update normalises its row.
 
     Args:
-        scale: Of the similarities; the inverse of the paper's temperature.
-        momentum: Share of a row that an update keeps.
+        scale: Factor of the similarities; the inverse of the paper's temperature.
+        momentum: Fraction of a row that an update keeps.
     """
 
     memory_CD: Tensor
@@ -105,19 +105,21 @@ class OIM(nn.Module):
 
     def forward(self, features_nD: Tensor, labels_n: Tensor) -> Tensor:
         unit_nD = F.normalize(features_nD)
-        logits_nC = self.scale * unit_nD @ self.memory_CD.T.to(unit_nD.dtype, copy=True)  # it changes before backward
+        logits_nC = (
+            self.scale * unit_nD @ self.memory_CD.T.to(unit_nD.dtype, copy=True)
+        )  # copied: the memory changes before backward
         self._remember(unit_nD.detach().to(self.memory_CD.dtype), labels_n)
         return cross_entropy(logits_nC, labels_n)
 
     def _remember(self, unit_nD: Tensor, labels_n: Tensor) -> None:
-        # Slices of one, not numbers: a number of a GPU would have to be waited for.
+        # Slices of length 1, not numbers: reading a number from a GPU would wait for it.
         for unit_1D, label_1 in zip(unit_nD.split(1), labels_n.split(1), strict=True):
             row_1D = self.momentum * self.memory_CD[label_1] + (1 - self.momentum) * unit_1D
             self.memory_CD[label_1] = F.normalize(row_1D)
 
 
 def _arcface(config: LossConfig, dim: int, num_classes: int) -> nn.Module:
-    from pytorch_metric_learning.losses import ArcFaceLoss  # imports scikit-learn, which other losses do not need
+    from pytorch_metric_learning.losses import ArcFaceLoss  # a late import: it loads scikit-learn
 
     margin = {} if config.angular_margin is None else {"margin": config.angular_margin}
     loss: nn.Module = ArcFaceLoss(num_classes=num_classes, embedding_size=dim, **margin)
@@ -133,7 +135,7 @@ def _sphereface(config: LossConfig, dim: int, num_classes: int) -> nn.Module:
     return loss
 
 
-# A new loss is an entry here, and its name in `LossConfig.metric`.
+# To add a loss, add an entry here, and its name to `LossConfig.metric`.
 METRIC_LOSSES = {
     "batch_hard": MetricLoss("triplet", lambda config, dim, num_classes: BatchHard(config)),
     "arcface": MetricLoss("arcface", _arcface),

@@ -1,4 +1,4 @@
-"""The BatchHard triplet loss: each clip against its farthest positive and nearest negative of the global batch.
+"""The BatchHard triplet loss: each clip with its farthest positive and nearest negative in the global batch.
 
 Shape suffixes: B clips of the global batch, D feature dimensions.
 """
@@ -14,19 +14,19 @@ from mstat.numerics import at_least_fp32
 
 
 def batch_hard(features_BD: Tensor, pids_B: Tensor, margin: float | None = 0.3) -> Tensor:
-    """BatchHard triplet loss on Euclidean distances of features as they are (not normalised), a scalar.
+    """Compute the BatchHard triplet loss, a scalar, on Euclidean distances of features without normalisation.
 
-    Mean over anchors a of max(0, d(a, p) - d(a, n) + margin), p the farthest clip of the same identity and n the
-    nearest of another; with `margin` None of log(1 + exp(d(a, p) - d(a, n))). Anchors without a positive or
-    without a negative in the batch are left out; where none is left the loss is 0 and its gradient too.
+    The loss is the mean over anchors a of max(0, d(a, p) - d(a, n) + margin), where p is the farthest clip of the same
+    identity and n the nearest clip of another one; with `margin` None, of log(1 + exp(d(a, p) - d(a, n))). Anchors
+    without a positive or a negative in the batch are ignored. If no anchor remains, loss and gradient are 0.
 
     Args:
-        features_BD: Any floating type; fp64 is computed in fp64, all else in fp32 with autocast off.
+        features_BD: Any floating type; fp64 is computed in fp64, all others in fp32 with autocast off.
         pids_B: Identity of each clip.
-        margin: In units of distance; None takes the soft margin.
+        margin: Margin in units of distance; None is the soft margin.
 
     Raises:
-        ValueError: if the shapes do not fit together.
+        UserError: If the shapes do not match.
     """
     positive_B, negative_B, valid_B = batch_hard_distances(features_BD, pids_B)
     gap_B = positive_B - negative_B
@@ -35,13 +35,16 @@ def batch_hard(features_BD: Tensor, pids_B: Tensor, margin: float | None = 0.3) 
 
 
 def batch_hard_distances(features_BD: Tensor, pids_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each anchor's distances to its farthest positive and its nearest negative, and whether it has both.
+    """Return each anchor's distances to its farthest positive and its nearest negative, and whether it has both.
 
-    Of equally far clips the lowest index is taken. Returns positive_B and negative_B, differentiable, and valid_B,
-    bool; where valid_B is False the two distances mean nothing.
+    Among equal distances, the lowest index counts.
+
+    Returns:
+        positive_B and negative_B, differentiable, and valid_B, bool. Where valid_B is False, the distances are
+        meaningless.
 
     Raises:
-        ValueError: if the shapes do not fit together.
+        UserError: If the shapes do not match.
     """
     if features_BD.ndim != 2 or pids_B.shape != features_BD.shape[:1]:
         raise UserError(
@@ -51,7 +54,7 @@ def batch_hard_distances(features_BD: Tensor, pids_B: Tensor) -> tuple[Tensor, T
         wide_BD = at_least_fp32(features_BD)
         same_BB = pids_B[:, None] == pids_B[None, :]
         other_BB = ~torch.eye(len(pids_B), dtype=torch.bool, device=pids_B.device)
-        # From differences, not from inner products: |a|^2 + |b|^2 - 2ab loses all digits of near neighbours.
+        # By differences, not inner products: |a|^2 + |b|^2 - 2ab cancels for near neighbours.
         distance_BB = torch.cdist(wide_BD.detach(), wide_BD.detach(), compute_mode="donot_use_mm_for_euclid_dist")
         farthest_B = distance_BB.masked_fill(~(same_BB & other_BB), -torch.inf).argmax(dim=1)
         nearest_B = distance_BB.masked_fill(same_BB, torch.inf).argmin(dim=1)

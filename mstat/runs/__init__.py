@@ -1,4 +1,4 @@
-"""The run folder: its files, checkpoints and logs, and the data set that its scores belong to.
+"""The run folder: its files, checkpoints and logs, and the data set of its scores.
 
-This package writes what training keeps on disk. Pages and tables for people are in mstat/report.
+This package writes the files that training keeps on disk. Reports and tables are in mstat/report.
 """

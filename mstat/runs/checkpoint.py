@@ -1,11 +1,11 @@
-"""Checkpoints of a run: written aside, renamed when whole, the newest whole one wins.
+"""Checkpoints of a run: written under a temporary name, renamed when complete; the newest complete one is resumed.
 
     RUN/checkpoints/step-000000500/   weights, optimiser state, checkpoint.json (mstat/weights/checkpoint_files.py)
-    RUN/checkpoints/.step-000000500   the same while it is being written or removed; gone with the next save
+    RUN/checkpoints/.step-000000500   the same while it is written or removed; the next save deletes leftovers
 
-A name without the dot is a promise: it is given by one rename after every file is on the disk. The training waits for
-a copy in memory only; threads write it during the next steps. The learning rate, the plan and all noise are functions
-of (seed, step), so weights, optimiser state and the step are the whole state.
+A name without a dot guarantees a complete checkpoint: one rename sets it after every file is on disk. Training only
+waits for a copy in memory; threads write the copy during the next steps. Learning rate, batches and all noise are
+functions of (seed, step), so weights, optimiser state and the step are the complete state.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,9 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import rich
 import torch
 
+from mstat.console import console
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
 from mstat.runs.evaluation_log import kept
@@ -45,12 +46,14 @@ from shards.text import markup
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.staging import DefaultStager
 
+logger = logging.getLogger(__name__)
+
 
 def find(run: Path, name: str) -> Path:
-    """A checkpoint by what a user calls it: a path, a step, `newest`, or `best`.
+    """Return the checkpoint that a user names by path, step, `newest` or `best`.
 
     Raises:
-        UserError: If there is none; the message names those that there are.
+        UserError: If it does not exist; the message lists the existing ones.
     """
     whole, best = folders(run), kept(run)
     step = {"best": best and best["step"], "newest": whole[-1][0] if whole else None}.get(name, name)
@@ -64,23 +67,23 @@ def find(run: Path, name: str) -> Path:
             return folder
     if name == "best" and step is None:
         raise UserError(f"{run}: no best checkpoint; train with --train.keep_best true and --train.eval_every N")
-    there = ", ".join(path.name for _, path in whole) or "none"
-    raise UserError(f"{candidates[-1]}: no checkpoint (no {META} in it); whole ones of {run}: {there}")
+    existing = ", ".join(path.name for _, path in whole) or "none"
+    raise UserError(f"{candidates[-1]}: not a checkpoint (it has no {META}); checkpoints of {run}: {existing}")
 
 
 class Writer:
-    """Writes the checkpoints of a run beside its training: `save` copies, and a thread of each rank does the rest.
+    """Write checkpoints while training continues: `save` copies the state, and a thread of each rank writes the copy.
 
-    A context manager: whatever ends the training, what was begun becomes whole if it can. Every rank makes one, and
+    A context manager: on exit it completes the checkpoint in progress, also after an error. Every rank makes one, and
     calls `save` and `wait` at the same steps.
 
     Args:
-        engine, run: Whose state is written, and where.
-        keep: Newest checkpoints that stay.
-        facts: What a run must not change when it goes on; JSON values.
+        engine, run: The state to write, and the run folder.
+        keep: Number of newest checkpoints to keep.
+        facts: Facts that must not change when the run resumes; JSON values.
 
     Attributes:
-        best: A step whose checkpoint stays, too, whatever its age.
+        best: A step whose checkpoint is kept, too, whatever its age.
     """
 
     def __init__(self, engine: Engine, run: Path, keep: int, facts: dict[str, Any]) -> None:
@@ -97,43 +100,43 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.thread.shutdown()  # when what was begun has come to its end, good or bad
+        self.thread.shutdown()  # waits for the checkpoint in progress
         if error is None:
             self.wait()
 
     def save(self, step: int) -> None:
-        """Begin the checkpoint after `step` steps, once the one before is whole; the weights may then change.
+        """Wait for the previous checkpoint, then begin that of `step`. The weights may change after the return.
 
         Raises:
-            OSError: If this one cannot be begun, or the one before could not be written.
+            OSError: If this checkpoint cannot be begun, or the previous one could not be written.
         """
         self.wait()
         tmp = self.run / "checkpoints" / f".step-{step:09d}"
         if self.engine.is_main:
-            for rest in tmp.parent.glob(".step-*"):
-                _remove(rest)
+            for leftover in tmp.parent.glob(".step-*"):
+                _remove(leftover)
             tmp.mkdir(parents=True, exist_ok=True)
         self.engine.barrier()
         files = self.engine.snapshot(tmp, self.stager.stage)
         self.begun = self.thread.submit(self._write, step, tmp, files)
 
     def check(self) -> None:
-        """Raises what `wait` would, where that is known already; else it does not wait."""
+        """Raise the error of the checkpoint in progress, if it has failed already. Never waits."""
         if self.begun is not None and self.begun.done():
             self.wait()
 
     def wait(self) -> None:
-        """Until the checkpoint that was begun is whole, and known to be by every rank.
+        """Wait until the checkpoint in progress is complete on every rank.
 
         Raises:
-            OSError: If it cannot be written; the others are as they were.
+            OSError: If it cannot be written; older checkpoints are unchanged.
         """
         if self.begun is not None:
             begun, self.begun = self.begun, None
             begun.result()
 
     def _write(self, step: int, tmp: Path, files: list[tuple[Path, Any]]) -> None:
-        """The thread's part: this rank's files, and when all ranks have theirs, the name."""
+        """Write this rank's files, then rename the folder when all ranks have written theirs. Runs in the thread."""
         try:
             for _, state in files:
                 _refuse_not_finite(step, state)
@@ -158,7 +161,7 @@ class Writer:
         (tmp / META).write_text(json.dumps(meta, indent=2) + "\n")
         _to_disk(tmp)
         whole = tmp.with_name(tmp.name[1:])
-        if whole.exists():  # without a description, or the run would have gone on from it
+        if whole.exists():  # it has no description, or the run would have resumed from it
             _remove(whole)
         tmp.rename(whole)
         _sync(tmp.parent)
@@ -169,15 +172,15 @@ class Writer:
 
 
 def _refuse_not_finite(step: int, state: Any) -> None:
-    """No checkpoint holds weights from which nothing can go on."""
+    """Raise if weights are not finite: no run can resume from them."""
     if isinstance(state, dict) and "task" in state and (broken := not_finite(state["task"])):
         raise NotFiniteError(f"step {step}: weights are not finite after the update: {named(broken)}")
 
 
 def _remove(folder: Path) -> None:
-    """Take a checkpoint's name away, then its files: what a crash leaves of it must not pass for whole.
+    """Rename a checkpoint, then delete its files, so that a crash leaves no incomplete checkpoint under a valid name.
 
-    What cannot be removed (`.nfs...`, a file that somebody holds open) is tried again at the next save.
+    Files that cannot be removed (`.nfs...`, open in another process) are removed at the next save.
     """
     tmp = folder.with_name(f".{folder.name.lstrip('.')}.old")
     if tmp.exists():
@@ -188,10 +191,10 @@ def _remove(folder: Path) -> None:
 
 
 def restore(engine: Engine, run: Path, facts: dict[str, Any]) -> int:
-    """Load the newest whole checkpoint; gives its step, 0 without one. Every rank calls it.
+    """Load the newest complete checkpoint, and return its step; 0 without one. Every rank calls this function.
 
     Raises:
-        UserError: If the checkpoint was made by another kind of run than `facts` describes, or is not what was written.
+        UserError: If the checkpoint's facts differ from `facts`, or if the checkpoint is damaged.
     """
     newest = engine.from_main(folders(run)[-1:])
     if engine.is_main:
@@ -204,43 +207,45 @@ def restore(engine: Engine, run: Path, facts: dict[str, Any]) -> int:
         if meta.get(name) != value:
             raise UserError(
                 f"{folder}: made with {name}={meta.get(name)!r}, this run has {value!r}: "
-                "launch it as it was, or give another --run folder"
+                "use the old value, or give another --run folder"
             )
     if engine.is_deepspeed and meta["world_size"] != engine.world_size:
         raise UserError(
-            f"{folder}: DeepSpeed wrote it on {meta['world_size']} processes, here are {engine.world_size}: "
+            f"{folder}: DeepSpeed wrote it on {meta['world_size']} processes, this launch has {engine.world_size}: "
             f"launch with --num_processes {meta['world_size']}, "
             f"or start a new run from its weights (--run ANOTHER --model.init {folder})"
         )
     if not engine.is_deepspeed and OPTIMIZER_FILE not in meta["bytes"]:
-        raise UserError(f"{folder}: {META} does not name {OPTIMIZER_FILE}: {way_out(folder)}")
-    # Each rank reads its share of the files, and all of them know what any has found.
+        raise UserError(f"{folder}: {META} does not name {OPTIMIZER_FILE}; {way_out(folder)}")
+    # Each rank verifies its share of the files; all ranks raise the same error.
     share = sorted(meta["bytes"])[engine.rank :: engine.world_size]
     refuse_damaged(folder, _of_all(engine, damaged(folder, meta, share)))
     engine.load(folder)
     if broken := _of_all(engine, engine.not_finite()):
-        raise UserError(f"{folder}: holds weights that are not finite: {named(broken)}; {way_out(folder)}")
+        raise UserError(f"{folder}: weights are not finite: {named(broken)}; {way_out(folder)}")
     return step
 
 
 def _of_all(engine: Engine, names: list[str]) -> list[str]:
-    """Return the names that any rank gives, each once."""
+    """Return the union of the names of all ranks, sorted."""
     return sorted({name for names_of_rank in engine.gather_objects(names) for name in names_of_rank})
 
 
 def _mention_hollow(run: Path) -> None:
-    """Say which folders have the name of a checkpoint and are none."""
+    """Warn about folders that are named like a checkpoint but have no description."""
     for path in sorted((run / "checkpoints").glob("step-*")):
         if NAME.fullmatch(path.name) and not (path / META).is_file():
-            rich.print(f"[yellow]{markup(str(path))}: no {META} in it: left out[/]")
+            note = f"{path}: ignored, since it has no {META}"
+            logger.warning("%s", note)
+            console().print(f"[yellow]{markup(note)}[/]", soft_wrap=True)
 
 
 def _stager(device: torch.device) -> DefaultStager:
-    """Return the stager, which copies tensors to the CPU into the memory of the last copy.
+    """Return the stager, which copies tensors to the CPU and reuses the memory of the last copy.
 
-    New memory would take longer than the copy. For GPUs the memory is pinned, and one wait serves all copies.
+    Allocating new memory would take longer than the copy. For GPUs, it is pinned, and all copies share one wait.
     """
-    # Imported late: it loads torch's compiler, which making an optimiser loads anyway, and scoring does not.
+    # A late import: it loads torch's compiler. Training needs that anyway, for the optimiser; scoring does not.
     from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
     gpu = device.type == "cuda"
@@ -257,7 +262,7 @@ class Written(NamedTuple):
 
 
 class _Summing(io.BufferedWriter):
-    """A file that takes its checksum while torch.save writes it, which goes from the first byte to the last."""
+    """A file that computes its checksum while torch.save writes it sequentially."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path, "wb"))

@@ -1,4 +1,4 @@
-"""The run folder: what it holds and how each file is written, so that a reader never sees half of one.
+"""The files of a run folder, and how each is written so that a reader never sees half of one.
 
 config.yaml  environment.json  state.json  run.log  init.json  metrics.jsonl  evaluations.jsonl  checkpoints/
 model.safetensors  model.json  evaluation.json  rankings.json  embedding.json  evaluations/  robustness.json
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, cast
 
 import torch
 
@@ -29,36 +29,57 @@ from shards.guarded import open_lock
 
 State = Literal["running", "done", "requeue", "failed"]
 
-
 LOCK = ".lock"
 LOCK_SECONDS = 30.0
 
 
+class RunState(TypedDict):
+    """state.json: the state that schedulers read, the last step, and the reason of an end."""
+
+    state: State
+    step: int
+    reason: str | None
+
+
+class Environment(TypedDict):
+    """environment.json: the command that started the run, and its surroundings."""
+
+    command: str
+    folder: str
+    started: str
+    versions: dict[str, str]
+    commit: str | None
+    hardware: str
+    world_size: int
+    shards_checksum: str
+
+
 class NotFiniteError(ArithmeticError):
-    """A loss or a gradient is not a number: training cannot go on from here."""
+    """A loss or a gradient norm is not finite: training cannot continue."""
 
 
 def write_state(run: Path, state: State, step: int, reason: str | None = None) -> None:
-    """Write state.json, which schedulers read: an exit status does not come through `accelerate launch`."""
-    write_json(run / "state.json", {"state": state, "step": step, "reason": reason})
+    """Write state.json, which schedulers read: `accelerate launch` does not pass on an exit status."""
+    content: RunState = {"state": state, "step": step, "reason": reason}
+    write_json(run / "state.json", content)
 
 
-def read_state(run: Path) -> dict[str, Any]:
-    """Read state.json; a run that did not begin has failed at step 0."""
+def read_state(run: Path) -> RunState:
+    """Read state.json. A run without one has failed at step 0."""
     try:
-        return read_json(run / "state.json")
+        return cast(RunState, read_json(run / "state.json"))
     except FileNotFoundError:
-        return {"state": "failed", "step": 0, "reason": "it did not begin"}
+        return {"state": "failed", "step": 0, "reason": "it did not start"}
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Lock a run folder: two trainings in one folder would write over each other.
+    """Lock a run folder, so that two trainings do not overwrite each other's files.
 
-    The second training waits for the first, which may be about to end after a signal, and then gives up.
+    A second training waits for the first, which may be about to end after a signal, and then gives up.
 
     Raises:
-        UserError: If another training writes to the folder.
+        UserError: If another training uses the folder.
     """
     run.mkdir(parents=True, exist_ok=True)
     with os.fdopen(open_lock(run / LOCK), "r+b") as lock:
@@ -69,32 +90,32 @@ def locked(run: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise UserError(f"{run}: another training is writing here; stop it, or wait for it") from None
+                    raise UserError(
+                        f"{run}: another training uses this folder; stop it, wait for it, or give another --run"
+                    ) from None
                 time.sleep(0.2)
         yield
 
 
 def write_environment(run: Path, world_size: int, shards_checksum: str) -> None:
     """Write environment.json: command, versions, commit, hardware."""
-    write_json(
-        run / "environment.json",
-        {
-            "command": shlex.join(sys.argv),
-            "folder": os.getcwd(),
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": versions(),
-            "commit": commit(),
-            "hardware": hardware(),
-            "world_size": world_size,
-            "shards_checksum": shards_checksum,
-        },
-    )
+    content: Environment = {
+        "command": shlex.join(sys.argv),
+        "folder": os.getcwd(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware(),
+        "world_size": world_size,
+        "shards_checksum": shards_checksum,
+    }
+    write_json(run / "environment.json", content)
 
 
 class Journal:
-    """metrics.jsonl: one object a step. Values stay on the device until `flush`, which waits for it.
+    """metrics.jsonl: one JSON object per step. Values stay on the device until `flush`, which waits for the device.
 
-    A run that goes on at step k forgets what was written of later steps.
+    A run that resumes at step k removes the records of later steps.
     """
 
     def __init__(self, run: Path, start: int, batch_size: int, enabled: bool) -> None:
@@ -109,7 +130,7 @@ class Journal:
         self.waiting.append({k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in record.items()})
 
     def flush(self) -> list[dict[str, Any]]:
-        """Write what waits; gives it as plain numbers.
+        """Write the waiting records, and return them as plain numbers.
 
         Raises:
             NotFiniteError: If a loss or gradient norm is not finite; every rank sees the same values and raises.
@@ -127,7 +148,7 @@ class Journal:
                 file.writelines(json.dumps(record) + "\n" for record in records)
         for record in records:
             broken = {name: value for name, value in record.items() if not math.isfinite(value)}
-            # The sum of the losses and the gradient follow from a term: that is the one to name.
+            # A term that is not finite spoils the total loss and the gradient: name the term.
             terms = {name: value for name, value in broken.items() if name.startswith("loss/")} or broken
             if terms:
                 message = ", ".join(f"{name} is {value}" for name, value in terms.items())
@@ -136,7 +157,7 @@ class Journal:
 
 
 def cut_back(path: Path, step: int) -> int:
-    """Drop the lines of a journal that are later than `step`; gives the last step that is left, 0 if none is."""
+    """Remove the lines of a journal after `step`, and return the last remaining step; 0 if none remains."""
     try:
         lines = read_plain(path, MOST_JOURNAL_BYTES).decode(errors="replace").splitlines()
     except FileNotFoundError:
@@ -148,7 +169,7 @@ def cut_back(path: Path, step: int) -> int:
 
 
 def _step(line: str) -> float:
-    """Step of a line; one cut off by a crash counts as too late to keep."""
+    """Return the step of a line; inf for a line that a crash truncated, so that it is removed."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):

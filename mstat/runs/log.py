@@ -19,7 +19,7 @@ logger = logging.getLogger("mstat")
 
 
 class _File(logging.FileHandler):
-    """A log that follows no link and waits for no pipe. A failure to write it, as on a full disk, stops nothing."""
+    """Log file that follows no link and waits for no pipe. Write errors, as on a full disk, do not stop the run."""
 
     def _open(self) -> TextIOWrapper:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
@@ -31,13 +31,13 @@ class _File(logging.FileHandler):
             super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say nothing: the run itself reports a full disk."""
+        """Ignore the error: the run itself reports a full disk."""
 
 
 def write_to(run: Path) -> None:
-    """Append records to RUN/run.log from now on, and no longer to the log of another run.
+    """Append records to RUN/run.log from now on, and close the log of another run.
 
-    The main process writes events and errors, the others write errors alone. The file is made with its first record.
+    The main process writes events and errors, the others only errors. The first record creates the file.
     """
     for handler in [handler for handler in logger.handlers if isinstance(handler, _File)]:
         logger.removeHandler(handler)

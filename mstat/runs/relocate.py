@@ -1,4 +1,4 @@
-"""Relative paths in the settings of a run, seen from another folder than the one in which the run began."""
+"""Resolve relative paths in a run's settings from another folder than the one in which the run started."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from mstat.files import read_plain_json
 
 
 def find_shards(run: Path, shards: str) -> str:
-    """Return the place of a run's `data.shards`: as it stands if it is there, otherwise from where the run began.
+    """Resolve a run's `data.shards` from the current folder, else from the folder in which the run started.
 
-    Runs of older versions do not say where they began. For them, and for a project that was moved, the folders above
-    the run folder are tried: a set is taken there only if its checksum is the recorded one.
+    Runs of older versions did not record that folder. For them, and for a moved project, the folders above the run
+    folder are tried: a data set there is used only if its checksum is the recorded one.
 
-    Returns `shards` itself where no set is found; opening it says what is missing.
+    Returns:
+        `shards` itself if no data set is there; opening it reports what is missing.
     """
     if "://" in shards or Path(shards).is_absolute() or Path(shards).is_dir():
         return shards
@@ -31,14 +32,14 @@ def find_shards(run: Path, shards: str) -> str:
 
 
 def find_file(run: Path, file: str) -> str:
-    """Return the place of a file, as `model.init`: as it stands, otherwise from where the run began."""
+    """Resolve a file, such as `model.init`, from the current folder, else from the folder in which the run started."""
     began = _environment(run).get("folder")
     elsewhere = Path(began if isinstance(began, str) else ".") / file
     return str(elsewhere) if not Path(file).exists() and elsewhere.exists() else file
 
 
 def _environment(run: Path) -> dict[str, Any]:
-    """environment.json of a run, or of the first run in the folder of all splits."""
+    """Return environment.json of a run, or of the first run in a folder of all splits."""
     for path in _environments(run):
         try:
             content = read_plain_json(path)
@@ -55,7 +56,7 @@ def _environments(run: Path) -> Iterator[Path]:
 
 
 def _checksum(folder: Path) -> str | None:
-    """Return the checksum of the set of shards in a folder; None if there is none."""
+    """Return the checksum of the data set in a folder; None if there is none."""
     from shards.index import DESCRIPTION_FILE
 
     try:

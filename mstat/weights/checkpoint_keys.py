@@ -1,7 +1,7 @@
-"""Names of weights: Hugging Face's TimeSformer and timm's ViT are renamed to the official TimeSformer's.
+"""Keys of weights: rename those of Hugging Face's TimeSformer and timm's ViT to the official TimeSformer's.
 
-A ViT of timm has the official names, less those of time: TimeSformer's code grew out of it. Relatives of it that MSTAT
-has no place for (registers, LayerScale, ...) are refused by what they have, not loaded in part.
+TimeSformer's code is based on timm's, so a ViT of timm has the official keys, without the temporal ones. ViT variants
+with modules that MSTAT lacks (registers, LayerScale, ...) are refused by these keys, not loaded in part.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ BLOCK_MODULES = {
 KINDS = ("weight", "bias")
 BLOCK_KEYS = {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in BLOCK_MODULES.items() for kind in KINDS}
 STEM_KEYS = {"cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias", "norm.weight", "norm.bias"}
-# What a file may have and MSTAT has no use for, with the reason.
+# Keys that MSTAT does not use, with the reason.
 DROPPED = {
     "time_embed": "MSTAT has no temporal position",
     "dist_token": "MSTAT has no distillation token",
     **{f"{head}.{kind}": "a classifier of other classes" for head in ("head", "head_dist") for kind in KINDS},
     **{f"pre_logits.fc.{kind}": "part of a classifier" for kind in KINDS},
 }
-# What tells a relative of timm's ViT that would compute something else without it.
+# Keys of ViT variants that would compute something else without them.
 REFUSED = {
-    r"fc_norm\..*": "its last norm follows an average of the tokens",
+    r"fc_norm\..*": "it averages the tokens before its last norm",
     r"norm_pre\..*": "it has a norm before its first block",
     r"patch_embed\.norm\..*": "it has a norm in its patch embedding",
     r"reg_token": "it has register tokens",
@@ -51,10 +51,10 @@ REFUSED = {
     r"blocks\.\d+\.(attn|mlp)\.norm\..*": "it has norms inside attention or MLP",
     r"blocks\.\d+\.attn\.(relative_position.*|rel_pos.*|[qv]_bias)": "it has relative positions (BEiT)",
     r"attn_pool\..*": "it ends in attention pooling",
-    r"decoder_.*|mask_token": "it is a masked autoencoder with its decoder; keep the encoder alone",
+    r"decoder_.*|mask_token": "it is a masked autoencoder with its decoder; save the encoder alone",
 }
 
-# Hugging Face's name -> the official one, after the model's own prefix is taken away.
+# Hugging Face's key -> the official one, without the model's own prefix.
 HUGGING_FACE = [
     (r"embeddings\.cls_token", "cls_token"),
     (r"embeddings\.position_embeddings", "pos_embed"),
@@ -75,31 +75,31 @@ HUGGING_FACE = [
 ]
 
 
-# By the patch embedding a model is known: official or timm's, Hugging Face's, ours.
+# The patch embedding identifies a layout: official or timm's, Hugging Face's, ours.
 HUGGING_FACE_STEM = "embeddings.patch_embeddings.projection.weight"
 STEMS = ("patch_embed.proj.weight", HUGGING_FACE_STEM, "stem.patch.weight")
-# What wrappers of torch put into names, at any depth: torch.compile, FSDP, activation checkpointing.
+# Parts that torch's wrappers insert into keys at any depth: torch.compile, FSDP, activation checkpointing.
 WRAPPED = r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 
 
-# What a model that starts from the file subtracts from pixels and divides by, with temporal weights in it and without.
+# Pixel mean and deviation of a model that starts from a file with temporal weights, and from one without.
 PIXELS = {"divided": (0.45, 0.225), "none": (0.5, 0.5)}
 
 
 class Stored(NamedTuple):
-    """A tensor under the name that its file gives it."""
+    """A tensor, and its key in the file."""
 
     key: str
     value: Tensor
 
 
 class Bare(NamedTuple):
-    """A state dict without what programs put before its names.
+    """A state dict without prefixes.
 
     Attributes:
-        stored: By bare name.
-        taken: What was taken off the keys: the prefix, and what wrappers of torch put into the middle of a name.
-        outside: Keys of the file that do not begin with the prefix: heads and the like.
+        stored: Tensors by key without prefix.
+        taken: The removed parts of keys: the prefix, and what torch's wrappers insert in the middle.
+        outside: Keys of the file that do not begin with the prefix, such as those of heads.
     """
 
     stored: dict[str, Stored]
@@ -108,10 +108,10 @@ class Bare(NamedTuple):
 
 
 def take_off_prefix(path: Path, tensors: dict[str, Tensor]) -> Bare:
-    """The model in a state dict, known by its patch embedding, whatever stands before its names.
+    """Find the model in a state dict by its patch embedding, and remove the prefix of its keys.
 
     Raises:
-        UserError: If there are several models (a student and its teacher).
+        UserError: If the state dict holds several models, such as a student and its teacher.
     """
     keys: dict[str, str] = {}
     for key in tensors:
@@ -132,10 +132,10 @@ def take_off_prefix(path: Path, tensors: dict[str, Tensor]) -> Bare:
 
 
 def to_official(path: Path, bare: dict[str, Stored], buffers: Iterable[str] = ()) -> dict[str, Stored]:
-    """Rename a foreign state dict to the official TimeSformer's names, and refuse what is left over or missing.
+    """Rename the keys of a state dict to the official TimeSformer's, and refuse unknown and missing keys.
 
     Args:
-        buffers: Keys of tensors that are not floats: named where a weight is missing, which one of them may be.
+        buffers: Keys of tensors that are not floats. The message names them if a missing weight is among them.
     """
     hugging_face = HUGGING_FACE_STEM in bare
     official: dict[str, Stored] = {}
@@ -150,11 +150,11 @@ def to_official(path: Path, bare: dict[str, Stored], buffers: Iterable[str] = ()
         raise UserError(f"{path}: unknown or repeated keys: {named(unknown)}")
     if "patch_embed.proj.weight" not in official:
         keys = [stored.key for stored in bare.values()] or list(buffers)
-        raise UserError(f"{path}: not a TimeSformer, ViT or MSTAT; its keys begin with {named(keys) or 'nothing'}")
+        raise UserError(f"{path}: not a TimeSformer, ViT or MSTAT; its keys are {named(keys) or 'none'}")
     for name, (key, _) in official.items():
         for pattern, why in REFUSED.items():
             if re.fullmatch(pattern, name):
-                raise UserError(f"{path}: not a ViT that MSTAT could be started from: {why} ({named([key])})")
+                raise UserError(f"{path}: MSTAT cannot start from this ViT: {why} ({named([key])})")
 
     suffixes = [suffix for suffix in BLOCK_KEYS if has_time(official) or not suffix.startswith("temporal_")]
     num_blocks = len({match[1] for name in official if (match := re.match(r"blocks\.(\d+)\.", name))})
@@ -164,7 +164,7 @@ def to_official(path: Path, bare: dict[str, Stored], buffers: Iterable[str] = ()
 
 
 def hugging_face_name(key: str) -> str | None:
-    """The official name of a Hugging Face key, or None."""
+    """Return the official key of a Hugging Face key, or None."""
     for pattern, official in HUGGING_FACE:
         if match := re.fullmatch(pattern, key.removeprefix("timesformer.")):
             return match.expand(official)
@@ -172,18 +172,18 @@ def hugging_face_name(key: str) -> str | None:
 
 
 def has_time(official: dict[str, Stored]) -> bool:
-    """A TimeSformer; else a plain ViT, which has no temporal attention."""
+    """Return whether the weights have temporal attention: a TimeSformer has, a plain ViT has not."""
     return any(".temporal_" in name for name in official)
 
 
 def refuse_keys(
     path: Path, result: set[str], required: set[str], optional: set[str], buffers: Iterable[str] = ()
 ) -> None:
-    """Nothing may be left over, nothing may be missing, and no weight may be of whole numbers."""
+    """Raise a UserError if keys are unknown or missing, or if a required weight is not of floats."""
     unknown, missing = result - required - optional, required - result
     whole = [key for key in buffers if any(f".{key}".endswith(f".{name}") for name in missing)]
     if whole:
-        raise UserError(f"{path}: weights are not of floats: {named(whole)}")
+        raise UserError(f"{path}: weights are not floating-point: {named(whole)}")
     if unknown or missing:
         raise UserError(
             f"{path}: unknown keys: {named(sorted(unknown)) or 'none'}; "
@@ -192,9 +192,9 @@ def refuse_keys(
 
 
 def to_timesformer(weights: Mapping[str, Tensor], patch_size: int) -> dict[str, Tensor]:
-    """A classifier's weights under the official TimeSformer's names, which `load_pretrained` reads.
+    """Rename a classifier's weights to the official TimeSformer's keys, which `load_pretrained` reads.
 
-    Our class token has no position of its own, so that its row of `pos_embed` is 0.
+    Our class token has no position of its own, so its row of `pos_embed` is 0.
     """
     position_ND = weights["stem.position"]
     patch_DK, bias_D = _patches(weights, *PIXELS["divided" if "time_position" in weights else "none"])
@@ -219,9 +219,9 @@ def to_timesformer(weights: Mapping[str, Tensor], patch_size: int) -> dict[str, 
 
 
 def _patches(weights: Mapping[str, Tensor], mean: float, std: float) -> tuple[Tensor, Tensor]:
-    """Patch embedding of pixels that are normalised by `mean` and `std`.
+    """Return the patch embedding for pixels that are normalised by `mean` and `std`.
 
-    The very weights, unless `model.init` has brought another normalisation (DeiT's).
+    The weights are unchanged unless `model.init` came with another normalisation, as DeiT does.
     """
     weight_DK, bias_D = weights["stem.patch.weight"], weights["stem.patch.bias"]
     own_mean_3, own_std_3 = weights["stem.pixel_mean"], weights["stem.pixel_std"]

@@ -1,4 +1,4 @@
-"""The trained model as two files: model.safetensors, and model.json with all that rebuilds it."""
+"""Write and load a trained model as two files: model.safetensors, and model.json, which describes the model."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from shards.text import printable
 FORMAT = 1
 MOST_DESCRIPTION = 1 << 20  # bytes of a model.json
 CLASSIFIER = (
-    "launch/pretrain.py made it, and its classifier of actions tells no people apart; "
-    "train a model that starts from it: launch/train.py --model.init {}"
+    "an action classifier of launch/pretrain.py, which cannot tell people apart; "
+    "train a model from its weights: launch/train.py --model.init {}"
 )
 
 
 def export(folder: Path, weights: Mapping[str, torch.Tensor], config: Config) -> None:
-    """Write the model alone out of a task's weights; the classifiers stay behind, no one evaluates with them.
+    """Write the model of a task's weights, without the classifiers, which evaluation does not use.
 
-    Pixel mean and deviation are among the weights; the frame size is in the description.
+    The weights include pixel mean and deviation; the description has the frame size.
     """
     _write(folder, _of_model(weights), {"model": dataclasses.asdict(config.model)})
 
@@ -44,9 +44,9 @@ def export(folder: Path, weights: Mapping[str, torch.Tensor], config: Config) ->
 def export_classifier(
     folder: Path, weights: Mapping[str, torch.Tensor], config: Config, classes: Sequence[str]
 ) -> None:
-    """Write the classifier out of a pretraining's weights as a TimeSformer, for `--model.init`.
+    """Write the classifier of a pretraining's weights as a TimeSformer, for `--model.init`.
 
-    The description says what the head's rows mean; no MSTAT can be made of it, and `load_model` says so.
+    The description names the class of each row of the head. `load_model` refuses the file: it is not an MSTAT.
     """
     classifier = {
         "classes": list(classes),
@@ -67,8 +67,8 @@ def _write(folder: Path, tensors: dict[str, torch.Tensor], description: dict[str
     tmp.touch()
     mode = tmp.stat().st_mode
     save_file(tensors, tmp, metadata={"format": "pt"})
-    tmp.chmod(mode)  # safetensors leaves 0600, whatever the umask says
-    # The description first: weights that are there can always be loaded.
+    tmp.chmod(mode)  # safetensors sets 0600 and ignores the umask
+    # The description first, so that weights which are present can always be loaded.
     write_json(folder / "model.json", {"format": FORMAT, "sha256": checksum(tmp), **description})
     tmp.replace(folder / "model.safetensors")
 
@@ -89,43 +89,43 @@ def _load(source: Path) -> MSTAT:
     for path in (weights_file, description_file):
         if not path.is_file():
             whole = folders(source) if source.is_dir() else []
-            newest = f"; its newest checkpoint can be loaded: {whole[-1][1]}" if whole else ""
+            newest = f"; load its newest checkpoint instead: {whole[-1][1]}" if whole else ""
             raise UserError(
-                f"{path}: not there; a finished run has model.safetensors and model.json side by side{newest}"
+                f"{path}: no such file; a finished run has model.safetensors and model.json side by side{newest}"
             )
     config = _described(description_file, weights_file)
     refuse_changed(weights_file)
     try:
         with safe_open(weights_file, "pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             odd = [name for name, stored in slices.items() if stored.get_dtype() not in FLOATS]
             if odd:
-                raise UserError(f"tensors of another type than floats: {named(odd)}")
+                raise UserError(f"tensors that are not floating-point: {named(odd)}")
             model = check_tensors(config, {name: tuple(stored.get_shape()) for name, stored in slices.items()})
             return fill(model, {name: file.get_tensor(name) for name in slices})
     except UserError as error:
         raise UserError(f"{weights_file}: does not fit {description_file.name}: {error}") from None
     except (RuntimeError, ValueError, SafetensorError) as error:
-        raise UserError(f"{weights_file}: no weights: {error}") from None
+        raise UserError(f"{weights_file}: not a valid safetensors file: {error}; copy it again") from None
 
 
 def _described(path: Path, weights_file: Path) -> ModelConfig:
-    """The settings of the model in a model.json."""
+    """Return the model settings of a model.json."""
     try:
         description = read_plain_json(path.resolve(), MOST_DESCRIPTION)
         if not isinstance(description, dict):
-            raise UserError("it holds no object")
+            raise UserError("it is not a JSON object")
         if description.get("format") != FORMAT:
-            raise UserError(f"format {description.get('format')!r:.60}, this program reads {FORMAT}")
+            raise UserError(f"format {description.get('format')!r:.60}; this version of mstat reads format {FORMAT}")
         if "classifier" in description:
             raise UserError(CLASSIFIER.format(weights_file))
         return model_config(description.get("model"))
     except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not a description of a model: {error}") from None
+        raise UserError(f"{path}: not a model description: {error}") from None
 
 
 def _from_checkpoint(folder: Path) -> MSTAT:
-    """The model in a checkpoint of a run, which may not be finished."""
+    """Load the model of a checkpoint; the run need not be finished."""
     meta = read_meta(folder)
     if meta.get("pretrain") is not None:
         raise UserError(f"{folder}: {CLASSIFIER.format(folder)}")

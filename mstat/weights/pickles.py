@@ -1,7 +1,7 @@
-"""A check of pickles before they are read: the hash of a key must end.
+"""Check pickles before they are read: hashing a key must not take forever.
 
-A tuple's hash is that of all that is in it, again for every time that it is in it. A tuple of the same tuple twice, and
-so on for sixty levels, is a file of 300 bytes whose hash never ends. `torch.load` takes such a key.
+The hash of a tuple visits every item, and repeated items again. A tuple that holds the same tuple twice, nested sixty
+levels deep, takes 300 bytes in a file and 2^60 visits to hash. `torch.load` accepts it as a key.
 """
 
 from __future__ import annotations
@@ -14,26 +14,28 @@ from typing import Any
 
 from mstat.errors import UserError
 
-MOST_BYTES = 1 << 26  # of a pickle; a million tensors have as much
-MOST_PARTS = 1000  # of a tuple, counted again wherever it is in another
-MOST_PICKLES = 5  # of torch's older format, one after the other
+MOST_BYTES = 1 << 26  # of a pickle; a million tensors need that much
+MOST_PARTS = 1000  # of a tuple, counted once per occurrence
+MOST_PICKLES = 5  # of torch's older format, in sequence
 PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 GETS = ("GET", "BINGET", "LONG_BINGET")
 MADE_OF_PARTS = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "FROZENSET", "OBJ", "INST")
 
 
 def refuse_endless_keys(path: Path) -> None:
-    """Refuse a file of torch.save in which something is nested so that its hash would take long.
+    """Refuse a file of torch.save with a tuple whose hash would take too long.
 
     Raises:
-        UserError: If there is such a tuple, or a pickle that is absurdly large.
+        UserError: If the file has such a tuple, or a pickle of more than MOST_BYTES.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
                 if entry.filename.endswith("/data.pkl"):
                     if entry.file_size > MOST_BYTES:
-                        raise UserError(f"its names and shapes alone have {entry.file_size:,} bytes")
+                        raise UserError(
+                            f"its names and shapes take {entry.file_size:,} bytes, more than {MOST_BYTES:,}"
+                        )
                     refuse_large(io.BytesIO(archive.read(entry)))
         return
     with path.open("rb") as file:
@@ -44,7 +46,7 @@ def refuse_endless_keys(path: Path) -> None:
 
 
 def refuse_large(stream: io.BytesIO) -> bool:
-    """Go through one pickle. Returns whether it was whole; what is no pickle is left to its reader to name.
+    """Check one pickle. Return whether it was complete; its reader reports a broken one.
 
     Raises:
         UserError: If a tuple in it has too many parts.
@@ -52,17 +54,17 @@ def refuse_large(stream: io.BytesIO) -> bool:
     try:
         for parts in _sizes(stream):
             if parts > MOST_PARTS:
-                raise UserError("its values are nested without end")
+                raise UserError("its tuples are nested too deeply to be hashed")
     except UserError:
         raise
-    except Exception:  # a pickle that cannot be followed cannot be read either
+    except Exception:  # torch.load will fail on this pickle, too
         return False
     return True
 
 
 def _sizes(stream: io.BytesIO) -> Any:
-    """The number of parts of every tuple that a pickle makes: its stack is followed, but holds these numbers alone."""
-    stack: list[int | None] = []  # None: a mark
+    """Yield the number of parts of every tuple in a pickle: simulate its stack with these numbers alone."""
+    stack: list[int | None] = []  # None is a mark
     memo: dict[Any, int | None] = {}
     for opcode, argument, _ in pickletools.genops(stream):
         name = opcode.name

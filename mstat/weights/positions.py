@@ -1,4 +1,4 @@
-"""Positions of patches from one grid to another: which grid a file's are of, and bicubic resizing.
+"""Position embeddings of patches: find the grid of a file's positions, and resize them to another grid.
 
 Shapes: N patches, D width.
 """
@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Grid = tuple[int, int]  # rows, columns
-WAY_OUT = "nothing beside the weights says which it is; a config.json with image_size and patch_size would"
+WAY_OUT = "no file beside the weights gives the grid; a config.json with image_size and patch_size would"
 
 
 class SourceGrid(NamedTuple):
-    """The grid that a file's positions are of.
+    """The grid of a file's positions.
 
     Attributes:
-        grid: Rows and columns; None where none fits.
-        guess: What a user must know where several grids have as many places; None where there is no choice.
+        grid: Rows and columns; None if no grid fits.
+        guess: A note for the user if several grids have that many positions; None if only one does.
     """
 
     grid: Grid | None
@@ -28,12 +28,13 @@ class SourceGrid(NamedTuple):
 
 
 def source_grid(places: int, known: Grid | None, ours: Grid, squares_first: bool) -> SourceGrid:
-    """Return the grid of a number of places.
+    """Return the grid of a number of positions.
 
     Args:
-        known: From a description beside the weights.
-        ours: Of the model to fill.
-        squares_first: Whether they come from models that are made for square pictures, as published ViTs are.
+        places: Number of positions.
+        known: The grid according to a description beside the weights.
+        ours: The grid of the model to fill.
+        squares_first: Whether the weights are of a model for square images, such as the published ViTs.
     """
     if known is not None:
         return SourceGrid(known if known[0] * known[1] == places else None)
@@ -50,7 +51,7 @@ def source_grid(places: int, known: Grid | None, ours: Grid, squares_first: bool
     aspect = math.log(ours[0] / ours[1])
     apart = {grid: abs(math.log(grid[0] / grid[1]) - aspect) for grid in grids}
     nearest = [grid for grid in grids if apart[grid] < min(apart.values()) + 1e-9]
-    # A line of patches is no picture: so many places are of no grid at all.
+    # If the nearest aspect is off by more than a factor of 2, the number of positions belongs to no plausible image.
     if apart[nearest[0]] > math.log(2) + 1e-9:
         return SourceGrid(None)
     if len(nearest) > 1:
@@ -59,14 +60,14 @@ def source_grid(places: int, known: Grid | None, ours: Grid, squares_first: bool
 
 
 def _guess(places: int, grid: Grid) -> str:
-    return f"{places} positions are taken for a grid of {grid[0]} x {grid[1]}: {WAY_OUT}"
+    return f"{places} positions are read as a grid of {grid[0]} x {grid[1]}: {WAY_OUT}"
 
 
 def resize_position(values_ND: Tensor, target: Grid, source: Grid | None = None) -> Tensor:
-    """Values of the patches of one grid, bicubic in two dimensions to another: (N', D) -> (N, D).
+    """Resize the values of patches to another grid by 2-D bicubic interpolation: (N', D) -> (N, D).
 
     Args:
-        source: Rows and columns of the values; None is a square.
+        source: Rows and columns of `values_ND`; None is a square.
     """
     side = math.isqrt(len(values_ND))
     source = source or (side, side)
@@ -80,5 +81,5 @@ def action(source: Grid, target: Grid) -> str:
     """Return a description of how positions were resized."""
     before, after = source[0] * source[1], target[0] * target[1]
     if source == target:
-        return f"{before} places as they are"
-    return f"2-D bicubic, {source[0]} x {source[1]} -> {target[0]} x {target[1]} ({before} -> {after} places)"
+        return f"{before} positions, unchanged"
+    return f"2-D bicubic, {source[0]} x {source[1]} -> {target[0]} x {target[1]} ({before} -> {after} positions)"

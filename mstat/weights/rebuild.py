@@ -1,7 +1,7 @@
-"""A model out of a description and weights that somebody else may have made.
+"""Build a model from an untrusted description and untrusted weights.
 
-All of it is checked before memory is taken: fields of the description by type and range, and names, shapes and types of
-the tensors against a model on the meta device, which has shapes and no numbers.
+Everything is checked before memory is allocated: the description's fields by type and range, and the tensors' names,
+shapes and types against a model on the meta device.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from mstat.model.mstat import MSTAT
 from mstat.weights.checkpoint_files import not_finite
 from mstat.weights.safe_load import named
 
-# Type of a tensor as safetensors calls it; half and double precision become the model's own.
+# Types of tensors by their safetensors names; the model converts them to its own precision.
 FLOATS = {"F32", "F16", "BF16", "F64"}
 
 
 def model_config(description: Any) -> ModelConfig:
-    """The settings of a model that a description holds; those that an older version did not write have their default.
+    """Return the model settings of a description. Settings that an older version did not write get their default.
 
     Raises:
-        UserError: If a field is unknown, or its value is not one that the setting may have.
+        UserError: If a field is unknown, or its value is invalid.
     """
     if not isinstance(description, Mapping):
-        raise UserError("it has no settings of a model")
+        raise UserError("it has no model settings")
     kinds = get_type_hints(ModelConfig)
     if unknown := [str(key) for key in description if key not in kinds]:
-        raise UserError(f"unknown settings of a model: {named(unknown)}")
+        raise UserError(f"unknown model settings: {named(unknown)}")
     if odd := [key for key, value in description.items() if not is_of(kinds[key], value)]:
-        raise UserError(f"model.{odd[0]} is {description[odd[0]]!r:.60}, which it cannot be")
+        raise UserError(f"model.{odd[0]} is {description[odd[0]]!r:.60}, which is not a valid value")
     fields: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in description.items()}
     config = ModelConfig(**fields)
-    # No clip is cropped here.
+    # Cropping is irrelevant here; the default padding could exceed a small image_size.
     if complaint := out_of_range(Config(model=config, clip=ClipConfig(crop_padding=0))):
         raise UserError(complaint)
     return config
 
 
 def is_of(kind: Any, value: Any) -> bool:
-    """Return whether a JSON value is of the type of a setting; lists stand for tuples."""
+    """Return whether a JSON value has the type of a setting; lists stand for tuples."""
     if get_origin(kind) is Literal:
         return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is tuple:
@@ -64,7 +64,7 @@ def is_of(kind: Any, value: Any) -> bool:
 
 
 def check_tensors(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> MSTAT:
-    """The model of a config without memory, after a comparison of its tensors with those of a file.
+    """Compare the tensors of a file with a config's model, and return the model on the meta device.
 
     Raises:
         UserError: If the model cannot be built, or names or shapes of tensors differ.
@@ -76,28 +76,28 @@ def check_tensors(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) ->
             model = MSTAT(config)
     except UserError:
         raise
-    except (RuntimeError, OverflowError, ValueError, TypeError) as error:  # sizes that no tensor can have
-        raise UserError(f"no model can be built of it: {' '.join(str(error).split()):.200}") from None
+    except (RuntimeError, OverflowError, ValueError, TypeError) as error:  # impossible sizes
+        raise UserError(f"no model can be built from its settings: {' '.join(str(error).split()):.200}") from None
     ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if missing := sorted(ours.keys() - shapes.keys()):
         raise UserError(f"tensors are missing: {named(missing)}")
     if unknown := sorted(shapes.keys() - ours.keys()):
-        raise UserError(f"tensors that this model does not have: {named(unknown)}")
-    if wrong := [f"{name} {shapes[name]} (here {shape})" for name, shape in ours.items() if shapes[name] != shape]:
+        raise UserError(f"tensors that are not in this model: {named(unknown)}")
+    if wrong := [f"{name} {shapes[name]} (expected {shape})" for name, shape in ours.items() if shapes[name] != shape]:
         raise UserError(f"shapes differ: {named(wrong)}")
     return model
 
 
 def fill(model: MSTAT, tensors: Mapping[str, Tensor]) -> MSTAT:
-    """Give a model of `check_tensors` memory and these weights.
+    """Allocate a model of `check_tensors` and load these weights.
 
     Raises:
-        UserError: If they are not all finite, or cannot be used.
+        UserError: If a weight is not finite, or a pixel deviation is not positive.
     """
     if broken := not_finite(dict(tensors)):
-        raise UserError(f"holds numbers that are not finite: {named(broken)}")
+        raise UserError(f"tensors are not finite: {named(broken)}")
     if not (tensors["stem.pixel_std"] > 0).all():
-        raise UserError("stem.pixel_std, by which pixels are divided, is not above 0")
+        raise UserError("stem.pixel_std must be more than 0, since pixels are divided by it")
     model = model.to_empty(device="cpu")
     model.load_state_dict(dict(tensors))
     return model.eval()

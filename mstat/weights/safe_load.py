@@ -1,8 +1,7 @@
-"""Tensors out of a file that nobody trusts: nothing in it is run, nothing but plain arrays of floats comes out.
+"""Read tensors from an untrusted file: run none of its code, and return nothing but plain arrays of floats.
 
-Pickle can call any function. So torch files are read with `weights_only=True`, which knows tensors and containers and
-refuses all else, and safetensors have no code at all. What remains is lies about sizes: those are found before memory
-is taken for them.
+A pickle can call any function. So torch files are read with `weights_only=True`, which accepts tensors and containers
+only; safetensors files have no code. Sizes that a file claims are checked before memory is allocated.
 """
 
 from __future__ import annotations
@@ -21,23 +20,23 @@ from mstat.errors import UserError
 from mstat.weights.file_kinds import TENSORFLOW, foreign
 from mstat.weights.pickles import refuse_endless_keys
 
-# Names under which training programs put a state dict, beside an optimiser and counters; the first found counts.
+# Keys under which training programs store a state dict, beside an optimiser and counters; the first one present counts.
 WRAPPERS = (
     "model_state", "state_dict", "model_state_dict", "model", "task", "module", "net", "network", "weights", "params",
     "backbone", "encoder", "student", "teacher", "model_ema", "ema_state_dict", "state_dict_ema", "ema",
 )  # fmt: skip
-DEEPEST = 4  # wrappers around each other
+DEEPEST = 4  # nested wrappers
 SHOWN = 5  # names in a message
-ONLY_TENSORS = "nothing else is loaded; where you trust it, save its weights alone as .safetensors"
+ONLY_TENSORS = "mstat loads nothing else; if you trust the file, save its weights alone as .safetensors"
 
 
 class Tensors(NamedTuple):
     """The content of a file of weights.
 
     Attributes:
-        tensors: Floats, by name.
-        others: What else there is, by name, and why it is not used.
-        wrappers: Names of the dicts that the tensors lay in, outermost first.
+        tensors: Floating-point tensors, by name.
+        others: Unused entries, by name, with the reason.
+        wrappers: Keys of the dicts around the tensors, outermost first.
     """
 
     tensors: dict[str, Tensor]
@@ -46,21 +45,21 @@ class Tensors(NamedTuple):
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a file, and names of what it holds besides. Raises as `read_file`."""
+    """Return the tensors of a file, and the names of its other entries. Raises the errors of `read_file`."""
     tensors, others, _ = read_file(path)
     return tensors, list(others)
 
 
 def read_file(path: Path) -> Tensors:
-    """The file's state dict, taken out of wrapping dicts where there are any.
+    """Return the file's state dict, without the dicts that wrap it.
 
     Raises:
-        UserError: If the file is missing, damaged, or more than a dict of plain tensors.
+        UserError: If the file is missing or damaged, or holds more than a dict of plain tensors.
     """
     if not path.is_file():
         if path.with_name(f"{path.name}.index").is_file():
             raise UserError(f"{path}: it is {TENSORFLOW}")
-        raise UserError(f"{path}: no such file; model.init wants a checkpoint (.safetensors, .bin, .pth, .pyth)")
+        raise UserError(f"{path}: no such file; model.init must be a checkpoint (.safetensors, .bin, .pth, .pyth)")
     if kind := foreign(path):
         raise UserError(f"{path}: not a file of plain tensors: {printable(kind)}")
     try:
@@ -68,7 +67,7 @@ def read_file(path: Path) -> Tensors:
             loaded: Any = load_file(path)
         else:
             loaded = load_state(path)
-    except Exception as error:  # what a damaged or hostile file raises is for it to choose
+    except Exception as error:  # a damaged or hostile file can raise anything
         raise UserError(f"{path}: not a file of plain tensors: {reason(path, error)}; {ONLY_TENSORS}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: holds a {type(loaded).__name__}, not a dict of tensors")
@@ -80,19 +79,19 @@ def read_file(path: Path) -> Tensors:
         wrappers.append(wrapper)
     for key, value in loaded.items():
         if not isinstance(key, str) or (complaint := strange(value)):
-            raise UserError(f"{path}: {named([str(key)])} is {complaint if isinstance(key, str) else 'not a name'}")
+            raise UserError(f"{path}: {named([str(key)])} is {complaint if isinstance(key, str) else 'not a string'}")
     counts = {key: value for key, value in loaded.items() if not value.is_floating_point()}
-    others |= {key: f"of {value.dtype}, not of floats: a buffer" for key, value in counts.items()}
+    others |= {key: f"a buffer of {value.dtype}, not a weight" for key, value in counts.items()}
     tensors = {key: value.detach() for key, value in loaded.items() if key not in counts}
     return Tensors(tensors, others, tuple(wrappers))
 
 
 def load_state(path: Path) -> Any:
-    """Read tensors and plain containers that torch.save wrote; no torch file is read in another way.
+    """Read tensors and plain containers that torch.save wrote. Every torch file is read here.
 
     Raises:
-        UserError: If it is an archive of another kind, or a value in it would take for ever to be a key.
-        Exception: Whatever a damaged file makes torch raise.
+        UserError: If the file is an archive of another kind, or a key would take forever to hash.
+        Exception: Any error of torch on a damaged file.
     """
     refuse_archive(path)
     refuse_endless_keys(path)
@@ -100,7 +99,7 @@ def load_state(path: Path) -> Any:
 
 
 def _wrapper(loaded: dict[Any, Any]) -> str | None:
-    """The key of the dict in which the weights are: a usual one, or else the only one with tensors."""
+    """Return the key of the dict that holds the weights: a usual one, or else the only one with tensors."""
     for key in WRAPPERS:
         if isinstance(loaded.get(key), dict):
             return key
@@ -115,24 +114,24 @@ def _wrapper(loaded: dict[Any, Any]) -> str | None:
 
 
 def strange(value: object) -> str | None:
-    """Return why a value is no complete, plain array of real numbers, or None."""
+    """Return what a value is, if it is not a plain, complete array of real numbers; else None."""
     if type(value) not in (Tensor, nn.Parameter):
-        return f"a {type(value).__name__} where tensors should be"
+        return f"a {type(value).__name__}, not a tensor"
     assert isinstance(value, Tensor)
     if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
         return f"a tensor of another kind: {value.layout}, {value.dtype}, {value.device}"
     if value.is_complex() or (value.is_floating_point() and value.element_size() < 2):
-        return f"of {value.dtype}, not of floats of 16 to 64 bits"
+        return f"of {value.dtype}, not of 16 to 64-bit floats"
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        # Stretched by strides of 0: it weighs nothing until somebody computes with it.
-        return f"of shape {tuple(value.shape)}, more numbers than the file holds"
+        # Expanded by strides of 0: it takes no memory until it is copied.
+        return f"of shape {tuple(value.shape)}, more values than the file holds"
     return None
 
 
 def refuse_archive(path: Path) -> None:
-    """Refuse files that torch would open before it refuses them: programs, and compressed zip files of any size.
+    """Refuse TorchScript archives and compressed zip files, which torch would unpack before it refuses them.
 
-    torch writes its own uncompressed.
+    torch writes its own archives uncompressed.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -141,34 +140,34 @@ def refuse_archive(path: Path) -> None:
     if any(entry.filename.endswith("/constants.pkl") for entry in entries):
         raise UserError("it is a TorchScript archive, which holds code")
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise UserError("it claims to be larger unpacked than it is")
+        raise UserError("it unpacks to more than its own size, so torch.save did not write it")
 
 
 def reason(path: Path, error: Exception) -> str:
-    """Return why a file cannot be read, in a few words; torch's own message advises to run its code."""
+    """Return briefly why a file cannot be read. torch's own message advises to run the file's code."""
     text = str(error)
     with path.open("rb") as file:
         start = file.read(2)
     if path.suffix == ".safetensors" and (start == b"PK" or start[:1] == b"\x80"):
-        return "it is called .safetensors and is a torch file or a pickle"
+        return "its name ends in .safetensors, but it is a torch file or a pickle"
     if calls := re.search(r"GLOBAL ([\w.]+)", text):
-        return f"reading it would call or make {calls[1]}"
+        return f"reading it would call {calls[1]}"
     if "legacy .tar" in text:
         return "it is in torch's old .tar format"
     if isinstance(error, RecursionError):
         return "its values are nested too deeply"
     message = re.search(r"Trying to load|Unsupported [^.]*|WeightsUnpickler error: [^.\n]*", text)
     words = (message[0] if message else text.partition("\n")[0]) or type(error).__name__
-    return "it is neither torch's nor safetensors" if words.endswith("error: ") else printable(words)
+    return "it is neither a torch nor a safetensors file" if words.endswith("error: ") else printable(words)
 
 
 def named(keys: Iterable[str]) -> str:
-    """Names for a message: the first few, and how many more there are."""
+    """Join names for a message: the first few, and the number of the others."""
     shown = [printable(key) for key in keys]
     return ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else "")
 
 
 def printable(text: str, length: int = 200) -> str:
-    """Text of a foreign file for a terminal: without control characters, and cut off where it is long."""
-    clean = "".join(letter if letter.isprintable() else "?" for letter in text)
+    """Make text of an untrusted file safe for a terminal: replace control characters, and truncate it to `length`."""
+    clean = "".join(character if character.isprintable() else "?" for character in text)
     return clean if len(clean) <= length else clean[: length - 1] + "…"

@@ -1,7 +1,7 @@
-"""The source of `model.init` as tensors: a file, a sharded file, a folder, a run, a checkpoint.
+"""Read the source of `model.init`: a file, a sharded file, a folder, a run, or a checkpoint.
 
-Beside the tensors lies what is known of them: the grid of their positions, and what a reader of the printed table must
-know. Nothing in any of these files is run (`mstat.weights.safe_load`).
+A Source holds the tensors, the grid of their positions if a description beside them gives it, and notes for the printed
+table. No code of these files is run (`mstat.weights.safe_load`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mstat.weights.file_kinds import TENSORFLOW
 from mstat.weights.positions import Grid
 from mstat.weights.safe_load import named, printable, read_file
 
-# Usual names of weights in a folder, of which the first that is there counts.
+# Usual names of weights in a folder; the first one present counts.
 USUAL = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pyth", ".pt", ".ckpt")
 MOST_JSON = 1 << 26  # bytes of a description
@@ -31,14 +31,14 @@ MOST_JSON = 1 << 26  # bytes of a description
 
 @dataclass
 class Source:
-    """Weights of somebody.
+    """Weights, and their description.
 
     Attributes:
-        path: The file or folder that they were read from, for messages.
-        tensors: By the names of the file.
-        others: What else the file holds, by name, and why it is not used.
-        grid: Rows and columns of patches, where something beside the weights says so.
-        notes: What was decided on the way, in words.
+        path: The file or folder of the weights, for messages.
+        tensors: Tensors by their names in the file.
+        others: Unused entries of the file, by name, with the reason.
+        grid: Rows and columns of patches, if a description beside the weights gives them.
+        notes: Decisions while reading, for the user.
     """
 
     path: Path
@@ -49,17 +49,17 @@ class Source:
 
 
 def read_source(path: Path) -> Source:
-    """The weights under a path.
+    """Return the weights at a path.
 
     Raises:
-        UserError: If there are none, if there are several, or if they are damaged or more than plain tensors.
+        UserError: If there are no weights or several, or if they are damaged or more than plain tensors.
     """
     if (path / checkpoint_files.META).exists():
         return _checkpoint(path)
     if path.is_dir():
         file = _file_in(path)
         source = read_source(file)
-        source.notes.insert(0, f"{file.name} of the folder")
+        source.notes.insert(0, f"{file.name} in the folder")
         return source
     source = _sharded(path) if path.name.endswith(".index.json") else _single(path)
     refuse_changed(path)
@@ -78,36 +78,36 @@ def _single(path: Path) -> Source:
 
 
 def _sharded(path: Path) -> Source:
-    """The parts that an index of Hugging Face names, all of which lie beside it."""
+    """Return the tensors of all parts that a Hugging Face index names; the parts lie beside it."""
     index = _read_json(path)
     places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not places:
-        raise UserError(f"{path}: no index of sharded weights (it has no weight_map)")
+        raise UserError(f"{path}: not an index of sharded weights: it has no weight_map")
     files = list(dict.fromkeys(name if isinstance(name, str) else repr(name)[:100] for name in places.values()))
     if not all(Path(name).name == name and name.endswith(SUFFIXES) for name in files):
-        raise UserError(f"{path}: its parts must be files beside it, not {named(map(str, files))}")
+        raise UserError(f"{path}: its parts must be files in the same folder, not {named(map(str, files))}")
     if missing := [name for name in files if not (path.parent / name).is_file()]:
-        raise UserError(f"{path}: parts are missing: {named(missing)}")
+        raise UserError(f"{path}: parts are missing: {named(missing)}; download them again")
     tensors: dict[str, Tensor] = {}
     others: dict[str, str] = {}
     for name in files:
         part = read_file(path.parent / name)
         if twice := part.tensors.keys() & tensors.keys():
-            raise UserError(f"{path.parent / name}: holds keys of another part: {named(sorted(twice))}")
+            raise UserError(f"{path.parent / name}: has keys of another part: {named(sorted(twice))}")
         tensors |= part.tensors
         others |= part.others
     if absent := sorted(places.keys() - tensors.keys() - others.keys()):
-        raise UserError(f"{path}: its parts do not hold {named(absent)}")
-    return Source(path, tensors, others, notes=[f"{len(files)} parts by {path.name}"])
+        raise UserError(f"{path}: its parts lack {named(absent)}; download them again")
+    return Source(path, tensors, others, notes=[f"{len(files)} parts of {path.name}"])
 
 
 def _file_in(folder: Path) -> Path:
-    """The file with the weights in a folder."""
+    """Return the file with the weights in a folder."""
     for name in USUAL:
         if (folder / name).is_file():
             return folder / name
     if whole := checkpoint_files.folders(folder):
-        raise UserError(f"{folder}: a run without a model.safetensors: it is not finished; give {whole[-1][1]}")
+        raise UserError(f"{folder}: the run is not finished (no model.safetensors); give its checkpoint {whole[-1][1]}")
     if (folder / "saved_model.pb").exists() or any(folder.glob("*.index")):
         raise UserError(f"{folder}: it is {TENSORFLOW}")
     files = [
@@ -122,16 +122,16 @@ def _file_in(folder: Path) -> Path:
         return files[0]
     if files:
         names = named(path.name for path in files)
-        raise UserError(f"{folder}: {len(files)} files of weights ({names}): give one of them, not the folder")
+        raise UserError(f"{folder}: has {len(files)} files of weights ({names}): give one of the files instead")
     inside = named(sorted(path.name for path in folder.iterdir())) or "nothing"
-    raise UserError(f"{folder}: no weights in this folder ({', '.join(SUFFIXES)}); it holds {inside}")
+    raise UserError(f"{folder}: has no file of weights ({', '.join(SUFFIXES)}), but {inside}")
 
 
 def _checkpoint(folder: Path) -> Source:
-    """The weights of a run of ours that may not be finished."""
+    """Return the weights of a checkpoint; its run need not be finished."""
     meta = checkpoint_files.read_meta(folder)
     tensors = checkpoint_files.read_weights(folder)
-    others = {name: "of the training, not of the model" for name in tensors if not name.startswith("model.")}
+    others = {name: "belongs to training, not to the model" for name in tensors if not name.startswith("model.")}
     tensors = {name: value for name, value in tensors.items() if name not in others}
     source = Source(folder, tensors, others, _grid(meta.get("model")), [f"checkpoint after step {meta['step']}"])
     if "model.head.weight" in tensors:  # a classifier of actions
@@ -140,25 +140,25 @@ def _checkpoint(folder: Path) -> Source:
             side = math.isqrt(bare["stem.patch.weight"].shape[1] // 3)
             source.tensors = to_timesformer(bare, side)
         except (KeyError, IndexError, RuntimeError, ValueError) as error:
-            raise UserError(f"{folder}: not the weights of a pretraining: {printable(str(error))}") from None
-        source.notes.append("of launch/pretrain.py: keys as in its model.safetensors")
+            raise UserError(f"{folder}: not the weights of a pretraining run: {printable(str(error))}") from None
+        source.notes.append("a checkpoint of launch/pretrain.py; keys as in its model.safetensors")
     return source
 
 
 def refuse_changed(path: Path) -> None:
-    """Refuse weights of ours that changed after they were written: model.json beside them has their checksum."""
+    """Refuse a model.safetensors of ours that differs from the checksum in the model.json beside it."""
     description = path.with_suffix(".json")
     if path.suffix == ".safetensors" and description.is_file():
         content = _read_json(description)
         expected = content.get("sha256") if isinstance(content, dict) and content.get("format") else None
         if expected is not None and checkpoint_files.checksum(path) != expected:
             raise UserError(
-                f"{path}: changed after it was written (another SHA-256 than in {description.name}): copy it anew"
+                f"{path}: changed after it was written (its SHA-256 differs from {description.name}): copy it again"
             )
 
 
 def _described_grid(path: Path, source: Source) -> Grid | None:
-    """The grid of the positions by what lies beside: our model.json, Hugging Face's or timm's config.json."""
+    """Return the grid by the description beside the file: our model.json, or Hugging Face's or timm's config.json."""
     ours, theirs = path.with_suffix(".json"), path.parent / "config.json"
     if path.suffix == ".safetensors" and ours.is_file() and isinstance(description := _read_json(ours), dict):
         classifier = description.get("classifier")
@@ -177,12 +177,12 @@ def _described_grid(path: Path, source: Source) -> Grid | None:
 
 
 def _side(kernel: Tensor | None) -> int | None:
-    """The side of a square patch, by the last dimension of the patch embedding."""
+    """Return the side of a square patch: the last dimension of the patch embedding."""
     return kernel.shape[-1] if kernel is not None and kernel.dim() else None
 
 
 def _grid(description: Any) -> Grid | None:
-    """Image over patch, where a description has both."""
+    """Return image size over patch size, if a description has both."""
     if not isinstance(description, Mapping):
         return None
 
@@ -199,6 +199,6 @@ def _grid(description: Any) -> Grid | None:
 
 def _read_json(path: Path) -> Any:
     try:
-        return read_plain_json(path.resolve(), MOST_JSON)  # caches of downloads are made of links
+        return read_plain_json(path.resolve(), MOST_JSON)  # download caches consist of links
     except ValueError as error:
-        raise UserError(f"{path}: not JSON: {printable(' '.join(str(error).split()))}") from None
+        raise UserError(f"{path}: not valid JSON: {printable(' '.join(str(error).split()))}") from None

@@ -228,7 +228,7 @@ def test_two_trainings_do_not_share_a_folder(
     first = start("train", ["--config", tiny_config, "--run", folder], fault="SIGSTOP 0 4")
     try:
         wait_for_step(folder, 3, first)
-        with pytest.raises(UserError, match=f"{folder}: another training is writing here"), locked(folder):
+        with pytest.raises(UserError, match=f"{folder}: another training uses this folder"), locked(folder):
             raise AssertionError("entered")
     finally:
         os.killpg(first.pid, signal.SIGKILL)

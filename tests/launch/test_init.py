@@ -45,7 +45,7 @@ def test_a_start_is_told_and_recorded(tmp_path: Path, tiny_config: Path) -> None
     flags = ["--config", tiny_config, "--run", run, "--model.init", path, "--train.eval_every", "null"]
     begun = train(*flags, "--train.steps", "1")
     assert begun.returncode == 0, begun.stderr
-    assert "2-D bicubic, 4 x 4 -> 4 x 2 (16 -> 8 places)" in begun.stdout
+    assert "2-D bicubic, 4 x 4 -> 4 x 2 (16 -> 8 positions)" in begun.stdout
     record = json.loads((run / "init.json").read_text())
     assert record["file"] == str(path)
     assert {row["key"] for row in record["rows"]} == {"-"} | {f"model.{key}" for key in timesformer_weights()}

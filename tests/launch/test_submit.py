@@ -270,7 +270,7 @@ def test_a_bad_checkpoint(cluster: Cluster, site: Path, undisturbed: Path, tiny_
     job = job_of(cluster.submit(*arguments, "--", "--config", tiny_config, "--run", folder, "--train.steps", 30))
     about = cluster.wait_for_end(job)
     assert (about["JobState"], about["Restarts"]) == ("FAILED", "0")
-    told = f"{damaged}: optimizer.pt changed after the checkpoint was made: copy it anew, or remove the folder"
+    told = f"{damaged}: optimizer.pt changed after the checkpoint was made; copy it again, or remove the folder"
     assert told in cluster.submit("status", folder).rstrip().splitlines()[-1]
 
 

@@ -122,7 +122,7 @@ def test_a_finished_run_is_not_made_another(flags: list[str], message: str, refe
         (["--optim.lrr", "1"], "unknown setting 'optim.lrr': did you mean 'optim.lr'?"),
         (["--data.shards", "nowhere"], "nowhere"),
         (["--data.protocol", "offical"], "offical"),
-        (["--batch.num_identities", "10"], "9 identities, fewer than batch.num_identities=10"),
+        (["--batch.num_identities", "10"], "batch.num_identities is 10, but the training set has 9 identities"),
         (["--model.width", "33"], "33"),
     ],
 )

@@ -136,7 +136,7 @@ def test_zero_keeps_its_number_of_ranks(kind: str, tiny_config: Path, tmp_path: 
     arguments[-1] = 20
     status, output = run("train", arguments, accelerate=kind, processes=3)
     assert status != 0
-    told = re.search(r"^error: (.*DeepSpeed wrote it on 2 processes, here are 3.*)$", output, re.M)
+    told = re.search(r"^error: (.*DeepSpeed wrote it on 2 processes, this launch has 3.*)$", output, re.M)
     assert told
     assert "--num_processes 2" in told[1]
     assert "--model.init" in told[1]

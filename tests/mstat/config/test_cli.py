@@ -57,11 +57,11 @@ def test_every_config_of_the_project_is_valid(path: Path) -> None:
         (["--optim.lr", "fast"], "optim.lr"),
         (["--config", "missing.yaml"], "missing.yaml"),
         (["--train.step", "3"], "unknown setting 'train.step': did you mean 'train.steps'"),
-        (["--schedule.step_epochs", "0"], "schedule.step_epochs is 0, it must be at least 1"),
-        (["--clip.flip", "2"], "clip.flip is 2.0, it must be at least 0 and at most 1"),
+        (["--schedule.step_epochs", "0"], "schedule.step_epochs is 0; it must be at least 1"),
+        (["--clip.flip", "2"], "clip.flip is 2.0; it must be at least 0 and at most 1"),
         (["--clip.crop_padding", "112"], "clip.crop_padding is 112"),
-        (["--eval.occlusion", "1.5"], "eval.occlusion is 1.5, it must be at least 0 and at most 1"),
-        (["--eval.resolution", "0"], "eval.resolution is 0, it must be at least 1, or null"),
+        (["--eval.occlusion", "1.5"], "eval.occlusion is 1.5; it must be at least 0 and at most 1"),
+        (["--eval.resolution", "0"], "eval.resolution is 0; it must be at least 1, or null"),
     ],
 )
 def test_bad_settings_are_one_line_and_exit_2(
@@ -115,7 +115,7 @@ def test_a_name_that_is_no_utf8_is_refused(key: str, capsys: pytest.CaptureFixtu
     """config.yaml could not hold it, and the run could not be opened again: refused before the run, not after it."""
     with pytest.raises(SystemExit):
         parse([f"--{key}", os.fsdecode(b"na\xefve/x")])
-    assert r"'na\udcefve/x': a name that is no UTF-8; rename it, or make a link to it" in capsys.readouterr().err
+    assert r"'na\udcefve/x' is not valid UTF-8: rename the file, or give a link to it" in capsys.readouterr().err
 
 
 MEANT = [
@@ -170,24 +170,24 @@ def test_a_file_may_be_utf_16(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seed: 1\nrun: a\nseed: 2", "line 3: seed stands twice in the file, in line 1 before"),
-        ("optim: {lr: 1}\nseed: 1\noptim: {momentum: 0}", "line 3: optim stands twice in the file, in line 1"),
-        ("optim:\n  lr: 1\n  name: sgd\n  lr: 2", "line 4: lr stands twice in optim, in line 2 before"),
-        ("optim: {lr: 1}\noptim.lr: 2", "line 2: optim.lr is set twice, in line 1 before"),
-        ("", "is empty"),
-        ("# all of it\n", "is empty"),
+        ("seed: 1\nrun: a\nseed: 2", "line 3: seed is already in the file, in line 1"),
+        ("optim: {lr: 1}\nseed: 1\noptim: {momentum: 0}", "line 3: optim is already in the file, in line 1"),
+        ("optim:\n  lr: 1\n  name: sgd\n  lr: 2", "line 4: lr is already in optim, in line 2"),
+        ("optim: {lr: 1}\noptim.lr: 2", "line 2: optim.lr is already set in line 1"),
+        ("", ": empty"),
+        ("# all of it\n", ": empty"),
         ("- seed: 1", "line 1: the file must be a mapping"),
         ("seed", "line 1: the file must be a mapping"),
         ("optim: sgd", "line 1: optim must be a mapping"),
         ("optim: [1]", "line 1: optim must be a mapping"),
         ("seed: {a: 1}", "unknown setting 'seed.a'"),
         ("optim: {lr: {a: 1}}", "optim.lr must be a value"),
-        ("optim:\n\tlr: 1", "is no YAML: .* line 2"),
-        ("seed: 1\n---\nseed: 2", "is no YAML: .*another document"),
-        ("seed: 1: 2", "is no YAML"),
-        ("? [a]\n: 1", "a key must be a word"),
-        ("run: null", "run is null, it must have a value"),
-        ("run:", "run is null, it must have a value"),
+        ("optim:\n\tlr: 1", "not valid YAML: .* line 2"),
+        ("seed: 1\n---\nseed: 2", "not valid YAML: .*another document"),
+        ("seed: 1: 2", "not valid YAML"),
+        ("? [a]\n: 1", "a key must be a plain name"),
+        ("run: null", "run is null: give a value"),
+        ("run:", "run is null: give a value"),
         ("run: ''", "run is '' in quotes"),
         ("run: 'null'", "'null' in quotes"),
         ("loss: {metric: ~}", "loss.metric"),
@@ -213,7 +213,7 @@ def test_what_a_file_cannot_mean_is_refused(text: str, message: str, tmp_path: P
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     """Latin-1, and a folder."""
     (tmp_path / "bad.yaml").write_bytes("run: Läufe".encode("latin-1"))
-    with pytest.raises(UserError, match=r"bad\.yaml: is no YAML"):
+    with pytest.raises(UserError, match=r"bad\.yaml: not valid YAML"):
         load_config(tmp_path / "bad.yaml")
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         load_config(tmp_path)

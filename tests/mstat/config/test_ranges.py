@@ -27,23 +27,23 @@ def test_no_number_may_be_negative_or_none_at_all(key: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "complaint"),
     [
-        ("optim.weight_decay", "-1e-4", "optim.weight_decay is -0.0001, it must be at least 0"),
-        ("optim.momentum", "2", "optim.momentum is 2.0, it must be at least 0 and less than 1"),
+        ("optim.weight_decay", "-1e-4", "optim.weight_decay is -0.0001; it must be at least 0"),
+        ("optim.momentum", "2", "optim.momentum is 2.0; it must be at least 0 and less than 1"),
         ("optim.momentum", "1", "optim.momentum is 1.0"),
-        ("optim.lr", "0", "optim.lr is 0.0, it must be more than 0"),
-        ("optim.clip_grad_norm", "0", "optim.clip_grad_norm is 0.0, it must be more than 0, or null"),
-        ("schedule.gamma", "0", "schedule.gamma is 0.0, it must be more than 0"),
-        ("loss.margin", "-0.3", "loss.margin is -0.3, it must be at least 0, or null"),
-        ("model.image_size", "[64, 0]", "model.image_size is 0, it must be at least 1"),
-        ("model.depths", "[1, -1, 1]", "model.depths is -1, it must be at least 0"),
+        ("optim.lr", "0", "optim.lr is 0.0; it must be more than 0"),
+        ("optim.clip_grad_norm", "0", "optim.clip_grad_norm is 0.0; it must be more than 0, or null"),
+        ("schedule.gamma", "0", "schedule.gamma is 0.0; it must be more than 0"),
+        ("loss.margin", "-0.3", "loss.margin is -0.3; it must be at least 0, or null"),
+        ("model.image_size", "[64, 0]", "model.image_size is 0; it must be at least 1"),
+        ("model.depths", "[1, -1, 1]", "model.depths is -1; it must be at least 0"),
         ("model.num_heads", "0", "model.num_heads is 0"),
         ("model.mlp_ratio", "0", "model.mlp_ratio is 0.0"),
         ("model.drop_path", "1", "model.drop_path is 1.0"),
-        ("train.steps", "0", "train.steps is 0, it must be at least 1, or null"),
+        ("train.steps", "0", "train.steps is 0; it must be at least 1, or null"),
         ("train.timeout_minutes", "0", "train.timeout_minutes is 0.0"),
         ("train.keep", "0", "train.keep is 0"),
         ("loss.cross_entropy_weight", "-1", "loss.cross_entropy_weight is -1.0"),
-        ("data.num_workers", "2000", "data.num_workers is 2000, it must be at least 0 and at most 1024"),
+        ("data.num_workers", "2000", "data.num_workers is 2000; it must be at least 0 and at most 1024"),
     ],
 )
 def test_a_number_out_of_range_is_refused(key: str, value: str, complaint: str) -> None:
@@ -56,7 +56,7 @@ def test_a_number_out_of_range_is_refused(key: str, value: str, complaint: str) 
 def test_a_run_without_a_loss_is_refused() -> None:
     """Neither cross-entropy nor metric loss."""
     for metric in ({"loss.metric": "none"}, {"loss.metric_weight": "0"}):
-        with pytest.raises(UserError, match="no loss"):
+        with pytest.raises(UserError, match="keep one of the two losses"):
             override(Config(), {"loss.cross_entropy_weight": "0", **metric})
 
 
@@ -67,7 +67,7 @@ def test_a_run_without_a_loss_is_refused() -> None:
         ({"batch.num_identities": "1"}, "batch.num_identities is 1: BatchHard has no clip of another identity"),
         (
             {"batch.num_identities": "4", "loss.mining_groups": "4"},
-            "batch.num_identities is 4 and loss.mining_groups 4",
+            "batch.num_identities is 4 and loss.mining_groups is 4",
         ),
         ({"batch.num_tracklets": "1", "loss.metric_weight": "0"}, None),
         ({"batch.num_tracklets": "1", "loss.metric": "none"}, None),

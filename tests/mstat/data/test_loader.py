@@ -196,7 +196,7 @@ next(load(Numbers(), range(3), 2, pin_memory=False))
     command = ["unshare", "--mount", "sh", "-c", small + shlex.join([sys.executable, "-c", code])]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT)
     assert result.returncode == 1, result.stderr
-    assert "/dev/shm: 1 MB free where the loader's workers need 6 for their batches" in result.stderr
+    assert "/dev/shm: 1 MB free, but the loader's workers need 6 MB for their batches" in result.stderr
     assert "--shm-size" in result.stderr
 
 

@@ -110,11 +110,11 @@ def test_slices_are_the_batch(world_size: int) -> None:
 
 def test_too_few_identities_are_refused() -> None:
     """The message names both numbers and the setting to change."""
-    with pytest.raises(ValueError, match=r"10 identities, fewer than batch.num_identities=11"):
+    with pytest.raises(ValueError, match=r"batch.num_identities is 11, but the training set has 10 identities"):
         make(num_identities=11)
 
 
 def test_lengths_must_match() -> None:
     """One pid and one camera for every tracklet, or nothing."""
-    with pytest.raises(ValueError, match="must match"):
+    with pytest.raises(ValueError, match="make them equal"):
         PKSampler([1, 2], [1, 2], [1], num_identities=1, num_tracklets=1, seed=0)

@@ -96,5 +96,5 @@ def test_parts_of_halved_identities_are_refused(capsys: pytest.CaptureFixture[st
     """5 parts of 12 identities: exit status 2, and the message says which setting must divide which."""
     with pytest.raises(SystemExit):
         parse(["--loss.mining_groups", "5"])
-    assert "loss.mining_groups is 5, it must divide batch.num_identities (12)" in capsys.readouterr().err
+    assert "loss.mining_groups is 5; it must divide batch.num_identities (12)" in capsys.readouterr().err
     assert parse(["--loss.mining_groups", "6"]).loss.mining_groups == 6

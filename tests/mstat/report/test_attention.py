@@ -94,11 +94,11 @@ def test_what_is_not_there_is_refused(learned: Path, reader: Reader) -> None:
     with pytest.raises(ValueError, match="no attributes"):
         write_report(learned, reader, proxies=[0])
     (learned / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"model\.safetensors: not there"):
+    with pytest.raises(ValueError, match=r"model\.safetensors: no such file"):
         write_report(learned, reader, proxies=[0])
     assert not (learned / "report.html").exists()
     page = Page(write_report(learned, reader))
-    assert "model.safetensors: not there" in page.text
+    assert "model.safetensors: no such file" in page.text
 
 
 def test_cameras_plane_and_distances(learned: Path, reader: Reader) -> None:

@@ -91,7 +91,7 @@ def test_a_pipe_holds_nobody_up(run: Path, name: str) -> None:
     os.mkfifo(run / name)
     subprocess.run([sys.executable, str(PROJECT / "launch" / "report.py"), run], check=True, timeout=120)
     if name != "state.json":
-        assert "no regular file" in (run / "report.html").read_text()
+        assert "not a regular file" in (run / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -172,9 +172,9 @@ def test_plain_files(tmp_path: Path) -> None:
     assert read_plain(tmp_path / "big", 11) == b"x" * 11
     with pytest.raises(UserError, match="more than"):
         read_plain(tmp_path / "big", 10)
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         read_plain(Path("/dev/zero"))
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         read_plain(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "big")
     write_plain(tmp_path / "link", b"new")

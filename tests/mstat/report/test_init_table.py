@@ -31,7 +31,7 @@ def test_a_timesformer_is_told_in_forty_lines(tmp_path: Path) -> None:
     assert told["model.blocks.{8-10}.mlp.fc1.*"][1:] == ("stage{2,3}.blocks.{0-2}.mlp.fc1.*", "copied", 6)
     assert told["model.blocks.11.*"][1:] == (NOWHERE, "more blocks than model.depths takes", 20)
     assert told["model.time_embed"][1:] == (NOWHERE, "MSTAT has no temporal position", 1)
-    assert told["model.pos_embed"][1:] == ("stem.position", "2-D bicubic, 4 x 4 -> 4 x 2 (16 -> 8 places)", 1)
+    assert told["model.pos_embed"][1:] == ("stem.position", "2-D bicubic, 4 x 4 -> 4 x 2 (16 -> 8 positions)", 1)
     assert told["epoch"][1:] == (NOWHERE, "not weights", 1)
     new = [line.ours for line in lines(rows_of_the_papers_model(tmp_path)) if line.action == KEPT]
     assert new == [

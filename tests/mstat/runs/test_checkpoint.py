@@ -269,8 +269,8 @@ def test_damage_inside_a_checkpoint_is_noticed(run: Path, with_checksums: bool) 
         (newest / "checkpoint.json").write_text(json.dumps(meta))
         assert checkpoint.restore(engine(3), run, FACTS) == 7
     flip(newest / "optimizer.pt", (newest / "optimizer.pt").stat().st_size // 2)
-    way_out = f"copy it anew, or remove the folder to go on from {run / 'checkpoints' / 'step-000000003'}"
-    expected = f"{newest}: optimizer.pt changed after the checkpoint was made: {way_out}"
+    way_out = f"copy it again, or remove the folder to resume from {run / 'checkpoints' / 'step-000000003'}"
+    expected = f"{newest}: optimizer.pt changed after the checkpoint was made; {way_out}"
     assert refused(run) == expected
     with pytest.raises(UserError, match="changed after the checkpoint was made"):
         read_weights(newest)
@@ -312,15 +312,16 @@ def test_an_odd_description_names_itself(two_checkpoints: Path, tmp_path: Path, 
     (folder / "checkpoint.json").write_bytes(content)
     with pytest.raises(UserError) as caught:
         read_weights(folder)
-    assert str(caught.value).startswith(f"{folder / 'checkpoint.json'}: not the description of a checkpoint: ")
+    assert str(caught.value).startswith(f"{folder / 'checkpoint.json'}: not a checkpoint description: ")
     assert "remove the folder" in str(caught.value)
 
 
 def test_a_renamed_folder_is_not_believed(run: Path) -> None:
     """The state after step 7 does not become that after step 9 by its name."""
     (run / "checkpoints" / "step-000000007").rename(run / "checkpoints" / "step-000000009")
-    assert "step-000000009: holds the state after step 7, so the folder was renamed: call it step-000000007" in refused(
-        run
+    assert (
+        "step-000000009: holds the state after step 7, so the folder was renamed: rename it to step-000000007"
+        in refused(run)
     )
 
 
@@ -338,7 +339,7 @@ def test_weights_without_a_checksum_are_not_gone_on_from(run: Path) -> None:
     meta = json.loads((newest / "checkpoint.json").read_text())
     meta |= {"bytes": {"other.pt": 1}, "sha256": {"other.pt": checksum(newest / "other.pt")}}
     (newest / "checkpoint.json").write_text(json.dumps(meta))
-    assert "checkpoint.json does not name optimizer.pt: copy it anew" in refused(run)
+    assert "checkpoint.json does not name optimizer.pt; copy it again" in refused(run)
     with pytest.raises(UserError, match=r"does not name this file"):
         read_weights(newest)
 
@@ -361,7 +362,7 @@ def test_weights_that_are_not_finite_are_refused(run: Path) -> None:
     meta["sha256"] = {"optimizer.pt": checksum(newest / "optimizer.pt")}
     meta["bytes"] = {"optimizer.pt": (newest / "optimizer.pt").stat().st_size}
     (newest / "checkpoint.json").write_text(json.dumps(meta))
-    assert "holds weights that are not finite" in refused(run)
+    assert "weights are not finite" in refused(run)
     with pytest.raises(UserError, match="not finite"):
         read_weights(newest)
 
@@ -394,7 +395,7 @@ def test_stray_files_stop_nothing(run: Path, capfd: pytest.CaptureFixture[str]) 
             (place / name).write_bytes(b"stray")
     (run / "checkpoints" / ".step-000000001.swp").touch()
     assert checkpoint.restore(made, run, FACTS) == 7
-    assert "step-000000008: no checkpoint.json in it: left out" in capfd.readouterr().out.replace("\n", "")
+    assert "step-000000008: ignored, since it has no checkpoint.json" in capfd.readouterr().out.replace("\n", "")
     save(made, run, 8)
     assert checkpoint.restore(made, run, FACTS) == 8
     assert [step for step, _ in folders(run)] == [3, 7, 8]

@@ -41,7 +41,7 @@ def test_shards_are_taken_from_where_the_run_began(
     config = config_of_run(run, [])
     assert (config.data.shards, config.model.init) == (f"{tmp_path}/project/data/set", f"{tmp_path}/project/start.pth")
     assert capsys.readouterr().err == (
-        f"data.shards: data/set is not in this folder; taken: {tmp_path}/project/data/set\n"
+        f"data.shards: data/set is not in the current folder; using {tmp_path}/project/data/set\n"
     )
     assert len(Folder(run).reader) == 10
     monkeypatch.chdir(tmp_path / "project")

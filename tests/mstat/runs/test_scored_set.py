@@ -174,5 +174,5 @@ def test_scores_leave_a_run_through_no_link(name: str, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "run" / name).parent.mkdir(parents=True)
     (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=f"{name} is a link, which is not followed"):
+    with pytest.raises(UserError, match=f"{name} is a link, which mstat does not follow"):
         folder_in(tmp_path / "run", "other")

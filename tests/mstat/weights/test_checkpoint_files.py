@@ -34,7 +34,7 @@ def test_every_name_of_a_checkpoint(run: Path, name: str, step: int) -> None:
 
 def test_what_is_not_there_is_named(run: Path) -> None:
     """With those that are; and how a best one is kept."""
-    with pytest.raises(UserError, match=r"step-000000040: no checkpoint .*step-000000010, step-000000020, step-00"):
+    with pytest.raises(UserError, match=r"step-000000040: not a checkpoint .*step-000000010, step-000000020, step-00"):
         find(run, "40")
     (run / "evaluations.jsonl").unlink()
     with pytest.raises(UserError, match=r"no best checkpoint; train with --train\.keep_best true"):

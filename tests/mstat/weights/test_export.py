@@ -55,10 +55,10 @@ def test_missing_or_foreign_files_are_told(exported: tuple[Path, Task]) -> None:
     with pytest.raises(ValueError, match=r"model.json: .*format 99"):
         mstat.load(folder)
     (folder / "model.json").write_text("{")
-    with pytest.raises(ValueError, match=r"model.json: not a description"):
+    with pytest.raises(ValueError, match=r"model.json: not a model description"):
         mstat.load(folder)
     (folder / "model.json").unlink()
-    with pytest.raises(ValueError, match=r"model.json: not there"):
+    with pytest.raises(ValueError, match=r"model.json: no such file"):
         mstat.load(folder)
 
 
@@ -157,7 +157,7 @@ def test_absurd_descriptions_are_refused(exported: tuple[Path, Task], changes: d
 def test_what_is_no_description_is_refused(exported: tuple[Path, Task], content: str) -> None:
     """Whatever JSON it is, or none."""
     (exported[0] / "model.json").write_text(content)
-    assert "model.json: not a description of a model: " in refused(exported[0])
+    assert "model.json: not a model description: " in refused(exported[0])
 
 
 @pytest.mark.parametrize("kind", ["nan", "int", "complex", "missing", "more", "shape", "zero deviation"])

@@ -215,13 +215,13 @@ def test_a_distilled_vit_gives_all_but_its_distillation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("fc_norm.weight", "its last norm follows an average"),
+        ("fc_norm.weight", "it averages the tokens before its last norm"),
         ("norm_pre.weight", "a norm before its first block"),
         ("reg_token", "register tokens"),
         ("blocks.0.ls1.gamma", "LayerScale"),
         ("blocks.3.attn.q_norm.weight", "normalises queries and keys"),
         ("attn_pool.latent", "attention pooling"),
-        ("decoder_embed.weight", "keep the encoder alone"),
+        ("decoder_embed.weight", "save the encoder alone"),
     ],
 )
 def test_relatives_of_the_vit_are_refused_by_what_they_have(tmp_path: Path, key: str, message: str) -> None:
@@ -305,7 +305,7 @@ def test_own_weights_come_back(tmp_path: Path) -> None:
         (lambda w: w.update({"patch_embed.proj.weight": torch.ones(())}), r"patch_embed\.proj\.weight \(\)"),
         (lambda w: w["norm.bias"].fill_(float("nan")), r"not finite: norm\.bias"),
         (lambda w: w.pop("patch_embed.proj.weight"), "not a TimeSformer, ViT or MSTAT"),
-        (lambda w: w.update({"blocks.0.norm1.weight": "hello"}), r"blocks\.0\.norm1\.weight is a str where tensors"),
+        (lambda w: w.update({"blocks.0.norm1.weight": "hello"}), r"blocks\.0\.norm1\.weight is a str, not a tensor"),
         (lambda w: [w.pop(k) for k in list(w) if k.startswith(("blocks.3", "blocks.4"))], r"has no blocks \[3\]"),
     ],
 )

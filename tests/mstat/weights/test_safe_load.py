@@ -89,7 +89,7 @@ def test_hostile_pickles_are_refused_unrun(
     path, trace = tmp_path / f"hostile{suffix}", tmp_path / "ran"
     writer({"model_state": {**vit_weights(), "hook": Hostile(trace, way)}}, path)
     told = refused(path, trace)
-    assert "nothing else is loaded" in told
+    assert "mstat loads nothing else" in told
     if writer is in_plain_pickle:  # the trap is a real one
         pickle.loads(path.read_bytes())
         assert trace.exists()
@@ -99,7 +99,7 @@ def test_the_call_is_named(tmp_path: Path) -> None:
     """A user sees what the file wanted."""
     path = tmp_path / "hostile.pyth"
     in_zip({"model_state": Hostile(tmp_path / "ran", "mkdir")}, path)
-    assert "would call or make posix.mkdir" in refused(path)
+    assert "would call posix.mkdir" in refused(path)
 
 
 def test_torchscript_is_refused(tmp_path: Path) -> None:
@@ -149,9 +149,9 @@ def test_a_pickle_that_is_called_safetensors_is_refused(tmp_path: Path, writer: 
     """The name decides how a file is read, and no pickle is read under this one; harmless or not."""
     path, trace = tmp_path / "x.safetensors", tmp_path / "ran"
     writer(Hostile(trace, "mkdir"), path)
-    assert "called .safetensors and is a torch file or a pickle" in refused(path, trace)
+    assert "ends in .safetensors, but it is a torch file or a pickle" in refused(path, trace)
     writer(timesformer_weights(), path)
-    assert "called .safetensors and is a torch file or a pickle" in refused(path)
+    assert "ends in .safetensors, but it is a torch file or a pickle" in refused(path)
 
 
 def test_safetensors_that_are_called_pth_are_refused(tmp_path: Path) -> None:
@@ -163,12 +163,12 @@ def test_safetensors_that_are_called_pth_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (torch.zeros(1).expand(10**9, 10**6), "more numbers than the file holds"),
+        (torch.zeros(1).expand(10**9, 10**6), "more values than the file holds"),
         (torch.empty(3, 3, device="meta"), "another kind"),
         (torch.zeros(3, 3).to_sparse(), "another kind"),
-        (torch.zeros(3, dtype=torch.int64), "not of floats"),
-        (torch.zeros(3, dtype=torch.complex64), "not of floats"),
-        ([1.0, 2.0], "is a list where tensors should be"),
+        (torch.zeros(3, dtype=torch.int64), "not floating-point: pos_embed"),
+        (torch.zeros(3, dtype=torch.complex64), "not of 16 to 64-bit floats"),
+        ([1.0, 2.0], "is a list, not a tensor"),
     ],
 )
 def test_only_plain_arrays_pass(tmp_path: Path, value: object, message: str) -> None:
@@ -184,7 +184,7 @@ def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "bomb.pth", "w", 8) as bomb:
         for name in plain.namelist():
             bomb.writestr(name, plain.read(name))
-    assert "larger unpacked than it is" in refused(tmp_path / "bomb.pth")
+    assert "unpacks to more than its own size" in refused(tmp_path / "bomb.pth")
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"model_state": {3: torch.ones(1)}}, {"model": {}}, {}])
@@ -241,7 +241,7 @@ def test_the_command_that_shows_a_file_refuses_it_too(tmp_path: Path, capsys: py
     config.write_text(f"clip: {{crop_padding: 2}}\nmodel: {{{sizes}}}\n")
     in_zip(timesformer_weights(), tmp_path / "good.pyth")
     assert main(["--config", str(config), "--init", str(tmp_path / "good.pyth")]) == 0
-    assert "2-D bicubic, 4 x 4 -> 4 x 2 (16 -> 8 places)" in capsys.readouterr().out
+    assert "2-D bicubic, 4 x 4 -> 4 x 2 (16 -> 8 positions)" in capsys.readouterr().out
 
 
 def test_nothing_else_in_the_project_loads_files_of_strangers() -> None:
@@ -262,7 +262,7 @@ def nested_key(levels: int) -> bytes:
 def test_a_key_whose_hash_never_ends_is_refused(tmp_path: Path, in_archive: bool) -> None:
     """Sixty levels are a few hundred bytes, and 2^60 steps of a hash; two levels are a name that is none."""
     path = tmp_path / "x.pth"
-    for levels, message in ((60, "nested without end"), (2, "x.pth: ")):
+    for levels, message in ((60, "nested too deeply to be hashed"), (2, "x.pth: ")):
         if in_archive:
             torch.save({}, tmp_path / "empty.pth")
             with zipfile.ZipFile(tmp_path / "empty.pth") as empty, zipfile.ZipFile(path, "w") as archive:
@@ -290,5 +290,5 @@ def test_tuples_of_optimisers_are_no_such_keys(tmp_path: Path) -> None:
 def test_floats_of_a_byte_are_refused(tmp_path: Path) -> None:
     """Without the scale that belongs to them they would be other numbers."""
     save_file({"a": torch.zeros(2).to(torch.float8_e4m3fn)}, tmp_path / "x.safetensors")
-    with pytest.raises(UserError, match="not of floats of 16 to 64 bits"):
+    with pytest.raises(UserError, match="not of 16 to 64-bit floats"):
         read_tensors(tmp_path / "x.safetensors")

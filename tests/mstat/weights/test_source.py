@@ -62,7 +62,7 @@ def test_a_prefix_is_taken_off_and_said(tmp_path: Path, plain: dict[str, Tensor]
     content = prefixed(prefix, timesformer_weights())
     rows = load_pretrained(model, saved(tmp_path / "x.pth", content))
     assert_equal(state(model), plain)
-    assert notes(rows) == [f"{prefix!r} taken off the keys"]
+    assert notes(rows) == [f"{prefix!r} removed from the keys"]
 
 
 def test_a_head_beside_the_model_is_dropped(tmp_path: Path, plain: dict[str, Tensor]) -> None:
@@ -71,7 +71,7 @@ def test_a_head_beside_the_model_is_dropped(tmp_path: Path, plain: dict[str, Ten
     model = build()
     rows = load_pretrained(model, saved(tmp_path / "x.pth", content))
     assert_equal(state(model), plain)
-    assert [row.action for row in rows if row.key == "bottleneck.weight"] == ["beside the model"]
+    assert [row.action for row in rows if row.key == "bottleneck.weight"] == ["not part of the model"]
 
 
 def test_a_wrapper_inside_the_names_is_taken_off(tmp_path: Path, plain: dict[str, Tensor]) -> None:
@@ -80,7 +80,7 @@ def test_a_wrapper_inside_the_names_is_taken_off(tmp_path: Path, plain: dict[str
     model = build()
     rows = load_pretrained(model, saved(tmp_path / "x.pth", content))
     assert_equal(state(model), plain)
-    assert notes(rows) == ["'_orig_mod.' taken off the keys"]
+    assert notes(rows) == ["'_orig_mod.' removed from the keys"]
 
 
 def test_two_models_in_one_file_are_refused(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_dict_that_holds_itself_ends(tmp_path: Path) -> None:
     """One line, not a search for ever."""
     content: dict[str, Any] = {}
     content["model"] = content
-    with pytest.raises(UserError, match="is a dict where tensors should be"):
+    with pytest.raises(UserError, match="is a dict, not a tensor"):
         load_pretrained(build(), saved(tmp_path / "x.pth", content))
 
 
@@ -116,9 +116,9 @@ def test_buffers_of_whole_numbers_are_no_weights(tmp_path: Path, plain: dict[str
     model = build()
     rows = load_pretrained(model, saved(tmp_path / "x.pth", {**timesformer_weights(), **buffers}))
     assert_equal(state(model), plain)
-    assert {row.key for row in rows if "not of floats: a buffer" in row.action} == buffers.keys()
+    assert {row.key for row in rows if "not a weight" in row.action} == buffers.keys()
     wrong = {**timesformer_weights(), "norm.bias": torch.ones(32, dtype=torch.int8)}
-    with pytest.raises(UserError, match=r"weights are not of floats: norm\.bias"):
+    with pytest.raises(UserError, match=r"weights are not floating-point: norm\.bias"):
         load_pretrained(build(), saved(tmp_path / "y.pth", wrong))
 
 
@@ -130,7 +130,7 @@ def test_other_floats_are_cast_and_said(tmp_path: Path, dtype: torch.dtype) -> N
     rows = load_pretrained(first, saved(tmp_path / "x.safetensors", weights))
     load_pretrained(second, saved(tmp_path / "y.pth", {key: value.float() for key, value in weights.items()}))
     assert_equal(state(first), state(second))
-    assert notes(rows) == [f"weights of {str(dtype).removeprefix('torch.')} made float32"]
+    assert notes(rows) == [f"weights of {str(dtype).removeprefix('torch.')} converted to float32"]
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
@@ -149,14 +149,14 @@ def test_sharded_weights_are_read_by_their_index(tmp_path: Path, plain: dict[str
         model = build()
         rows = load_pretrained(model, given)
         assert_equal(state(model), plain)
-        assert f"3 parts by {index.name}" in notes(rows)
+        assert f"3 parts of {index.name}" in notes(rows)
     with pytest.raises(UserError, match="part 2 of 3 of sharded weights"):
         load_pretrained(build(), tmp_path / f"{stem}-00002-of-00003{suffix}")
     (tmp_path / f"{stem}-00002-of-00003{suffix}").unlink()
     with pytest.raises(UserError, match="parts are missing"):
         load_pretrained(build(), tmp_path)
     index.write_text(json.dumps({"weight_map": {"a": "../x.safetensors"}}))
-    with pytest.raises(UserError, match="must be files beside it"):
+    with pytest.raises(UserError, match="must be files in the same folder"):
         load_pretrained(build(), index)
 
 
@@ -165,11 +165,11 @@ def test_a_folder_with_one_file_of_weights_is_that_file(tmp_path: Path, plain: d
     folder = tmp_path / "k"
     folder.mkdir()
     (folder / "README.md").write_text("of a model")
-    with pytest.raises(UserError, match=r"no weights in this folder .* it holds README\.md"):
+    with pytest.raises(UserError, match=r"has no file of weights .* but README\.md"):
         load_pretrained(build(), folder)
     saved(folder / "k600.pyth", timesformer_weights())
     model = build()
-    assert notes(load_pretrained(model, folder)) == ["k600.pyth of the folder"]
+    assert notes(load_pretrained(model, folder)) == ["k600.pyth in the folder"]
     assert_equal(state(model), plain)
     saved(folder / "k400.pyth", timesformer_weights())
     with pytest.raises(UserError, match=r"2 files of weights \(k400\.pyth, k600\.pyth\)"):
@@ -195,10 +195,10 @@ def test_our_own_model_at_another_size(tmp_path: Path) -> None:
             value = resize_position(value, (4, 2), (8, 2))
         assert torch.equal(ours, value), name
     (row,) = [row for row in rows if row.ours == "stem.position"]
-    assert row.action == "2-D bicubic, 8 x 2 -> 4 x 2 (16 -> 8 places)"
+    assert row.action == "2-D bicubic, 8 x 2 -> 4 x 2 (16 -> 8 positions)"
 
     (tmp_path / "model.json").unlink()
-    with pytest.raises(UserError, match=r"16 places, which may be a grid of 4 x 4 or 8 x 2"):
+    with pytest.raises(UserError, match=r"16 positions, which may be a grid of 4 x 4 or 8 x 2"):
         load_pretrained(build(), tmp_path)
 
 
@@ -224,7 +224,7 @@ def test_a_description_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     """Sixteen places are no 5 x 5."""
     (tmp_path / "config.json").write_text(json.dumps({"image_size": 40, "patch_size": 8}))
     path = saved(tmp_path / "model.safetensors", vit_weights())
-    with pytest.raises(UserError, match="16 places, and what lies beside the weights says 5 x 5 patches"):
+    with pytest.raises(UserError, match="16 positions, but the description beside the weights has 5 x 5 patches"):
         load_pretrained(build(), path)
 
 
@@ -287,6 +287,6 @@ def test_an_index_names_files_beside_it_alone(tmp_path: Path, part: object) -> N
     """Whatever stands there for a name: one line, and nothing outside of the folder is read."""
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": part}}))
-    with pytest.raises(UserError, match="its parts must be files beside it") as caught:
+    with pytest.raises(UserError, match="its parts must be files in the same folder") as caught:
         read_source(index)
     assert str(caught.value).isprintable()
