@@ -41,7 +41,7 @@ SLURM_ERROR = re.compile(r"(srun|slurmstepd|slurmd)\b.*: error: ")
 # The unpickler of torch 2.13 with weights_only=True, in an UnpicklingError or a RuntimeError:
 #   Trying to load unsupported GLOBAL posix.mkdir whose module posix is blocked.
 #   Cannot use ``weights_only=True`` with files saved in the legacy .tar format.
-#   WeightsUnpickler error: Unsupported operand 255
+#   WeightsUnpickler error: (an empty line) Unsupported operand 255
 REFUSED_CALL = re.compile(r"GLOBAL ([\w.]+)")
 LEGACY_TAR = "legacy .tar"
 UNPICKLER_ERROR = re.compile(r"Trying to load|Unsupported [^.]*|WeightsUnpickler error: [^.\n]*")
@@ -51,4 +51,4 @@ UNPICKLER_ERROR = re.compile(r"Trying to load|Unsupported [^.]*|WeightsUnpickler
 #   unrecognized arguments: --lrr
 #   Option 'lrr' is not accepted
 UNKNOWN_KEY_IN_GROUP = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
-UNKNOWN_KEY = re.compile(r"unrecognized arguments: --([\w.]+)|Option '([\w.]+)' is not accepted")
+UNKNOWN_KEY = re.compile(r"unrecognized arguments: --([\w.-]+)|Option '([\w.]+)' is not accepted")

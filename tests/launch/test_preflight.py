@@ -152,7 +152,7 @@ def test_before_an_evaluation(reference: Path) -> None:
 @pytest.mark.parametrize(("words", "message"), [
     (["--config_file", PROJECT / "configs" / "accelerate" / "single.yaml", "launch/train.py"], "--max-skew"),
     (["--", "--run", "runs/a"], "--max-skew"),
-    ([], "unknown setting"),
+    ([], "unknown setting 'max-skew'"),
 ], ids=["around the launcher", "under the launcher", "one process"])  # fmt: skip
 def test_an_unknown_flag(words: list[object], message: str) -> None:
     """Exit status 2, and the message names the flag: from Accelerate, from this command, or from the settings."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import pickle
+import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import jsonargparse
 import pytest
 import torch
 from torch.distributed.elastic.multiprocessing import errors as elastic
 
 from mstat import foreign_messages
+from mstat.config import Config
+from tests.mstat.weights.test_safe_load import Hostile, in_tar, in_zip
 
 # Two ranks form a group of gloo. Rank 1 ends or hangs, and rank 0 prints the error of its all-reduce.
 GROUP = """
@@ -67,3 +72,37 @@ def test_the_launcher() -> None:
 def test_a_full_disk() -> None:
     with pytest.raises(OSError, match=foreign_messages.DISK_FULL):
         Path("/dev/full").write_text("x")
+
+
+def test_the_unpickler(tmp_path: Path) -> None:
+    """torch names the function that a pickle calls, an old archive, and its own unpickler."""
+    path = tmp_path / "weights.pth"
+    in_zip(Hostile(tmp_path / "ran", "mkdir"), path)
+    with pytest.raises(pickle.UnpicklingError, match=foreign_messages.REFUSED_CALL):
+        torch.load(path, weights_only=True)
+    in_tar({}, path)
+    with pytest.raises(RuntimeError, match=foreign_messages.LEGACY_TAR):
+        torch.load(path, weights_only=True)
+    path.write_bytes(b"\x80\x02\xff")
+    with pytest.raises(pickle.UnpicklingError) as caught:
+        torch.load(path, weights_only=True)
+    message = foreign_messages.UNPICKLER_ERROR.search(str(caught.value))
+    assert message is not None, str(caught.value)
+    assert message[0] == "WeightsUnpickler error: "
+
+
+@pytest.mark.parametrize(
+    ("words", "pattern", "groups"),
+    [
+        (["--optim.lrr", "3"], foreign_messages.UNKNOWN_KEY, ("optim.lrr", None)),
+        (["--optim", '{"lrr": 3}'], foreign_messages.UNKNOWN_KEY_IN_GROUP, ("optim", "lrr")),
+    ],
+)
+def test_jsonargparse(words: list[str], pattern: re.Pattern[str], groups: tuple[str, ...]) -> None:
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Config, nested_key=None)
+    with pytest.raises(jsonargparse.ArgumentError) as caught:
+        parser.parse_args(words)
+    match = pattern.search(str(caught.value))
+    assert match is not None, str(caught.value)
+    assert match.groups() == groups
