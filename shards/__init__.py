@@ -1,6 +1,6 @@
-"""A data set on disk, as tar shards that are read at random: `shards.open(DIR)` gives a Reader.
+"""Data sets as tar shards with random access: `shards.open(DIR)` returns a Reader.
 
-Nothing here knows of models. Importing the package loads no torch, no numpy: they come when a folder is opened.
+This package knows nothing about models. Importing it loads neither torch nor numpy; opening a folder loads numpy.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ __all__ = ["DataError", "Protocol", "Role", "Tracklet", "open"]
 
 
 def open(path: str | PathLike[str], cache: str | PathLike[str] | None = None, cache_gb: float | None = None) -> Reader:
-    """Open a folder made by `python -m shards build`: a local one, or the URL of one (http, s3, ...).
+    """Open a folder made by `python -m shards build`, local or behind a URL (http, s3, ...).
 
     Args:
         path: Folder or URL.
-        cache: Where to keep what was fetched from a URL; a local disk. Default: $MSTAT_CACHE, or ~/.cache/mstat/shards.
-        cache_gb: Gigabytes that it may take, about. Default: $MSTAT_CACHE_GB, or 20.
+        cache: Local folder for data fetched from a URL. Default: $MSTAT_CACHE, or ~/.cache/mstat/shards.
+        cache_gb: Approximate limit of the cache in gigabytes. Default: $MSTAT_CACHE_GB, or 20.
 
     Raises:
-        DataError: Where there is no set, a damaged one, or no connection.
+        DataError: The set is missing or damaged, or the connection fails.
     """
     from shards.read import Reader
 

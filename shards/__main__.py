@@ -1,6 +1,6 @@
-"""The command line of the shards room: `python -m shards build | verify | info | show`.
+"""Build, verify and show data sets as shards: `python -m shards build | verify | info | show`.
 
-Exit codes: 0 good, 1 bad data (each fault by file and key), 2 bad usage, 130 stopped by Ctrl-C.
+Exit codes: 0 success, 1 bad data (each fault by file and key), 2 bad usage, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shards.workers import available_cpus
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+    """Return the parser of the command line."""
     main_parser = argparse.ArgumentParser(prog="python -m shards", description=__doc__.splitlines()[0])
     commands = main_parser.add_subparsers(dest="command", required=True)
 
@@ -41,38 +41,42 @@ def parser() -> argparse.ArgumentParser:
 
     verify = commands.add_parser("verify", help="check every byte of a folder of shards")
     verify.add_argument("folder", type=path, metavar="DIR")
-    verify.add_argument("--decode", action="store_true", help="decode every picture, too")
+    verify.add_argument("--decode", action="store_true", help="also decode every picture")
     _add_workers(verify)
 
-    info = commands.add_parser("info", help="show what a folder of shards holds")
+    info = commands.add_parser("info", help="show the content of a folder of shards")
     info.add_argument("place", type=place, metavar="DIR", help="or a URL")
     info.add_argument("--json", action="store_true", help="for programs")
 
-    show = commands.add_parser("show", help="put the frames of a tracklet on one picture")
+    show = commands.add_parser("show", help="draw the frames of a tracklet on one picture")
     show.add_argument("place", type=place, metavar="DIR", help="or a URL")
-    show.add_argument("key", metavar="KEY", help="of the tracklet, as 0002C1T0001")
+    show.add_argument("key", metavar="KEY", help="key of the tracklet, such as 0002C1T0001")
     show.add_argument("--out", type=path, metavar="FILE", help="default: KEY.png in the current folder")
     return main_parser
 
 
 def _add_writing(source: argparse.ArgumentParser) -> None:
-    source.add_argument("--out", type=path, required=True, metavar="DIR", help="folder to make; an empty one will do")
-    source.add_argument("--shard-size", type=positive_int, default=256, metavar="MB", help="about (default: 256)")
+    source.add_argument("--out", type=path, required=True, metavar="DIR", help="folder to make; it may exist if empty")
+    source.add_argument(
+        "--shard-size", type=positive_int, default=256, metavar="MB", help="approximate size (default: 256)"
+    )
     source.add_argument("--size", type=size_HW, metavar="HxW", help="re-encode each frame to this size")
-    source.add_argument("--quality", type=positive_int, metavar="Q", help="of --size, 1 to 100 (default: 90)")
     source.add_argument(
-        "--bad-frames", choices=("fail", "drop"), default="fail", help="list them and fail, or leave them out"
+        "--quality", type=positive_int, metavar="Q", help="JPEG quality with --size, 1 to 100 (default: 90)"
     )
     source.add_argument(
-        "--array-task", type=task_of, metavar="I/N", help="make part I (from 1) of N; on many hosts, then --join"
+        "--bad-frames", choices=("fail", "drop"), default="fail", help="list bad frames and fail, or leave them out"
     )
-    source.add_argument("--join", action="store_true", help="make the set of the shards that the array tasks have made")
+    source.add_argument(
+        "--array-task", type=task_of, metavar="I/N", help="make part I (from 1) of N, on any host; --join them later"
+    )
+    source.add_argument("--join", action="store_true", help="make the set from the shards of the array tasks")
     _add_workers(source)
 
 
 def _add_workers(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--workers", type=positive_int, default=available_cpus(), metavar="N", help="processes (default: the cores)"
+        "--workers", type=positive_int, default=available_cpus(), metavar="N", help="processes (default: one per core)"
     )
 
 
@@ -86,11 +90,11 @@ def build(args: argparse.Namespace) -> int:
     from shards.write import Build, Part, building, scratch_folder
 
     if args.quality and not args.size:
-        raise UsageError("--quality is of re-encoded frames; give --size too")
+        raise UsageError("--quality needs --size, which re-encodes frames")
     if args.quality and args.quality > 100:
         raise UsageError(f"--quality {args.quality}: 1 to 100")
     if args.array_task and args.join:
-        raise UsageError("--join is the last step, after all the tasks; give one of --array-task and --join")
+        raise UsageError("--join is the last step, after all tasks; give either --array-task or --join")
     part = Part(*args.array_task) if args.array_task else None
     with building(args.out, part=part) as folder:
         args.scratch = scratch_folder(folder, part)
@@ -106,7 +110,7 @@ def build(args: argparse.Namespace) -> int:
         if part:
             made = plan.write_part(part)
             where = f"{printable(folder)}: part {part.number} of {part.count}"
-            print(f"{where} is whole: {made} shards; after all parts, --join them")
+            print(f"{where} is complete: {counted(made, 'shard')}; after all parts, --join them")
             show_warnings([f"{name}: {source.facts[name]}" for name in WARNINGS if name in source.facts], Console())
             return 0
         description = plan.join() if args.join else plan.write()
@@ -124,13 +128,13 @@ def verify(args: argparse.Namespace) -> int:
     faults = verifying.verify(args.folder, args.workers, decode=args.decode)
     for fault in faults:
         print(printable(fault), file=sys.stderr)
-    what = counted(len(faults), "fault") if faults else "every byte is as it was built"
-    print(f"{printable(args.folder)}: {what}")
+    result = counted(len(faults), "fault") if faults else "every byte is as it was built"
+    print(f"{printable(args.folder)}: {result}")
     return 1 if faults else 0
 
 
 def info(args: argparse.Namespace) -> int:
-    """Show what a folder of shards holds."""
+    """Print the summary of a folder of shards."""
     from rich.console import Console
 
     from shards.read import Reader
@@ -138,7 +142,7 @@ def info(args: argparse.Namespace) -> int:
 
     content = summary(Reader(args.place))
     if args.json:
-        print(json.dumps(content, indent=1, allow_nan=False))  # in ASCII: no letter of it steers a terminal
+        print(json.dumps(content, indent=1, allow_nan=False))  # in ASCII, which cannot control a terminal
     else:
         show(content, Console())
     return 0
@@ -165,29 +169,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
     print_anything()
     args = parser().parse_args(arguments)
-    again = "; what is finished is kept, the same command goes on from there" if args.command == "build" else ""
+    resume = "; finished shards are kept, the same command goes on from there" if args.command == "build" else ""
     try:
         status = {"build": build, "verify": verify, "info": info, "show": show}[args.command](args)
         sys.stdout.flush()
         return status
     except DataError as error:
-        print(printable(f"error: {error}", keep="\n"), file=sys.stderr)  # bad frames are listed, a line each
+        print(printable(f"error: {error}", keep="\n"), file=sys.stderr)  # bad frames are listed in lines
         return 1
     except (UsageError, FileExistsError) as error:
         print(printable(f"error: {error}"), file=sys.stderr)
         return 2
-    except BrokenPipeError:  # whoever reads the output has seen enough, as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python would write at its end
+    except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at exit
         return 1
     except OSError as error:  # no space left, no permission
-        where = "" if error.filename or args.command != "build" else f"{args.out}: "  # a write that fails names no file
-        print(printable(f"error: {where}{error}{again}"), file=sys.stderr)
+        where = "" if error.filename or args.command != "build" else f"{args.out}: "  # errors of a write name no file
+        print(printable(f"error: {where}{error}{resume}"), file=sys.stderr)
         return 1
     except BrokenProcessPool:
-        print("error: a worker was killed, for memory perhaps; start again with fewer --workers", file=sys.stderr)
+        print(
+            "error: a worker was killed, perhaps for lack of memory; start again with fewer --workers", file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt:
-        print(f"stopped{again}", file=sys.stderr)
+        print(f"stopped{resume}", file=sys.stderr)
         return 130
 
 

@@ -1,4 +1,4 @@
-"""A contact sheet of a tracklet: all its frames, or as many as fit, in the order of time, on one picture."""
+"""Contact sheet of a tracklet: its frames in order of time on one picture."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from shards.records import Role
 from shards.text import printable
 
 MARGIN, LINE = 8, 14  # pixels
-MAX_ASPECT = 4  # width of a frame to its height; a wider one is squeezed
-MAX_LETTERS = 200  # of a line
+MAX_ASPECT = 4  # width of a frame by its height; a wider one is squeezed
+MAX_LETTERS = 200  # per line
 
 
 def sheet(reader: Reader, i: int, *, columns: int = 12, max_frames: int = 96, height: int = 128) -> Image.Image:
-    """Frames of tracklet `i` with their numbers, under a head that says what it is; of many, some spread evenly."""
+    """Draw the numbered frames of tracklet `i` under its description; at most `max_frames`, evenly spaced."""
     tracklet = reader[i]
     shown = min(tracklet.num_frames, max_frames)
     numbers = np.arange(shown) * tracklet.num_frames // shown
@@ -47,7 +47,7 @@ def sheet(reader: Reader, i: int, *, columns: int = 12, max_frames: int = 96, he
 
 
 def _roles(reader: Reader, i: int) -> list[str]:
-    """A line for each protocol: what the tracklet is in it, and in how many of its splits."""
+    """Return a line per protocol: the roles of the tracklet, and the number of splits with each."""
     lines = []
     roles = reader[i].roles
     for protocol in reader.protocols:
@@ -63,7 +63,7 @@ def _roles(reader: Reader, i: int) -> list[str]:
 
 
 def save(picture: Image.Image, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a PNG atomically."""
     part = path.with_name(f"{path.name}.part")
     try:
         picture.save(part, "PNG")

@@ -1,8 +1,8 @@
 """The Arrow index and the description of a set.
 
-DIR/shard-000000.tar   a sample is a tracklet: <key>.json, <key>.00000.jpg, <key>.00001.jpg, ...
-DIR/index/             Arrow by HF datasets, one row a tracklet (columns: SCHEMA)
-DIR/dataset.json       Description; written last: a folder without it is not whole
+DIR/shard-000000.tar   samples are tracklets: <key>.json, <key>.00000.jpg, <key>.00001.jpg, ...
+DIR/index/             Arrow file of HF datasets, one row per tracklet (columns: SCHEMA)
+DIR/dataset.json       Description; written last: a folder without it is incomplete
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import mmap
 import os
 import re
 import struct
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,12 +29,12 @@ FORMAT = "mstat-shards"
 VERSION = 1
 DESCRIPTION_FILE = "dataset.json"
 INDEX_FOLDER = "index"
-INDEX_FILE = "index/data-00000-of-00001.arrow"  # the name that datasets gives the one file it writes
+INDEX_FILE = "index/data-00000-of-00001.arrow"  # the name that datasets gives its single file
 SHARD_FILE = re.compile(r"shard-\d{6,}\.tar")
 INDEX_BESIDE = re.compile(r"\w+\.json")
 MAX_DESCRIPTION_BYTES = 32 << 20  # 100,000 shards
-MAX_INDEX_BYTES = 1 << 30  # from afar: 50 million frames
-ROW_BYTES, FRAME_BYTES = 160, 16  # of a tracklet and of a frame in the index, at most
+MAX_INDEX_BYTES = 1 << 30  # of a remote set: 50 million frames
+ROW_BYTES, FRAME_BYTES = 160, 16  # upper bounds, per tracklet and per frame in the index
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 SCHEMA = pa.schema(
@@ -55,7 +54,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class ShardRecord:
-    """A tar as `dataset.json` lists it."""
+    """Entry of a tar in `dataset.json`."""
 
     file: str
     bytes: int
@@ -64,7 +63,7 @@ class ShardRecord:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """`dataset.json`: everything about the set but its rows. `checksum` covers all the rest, tars and index too."""
+    """Content of `dataset.json`: everything but the rows. Its checksum also covers tars and index, by their SHA-256."""
 
     name: str
     protocols: tuple[Protocol, ...]
@@ -73,16 +72,16 @@ class Description:
     encoding: Mapping[str, Any]
     shards: tuple[ShardRecord, ...]
     index_sha256: str
-    index_files: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of what else `datasets` has put beside it
+    index_files: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of the other files of `datasets`
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `dataset.json`."""
+        """Return the content of `dataset.json`."""
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}
         return {**content, "checksum": _checksum(content)}
 
     @property
     def role_names(self) -> list[tuple[str, str]]:
-        """(protocol, split) of each entry of a row's roles."""
+        """Return the (protocol, split) of each entry in a row's roles."""
         return [(protocol.name, split) for protocol in self.protocols for split in protocol.splits]
 
 
@@ -91,7 +90,7 @@ def _checksum(content: Mapping[str, Any]) -> str:
 
 
 def load_description(files: Files) -> tuple[Description, str]:
-    """Read `dataset.json`; return it and the set's checksum. Raises DataError where the folder is not a whole set."""
+    """Read `dataset.json`; return it and the set's checksum. Raises DataError if the folder is not a complete set."""
     path = files.where(DESCRIPTION_FILE)
     folder = path.removesuffix(DESCRIPTION_FILE).rstrip("/")
     try:
@@ -103,10 +102,10 @@ def load_description(files: Files) -> tuple[Description, str]:
         if content.get("format") != FORMAT:
             raise DataError(f"{path}: not a description of shards (no format: {FORMAT}); build the set again")
         if content.get("version") != VERSION:
-            raise DataError(f"{path}: format version {content.get('version')}, read is {VERSION}; build the set again")
+            raise DataError(f"{path}: format version {content.get('version')}, not {VERSION}; build the set again")
         checksum = content.pop("checksum")
         if checksum != _checksum(content):
-            raise DataError(f"{path}: does not fit its own checksum: changed by hand, or damaged; build the set again")
+            raise DataError(f"{path}: does not match its own checksum: edited or damaged; build the set again")
         description = Description(
             name=content["name"],
             protocols=tuple(Protocol(**{**p, "splits": tuple(p["splits"])}) for p in content["protocols"]),
@@ -125,25 +124,25 @@ def load_description(files: Files) -> tuple[Description, str]:
 
 
 def _refuse_other_names(path: str, description: Description) -> None:
-    """Names in it become paths, here and in the cache of a set from afar: none may lead out of their folder."""
+    """Raise DataError on unexpected names: names become paths, here and in the cache, and must not leave the folder."""
     for shard in description.shards:
         if not SHARD_FILE.fullmatch(shard.file):
-            raise DataError(f"{path}: shard {shard.file!r} is no name that the writer gives; build the set again")
+            raise DataError(f"{path}: shard {shard.file!r} is not a name that the writer gives; build the set again")
     for name in description.index_files:
         if not INDEX_BESIDE.fullmatch(name):
-            raise DataError(f"{path}: {name!r} is no file that the writer makes; build the set again")
+            raise DataError(f"{path}: {name!r} is not a file that the writer makes; build the set again")
     if not SHA256.fullmatch(description.index_sha256):
-        raise DataError(f"{path}: {description.index_sha256!r} is no SHA-256; build the set again")
+        raise DataError(f"{path}: {description.index_sha256!r} is not a SHA-256; build the set again")
 
 
 def load_table(files: Files, description: Description) -> pa.Table:
-    """The index, memory-mapped. Raises DataError where it is missing, not the one that was written, or untrue."""
+    """Map the index into memory. Raises DataError if it is missing, changed since the build, or has invalid values."""
     where = files.where(INDEX_FILE)
     try:
         path = files.local(INDEX_FILE, description.index_sha256, _max_index_bytes(description))
         if sha256_of(path) != description.index_sha256:
             raise DataError(f"{where}: changed since the build (SHA-256); bring it back, or build the set again")
-        with os.fdopen(open_regular(path), "rb") as file:  # pa.memory_map takes no path whose bytes are no UTF-8
+        with os.fdopen(open_regular(path), "rb") as file:  # pa.memory_map refuses paths that are not UTF-8
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         table = index_checks.read_stream(pa.py_buffer(mapped), SCHEMA)
         index_checks.check_table(table, description)
@@ -154,17 +153,17 @@ def load_table(files: Files, description: Description) -> pa.Table:
 
 
 def _max_index_bytes(description: Description) -> int:
-    """More than the index of such a set has: what is fetched from a server that sends without end."""
+    """Return an upper bound of the index's size: a server may send without end."""
     tracklets, frames = description.counts["tracklets"], description.counts["frames"]
     expected = tracklets * (ROW_BYTES + len(description.role_names)) + frames * FRAME_BYTES
     return min(MAX_INDEX_BYTES, (1 << 20) + 2 * expected)
 
 
 def write_index(folder: Path, table: pa.Table) -> str:
-    """Write the index through HF datasets, the same bytes for the same rows; return its SHA-256."""
+    """Write the index with HF datasets; return its SHA-256. The same rows give the same bytes."""
     import datasets
 
-    # Both would otherwise be drawn at random, or hold the time and machine.
+    # By default, info and fingerprint are random, or contain time and machine.
     info = datasets.DatasetInfo(features=datasets.Features.from_arrow_schema(table.schema))
     dataset = datasets.Dataset(table, info=info, fingerprint="0" * 16)
     bars_were_off = datasets.are_progress_bars_disabled()
@@ -178,22 +177,17 @@ def write_index(folder: Path, table: pa.Table) -> str:
 
 
 def beside_index(folder: Path) -> dict[str, str]:
-    """SHA-256 of the files that `datasets` wants beside the rows, by their names."""
+    """Return the SHA-256 of the files that `datasets` requires beside the rows, by name."""
     return {path.name: sha256_of(path) for path in sorted((folder / INDEX_FOLDER).glob("*.json"))}
 
 
 def sample_json(
     key: str, pid: int, camid: int, num_frames: int, roles: Iterable[int], role_names: Iterable[tuple[str, str]]
 ) -> bytes:
-    """The content of `<key>.json`; `roles` for each of `role_names`."""
+    """Return the content of `<key>.json`; `roles` has an entry for each of `role_names`."""
     named = {
         f"{protocol}/{split}": [flag.name.lower() for flag in Role(role) if flag.name]
         for (protocol, split), role in zip(role_names, roles, strict=True)
     }
     content = {"key": key, "pid": pid, "camid": camid, "num_frames": num_frames, "roles": named}
     return json.dumps(content).encode()
-
-
-def crc32(data: bytes | memoryview) -> int:
-    """CRC-32, as the index holds it."""
-    return zlib.crc32(data)

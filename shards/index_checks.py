@@ -1,8 +1,8 @@
-"""Checks of the values of an index and a description.
+"""Check the values of an index and a description.
 
-Whoever makes a set can make its checksums, too. Each value that is used as a place, a length or a number is compared
-here, once, with what it must fit: Arrow itself looks at nothing when it maps a file, and a wrong length or offset would
-lead out of the mapped memory.
+Checksums do not protect against the author of a set. So each value that serves as an offset, a length or a number is
+checked once. Arrow checks nothing when it maps a file, and a wrong length or offset would lead out of the mapped
+memory.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from shards.records import JUNK_PID, Role
 if TYPE_CHECKING:
     from shards.index import Description
 
-MAX_NAME = 1000  # letters of the name of a set, protocol or split
+MAX_NAME = 1000  # characters in the name of a set, protocol or split
 MAX_SPLITS = 1000  # of all protocols; official ones have 10 or 20
-MAX_FRAMES = 99_999  # of a tracklet: five digits in the tar
+MAX_FRAMES = 99_999  # per tracklet: names in the tar have five digits
 ALL_ROLES = sum(Role)
 MAX_KEY = 80
 KEY_LETTERS = np.isin(np.arange(256), list(f"{string.ascii_letters}{string.digits}_-".encode()))
 COUNTS = ("tracklets", "frames", "identities", "cameras")
-FIRST_OFFSET = 512  # a frame stands behind a tar header
-MAX_SHOWN = 99  # letters of a wrong key
+FIRST_OFFSET = 512  # a frame follows a tar header
+MAX_SHOWN = 99  # characters of a wrong key in a message
 
 
 def check_description(description: Description) -> None:
-    """Raise ValueError where a value of `dataset.json` is of another kind than the writer gives it."""
+    """Raise ValueError if a value of `dataset.json` is not one that the writer gives."""
     names = [description.name, *(protocol.name for protocol in description.protocols)]
     names += [split for protocol in description.protocols for split in protocol.splits]
-    _require(all(_is_text(name) and len(name) <= MAX_NAME for name in names), "a name is none")
+    _require(all(_is_text(name) and len(name) <= MAX_NAME for name in names), "a name is not text")
     protocols = [protocol.name for protocol in description.protocols]
     _require(bool(protocols) and _all_differ(protocols), f"protocols {protocols[:9]}")
     for protocol in description.protocols:
@@ -78,13 +78,13 @@ def _all_differ(values: Collection[str]) -> bool:
 
 def _require(holds: bool, what: str) -> None:
     if not holds:
-        raise ValueError(f"untrue value: {what}")
+        raise ValueError(f"invalid value: {what}")
 
 
 def read_stream(buffer: pa.Buffer, schema: pa.Schema) -> pa.Table:
-    """The table of an Arrow stream, as views of `buffer`. Raises ValueError, or an error of Arrow, on any other.
+    """Return the table of an Arrow stream, as views of `buffer`. Raises ValueError or an Arrow error.
 
-    Buffers that are compressed would be unpacked in memory, to whatever size they say; dictionaries likewise.
+    Compressed buffers and dictionaries are refused: they would be unpacked in memory, to any size they claim.
     """
     kinds = []
     for message in pa.ipc.MessageReader.open_stream(buffer):
@@ -92,19 +92,19 @@ def read_stream(buffer: pa.Buffer, schema: pa.Schema) -> pa.Table:
         if message.type == "record batch" and _is_compressed(message.metadata.to_pybytes()):
             raise ValueError("its buffers are compressed")
     if kinds[:1] != ["schema"] or set(kinds[1:]) - {"record batch"}:
-        raise ValueError(f"it holds {', '.join(sorted(set(kinds))) or 'nothing'}, where a schema and rows belong")
+        raise ValueError(f"it holds {', '.join(sorted(set(kinds))) or 'nothing'} instead of a schema and rows")
     reader = pa.ipc.open_stream(buffer)
     if not reader.schema.equals(schema):
-        raise ValueError("its columns are others than the writer makes")
+        raise ValueError("its columns are not those that the writer makes")
     table = reader.read_all()
     table.validate(full=True)
     return table
 
 
 def _is_compressed(metadata: bytes) -> bool:
-    """Return whether the header of a record batch names a compression. pyarrow tells it nowhere.
+    """Return whether the header of a record batch names a compression, which pyarrow does not expose.
 
-    A flatbuffer, which Arrow has verified: Message.header is field 2, RecordBatch.compression field 3.
+    The header is a flatbuffer, which Arrow has verified: Message.header is field 2, RecordBatch.compression field 3.
     """
 
     def field(table: int, number: int) -> int:
@@ -119,7 +119,7 @@ def _is_compressed(metadata: bytes) -> bool:
 
 
 def check_table(table: pa.Table, description: Description) -> None:
-    """Raise ValueError where a value of the index does not fit the description, or nothing at all."""
+    """Raise ValueError if a value of the index is invalid, or does not match the description."""
     _require(len(table) > 0, "no tracklet")
     for column in table.columns:
         children = [chunk.values for chunk in column.chunks] if pa.types.is_list(column.type) else []
@@ -127,7 +127,9 @@ def check_table(table: pa.Table, description: Description) -> None:
     keys, pids, camids = table["key"], table["pid"].to_numpy(), table["camid"].to_numpy()
     for chunk in keys.chunks:
         _check_keys(chunk)
-    rising = pc.all(pc.less(keys.slice(0, len(keys) - 1), keys.slice(1))).as_py()  # as most sets are: a quick look
+    rising = pc.all(
+        pc.less(keys.slice(0, len(keys) - 1), keys.slice(1))
+    ).as_py()  # true of most sets, and quick to check
     _require(rising is not False or pc.count_distinct(keys).as_py() == len(table), "two tracklets have one key")
     _require(int(pids.min()) >= JUNK_PID, f"identity {pids.min()}")
     _require(int(camids.min()) >= 0, f"camera {camids.min()}")
@@ -141,7 +143,7 @@ def check_table(table: pa.Table, description: Description) -> None:
 
 
 def _check_keys(keys: pa.StringArray) -> None:
-    """A regular expression would take longer than all other checks together."""
+    """Check length and characters of keys, without a regular expression: it would take longer than all other checks."""
     _, offsets, letters = keys.buffers()
     ends = np.frombuffer(offsets, np.int32)[keys.offset : keys.offset + len(keys) + 1]
     lengths = np.diff(ends)
@@ -149,28 +151,30 @@ def _check_keys(keys: pa.StringArray) -> None:
     bad_letters = np.flatnonzero(~KEY_LETTERS[np.frombuffer(letters or b"", np.uint8)[ends[0] : ends[-1]]])
     wrong[np.searchsorted(ends, bad_letters + ends[0], side="right") - 1] = True
     if wrong.any():
-        raise ValueError(f"untrue value: key {keys[int(wrong.argmax())].as_py()[:MAX_SHOWN]!r}")
+        raise ValueError(f"invalid value: key {keys[int(wrong.argmax())].as_py()[:MAX_SHOWN]!r}")
 
 
 def _check_batch(batch: pa.RecordBatch, shard_bytes: np.ndarray, num_roles: int) -> int:
-    """Check what leads to the bytes of frames, and the roles; return the number of frames."""
+    """Check shards, offsets, sizes and roles; return the number of frames."""
     first = batch["sizes"].offsets.to_numpy()
     lengths = np.diff(first)
     _refuse(batch, (lengths < 1) | (lengths > MAX_FRAMES), "{} frames", lengths)
     for name in ("offsets", "crc32"):
         others = batch[name].offsets.to_numpy()
-        _refuse(batch, np.diff(others) != lengths, f"{{}} {name} for another number of frames", np.diff(others))
-        _require(int(others[0]) == int(first[0]), f"{name} begin elsewhere than sizes")
+        _refuse(batch, np.diff(others) != lengths, f"{{}} {name}, not one per frame", np.diff(others))
+        _require(int(others[0]) == int(first[0]), f"{name} do not begin where sizes begin")
     shards = batch["shard"].to_numpy()
     _refuse(batch, (shards < 0) | (shards >= len(shard_bytes)), "shard {}", shards)
     offsets, sizes = (batch[name].values.to_numpy()[first[0] : first[-1]] for name in ("offsets", "sizes"))
-    last_offsets = np.repeat(shard_bytes[shards], lengths) - sizes  # where a frame ends with its shard
+    last_offsets = np.repeat(shard_bytes[shards], lengths) - sizes  # of a frame that ends with its shard
     wrong = (sizes < 1) | (offsets < FIRST_OFFSET) | (offsets > last_offsets)
     if wrong.any():
         frame = int(wrong.argmax())
         row = int(np.searchsorted(first, frame + first[0], side="right")) - 1
         key = batch["key"][row].as_py()
-        raise ValueError(f"untrue value: {key}: no shard has {sizes[frame]} bytes of a frame at {offsets[frame]}")
+        raise ValueError(
+            f"invalid value: {key}: a frame of {sizes[frame]} bytes at {offsets[frame]} does not fit its shard"
+        )
     num_given = np.diff(batch["roles"].offsets.to_numpy())
     _refuse(batch, num_given != num_roles, f"{{}} roles, not {num_roles}", num_given)
     roles = batch["roles"].flatten().to_numpy()
@@ -179,7 +183,7 @@ def _check_batch(batch: pa.RecordBatch, shard_bytes: np.ndarray, num_roles: int)
 
 
 def _refuse(batch: pa.RecordBatch, wrong: np.ndarray, what: str, values: np.ndarray) -> None:
-    """Raise ValueError with the first tracklet whose value is wrong."""
+    """Raise ValueError that names the first tracklet with a wrong value."""
     if wrong.any():
         row = int(wrong.argmax())
-        raise ValueError(f"untrue value: {batch['key'][row].as_py()}: {what.format(values[row])}")
+        raise ValueError(f"invalid value: {batch['key'][row].as_py()}: {what.format(values[row])}")

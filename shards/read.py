@@ -1,8 +1,8 @@
-"""Frames at random: (tracklet, frame numbers) -> pixels, reading only those frames' bytes.
+"""Random access to frames: (tracklet, frame numbers) -> pixels, reading only the bytes of these frames.
 
-A Reader costs little to open, is safe to pickle and to fork, and loads neither torch nor datasets.
+A Reader is cheap to open, can be pickled and forked, and loads neither torch nor datasets.
 
-Shapes: T frames asked for, H height, W width.
+Shapes: T requested frames, H height, W width.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards import images, index
+from shards.images import Uint8Array
 from shards.paths import expand
 from shards.records import INCOMPARABLE, DataError, Protocol, Role, Tracklet, UsageError
 from shards.storage import LocalFiles, RemoteFiles, open_files
 
 Int64Array = np.ndarray[Any, np.dtype[np.int64]]
-Uint8Array = np.ndarray[Any, np.dtype[np.uint8]]
-MAX_TOGETHER = 2 << 20  # bytes of decoded frames that are held before they are resized
+MAX_TOGETHER = 2 << 20  # bytes of decoded frames that are resized in one call
 
 
 class _Batch:
-    """Frames of a stretch of the index, as views of the mapped file, which all processes share.
+    """Frames of a record batch of the index, as views of the mapped file, which all processes share.
 
-    Those of its tracklet i are first[i] to first[i + 1] in the other arrays. Through pyarrow's own objects each look at
-    a frame would cost as much as its decoding.
+    The frames of its tracklet i are first[i] to first[i + 1] in the other arrays. An access through pyarrow's objects
+    would take as long as decoding the frame.
     """
 
     __slots__ = ("crc32", "first", "offsets", "sizes")
@@ -43,16 +43,16 @@ class _Batch:
 class Reader:
     """A folder of shards, local or behind a URL.
 
-    `len`, `[i] -> Tracklet`, `.frames(i, numbers)`; columns as arrays for those who plan.
+    `len(reader)`, `reader[i] -> Tracklet`, `reader.frames(i, numbers)`; columns as arrays, for samplers.
 
     Attributes:
-        name: Of the data set.
-        protocols: Ways to use it; the first is the default.
-        checksum: Of everything in it; equal for two builds of the same data.
-        facts: What its source noted about it.
-        pids, camids, num_frames: int64 arrays, an entry for each tracklet.
+        name: Name of the data set.
+        protocols: Protocols of the data set; the first is the default.
+        checksum: Checksum of the whole set; equal for two builds of the same data.
+        facts: Notes of the source.
+        pids, camids, num_frames: int64 arrays with an entry for each tracklet.
 
-    Raises DataError where the folder is no finished set, was made by another version, or lacks bytes.
+    Raises DataError if the folder is not a finished set, has another format version, or lacks bytes.
     """
 
     def __init__(
@@ -101,27 +101,27 @@ class Reader:
         Args:
             i: Tracklet, 0 <= i < len.
             numbers: T frame numbers, from 0, in any order, repeats allowed.
-            size: (H, W) to resize to; without it frames keep their size, and where sizes differ take the first's.
+            size: (H, W) to resize to. Default: the size of the first frame.
 
         Returns:
             uint8 RGB of shape T,H,W,3.
 
-        Raises IndexError on a tracklet or frame that there is none of, DataError on bytes that have changed.
+        Raises IndexError on a tracklet or frame that does not exist, DataError on bytes that have changed.
         """
         row = self._row(i)
-        wanted = list(map(int, numbers))
-        if not wanted:
-            raise ValueError("no frame numbers given; ask for one at least")
-        different = list(dict.fromkeys(wanted))  # a clip longer than its tracklet repeats frames
+        requested = list(map(int, numbers))
+        if not requested:
+            raise ValueError("no frame numbers given; request at least one frame")
+        different = list(dict.fromkeys(requested))  # a clip longer than its tracklet repeats frames
         parts: list[Uint8Array] = []
         for group in _groups(self._decoded(row, different, size)):
             size = size or (group[0].shape[0], group[0].shape[1])
             parts.append(images.resize(np.stack(group), size))
         frames_THW3 = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return frames_THW3 if different == wanted else frames_THW3[[different.index(number) for number in wanted]]
+        return frames_THW3 if different == requested else frames_THW3[[different.index(number) for number in requested]]
 
     def _decoded(self, row: int, numbers: Sequence[int], size: tuple[int, int] | None) -> Iterator[Uint8Array]:
-        """Yield frames at the size at which they are decoded, which is `size` at least, where they have it."""
+        """Yield decoded frames: JPEGs of at least twice `size` at a fraction of their size, all others at full size."""
         for number, data in zip(numbers, self._read(row, numbers), strict=True):
             try:
                 image_HW3 = images.decode(data, at_least=size)
@@ -131,11 +131,11 @@ class Reader:
             yield image_HW3
 
     def encoded(self, i: int, number: int) -> bytes:
-        """The stored bytes of one frame (JPEG or PNG). Raises as `frames` does."""
+        """Return the stored bytes of one frame (JPEG or PNG). Raises the exceptions of `frames`."""
         return self._read(self._row(i), [number])[0]
 
     def protocol(self, name: str | None = None) -> Protocol:
-        """The protocol of that name, or the first. UsageError names those there are."""
+        """Return the protocol `name`, or the first. Raises UsageError on an unknown name."""
         for protocol in self.protocols:
             if name is None or protocol.name == name:
                 return protocol
@@ -143,7 +143,7 @@ class Reader:
         raise UsageError(f"{self.name}: no protocol {name!r}; there are: {known}")
 
     def roles(self, protocol: str | None = None, split: str | None = None) -> Uint8Array:
-        """Role bits of every tracklet in a split of a protocol (None: the first). UsageError names those there are."""
+        """Return the role bits of every tracklet in a split of a protocol (None: the first). Raises UsageError."""
         chosen = self.protocol(protocol)
         split = chosen.splits[0] if split is None else split
         if split not in chosen.splits:
@@ -155,28 +155,28 @@ class Reader:
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings that every score on this set carries: the data set is incomplete, or some of it was dropped."""
+        """Return the warnings for scores on this set: data is missing, was dropped, or may be wrong."""
         return [f"{name}: {self.facts[name]}" for name in INCOMPARABLE if name in self.facts]
 
     @property
     def num_bytes(self) -> Int64Array:
-        """Bytes of every frame, of all tracklets in a row."""
+        """Return the size in bytes of every frame, concatenated over tracklets."""
         return np.asarray(self._flat("sizes"), np.int64)
 
     def find(self, key: str) -> int:
-        """The tracklet of a key. Raises KeyError."""
-        place = pc.index(self._table["key"], key).as_py() if key.isascii() else -1  # no key has other letters
+        """Return the tracklet with this key. Raises KeyError."""
+        place = pc.index(self._table["key"], key).as_py() if key.isascii() else -1  # keys are ASCII
         if place < 0:
             raise KeyError(key)
         return int(place)
 
     def close(self) -> None:
-        """Close the shards; reading opens them again."""
+        """Close the shards; a later read opens them again."""
         self._files.close()
 
     def _row(self, i: int) -> int:
-        if not 0 <= i < len(self):  # negative ones would hide mistakes of planners
-            raise IndexError(f"{self.path}: no tracklet {i}; there are 0 to {len(self) - 1}")
+        if not 0 <= i < len(self):  # a negative index would hide bugs of samplers
+            raise IndexError(f"{self.path}: no tracklet {i}; the tracklets are 0 to {len(self) - 1}")
         return int(i)
 
     def _key(self, row: int) -> str:
@@ -186,14 +186,16 @@ class Reader:
         length = int(self.num_frames[row])
         for number in numbers:
             if not 0 <= number < length:
-                raise IndexError(f"{self.path}: {self._key(row)} has no frame {number}; it has 0 to {length - 1}")
+                raise IndexError(
+                    f"{self.path}: {self._key(row)} has no frame {number}; its frames are 0 to {length - 1}"
+                )
         at = int(self._batch_starts.searchsorted(row, side="right")) - 1
         batch = self._batches[at]
         rows = batch.first[row - self._batch_starts[at]] + np.asarray(numbers)
         if int(batch.sizes[rows].max()) > (max_bytes := images.max_bytes()):
             raise DataError(
-                f"{self.path}: {self._key(row)}: a frame of {batch.sizes[rows].max():,} bytes is no picture of "
-                f"{images.max_pixels():,} pixels or fewer ({max_bytes:,} bytes); {images.MORE_PIXELS}"
+                f"{self.path}: {self._key(row)}: a frame of {batch.sizes[rows].max():,} bytes is larger than a "
+                f"picture of {images.max_pixels():,} pixels may be ({max_bytes:,} bytes); {images.MORE_PIXELS}"
             )
         places = list(zip(batch.offsets[rows].tolist(), batch.sizes[rows].tolist(), strict=True))
         shard = self.description.shards[self._shards[row]].file
@@ -203,18 +205,18 @@ class Reader:
             raise DataError(f"{self._files.where(shard)}: missing; bring it back, or build the set again") from error
         for place, (number, crc32) in enumerate(zip(numbers, batch.crc32[rows].tolist(), strict=True)):
             if zlib.crc32(result[place]) != crc32 and self._files.forget(shard, *places[place]):
-                result[place] = self._files.read(shard, [places[place]])[0]  # only the cache was damaged
+                result[place] = self._files.read(shard, [places[place]])[0]  # if only the cache was damaged
             if zlib.crc32(result[place]) != crc32:
-                local = isinstance(self._files, LocalFiles)  # where else it lies, only a copy of it can be verified
+                local = isinstance(self._files, LocalFiles)  # a remote set can be verified only as a copy
                 where = self.path if local else "DIR"
                 raise DataError(
                     f"{self._files.where(shard)}: {self._key(row)} frame {number}: its bytes have changed since the "
-                    f"build; `python -m shards verify {where}` lists all that is damaged"
+                    f"build; `python -m shards verify {where}` lists all damage"
                 )
         return result
 
     def _flat(self, column: str) -> np.ndarray[Any, Any]:
-        """A copy of the values of a column of lists, in a row."""
+        """Return a copy of the values of a list column, concatenated."""
         return np.asarray(self._table[column].combine_chunks().flatten().to_numpy())
 
     def _check_shards(self) -> None:
@@ -227,16 +229,16 @@ class Reader:
         for shard, size in zip(self.description.shards, sizes, strict=True):
             if size not in (shard.bytes, None):
                 raise DataError(
-                    f"{self._files.where(shard.file)}: {size:,} bytes where {shard.bytes:,} were written: cut off or "
+                    f"{self._files.where(shard.file)}: {size:,} bytes, but {shard.bytes:,} were written: cut off or "
                     "changed; bring it back, or build the set again"
                 )
 
 
 def _groups(decoded: Iterator[Uint8Array]) -> Iterator[list[Uint8Array]]:
-    """Yield neighbouring frames of one size together, up to MAX_TOGETHER bytes.
+    """Group consecutive frames of one size, up to MAX_TOGETHER bytes.
 
-    Resizing them in one call costs little more than its pixels. Large frames come one by one, so that a clip is never
-    held at full size.
+    Resizing a group in one call avoids the overhead per frame. Large frames come one by one, so that a clip is never
+    in memory at full size.
     """
     group: list[Uint8Array] = []
     for image_HW3 in decoded:

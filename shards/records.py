@@ -1,6 +1,6 @@
-"""The vocabulary of the shards room: what a tracklet, a frame and a protocol are.
+"""The records of the package: tracklets, frames, roles and protocols.
 
-Every source makes these records; the writer stores them; the reader gives them back.
+Sources make these records, the writer stores them, and the reader returns them.
 """
 
 from __future__ import annotations
@@ -10,50 +10,51 @@ from dataclasses import dataclass, field
 from enum import IntFlag
 from typing import NamedTuple
 
-JUNK_PID = -1  # MARS's `00-1`: a bad detection; ignored for every query
-# Facts of a set that whoever uses it must see: what is missing of it, was dropped, or may be wrong.
+JUNK_PID = -1  # `00-1` in MARS: a bad detection, ignored for every query
+DISTRACTOR_PID = 0  # `0000` in MARS: a person or a false alarm that matches no query
+# Facts that every user of a set must see: data that is missing, was dropped, or may be wrong.
 WARNINGS = ("partial", "left out", "skipped", "gaps", "dropped", "vanished", "doubtful")
-# Those that make scores incomparable with published ones; files beside a data set (`skipped`) do not.
+# Warnings that make scores incomparable with published ones; skipped files are no part of a data set.
 INCOMPARABLE = tuple(name for name in WARNINGS if name != "skipped")
-DISTRACTOR_PID = 0  # MARS's `0000`: a person, or a false alarm, that nobody searches for
 
 
 class DataError(Exception):
-    """Bad data, told in one line: the file, the key and the way out. The command line exits with 1."""
+    """Bad data. The message names the file, the key and the way out. The command line exits with 1."""
 
 
 class UsageError(ValueError):
-    """Options that do not fit each other or the data. The command line exits with 2; other ValueErrors are our bugs."""
+    """Options that contradict each other or the data. The command line exits with 2; other ValueErrors are bugs."""
 
 
 class Role(IntFlag):
-    """The use of a tracklet in one split. Query and gallery are independent: MARS's queries are both."""
+    """Role of a tracklet in one split. Query and gallery are independent: the queries of MARS are both."""
 
     NONE = 0
     TRAIN = 1
     QUERY = 2
     GALLERY = 4
-    JUNK = 8  # stands in the gallery and is ignored for every query
+    JUNK = 8  # in the gallery, but ignored for every query
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """One way to use a data set: which tracklets train, which are asked for, which are searched.
+    """Division of a data set into training, query and gallery tracklets.
 
-    `splits` are the names of its random divisions, ("0",) where the data set has a single one.
+    `splits` names its random divisions; a data set with a single one has ("0",).
     """
 
     name: str
     splits: tuple[str, ...] = ("0",)
     description: str = ""
-    cmc_only: bool = False  # one true match a query: mAP says nothing new and is not reported
+    cmc_only: bool = False  # each query has one true match, so that mAP adds nothing and is not reported
+
+
+# Errors of `Frame.read` that concern the frame itself. Other read errors (of a disk or network) may not recur.
+BAD_FRAME = (ValueError, FileNotFoundError, IsADirectoryError, PermissionError)
 
 
 class Frame(NamedTuple):
-    """One picture on its way into a shard.
-
-    `read` gives the encoded bytes (JPEG or PNG, as they came); `name` is what an error message shows.
-    """
+    """A picture of a source. `read` returns its encoded bytes; error messages show `name`."""
 
     name: str
     read: Callable[[], bytes]
@@ -61,13 +62,14 @@ class Frame(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SourceTracklet:
-    """A tracklet as a source hands it to the writer.
+    """A tracklet of a source, to be written.
 
-    key     unique name in the data set; a valid file name without a dot
-    pid     identity; DISTRACTOR_PID and JUNK_PID are special
-    camid   camera, as the data set numbers it
-    roles   one Role for each (protocol, split), in the order of `Source.protocols` and their splits
-    frames  called in the process that writes; frames in the order of time
+    Args:
+        key: Unique name in the data set; a valid file name without a dot.
+        pid: Identity; DISTRACTOR_PID and JUNK_PID are special.
+        camid: Camera, as the data set numbers it.
+        roles: One Role for each (protocol, split), in the order of `Source.protocols` and their splits.
+        frames: Yields the frames in order of time; called in the process that writes.
     """
 
     key: str
@@ -85,12 +87,12 @@ class Source:
     name: str
     protocols: tuple[Protocol, ...]
     tracklets: tuple[SourceTracklet, ...]
-    facts: Mapping[str, str] = field(default_factory=dict)  # free notes that `info` shows
+    facts: Mapping[str, str] = field(default_factory=dict)  # notes that `info` shows
 
 
 @dataclass(frozen=True, slots=True)
 class Tracklet:
-    """A tracklet as the reader gives it back. `roles` maps (protocol, split) to its Role there."""
+    """A tracklet of a Reader. `roles` maps (protocol, split) to the Role there."""
 
     key: str
     pid: int

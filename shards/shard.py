@@ -1,4 +1,4 @@
-"""One shard: written whole or not at all, and taken up again where its source is still the same. Runs in a worker."""
+"""Write one shard atomically, or keep it if its source has not changed. Runs in a worker."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,32 +18,29 @@ import pyarrow as pa
 
 from shards import images, index, tar
 from shards.guarded import read_regular, sha256_of
-from shards.records import DataError, SourceTracklet
+from shards.records import BAD_FRAME, DataError, SourceTracklet
 from shards.workers import Progress
 
-PART = ".part"  # of a shard that is being written
-SIDECAR = ".made"  # beside a whole shard, while building: what it was made from, and its rows of the index
+PART = ".part"  # suffix of a shard that is being written
+SIDECAR = ".made"  # beside a finished shard, during the build: digest of its source, and its rows of the index
 DIGEST_BYTES = hashlib.sha256().digest_size
 DEFAULT_QUALITY = 90
-# What speaks of the frame itself; other errors of reading (a disk, a network) may be gone at the next try.
-BAD_FRAME = (ValueError, FileNotFoundError, IsADirectoryError, PermissionError)
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """The encoding of frames: with `size` (H, W) as JPEGs of that size and `quality`, without it unchanged.
+    """Encoding of frames: JPEGs of `size` (H, W) and `quality`; without `size`, frames are stored unchanged.
 
-    What readers of shards could not show rightly becomes a PNG, which loses nothing: other formats, and pictures that
-    lie on their side with EXIF to say so.
+    Frames that are neither JPEG nor PNG, and pictures with an EXIF orientation, become upright PNGs, without loss.
     """
 
     size: tuple[int, int] | None = None
     quality: int = DEFAULT_QUALITY
 
     def apply(self, data: bytes) -> tuple[bytes, str, bool]:
-        """Return the bytes to store of a frame's, their extension, and whether the picture was turned upright.
+        """Return a frame's bytes as stored, their extension, and whether the picture was turned upright.
 
-        Raises ValueError where the frame is no whole picture.
+        Raises ValueError if the frame is not a whole picture.
         """
         extension, orientation = images.check(data)
         turned = orientation != 1
@@ -56,7 +54,7 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One shard to write: picklable, and all that a worker needs. `plan` is the fingerprint of the whole build."""
+    """A shard to write; picklable. `plan` is the fingerprint of the whole build."""
 
     path: Path
     number: int
@@ -64,15 +62,15 @@ class Job:
     role_names: Sequence[tuple[str, str]]
     encoding: Encoding
     plan: str
-    drop: bool = False  # bad frames are left out; otherwise they are an error
+    drop: bool = False  # leave out bad frames instead of failing
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The outcome of writing a shard: its record, the rows of its tracklets, and a line for each bad frame.
+    """A written shard: its record, the rows of its tracklets, and a line for each bad frame.
 
-    Without `drop`, a shard that has bad frames has no record. A tracklet of which no frame is left has no row.
-    `turned` counts the pictures that were turned by their EXIF orientation.
+    Without `drop`, a shard with bad frames has no record. A tracklet without good frames has no row. `turned` counts
+    the pictures that were turned by their EXIF orientation.
     """
 
     record: index.ShardRecord | None
@@ -83,7 +81,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class _Sidecar:
-    """The note of a finished shard: `plan` of its build, digest of its source frames, and the outcome."""
+    """Notes on a finished shard: `plan` of its build, digest of its source frames, and the result."""
 
     plan: str
     source: str
@@ -91,7 +89,7 @@ class _Sidecar:
 
     @staticmethod
     def read(job: Job) -> _Sidecar | None:
-        """That of a shard of this very build, both with the very bytes that were written; None where there is none."""
+        """Return the sidecar of a finished shard of this build; None if it is missing, or shard or sidecar changed."""
         try:
             content = read_regular(job.path.with_suffix(SIDECAR))
             digest, stream = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
@@ -109,7 +107,7 @@ class _Sidecar:
         return _Sidecar(facts["plan"], facts["source"], written)
 
     def write(self, job: Job) -> None:
-        """Before the shard gets its name."""
+        """Write the sidecar; call this before the shard gets its name."""
         record, table, faults = self.written.record, self.written.table, self.written.faults
         assert record is not None
         assert table is not None
@@ -128,7 +126,7 @@ class _Sidecar:
 
 
 def write_shard(job: Job, progress: Progress) -> Written:
-    """Write one shard unless it is there and its source is the same. Runs in a worker."""
+    """Write one shard, unless it exists and its source has not changed. Runs in a worker."""
     sidecar = _Sidecar.read(job)
     if sidecar is None or not _is_current(sidecar, job, progress):
         job.path.unlink(missing_ok=True)
@@ -144,27 +142,25 @@ def write_shard(job: Job, progress: Progress) -> Written:
 
 
 def join_shard(job: Job, progress: Progress) -> Written:
-    """Take a shard as another process has made it, without a look at its source. Runs in a worker."""
+    """Return a shard that another process has written, without reading its source. Runs in a worker."""
     progress.check()
     sidecar = _Sidecar.read(job)
     if sidecar is None:
-        other = (
-            " as it is asked for: what is there is damaged, or of other options or data" if job.path.exists() else ""
-        )
-        return Written(None, None, [f"{job.path}: not made yet{other}"])
+        reason = "damaged, or made with other options or data" if job.path.exists() else "not made yet"
+        return Written(None, None, [f"{job.path}: {reason}"])
     progress.advance(len(job.tracklets), sum(tracklet.num_frames for tracklet in job.tracklets))
     return sidecar.written
 
 
 class _Digest:
-    """Return the digest of frames by length and CRC-32, which changes when a frame is replaced."""
+    """Digest of frames by length and CRC-32; it changes when a frame is replaced."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
 
     def add(self, data: bytes) -> int:
-        """Return the frame's CRC-32."""
-        checksum = index.crc32(data)
+        """Add a frame; return its CRC-32."""
+        checksum = zlib.crc32(data)
         self._hash.update(struct.pack("<QI", len(data), checksum))
         return checksum
 
@@ -173,7 +169,7 @@ class _Digest:
 
 
 def _is_current(sidecar: _Sidecar, job: Job, progress: Progress) -> bool:
-    """Return whether a shard was made from the very frames that the source has now."""
+    """Return whether the source still has the frames that the shard was made from."""
     digest = _Digest()
     for tracklet in job.tracklets:
         progress.check()
@@ -185,12 +181,12 @@ def _is_current(sidecar: _Sidecar, job: Job, progress: Progress) -> bool:
         progress.advance(1, count)
     if digest.hex() == sidecar.source:
         return True
-    progress.advance(-len(job.tracklets), 0)  # they are to be written, and counted, again
+    progress.advance(-len(job.tracklets), 0)  # they will be written and counted again
     return False
 
 
-class _Picture(NamedTuple):  # made in half the time of a frozen dataclass, a million times in a build
-    """A frame as it is stored."""
+class _Picture(NamedTuple):  # of which a build makes a million: twice as fast as a frozen dataclass
+    """A frame to store."""
 
     data: bytes
     extension: str
@@ -213,14 +209,14 @@ def _write_tar(path: Path, job: Job, progress: Progress) -> _Sidecar:
             good = list(_good_pictures(tracklet, job.encoding, digest, faults))
             turned += sum(picture.turned for picture in good)
             if job.drop and not good:
-                faults.append(f"{tracklet.key}: no frame is left of it, so it is left out")
+                faults.append(f"{tracklet.key}: left out: it has no good frame")
             elif job.drop or not faults:
                 shard.add(tracklet, good)
             progress.advance(1, tracklet.num_frames)
         if faults and not job.drop:
             return _Sidecar(job.plan, digest.hex(), Written(None, None, faults))
         record, table = shard.end()
-        if hasattr(os, "posix_fadvise"):  # starts the writing to disk; the build waits for it, once, at its end
+        if hasattr(os, "posix_fadvise"):  # starts writing to the disk; the build waits for the disk once, at its end
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return _Sidecar(job.plan, digest.hex(), Written(record, table, faults, turned))
 
@@ -228,28 +224,28 @@ def _write_tar(path: Path, job: Job, progress: Progress) -> _Sidecar:
 def _good_pictures(
     tracklet: SourceTracklet, encoding: Encoding, digest: _Digest, faults: list[str]
 ) -> Iterator[_Picture]:
-    """A tracklet's pictures, encoded; a line in `faults` for each that is none."""
+    """Yield the encoded pictures of a tracklet; append a line to `faults` for each bad frame."""
     count = 0
     for frame in tracklet.frames():
         count += 1
         try:
-            came = frame.read()
-            checksum = digest.add(came)
-            data, extension, turned = encoding.apply(came)
+            original = frame.read()
+            checksum = digest.add(original)
+            data, extension, turned = encoding.apply(original)
         except BAD_FRAME as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             faults.append(f"{frame.name}: {tracklet.key}: {reason}")
         else:
-            yield _Picture(data, extension, turned, checksum if data is came else index.crc32(data))
+            yield _Picture(data, extension, turned, checksum if data is original else zlib.crc32(data))
     if count != tracklet.num_frames:
         raise DataError(
-            f"{tracklet.key}: {count} frames came where the source promised {tracklet.num_frames}; "
-            "has the data changed meanwhile? Build again"
+            f"{tracklet.key}: {count} frames, but the source had {tracklet.num_frames} when the build started; build "
+            "again"
         )
 
 
 class _Shard:
-    """A tar that is being written: its bytes go to the file, and what the index needs to know of them is kept."""
+    """Write a tar; collect its hash, and the rows of its tracklets for the index."""
 
     def __init__(self, file: BinaryIO, job: Job) -> None:
         self._file, self._job = file, job
@@ -257,7 +253,7 @@ class _Shard:
         self._rows: list[dict[str, Any]] = []
 
     def add(self, tracklet: SourceTracklet, pictures: Sequence[_Picture]) -> None:
-        """Write a tracklet: its json first, then its pictures."""
+        """Write a tracklet: json, then pictures."""
         key, pid, camid, roles = tracklet.key, tracklet.pid, tracklet.camid, [int(role) for role in tracklet.roles]
         content = index.sample_json(key, pid, camid, len(pictures), roles, self._job.role_names)
         members = [(f"{key}.json", content)]
@@ -269,7 +265,7 @@ class _Shard:
                 "pid": pid,
                 "camid": camid,
                 "shard": self._job.number,
-                "json_crc32": index.crc32(content),
+                "json_crc32": zlib.crc32(content),
                 "offsets": [self._size + offset for offset in offsets[1:]],
                 "sizes": [len(p.data) for p in pictures],
                 "crc32": [p.crc32 for p in pictures],
@@ -279,7 +275,7 @@ class _Shard:
         self._write(block)
 
     def end(self) -> tuple[index.ShardRecord, pa.Table]:
-        """Write the end; return the record of the shard and the rows of its tracklets."""
+        """Write the end of the tar; return the shard's record and the rows of its tracklets."""
         self._write(tar.end(self._size))
         self._file.flush()
         record = index.ShardRecord(self._job.path.name, self._size, self._hash.hexdigest())

@@ -1,10 +1,9 @@
 """Storage of a set: a local folder, or a URL (http, s3, gs, memory, ...) through fsspec.
 
-From afar, whole blocks are fetched and kept in a cache folder that all processes and sets share: frames of a tracklet
-lie side by side, so that the first frame of a clip brings most of the others. Blocks are plain files, renamed into
-place when whole; nothing is locked, and whoever finds one may use it.
+Remote files are fetched in blocks and kept in a cache folder that all processes and sets share (shards/cache.py). The
+frames of a tracklet are adjacent, so that the block of a clip's first frame contains most of the others.
 
-Whatever a folder or a server has under a name, reading it takes a bounded time and a bounded memory.
+Reading takes bounded time and memory, whatever a folder or server holds under a name.
 """
 
 from __future__ import annotations
@@ -25,46 +24,46 @@ from shards.guarded import open_regular, read_regular, sha256_of
 from shards.paths import check_url, expand, without_password
 from shards.records import DataError
 
-MAX_OPEN = 256  # shards of a set, in a process
+MAX_OPEN = 256  # open shards per set and process
 BLOCK_BYTES = 1 << 20
-BLOCKS_IN_MEMORY = 16  # of a process
+BLOCKS_IN_MEMORY = 16  # per set and process
 DEFAULT_CACHE_GB = 20.0
-WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each new try
-TIMEOUT_SECONDS = 30.0  # of one request
+WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each retry
+TIMEOUT_SECONDS = 30.0  # per request
 R = TypeVar("R")
 Place = tuple[int, int]  # offset and size in a file
 
 
 class Files(Protocol):
-    """The file operations that a Reader needs. FileNotFoundError says that there is no file of that name."""
+    """File operations that a Reader needs. They raise FileNotFoundError if a file does not exist."""
 
     def where(self, name: str) -> str:
-        """The path or URL of a file, for messages."""
+        """Return the path or URL of a file, for messages."""
 
     def content(self, name: str, max_bytes: int) -> bytes:
-        """All of a small file, as it is now. Raises DataError where it is larger than `max_bytes`."""
+        """Return the present content of a small file. Raises DataError if it is larger than `max_bytes`."""
 
     def local(self, name: str, sha256: str, max_bytes: int) -> Path:
-        """A local file with the content of that SHA-256, to map into memory; the caller checks it.
+        """Return the path of a local copy of the file with this SHA-256, to map into memory; the caller checks it.
 
-        Raises DataError where more than `max_bytes` come from afar.
+        Raises DataError if a server sends more than `max_bytes`.
         """
 
     def sizes(self, names: Sequence[str]) -> list[int | None]:
-        """Bytes of files; None where a server does not say."""
+        """Return the sizes of files in bytes; None if a server does not report one."""
 
     def read(self, name: str, places: Sequence[Place]) -> list[bytes]:
-        """The bytes at each place, fewer where the file ends."""
+        """Return the bytes at each place; fewer at the end of the file."""
 
     def forget(self, name: str, offset: int, size: int) -> bool:
-        """Drop what a cache holds of that range; False where nothing of it came out of one."""
+        """Remove a range of a file from the cache; return False if the cache held none of it."""
 
     def close(self) -> None:
-        """Close what is open; a later read opens it again."""
+        """Close open files and connections; a later read opens them again."""
 
 
 def open_files(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None, cache_gb: float | None) -> Files:
-    """The files of a local folder or URL; `cache` and `cache_gb` as in `shards.open`."""
+    """Return the files of a local folder or URL; `cache` and `cache_gb` as in `shards.open`."""
     text = expand(os.fspath(path))
     if "://" not in text:
         return LocalFiles(Path(text))
@@ -85,27 +84,27 @@ def _gigabytes(text: str | None) -> float:
 
 
 class _Descriptor:
-    """An open file. It closes when nobody holds it: a thread may still read through one that gave way to another."""
+    """An open file, closed with its last reference: a thread may still use a descriptor that left the cache."""
 
     __slots__ = ("number",)
 
     def __init__(self, number: int) -> None:
         self.number = number
 
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at Python's end, the module `os` may be gone
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # `os` may be gone when Python exits
         close(self.number)
 
 
 def _max_open() -> int:
-    """Return the number of files that a Reader keeps open: a quarter of the process's limit."""
+    """Return how many files a Reader keeps open: at most a quarter of the process's limit."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return MAX_OPEN if limit == resource.RLIM_INFINITY else max(1, min(MAX_OPEN, limit // 4))
 
 
 class LocalFiles:
-    """A folder. Files are opened when first read; those read last stay open, a bounded number.
+    """Files of a local folder. Files are opened when first read; a bounded number of the latest stay open.
 
-    `os.pread` has no file position to share, so forked processes and threads may read through the same descriptor.
+    `os.pread` shares no file position, so that forked processes and threads may read through the same descriptor.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -132,10 +131,10 @@ class LocalFiles:
         except OSError as error:
             if error.errno != errno.EMFILE:
                 raise
-            self._open.cache_clear()  # other sets and connections of this process have taken the rest
+            self._open.cache_clear()  # other sets and connections of this process use up the limit
             file = self._open(name)
         if len(places) > 1 and hasattr(os, "posix_fadvise"):
-            for offset, size in places:  # a disk then looks for all of them at once
+            for offset, size in places:  # the disk can then fetch them all at once
                 os.posix_fadvise(file.number, offset, size, os.POSIX_FADV_WILLNEED)
         return [os.pread(file.number, size, offset) for offset, size in places]
 
@@ -151,18 +150,18 @@ def _open(folder: Path, name: str) -> _Descriptor:
 
 
 class RemoteFiles:
-    """A folder behind a URL, read in blocks through a cache. A lost connection is tried again, then a DataError."""
+    """Files of a folder behind a URL, read in blocks through a cache. Failed requests are retried, then a DataError."""
 
     def __init__(self, url: str, cache: Cache) -> None:
         self.url, self.cache = url, cache
-        self.blocks = ""  # folder of this set's blocks in the cache
+        self.blocks = ""  # the folder of this set's blocks in the cache
         self._recent: OrderedDict[str, bytes] = OrderedDict()
         self._filesystem: tuple[int, Any, str] | None = None
 
     def name_blocks(self, checksum: str) -> None:
         """Name the blocks after the URL and the checksum of the set.
 
-        A server could claim another set's checksum: its blocks must not stand in for those of another URL.
+        A server could claim the checksum of another set. The URL in the name keeps its blocks out of that set.
         """
         self.blocks = hashlib.sha256(f"{self.url}\n{checksum}".encode()).hexdigest()
 
@@ -178,7 +177,7 @@ class RemoteFiles:
         if not path.is_file() or sha256_of(path) != sha256:
             data = self._fetch_whole(name, max_bytes)
             if not self.cache.put(cached, data):
-                raise DataError(f"{path}: the index cannot be kept here; set MSTAT_CACHE to a folder with room")
+                raise DataError(f"{path}: cannot write the index here; set MSTAT_CACHE to a folder with free space")
         return path
 
     def sizes(self, names: Sequence[str]) -> list[int | None]:
@@ -188,7 +187,7 @@ class RemoteFiles:
                 without_password(self.url),
                 lambda: filesystem.sizes([f"{root}/{name}" for name in names], **_timeout(filesystem)),
             )
-        except FileNotFoundError as error:  # fsspec says so of every failure
+        except FileNotFoundError as error:  # fsspec raises it for every failure
             if isinstance(error.__cause__, DataError):
                 raise error.__cause__ from None
             raise
@@ -221,7 +220,7 @@ class RemoteFiles:
         return f"{self.blocks}/{name}/{number:06d}"
 
     def _block(self, name: str, number: int, size: int) -> bytes:
-        """A block of a file, of which `size` bytes are there for certain; the last may have fewer than the others."""
+        """Return a block of a file. It has at least `size` bytes; the last block may be shorter than the others."""
         key = self._block_name(name, number)
         data = self._recent.pop(key, None)
         if data is None:
@@ -237,38 +236,38 @@ class RemoteFiles:
     def _fetch_whole(self, name: str, max_bytes: int) -> bytes:
         data = self._fetch(name, None, max_bytes + 1)
         if len(data) > max_bytes:
-            raise DataError(f"{self.where(name)}: more than {max_bytes:,} bytes come, the most that are read of it")
+            raise DataError(f"{self.where(name)}: the server sends more than {max_bytes:,} bytes, the limit")
         return data
 
     def _fetch_part(self, name: str, start: int, end: int, size: int) -> bytes:
-        """The bytes from `start` to `end`, of which `size` are there for certain."""
+        """Fetch the bytes from `start` to `end`, of which at least `size` exist."""
         data = self._fetch(name, start, end, size)
         if len(data) > end - start:
             raise DataError(
-                f"{self.where(name)}: a part was asked for and all of it came: this server knows no ranges (HTTP "
-                "Range); use another, or copy the set to a local folder"
+                f"{self.where(name)}: the server sent the whole file, not a part: it does not support HTTP Range; use "
+                "another server, or copy the set to a local folder"
             )
         return data
 
     def _fetch(self, name: str, start: int | None, end: int, size: int = 0) -> bytes:
-        """The bytes from `start` to `end`, and perhaps one more where a server sends more.
+        """Fetch the bytes from `start` to `end`; one byte more if the server sends more.
 
-        Without `start` no part is asked for, which a server without ranges sends, too.
+        Without `start` the request has no range, so that a server without ranges can answer it.
         """
         filesystem, root = self._connect()
 
         def call() -> bytes:
             result: bytes = filesystem.cat_file(f"{root}/{name}", start=start, end=end, **_timeout(filesystem))
-            if len(result) < size:  # a server that says no length may lose the connection without a sign
-                raise ConnectionError(f"{len(result):,} bytes came of {size:,} or more")
+            if len(result) < size:  # without a stated length, a lost connection looks like the end
+                raise ConnectionError(f"received {len(result):,} bytes of at least {size:,}")
             return result
 
         return self._try_again(self.where(name), call)
 
     def _connect(self) -> tuple[Any, str]:
-        """The file system of this process: its connections and threads do not outlive a fork."""
+        """Return the file system and root path; a new one after a fork, which its connections do not survive."""
         if self._filesystem is None or self._filesystem[0] != os.getpid():
-            from shards import web  # with fsspec and aiohttp, which local sets do not need
+            from shards import web  # imports fsspec and aiohttp, which local sets do not need
 
             self._filesystem = os.getpid(), *web.connect(self.url)
         return self._filesystem[1:]
@@ -279,18 +278,18 @@ class RemoteFiles:
                 return call()
             except (FileNotFoundError, PermissionError, DataError):
                 raise
-            except Exception as error:  # each protocol has its own
+            except Exception as error:  # each protocol has its own types
                 if seconds is None:
                     reason = str(error) or type(error).__name__
                     tries = len(WAITS) + 1
                     raise DataError(
-                        f"{what}: cannot be read ({reason}), {tries} times in a row; is the address right, the "
-                        "connection up? The same command goes on"
+                        f"{what}: cannot be read ({reason}), {tries} times in a row; check the address and the "
+                        "connection, then run the same command again"
                     ) from error
                 time.sleep(seconds)
         raise AssertionError
 
 
 def _timeout(filesystem: Any) -> dict[str, float]:
-    """For file systems that wait on fsspec's own loop; others have timeouts of their own."""
+    """Return the timeout option of file systems that use fsspec's event loop; others have their own timeouts."""
     return {"timeout": TIMEOUT_SECONDS} if filesystem.async_impl else {}

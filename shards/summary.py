@@ -1,4 +1,4 @@
-"""The summary that `info` and builds print: tracklets by protocol, role and camera, and warnings."""
+"""Summary that `info` and builds print: tracklets by protocol, role and camera, and warnings."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from shards.records import DISTRACTOR_PID, WARNINGS, Role
 from shards.text import markup, printable
 
 BARS = " ▁▂▃▄▅▆▇█"
-MAX_SHOWN = 20  # identities that a warning names
-MAX_FACT = 400  # letters of a fact at the end of a build; a set may have thousands of names
+MAX_SHOWN = 20  # identities in a warning
+MAX_FACT = 400  # characters of a fact at the end of a build: a set may have thousands of names
 BINS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # frames; the last bin is open
 ROLES = ("train", "query", "gallery", "distractors", "junk")
 
 
 def summary(reader: Reader) -> dict[str, Any]:
-    """Counts of a set, JSON-ready. The gallery is counted without junk, and with distractors (also counted apart)."""
+    """Return the counts of a set, ready for JSON. Gallery counts exclude junk and include distractors."""
     protocols = [
         {
             "name": protocol.name,
@@ -103,7 +103,7 @@ def _counts(reader: Reader, rows: np.ndarray, cameras: bool = True) -> dict[str,
 
 
 def num_valid_queries(reader: Reader, query: np.ndarray, gallery: np.ndarray) -> int:
-    """Queries whose identity another camera has in the gallery; the others have nothing to find."""
+    """Count the queries with a match: a gallery tracklet of the same identity and another camera."""
     cameras: dict[int, set[int]] = {}
     for pid, camid in zip(reader.pids[gallery].tolist(), reader.camids[gallery].tolist(), strict=True):
         cameras.setdefault(pid, set()).add(camid)
@@ -112,7 +112,7 @@ def num_valid_queries(reader: Reader, query: np.ndarray, gallery: np.ndarray) ->
 
 
 def _warnings(content: dict[str, Any]) -> list[str]:
-    """Return the warnings of a summary: dropped or doubtful data, and splits that score nothing."""
+    """Return the warnings of a summary: dropped or doubtful data, and splits without a valid query."""
     lines = [f"{name}: {content['facts'][name]}" for name in WARNINGS if name in content["facts"]]
     for protocol in content["protocols"]:
         for split, counts in protocol["splits"].items():
@@ -128,7 +128,7 @@ def _warnings(content: dict[str, Any]) -> list[str]:
 
 
 def show_facts(facts: Mapping[str, str], console: Console, max_length: int | None = None) -> None:
-    """Print the facts of a set but those that are warnings, each to a length."""
+    """Print the facts of a set that are not warnings, each cut at `max_length`."""
     for name, fact in facts.items():
         if name not in WARNINGS:
             shown = fact if max_length is None or len(fact) <= max_length else f"{fact[:max_length]}... (see info)"
@@ -136,14 +136,14 @@ def show_facts(facts: Mapping[str, str], console: Console, max_length: int | Non
 
 
 def show_warnings(lines: Sequence[str], console: Console) -> None:
-    """Print warnings so that they are seen on a light and on a dark terminal."""
+    """Print warnings in colours that are legible on light and dark terminals."""
     for line in lines:
         console.print("[black on yellow]warning[/]", end=" ")
         console.print(printable(line), highlight=False, markup=False, style="bold", soft_wrap=True)
 
 
 def show_built(content: dict[str, Any], console: Console) -> None:
-    """Print what a build says at its end: the facts, the valid queries of each split, and last the warnings."""
+    """Print the end of a build: facts, valid queries of each split, warnings."""
     show_facts(content["facts"], console, MAX_FACT)
     for protocol in content["protocols"]:
         splits: dict[str, list[str]] = {}
@@ -166,7 +166,7 @@ def _split_names(names: Sequence[str]) -> str:
 
 
 def show(content: dict[str, Any], console: Console) -> None:
-    """Print a summary for people."""
+    """Print a summary as text and tables."""
     console.print(
         f"[bold]{markup(content['name'])}[/]: {content['tracklets']:,} tracklets, {content['frames']:,} frames, "
         f"{content['identities']:,} identities, {content['cameras']} cameras, {content['bytes'] / 1e6:,.1f} MB in "
@@ -221,6 +221,6 @@ def _cell(counts: dict[str, Any]) -> str:
 
 
 def bars(counts: Sequence[int]) -> str:
-    """A column for each count; one that is not empty shows."""
+    """Draw a histogram as text. Every count above 0 is visible."""
     most = max(max(counts), 1)
     return "".join(BARS[-(-count * (len(BARS) - 1) // most)] for count in counts)

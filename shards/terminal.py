@@ -1,8 +1,8 @@
-"""Output that no terminal, pipe or name on a disk can break.
+"""Print any text to any terminal or pipe.
 
-A terminal without UTF-8 (LANG=C, PYTHONIOENCODING=ascii) has no letters for the bars and dashes of the tables, and a
-file name whose bytes are no UTF-8 can be encoded nowhere. Python would end the command with a UnicodeEncodeError, after
-all its work.
+A terminal without UTF-8 (LANG=C, PYTHONIOENCODING=ascii) cannot encode the bars and dashes of tables, and no terminal
+can encode a file name that is not UTF-8. Python would raise UnicodeEncodeError at the end of a command, after all its
+work.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOOKALIKES = {
 
 
 def lookalike(error: UnicodeError) -> tuple[str, int]:
-    r"""Handle an error of a codec: signs of tables by their like in ASCII, all else as escapes like \xe9 or \udcff."""
+    r"""Handle an encoding error: table symbols become similar ASCII, all else escapes like \xe9 or \udcff."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     signs = error.object[error.start : error.end]
@@ -36,7 +36,7 @@ def lookalike(error: UnicodeError) -> tuple[str, int]:
 
 
 def print_anything() -> None:
-    """Let standard output and error print every text, whatever their encoding. For the start of a command."""
+    """Let stdout and stderr print any text in any encoding. Call it when a command starts."""
     codecs.register_error("lookalike", lookalike)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -1,4 +1,4 @@
-"""Text that comes from data (keys, names, logs, JSON, URLs), made safe to print."""
+"""Make text from data (keys, names, logs, JSON, URLs) safe to print."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 
 def printable(text: object, keep: str = "") -> str:
-    r"""Show each character that would steer a terminal, or change the order of a line, as its escape.
+    r"""Escape each character that would control a terminal or reorder a line.
 
-    Control characters (ESC), bidirectional and other format characters, and surrogates of names that are no UTF-8
+    Control characters (ESC), bidirectional and other format characters, and surrogates from names that are not UTF-8
     become `\x1b`, `\u202e`, `\udcff`.
 
     Args:
-        text: Anything; its `str` is taken.
-        keep: Control characters that may stay, as `"\\n\\t"` in text of several lines.
+        text: Any object; its `str` is escaped.
+        keep: Control characters to keep, such as `"\\n\\t"` in text of several lines.
     """
     string = str(text)
     if string.isprintable():
@@ -23,19 +23,19 @@ def printable(text: object, keep: str = "") -> str:
 
 
 def printable_lines(lines: Iterable[str]) -> str:
-    """A text of several lines, each `printable`."""
+    """Join lines, each made `printable`."""
     return "\n".join(map(printable, lines))
 
 
 def markup(text: object) -> str:
-    """`printable`, with brackets that rich's console would take for markup escaped."""
+    """Make text `printable`, and escape brackets that rich would read as markup."""
     from rich.markup import escape
 
     return escape(printable(text))
 
 
 def breaks_lines(text: str) -> bool:
-    """Return whether a text holds control characters or ends of lines: it cannot be a name in a script or an option."""
+    """Return whether text contains control characters or line ends, which no name in a script or option may have."""
     return any(unicodedata.category(c) in ("Cc", "Zl", "Zp", "Cs") for c in text)
 
 

@@ -1,8 +1,8 @@
-"""Is a folder of shards what was built? Reads every byte once, and names each fault by file and key.
+"""Verify that a folder of shards has not changed since its build. Reads every byte once; names faults by file and key.
 
-What the tars hold is found by walking them, as any program that reads a tar does, and compared with the index.
+The tars are walked, as any program reads a tar, and their members are compared with the index.
 
-Bytes that were damaged before the build are as they were built; only decoding every picture finds them.
+Damage from before the build is no change: only decoding every picture reveals it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import mmap
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,13 +27,13 @@ from shards.storage import LocalFiles
 from shards.workers import Progress, run_jobs
 
 INTACT_BUT_UNREACHABLE = "a damaged tar header hides them from tar; the index still reads them"
-JSON_MEMBER = -1  # stands for <key>.json where frames have their number
-MEMBER = re.compile(r"([A-Za-z0-9_-]{1,80})\.(?:json|([0-9]{5})\.(?:jpg|png))")  # every name that the writer makes
+JSON_MEMBER = -1  # in place of a frame number: <key>.json
+MEMBER = re.compile(r"([A-Za-z0-9_-]{1,80})\.(?:json|([0-9]{5})\.(?:jpg|png))")  # all names that the writer gives
 
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """A file in a tar: where its bytes lie, and their CRC-32."""
+    """A file in a tar: place and CRC-32 of its bytes."""
 
     offset: int
     size: int
@@ -49,15 +50,15 @@ class _Job:
 
 
 def verify(folder: Path, workers: int = 1, *, decode: bool = False) -> list[str]:
-    """Return the faults of a set, `file: key: what` a line each; an empty list says that all is as it was built.
+    """Return the faults of a set, each as a line `file: key: fault`; an empty list if nothing has changed.
 
-    `decode` decodes every picture besides.
+    `decode` also decodes every picture.
     """
     try:
         files = LocalFiles(folder)
         description, _ = index.load_description(files)
         table = index.load_table(files, description)
-    except DataError as error:  # without its index nothing else can be told
+    except DataError as error:  # nothing else can be checked without the index
         return [str(error)]
 
     faults = [*_description_faults(folder), *_index_faults(folder, description)]
@@ -71,19 +72,19 @@ def verify(folder: Path, workers: int = 1, *, decode: bool = False) -> list[str]
     for result in run_jobs(_verify_shard, jobs, workers=workers, total=len(table)):
         faults += result
     listed = {record.file for record in description.shards}
-    faults += [f"{path}: not of this set" for path in sorted(folder.glob("*.tar")) if path.name not in listed]
+    faults += [f"{path}: not part of this set" for path in sorted(folder.glob("*.tar")) if path.name not in listed]
     return faults
 
 
 def _description_faults(folder: Path) -> Iterator[str]:
-    """Bytes of `dataset.json` that its checksum, which is of the values, does not cover."""
+    """Compare the bytes of `dataset.json`: its checksum covers the values, not their format."""
     text = (folder / index.DESCRIPTION_FILE).read_bytes()
     if json.dumps(json.loads(text), indent=1).encode() + b"\n" != text:
-        yield f"{folder / index.DESCRIPTION_FILE}: says what it said when it was built, and in other bytes"
+        yield f"{folder / index.DESCRIPTION_FILE}: the values are as built, but their bytes have changed"
 
 
 def _index_faults(folder: Path, description: index.Description) -> Iterator[str]:
-    """Return the files of the index that `datasets` reads besides its rows."""
+    """Compare the files of `datasets` beside the rows of the index."""
     for name, sha256 in description.index_files.items():
         path = folder / index.INDEX_FOLDER / name
         if not path.is_file():
@@ -106,7 +107,7 @@ def _verify_shard(job: _Job, progress: Progress) -> list[str]:
 @contextmanager
 def _mapped(path: Path) -> Iterator[memoryview]:
     with path.open("rb") as file:
-        if not file.read(1):  # nothing cannot be mapped
+        if not file.read(1):  # mmap refuses an empty file
             yield memoryview(b"")
             return
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
@@ -114,10 +115,10 @@ def _mapped(path: Path) -> Iterator[memoryview]:
 
 
 def _faults(job: _Job, data: memoryview, progress: Progress) -> list[str]:
-    """Faults of one tar, `key: what`."""
+    """Return the faults of one tar, as `key: fault`."""
     faults, intact = [], False
     if len(data) != job.record.bytes:
-        faults.append(f"{len(data):,} bytes where {job.record.bytes:,} were written")
+        faults.append(f"{len(data):,} bytes, but {job.record.bytes:,} were written")
     elif hashlib.sha256(data).hexdigest() != job.record.sha256:
         faults.append("changed since the build (SHA-256)")
     else:
@@ -126,21 +127,19 @@ def _faults(job: _Job, data: memoryview, progress: Progress) -> list[str]:
     if not intact and num_frames > 1 and not any(_in_place(row, data) for row in job.rows):
         progress.check()
         progress.advance(len(job.rows), num_frames)
-        what = (
-            f"not one frame of its {len(job.rows):,} tracklets lies where it was written: another file, or overwritten"
-        )
+        what = f"no frame of its {len(job.rows):,} tracklets is where it was written: another file, or overwritten"
         return [f"{faults[0]}; {what}; bring it back, or build the set again"]
     members, foreign, end = _scan(data)
     if intact and not _is_zero(data[end:]):
         foreign.append(f"bytes after the last member, from {end:,} on, are not zero; build the set again")
     for row in job.rows:
         progress.check()
-        found_faults = _verify_row(row, members, job.role_names, data)
+        row_faults = _verify_row(row, members, job.role_names, data)
         if not intact:
-            found_faults += _unframed(row, job.role_names, data)
+            row_faults += _unframed(row, job.role_names, data)
         if job.decode:
-            found_faults += _undecodable(row, data)
-        faults += [f"{row['key']}: {what}" for what in found_faults]
+            row_faults += _undecodable(row, data)
+        faults += [f"{row['key']}: {what}" for what in row_faults]
         progress.advance(1, len(row["sizes"]))
     faults += foreign
     unknown: dict[str, list[int]] = {}
@@ -150,13 +149,13 @@ def _faults(job: _Job, data: memoryview, progress: Progress) -> list[str]:
 
 
 def _in_place(row: dict[str, Any], data: memoryview) -> bool:
-    """Return whether one frame of a tracklet at least lies whole where the index says."""
+    """Return whether at least one frame of a tracklet is intact at its place in the index."""
     frames = zip(row["offsets"], row["sizes"], row["crc32"], strict=True)
-    return any(index.crc32(data[offset : offset + size]) == checksum for offset, size, checksum in frames)
+    return any(zlib.crc32(data[offset : offset + size]) == checksum for offset, size, checksum in frames)
 
 
 def _verify_row(row: dict[str, Any], members: dict[Any, _Member], role_names: Any, data: memoryview) -> list[str]:
-    """Faults of one tracklet; takes its members out of `members`."""
+    """Return the faults of one tracklet; remove its members from `members`."""
     faults: list[str] = []
     lost: list[int] = []
     changed: list[int] = []
@@ -169,7 +168,7 @@ def _verify_row(row: dict[str, Any], members: dict[Any, _Member], role_names: An
     for number, member in expected.items():
         result = members.pop((row["key"], number), None)
         if result is None:
-            if index.crc32(data[member.offset : member.offset + member.size]) == member.crc32:
+            if zlib.crc32(data[member.offset : member.offset + member.size]) == member.crc32:
                 hidden += 1
             else:
                 lost.append(number)
@@ -180,8 +179,8 @@ def _verify_row(row: dict[str, Any], members: dict[Any, _Member], role_names: An
     sample = members.pop((row["key"], JSON_MEMBER), None)
     if changed:
         faults.append(_members(changed, "changed (CRC-32)", "has", "have"))
-    if index.crc32(content) != row["json_crc32"]:
-        faults.append("the index disagrees with the json it was made with")
+    if zlib.crc32(content) != row["json_crc32"]:
+        faults.append("the index does not match the json of its build")
     if sample is None:
         faults.append("its json is missing")
     elif (sample.crc32, sample.size) != (row["json_crc32"], len(content)):
@@ -191,12 +190,12 @@ def _verify_row(row: dict[str, Any], members: dict[Any, _Member], role_names: An
     if hidden:
         faults.append(f"{hidden} frames: {INTACT_BUT_UNREACHABLE}")
     if moved:
-        faults.append(f"{moved} frames lie elsewhere than the index says")
+        faults.append(f"{moved} frames are not at their places in the index")
     return faults
 
 
 def _unframed(row: dict[str, Any], role_names: Any, data: memoryview) -> list[str]:
-    """Members whose bytes are whole where they should be, and not what lies around them: tar header and padding."""
+    """Return the faults of tar headers and padding around intact members."""
     key, sizes = row["key"], row["sizes"]
     content = index.sample_json(key, row["pid"], row["camid"], len(sizes), row["roles"], role_names)
     json_offset = row["offsets"][0] - tar.BLOCK - len(content) - -len(content) % tar.BLOCK
@@ -207,7 +206,7 @@ def _unframed(row: dict[str, Any], role_names: Any, data: memoryview) -> list[st
     headers, zeros = [], []
     for number, name, offset, size, checksum in expected:
         end = offset + size
-        if index.crc32(data[offset:end]) == checksum:
+        if zlib.crc32(data[offset:end]) == checksum:
             if data[offset - tar.BLOCK : offset] != tar.header(name, size):
                 headers.append(number)
             if any(data[end : end + -size % tar.BLOCK]):
@@ -215,7 +214,7 @@ def _unframed(row: dict[str, Any], role_names: Any, data: memoryview) -> list[st
     faults = []
     for numbers, one, many in (
         (headers, "its tar header has changed", "their tar headers have changed"),
-        (zeros, "the zeros behind it have changed", "the zeros behind them have changed"),
+        (zeros, "the zeros after it have changed", "the zeros after them have changed"),
     ):
         if len(numbers) == 1:
             faults.append(f"{_member(numbers[0])}: {one}")
@@ -225,10 +224,10 @@ def _unframed(row: dict[str, Any], role_names: Any, data: memoryview) -> list[st
 
 
 def _undecodable(row: dict[str, Any], data: memoryview) -> Iterator[str]:
-    """Frames that are as they were built, and no whole pictures."""
+    """Yield the faults of frames that have not changed since the build and are not whole pictures."""
     for number, (offset, size, checksum) in enumerate(zip(row["offsets"], row["sizes"], row["crc32"], strict=True)):
         picture = bytes(data[offset : offset + size])
-        if index.crc32(picture) == checksum:
+        if zlib.crc32(picture) == checksum:
             try:
                 images.check(picture)
                 images.check_pixels(picture)
@@ -241,7 +240,7 @@ def _member(number: int) -> str:
 
 
 def _members(numbers: list[int], what: str, singular: str = "is", plural: str = "are") -> str:
-    """One line for members with the same fault."""
+    """Describe members with the same fault in one line."""
     if len(numbers) == 1:
         return f"{_member(numbers[0])} {singular} {what}"
     frames = [number for number in numbers if number != JSON_MEMBER]
@@ -254,11 +253,10 @@ def _is_zero(data: memoryview) -> bool:
 
 
 def _scan(data: memoryview) -> tuple[dict[tuple[str, int], _Member], list[str], int]:
-    """Walk a tar.
+    """Walk a tar, up to its end or its first damaged header.
 
     Returns:
-        Each member by (key, frame number or JSON_MEMBER), in order; those that are none of ours; where the last ends.
-        A tar that breaks off gives the members before the break.
+        Members by (key, frame number or JSON_MEMBER), in order; faults of foreign members; the end of the last member.
     """
     end = 0
     members: dict[tuple[str, int], _Member] = {}
@@ -267,11 +265,11 @@ def _scan(data: memoryview) -> tuple[dict[tuple[str, int], _Member], list[str], 
         end = offset + length
         match = MEMBER.fullmatch(name)
         if match is None:
-            foreign.append(f"member {name!r} is none that the writer makes; build the set again")
+            foreign.append(f"member {name!r} is not one that the writer makes; build the set again")
             continue
         member = match[1], JSON_MEMBER if match[2] is None else int(match[2])
         if member in members:
-            foreign.append(f"{match[1]}: member {name!r} is one too many: {_member(member[1])} stands before it")
+            foreign.append(f"{match[1]}: member {name!r} is a duplicate: {_member(member[1])} precedes it")
         else:
-            members[member] = _Member(offset, length, index.crc32(data[offset : offset + length]))
+            members[member] = _Member(offset, length, zlib.crc32(data[offset : offset + length]))
     return members, foreign, end

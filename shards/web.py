@@ -1,8 +1,8 @@
-"""Servers of sets: which URLs are opened at all, and HTTP that is bounded whatever the server answers.
+"""Open URLs of sets, with HTTP whose responses are bounded.
 
-fsspec chains file systems of many kinds for one URL (`reference://`, `zip::http://...`), follows every redirect,
-unpacks compressed answers and reads until the server ends. A URL may come out of a stranger's configuration, and lead
-to a stranger's server.
+By default, fsspec chains file systems for one URL (`reference://`, `zip::http://...`), follows every redirect,
+decompresses responses and reads until the server closes. A URL may come from an untrusted configuration and lead to an
+untrusted server.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from shards.records import DataError
 
 
 def connect(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path in it. Raises DataError where fsspec lacks the package for it."""
+    """Return the file system of a URL, and the path in it. Raises DataError if the package for it is not installed."""
     protocol = url.partition("://")[0]
     try:
-        # Not fsspec.core.url_to_fs, which would take a chain of URLs apart.
+        # fsspec.core.url_to_fs would resolve chains of URLs.
         kind = Http if protocol in ("http", "https") else get_filesystem_class(protocol)
         options = {"get_client": _client} if kind is Http else kind._get_kwargs_from_urls(url)
         return kind(**options), kind._strip_protocol(url)
@@ -32,10 +32,10 @@ def connect(url: str) -> tuple[Any, str]:
 
 
 class Http(HTTPFileSystem):  # type: ignore[misc]
-    """fsspec's HTTP, but for how a file is read: as it lies on the server, and no further than asked for."""
+    """HTTP file system that reads files uncompressed, and no further than requested."""
 
     async def _cat_file(self, url: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
-        """The bytes from `start` up to `end`, and one more where the server sends more than that."""
+        """Return the bytes from `start` to `end`; one byte more if the server sends more."""
         assert end is not None
         headers = {"Accept-Encoding": "identity"}
         if start is not None:
@@ -47,7 +47,8 @@ class Http(HTTPFileSystem):  # type: ignore[misc]
             encoding = response.headers.get("Content-Encoding", "identity")
             if encoding.lower() != "identity":
                 raise DataError(
-                    f"{without_password(url)}: comes compressed (Content-Encoding: {encoding}); have it served as it is"
+                    f"{without_password(url)}: compressed (Content-Encoding: {encoding}); have the server send it "
+                    "uncompressed"
                 )
             data = bytearray()
             async for chunk in response.content.iter_any():
@@ -66,7 +67,7 @@ async def _client(**options: Any) -> aiohttp.ClientSession:
 async def _refuse_other_server(
     session: aiohttp.ClientSession, context: SimpleNamespace, redirect: aiohttp.TraceRequestRedirectParams
 ) -> None:
-    """aiohttp calls this before it follows a redirect."""
+    """Raise DataError on a redirect to another server; aiohttp calls this before it follows a redirect."""
     requested = redirect.response.url
     target = requested.join(yarl.URL(redirect.response.headers.get("Location", "")))
     if target.host != requested.host or (target.scheme, target.port) not in (
@@ -74,6 +75,6 @@ async def _refuse_other_server(
         ("https", 443),
     ):
         raise DataError(
-            f"{without_password(str(requested))}: the server sends us on to another one, {target.origin()}, "
-            "which is not followed; if you trust that one, give the address there"
+            f"{without_password(str(requested))}: redirects to another server, {target.origin()}, which is not "
+            "followed; if you trust that server, give its address"
         )

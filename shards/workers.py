@@ -1,4 +1,4 @@
-"""Jobs on several processes, with progress on a terminal, a clean Ctrl-C, and no worker that outlives its parent."""
+"""Run jobs in several processes: progress on a terminal, a clean Ctrl-C, and no worker that outlives its parent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 
 class Progress:
-    """Counters that all workers add to, and the flag that stops them."""
+    """Counters that all workers increase, and the flag that stops the workers."""
 
     def __init__(self, context: Any) -> None:
         self.tracklets = context.Value("q", 0)
@@ -28,31 +28,31 @@ class Progress:
         self.stop = context.Event()
 
     def advance(self, tracklets: int, frames: int) -> None:
-        """Count what was done."""
+        """Add finished tracklets and frames."""
         with self.tracklets.get_lock():
             self.tracklets.value += tracklets
         with self.frames.get_lock():
             self.frames.value += frames
 
     def check(self) -> None:
-        """Leave the job where the parent has given up."""
+        """Raise InterruptedError if the parent has stopped the jobs."""
         if self.stop.is_set():
             raise InterruptedError("stopped")
 
 
-_progress: Progress | None = None  # of this worker; a synchronised object can only be handed over at its start
+_progress: Progress | None = None  # of this worker; shared counters can be passed only when a process starts
 
 
 def available_cpus() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_jobs(work: Callable[[J, Progress], R], jobs: Sequence[J], *, workers: int, total: int) -> list[R]:
-    """`[work(job, progress) for job in jobs]` on `workers` processes (in a thread of this one if 1).
+    """Return `[work(job, progress) for job in jobs]`, computed by `workers` processes (a thread of this one if 1).
 
-    `total` is the number of tracklets that the jobs will count. Processes are spawned, not forked: a caller may hold
-    threads. The first exception stops the rest and is raised.
+    `total` is the number of tracklets that the jobs will count. Processes are spawned, since the caller may have
+    threads. The first exception stops the other jobs and is raised.
     """
     context = multiprocessing.get_context("spawn")
     progress = Progress(context)
@@ -85,12 +85,12 @@ def _set_progress(progress: Progress) -> None:
 
 def _start_worker(progress: Progress) -> None:
     _set_progress(progress)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent alone answers it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all processes; the parent handles it
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
 def _die_with_parent() -> None:
-    """A killed parent leaves the pool's workers waiting for ever, and writing beside the build that comes next."""
+    """Exit with the parent: workers of a killed parent would wait for ever, or write into the next build."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -98,7 +98,7 @@ def _die_with_parent() -> None:
 
 
 def _watch(futures: Sequence[Future[Any]], progress: Progress, total: int) -> None:
-    """Show the counters until all jobs are done; raise the first failure at once."""
+    """Show the counters until all jobs are done; raise the first exception at once."""
     console = Console(file=sys.stderr)
     bar = rich.progress.Progress(
         rich.progress.TextColumn("tracklets"),

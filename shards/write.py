@@ -1,10 +1,9 @@
-"""Tracklets in, a folder of shards out: in parallel, the same bytes for any number of workers, whole or not at all.
+"""Write the tracklets of a source to a folder of shards: atomically, with the same bytes for any number of workers.
 
-Everything is made in OUT.building and renamed to OUT at the end. Which tracklet goes into which shard depends on the
-source alone; a shard is written under a temporary name and renamed when it is whole, so a build that was stopped, or
-that met bad frames, takes up its whole shards when it is started again: those whose source has not changed since, and
-whose bytes are those that were written.
-For the same reason several hosts can make the shards of one build, each its part, and a last step joins them.
+A build works in OUT.building, which it renames to OUT at the end. The source alone decides which tracklet goes into
+which shard. A shard is written under a temporary name and renamed when it is whole. So a build that was stopped, or
+that failed on bad frames, resumes: it keeps the shards whose source and bytes have not changed.
+For the same reason several hosts can each make a part of the shards, which a last step joins.
 """
 
 from __future__ import annotations
@@ -28,22 +27,22 @@ import pyarrow.compute as pc
 
 from shards import index, tar
 from shards.guarded import open_lock
-from shards.records import DataError, Source, SourceTracklet, UsageError
-from shards.shard import BAD_FRAME, SIDECAR, Encoding, Job, Written, join_shard, write_shard
+from shards.records import BAD_FRAME, DataError, Source, SourceTracklet, UsageError
+from shards.shard import SIDECAR, Encoding, Job, Written, join_shard, write_shard
 from shards.text import counted, printable, printable_lines
 from shards.workers import Progress, run_jobs
 
 BUILDING = ".building"
-SCRATCH = "scratch"  # in OUT.building: a source's temporary files
+SCRATCH = "scratch"  # in OUT.building: temporary files of a source
 LOCK = "lock"
 KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")  # a dot would end a WebDataset key; a tar header holds 100 characters
 SAMPLED_FRAMES = 64
-MAX_NUMBER = 2**63 - 1  # of an identity or camera; the index holds 64 bits
+MAX_NUMBER = 2**63 - 1  # of an identity or camera: the index has 64 bits
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Task `number` (from 1) of `count` that make the shards of one build, on one host or on many."""
+    """Task `number` (from 1) of the `count` tasks that make the shards of one build, on one or several hosts."""
 
     number: int
     count: int
@@ -51,14 +50,14 @@ class Part:
 
 @contextmanager
 def building(out: Path, *, part: Part | None = None) -> Iterator[Path]:
-    """A folder beside `out` to build in, renamed to `out` at the end (of a part: left as it is).
+    """Yield a folder beside `out` to build in, and rename it to `out` at the end, unless this is a part of a build.
 
-    Any end but a good one, kill -9 included, leaves it to be taken up again; bad data or usage (DataError, UsageError)
-    only where it holds a whole shard. Raises FileExistsError where `out` exists and is no empty folder, or another
-    build is writing there; parts of one build may write at the same time.
+    After an interruption, kill -9 included, the folder stays, so that the build can resume. After bad data or usage
+    (DataError, UsageError) it stays only if it holds a finished shard. Raises FileExistsError if `out` exists and is
+    not an empty folder, or if another build is writing there; parts of one build may write at the same time.
     """
     _check_free(out)
-    out = out.resolve()  # a link to an empty folder is that folder: nothing could be renamed to the link
+    out = out.resolve()  # of a link to an empty folder, the folder: a rename cannot replace the link
     folder = out.with_name(out.name + BUILDING)
     folder.mkdir(parents=True, exist_ok=True)
     with os.fdopen(open_lock(folder / LOCK), "r+b") as lock:
@@ -67,35 +66,34 @@ def building(out: Path, *, part: Part | None = None) -> Iterator[Path]:
         except BlockingIOError as error:
             raise FileExistsError(f"{folder}: another build is writing here; wait for it, or stop it") from error
         try:
-            _check_free(out)  # the build that held the lock until now may have made it
+            _check_free(out)  # the build that held the lock may have made it
             yield folder
         except (DataError, UsageError, FileExistsError):
             if not part and not any(folder.glob("shard-*.tar")):
-                shutil.rmtree(folder, ignore_errors=True)  # gone already where the other build renamed it
+                shutil.rmtree(folder, ignore_errors=True)  # gone if the other build has renamed it
             raise
         if part:
             return
         for scratch in folder.glob(f"{SCRATCH}*"):
             shutil.rmtree(scratch, ignore_errors=True)
         sidecars = set(folder.glob(f"*{SIDECAR}"))
-        for path in (
-            set(folder.rglob("*")) - sidecars
-        ):  # the name that says that all is whole must not outlive a power cut
+        # Data before the rename: after a power cut, OUT must be complete.
+        for path in set(folder.rglob("*")) - sidecars:
             _wait_for_disk(path)
-        for sidecar in sidecars:  # only now: the disk may take minutes, and without them nothing could be taken up
+        for sidecar in sidecars:  # last: the disk may take minutes, and resuming needs the sidecars
             sidecar.unlink(missing_ok=True)
         _wait_for_disk(folder)
         folder.rename(out)
-        (out / LOCK).unlink()  # only now: whoever waits for the lock finds `out` first
+        (out / LOCK).unlink()  # last: a build that waits for the lock must find `out` first
 
 
 def scratch_folder(folder: Path, part: Part | None = None) -> Path:
-    """Return the folder for a source's temporary files, inside the folder of `building`; each part has its own."""
+    """Return the folder for a source's temporary files, in the folder of `building`. Each part has its own."""
     return folder / (f"{SCRATCH}-{part.number}" if part else SCRATCH)
 
 
 def _wait_for_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe, which nobody made here, is not waited for
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a foreign pipe must not block
     try:
         os.fsync(descriptor)
     finally:
@@ -103,30 +101,30 @@ def _wait_for_disk(path: Path) -> None:
 
 
 def _check_free(out: Path) -> None:
-    """Nothing may be there but an empty folder, which the finished one replaces."""
+    """Raise FileExistsError unless `out` is missing, or an empty folder that a rename can replace."""
     if not os.path.lexists(out):
         return
-    if not out.is_dir():  # also a link that leads nowhere: it could not be made a folder, after all the work
+    if not out.is_dir():  # also a broken link, which a rename to `out` cannot replace
         raise FileExistsError(f"{out} exists; remove it, or give another --out")
     if any(out.iterdir()):
         raise FileExistsError(f"{out} exists and is not empty; remove it, or give another --out")
     if out.resolve().is_mount():
-        raise FileExistsError(f"{out} is a mount point, which nothing can replace; give a folder in it as --out")
+        raise FileExistsError(f"{out} is a mount point, which cannot be replaced; give a folder in it as --out")
     if out.samefile(Path.cwd()):
-        raise FileExistsError(f"{out} is the current folder, which is to be replaced; start the build from another one")
+        raise FileExistsError(f"{out} is the current folder, which would be replaced; start the build from another one")
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """The plan of a build.
+    """Settings of a build.
 
     Args:
         source: The data set.
-        folder: Of `building`.
-        shard_bytes: About the size of a shard.
-        encoding: How frames are stored.
-        drop: Leave bad frames out, and tracklets of which none is left, instead of failing.
-        workers: Processes.
+        folder: The folder from `building`.
+        shard_bytes: Approximate size of a shard.
+        encoding: Encoding of frames.
+        drop: Leave out bad frames, and tracklets without good frames, instead of failing.
+        workers: Number of processes.
     """
 
     source: Source
@@ -137,31 +135,29 @@ class Build:
     workers: int = 1
 
     def write(self) -> index.Description:
-        """Write all shards that are not there yet, index and description.
+        """Write the missing shards, the index and the description.
 
-        Raises DataError that lists every bad frame, unless they are dropped: `file: tracklet key: reason`, a line each.
+        Unless bad frames are dropped, raises DataError with a line for each: `file: tracklet key: reason`.
         """
         jobs = self._jobs()
         self._remove_all_but(jobs)
         return self._describe(self._run(write_shard, jobs))
 
     def write_part(self, part: Part) -> int:
-        """Write the shards of one part that are not there yet; return how many it has. Raises as `write` does."""
+        """Write the missing shards of one part; return how many shards it has. Raises the exceptions of `write`."""
         jobs = self._jobs()[part.number - 1 :: part.count]
         self._run(write_shard, jobs)
         return len(jobs)
 
     def join(self) -> index.Description:
-        """Write index and description of the shards that the parts have made. Raises DataError where one is missing."""
+        """Write index and description for the shards of all parts. Raises DataError if a shard is missing."""
         jobs = self._jobs()
         results = self._run(join_shard, jobs)
-        self._remove_all_but(
-            jobs
-        )  # not before all are found: they may be whole, and other options asked for by mistake
+        self._remove_all_but(jobs)  # only if all exist: options given by mistake must not delete finished shards
         return self._describe(results)
 
     def _remove_all_but(self, jobs: Sequence[Job]) -> None:
-        """Return files that a kill, or a build of other data or options, has left."""
+        """Remove the files of killed builds, and of builds with other data or options."""
         expected = {job.path.with_suffix(suffix) for job in jobs for suffix in (".tar", SIDECAR)}
         for path in self.folder.glob("shard-*"):
             if path not in expected:
@@ -233,20 +229,20 @@ class Build:
 
 
 def write(source: Source, folder: Path, **options: Any) -> index.Description:
-    """`Build(source, folder, **options).write()`."""
+    """Write a source: `Build(source, folder, **options).write()`."""
     return Build(source, folder, **options).write()
 
 
 def _way_out(work: Callable[[Job, Progress], Written], faults: int) -> str:
     if work is join_shard:
-        return f"{faults} shards are missing; run the tasks that make them, or build without --join to make them here"
+        return f"{counted(faults, 'shard')} missing; run the other tasks, or build without --join to make the rest here"
     them = "it" if faults == 1 else "them"
     what = counted(faults, "bad frame")
     return f"{what}; replace {them} and build again, or leave {them} out with --bad-frames drop"
 
 
 def plan_shards(num_frames: Sequence[int], frame_bytes: float, shard_bytes: int) -> list[tuple[int, int]]:
-    """Cut the tracklets, in order, into runs (start, stop) of about `shard_bytes`; a tracklet is never cut."""
+    """Divide the tracklets into ranges (start, stop) of about `shard_bytes`; a tracklet is never divided."""
     parts: list[tuple[int, int]] = []
     start, filled = 0, 0.0
     for position, frames in enumerate(num_frames):
@@ -260,14 +256,14 @@ def plan_shards(num_frames: Sequence[int], frame_bytes: float, shard_bytes: int)
 
 def _check(source: Source) -> None:
     if not source.tracklets:
-        raise DataError(f"{source.name}: not one tracklet; is this the right folder?")
+        raise DataError(f"{source.name}: no tracklet; is this the right folder?")
     num_roles = sum(len(protocol.splits) for protocol in source.protocols)
     seen: set[str] = set()
     for tracklet in source.tracklets:
         if tracklet.key in seen:
             raise DataError(f"{source.name}: two tracklets have the key {tracklet.key}; keys must differ")
         if not KEY.fullmatch(tracklet.key):
-            raise DataError(f"{source.name}: key {tracklet.key!r}: only letters, digits, - and _, 80 at most")
+            raise DataError(f"{source.name}: key {tracklet.key!r}: at most 80 letters, digits, - and _")
         if not 0 < tracklet.num_frames < 100_000:
             raise DataError(f"{source.name}: {tracklet.key}: {tracklet.num_frames} frames; 1 to 99,999 can be stored")
         if max(abs(tracklet.pid), abs(tracklet.camid)) > MAX_NUMBER:
@@ -280,9 +276,9 @@ def _check(source: Source) -> None:
 
 
 def _mean_frame_bytes(tracklets: Sequence[SourceTracklet], encoding: Encoding) -> float:
-    """Mean bytes that a frame takes in a tar, from the first frames of some tracklets.
+    """Estimate the mean size of a frame in a tar from the first frames of some tracklets.
 
-    It replaces a look at every file. Bad frames are left to the writing, which lists them all.
+    Bad frames are ignored here: writing lists them all.
     """
     sizes = []
     for tracklet in tracklets[:: -(-len(tracklets) // SAMPLED_FRAMES)]:
@@ -295,9 +291,9 @@ def _mean_frame_bytes(tracklets: Sequence[SourceTracklet], encoding: Encoding) -
 
 
 def _fingerprint(source: Source, encoding: Encoding, parts: Sequence[tuple[int, int]]) -> str:
-    """Return a digest of everything that decides the bytes of shards except frames, which are compared per shard."""
+    """Return a digest of everything but the frames that determines the shards. Frames are compared per shard."""
     rows = [(t.key, t.pid, t.camid, t.num_frames, t.roles) for t in source.tracklets]
     protocols = [asdict(protocol) for protocol in source.protocols]
-    # "upright": shards of a build that an older version began, which turned no pictures, are not taken up.
+    # "upright": a build does not resume one of an older version that turned no pictures.
     plan = [source.name, protocols, rows, asdict(encoding), parts, index.VERSION, "upright"]
     return hashlib.sha256(json.dumps(plan).encode()).hexdigest()

@@ -1,10 +1,10 @@
-"""Data sets on disk -> records. A source is one file with one function, and one line in the table below.
+"""Sources: modules that read data sets from disk. Each has one file, one function, and one line in the table below.
 
-The function is `read(root, *, partial=False) -> Source`; `partial` only where a data set has official counts. A source
-that needs more than a folder declares its own options in `add_arguments(parser)`, which sets `read` on the parser's
-defaults: a function of the parsed arguments. `args.out` is the folder that is asked for, `args.scratch` an empty place
-for temporary files, on the same disk, that lives until the build ends. The module's docstring is what `build NAME
---help` says. Modules import what they need to decode (scipy, av) inside functions, so that `--help` stays quick.
+The function is `read(root, *, partial=False) -> Source`; a data set without official counts has no `partial`. A source
+that needs more than a folder declares its options in `add_arguments(parser)`, which sets the parser's default `read` to
+a function of the parsed arguments. `args.out` is the output folder. `args.scratch` is a folder for temporary files on
+the same disk, kept until the build ends. The module's docstring is the text of `build NAME --help`. Modules import
+their decoders (scipy, av) inside functions, so that `--help` stays fast.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SOURCES: dict[str, ModuleType] = {
 
 
 def add_options(parser: argparse.ArgumentParser, source: ModuleType) -> None:
-    """The options of `build NAME`; `read` on the parser's defaults takes the parsed arguments."""
+    """Add the options of `build NAME`, and set the parser's default `read`."""
     if hasattr(source, "add_arguments"):
         source.add_arguments(parser)
         return

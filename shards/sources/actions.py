@@ -1,11 +1,11 @@
-"""Clips of actions, a folder a class: what launch/pretrain.py learns from.
+"""Clips of actions, in one folder per class, for launch/pretrain.py.
 
     ROOT/<split>/<class>/<clip>
 
-A clip is a video file (avi, mkv, mov, mp4, webm, ...) or a folder of pictures, which go by the numbers in their names,
-2 before 10. Splits are `train` and `val` or `test` or both, each of these the held-out part of a protocol of its name.
-Classes are numbers from 1, or names, which get numbers in their order; every class that is held out must be trained.
-Of a long clip, --frames are kept, spread evenly.
+A clip is a video file (avi, mkv, mov, mp4, webm, ...) or a folder of pictures, ordered by the numbers in their names,
+2 before 10. The splits are `train` and `val`, `test` or both; `val` and `test` are the held-out parts of protocols of
+the same names. Classes are numbers from 1, or names, which are numbered in sorted order. Every held-out class must also
+be in `train`. From a long clip, --frames evenly spaced frames are kept.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ NUM_FRAMES = 32
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `build actions`."""
     parser.add_argument("--source", type=path, required=True, metavar="DIR", help="folder of <split>/<class>/<clip>")
-    parser.add_argument("--name", metavar="NAME", help="of the data set (default: that of the folder)")
+    parser.add_argument("--name", metavar="NAME", help="name of the data set (default: the folder's name)")
     parser.add_argument(
         "--frames",
         type=positive_int,
         default=NUM_FRAMES,
         metavar="N",
-        help=f"at most of a clip (default: {NUM_FRAMES})",
+        help=f"largest number of frames per clip (default: {NUM_FRAMES})",
     )
     parser.set_defaults(read=lambda args: read(args.source, name=args.name, num_frames=args.frames))
 
 
 def read(root: Path, *, name: str | None = None, num_frames: int = NUM_FRAMES) -> Source:
-    """Walk the folders, number the classes and count the frames of each clip; nothing is decoded yet.
+    """Walk the folders, number the classes and count the frames of each clip, without decoding.
 
-    Raises DataError with folder and way out: other splits, a class without clips, a held-out class that is not trained.
-    A video that cannot be opened is one bad frame, so that a build lists all of them, or drops them.
+    Raises DataError with folder and way out: unknown splits, a class without clips, a held-out class that is not in
+    `train`. A video that cannot be opened counts as one bad frame, so that a build can list or drop all of them.
     """
     walk = Walk(root)
     splits = walk.folders(root)
     if "train" not in splits or not set(splits) - {"train"} <= set(HELD_OUT) or len(splits) < 2:
-        raise DataError(f"{root}: folders {', '.join(splits) or 'none'}; train belongs here, and val or test or both")
+        raise DataError(f"{root}: folders {', '.join(splits) or 'none'}; expected train, and val, test or both")
     classes = {split: walk.folders(root / split) for split in splits}
     for split, names in classes.items():
         if untrained := sorted(set(names) - set(classes["train"]), key=natural):
             raise DataError(
-                f"{root / split}: {some(untrained)}: not in {root / 'train'}, and what is not trained cannot be "
-                "recognised; add clips there, or remove it here"
+                f"{root / split}: {some(untrained)}: not in {root / 'train'}, so that no model can learn it; "
+                "add clips there, or remove it here"
             )
     pids, facts = numbered(root, sorted(classes["train"], key=natural), "classes")
     protocols = tuple(
@@ -80,10 +80,10 @@ def _role(split: str, protocol: Protocol) -> Role:
 
 
 def _clips(walk: Walk, folder: Path, num_frames: int) -> Iterator[tuple[int, Callable[[], Iterator[Frame]]]]:
-    """Number of frames of each clip of a class, and the function that gives them."""
+    """Yield the number of frames of each clip of a class, and the function that yields them."""
     names = sorted(walk.folders(folder, VIDEOS), key=natural)
     if not names:
-        raise DataError(f"{folder}: no clip in it; a clip is a video ({', '.join(VIDEOS)}) or a folder of pictures")
+        raise DataError(f"{folder}: contains no clip; a clip is a video ({', '.join(VIDEOS)}) or a folder of pictures")
     for name in names:
         clip = folder / name
         if clip.is_dir():

@@ -1,4 +1,4 @@
-"""Functions that several sources share: official counts, pictures in folders."""
+"""Functions shared by sources: official counts, pictures in folders, numbering of names."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from shards.guarded import read_regular
 from shards.records import DataError, Frame
 
 PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
-MAX_NAMED = 10  # files that a message names; the rest is counted
+MAX_NAMED = 10  # names in a message; the others are counted
 
 
 def check_counts(root: Path, title: str, counts: Mapping[str, int], official: Mapping[str, int], partial: bool) -> str:
-    """Return the differences from the official counts, for the fact `partial`; empty if there are none.
+    """Return the differences from the official counts as text for the fact `partial`; empty if there are none.
 
-    Raises DataError where something does and `partial` is not set.
+    Without `partial`, raises DataError on a difference.
     """
     wrong = "; ".join(f"{what} {counts[what]:,}, not {n:,}" for what, n in official.items() if counts[what] != n)
     if wrong and not partial:
@@ -28,53 +28,53 @@ def check_counts(root: Path, title: str, counts: Mapping[str, int], official: Ma
 
 
 def is_picture(name: str) -> bool:
-    """Return whether a file's name is that of a picture."""
+    """Return whether a file name has the extension of a picture."""
     return name.lower().endswith(PICTURES)
 
 
-def some(items: Sequence[object]) -> str:
-    """The first of some paths or names, and how many more there are."""
-    more = f" and {len(items) - MAX_NAMED:,} more" if len(items) > MAX_NAMED else ""
-    return ", ".join(map(str, items[:MAX_NAMED])) + more
+def some(items: Sequence[object], most: int = MAX_NAMED) -> str:
+    """List the first `most` items, and count the others."""
+    more = f" and {len(items) - most:,} more" if len(items) > most else ""
+    return ", ".join(map(str, items[:most])) + more
 
 
 def printable(name: str) -> str:
-    """A file's name as text that can be printed, also where its bytes are no UTF-8."""
+    """Escape the bytes of a file name that are not UTF-8."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def pictures_of(folder: Path) -> list[str]:
-    """Names of the pictures in a folder, by the numbers in them (2 before 10).
+    """Return the names of the pictures in a folder, sorted by the numbers in them (2 before 10).
 
-    Raises DataError where there is none, and where two have one name but for the type or leading zeros.
+    Raises DataError if there is none, or if two names differ only in extension or leading zeros.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: missing; unpack the data set again")
     listed = os.listdir(folder)
     keys = sorted(natural(name) for name in listed if is_picture(name) and not name.startswith("."))
     if not keys:
-        there = f"; there is {some(sorted(map(printable, listed)))}" if listed else ""
+        there = f", but {some(sorted(map(printable, listed)))}" if listed else ""
         raise DataError(
-            f"{folder}: no picture in it ({', '.join(PICTURES)}){there}; unpack it again, or remove the folder"
+            f"{folder}: contains no picture ({', '.join(PICTURES)}){there}; unpack it again, or remove the folder"
         )
     first: dict[tuple[object, ...], str] = {}
     for (*parts, (_, ending)), name in keys:
         other = first.setdefault((*parts, ending.rpartition(".")[0]), name)
         if other != name:
-            raise DataError(f"{folder}: {other} and {name} are one frame by their names; remove one of them")
+            raise DataError(f"{folder}: {other} and {name} have the same frame number; remove one of them")
     return [name for _, name in keys]
 
 
 def natural(name: str) -> tuple[list[tuple[int, str]], str]:
-    """A sort key: runs of digits count as numbers; names that differ in zeros alone keep an order."""
+    """Return a sort key that compares digits as numbers, and then the names themselves."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
 
 
 def numbered(root: Path, names: Sequence[str], what: str) -> tuple[dict[str, int], dict[str, str]]:
-    """A number for each name, and the fact that says which where they are no numbers from 1 already.
+    """Return a number for each name, and a fact with this numbering unless all names are numbers from 1.
 
-    Raises DataError where two names differ in zeros, spaces or letter case alone: whether they are one is a guess.
+    Raises DataError if two names differ only in zeros, spaces or letter case, which may be a mistake.
     """
     first: dict[int | str, str] = {}
     for name in names:
@@ -93,7 +93,7 @@ def numbered(root: Path, names: Sequence[str], what: str) -> tuple[dict[str, int
 
 
 def files_of(folder: Path, names: Sequence[str]) -> Iterator[Frame]:
-    """The frames that lie in a folder under these names."""
+    """Yield the frames of a folder with these names."""
     for name in names:
         path = f"{folder}/{name}"
         yield Frame(path, bind(_read_picture, path))
@@ -107,16 +107,16 @@ def _read_picture(path: str) -> bytes:
 
 
 def missing_pictures(missing: Sequence[Path], listed_in: str, way_out: str = "unpack them again") -> DataError:
-    """The error for pictures that lists promise."""
+    """Return the error for listed pictures that are missing."""
     return DataError(f"listed in {listed_in}, but missing: {some(missing)}; {way_out}")
 
 
 def check_gaps(numbers: Mapping[str, Sequence[int]], start: int | None = None) -> dict[str, str]:
-    """The fact `gaps`, where frame numbers of a tracklet are missing; empty where none is.
+    """Return the fact `gaps` if frame numbers are missing within tracklets; otherwise an empty dict.
 
     Args:
-        numbers: Of each tracklet, by its key, in rising order.
-        start: Number of every tracklet's first frame, if it is always the same.
+        numbers: Frame numbers of each tracklet, by key, in rising order.
+        start: Number of the first frame of every tracklet, if it is always the same.
     """
     gaps = {}
     for key, frames in numbers.items():

@@ -1,4 +1,4 @@
-"""Cutting the boxes of one camera out of its video: which frame and which size they belong to, what is lost and why."""
+"""Cut the boxes of one camera out of its video, and check that frames, sizes and columns of the tracks match it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from shards.sources.video import QUALITY, count_frames, decode
 from shards.sources.walk import Walk
 from shards.text import printable_lines
 
-MIN_SIDE = 4  # pixels; a box that the picture's edge leaves thinner than this shows nobody
+MIN_SIDE = 4  # pixels; a box that the edge of the picture cuts thinner shows nobody
 OUTSIDE, THIN = "outside the picture", f"thinner than {MIN_SIDE} pixels in it"
-BEYOND = 2.0  # pixels over the edge that rounding explains
+BEYOND = 2.0  # pixels beyond the edge that rounding explains
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 DROP = "leave them out with --bad-frames drop"
 
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """An encoded crop: its place in the temporary file, and its identity and frame. `fault` says why it is missing."""
+    """An encoded crop: identity, frame and place in the temporary file. `fault` is the reason if it is missing."""
 
     pid: int
     frame: int
@@ -40,13 +40,13 @@ class Crop:
 
 @dataclass(slots=True)
 class Camera:
-    """A video, its tracks, and what was cut out of it.
+    """A video, its tracks, and its crops.
 
     Args:
-        first_frame: The number that the tracks give to the first frame or picture; None where it is not said.
-        tracks_size: Width and height of the pictures in which the tracks were made; None where it is not said.
-        dropped: Boxes that are not cut, by reason: those of the tracks file, and what the pictures leave of the boxes.
-        warnings: What may be wrong and cannot be known.
+        first_frame: The number of the first frame or picture in the tracks; None if not given.
+        tracks_size: Width and height of the pictures in which the tracks were made; None if not given.
+        dropped: Number of boxes that were not cut, by reason.
+        warnings: Possible errors.
     """
 
     video: Path
@@ -56,28 +56,28 @@ class Camera:
     crops: list[Crop] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)  # of `decode`
-    skipped: dict[str, str] = field(default_factory=dict)  # files in a folder of pictures that are not read
-    missing: set[int] = field(default_factory=set)  # frames of boxes that the video does not have
-    mostly_outside: int = 0  # boxes that are cut, though the picture shows less than half of them
+    counts: Counter[str] = field(default_factory=Counter)  # from `decode`
+    skipped: dict[str, str] = field(default_factory=dict)  # files that were not read in a folder of pictures
+    missing: set[int] = field(default_factory=set)  # frames that have boxes but are not in the video
+    mostly_outside: int = 0  # crops of boxes that lie outside the picture by half or more
 
     @property
     def lost(self) -> int:
-        """Boxes of which the picture shows less than half, or nothing."""
+        """Number of boxes of which the picture shows less than half, or nothing."""
         return self.dropped[OUTSIDE] + self.dropped[THIN] + self.mostly_outside
 
     @property
     def vanished(self) -> list[int]:
-        """Identities of which no crop is left."""
+        """Identities without a crop."""
         return sorted(self.tracks.pids - {crop.pid for crop in self.crops})
 
     @property
     def in_frames(self) -> list[Box]:
-        """The boxes whose frames are there."""
+        """The boxes whose frames are in the video."""
         return [box for box in self.tracks.boxes if box.frame not in self.missing]
 
     def frames(self) -> Sequence[int]:
-        """The number of each frame, in order. Of a video file it is what its header says, which may be a little off."""
+        """Return the number of each frame, in order. For a video file, the count comes from its packets."""
         if self.video.is_dir():
             lowest = min(box.frame for box in self.tracks.boxes)
             walk = Walk(self.video.parent)
@@ -88,10 +88,10 @@ class Camera:
         return range(first, first + count_frames(self.video))
 
     def cut(self, crop_size: tuple[int, int], store: BinaryIO, *, drop: bool) -> None:
-        """Append the crops to `store`, in the order of time.
+        """Append the crops to `store`, in order of time.
 
-        Raises DataError on pictures of another size or number than seqinfo.ini says, and, without `drop`, on boxes of
-        frames that are not there.
+        Raises DataError if size or number of the pictures differ from seqinfo.ini, and, without `drop`, on boxes of
+        missing frames.
         """
         self.dropped.update(self.tracks.dropped)
         seqinfo = read_seqinfo(self.tracks.path)
@@ -104,7 +104,7 @@ class Camera:
         scale = 1.0, 1.0
         frame = 0
         for position, image_HW3 in decode(self.video, self.counts):
-            # A header may promise fewer frames than a video has.
+            # A video may have more frames than were counted.
             frame = frames.start + position - 1 if isinstance(frames, range) else frames[position - 1]
             boxes = of_frame.pop(frame, ())
             if isinstance(image_HW3, DataError):
@@ -147,14 +147,12 @@ class Camera:
         self.missing = missing
         faults = missing_frames(self, missing, last)
         if not drop:
-            raise DataError(
-                printable_lines([*listed(faults), f"{len(faults):,} boxes of frames that are not there; {DROP}"])
-            )
+            raise DataError(printable_lines([*listed(faults), f"{len(faults):,} boxes of missing frames; {DROP}"]))
         self.dropped["of frames that are not there"] += len(faults)
 
 
 def missing_frames(camera: Camera, missing: set[int], last: int) -> list[str]:
-    """A fault for each box of these frames."""
+    """Return a fault for each box in missing frames."""
     return [
         f"{camera.tracks.path}:{box.line}: frame {box.frame}, but {camera.video} has no such frame (its last is "
         f"{last}); do they belong together?"
@@ -164,14 +162,14 @@ def missing_frames(camera: Camera, missing: set[int], last: int) -> list[str]:
 
 
 def _check_length(camera: Camera, frames: Sequence[int], seqinfo: Seqinfo | None) -> None:
-    """Tracks of another frame rate fit their video for a while, and show nobody."""
-    if not frames:  # a video that says nothing of its length, or cannot be opened: decoding will show
+    """Compare the number of frames: tracks of another frame rate would cut boxes out of the wrong frames."""
+    if not frames:  # a video of unknown length, or one that cannot be opened, which decoding reports
         return
-    num_frames = len(frames), max(frames) - min(1, min(frames)) + 1  # of a folder with gaps the second is right
+    num_frames = len(frames), max(frames) - min(1, min(frames)) + 1  # in a folder with gaps, the second
     if seqinfo and seqinfo.num_frames and min(abs(seqinfo.num_frames - count) for count in num_frames) > 1:
         raise DataError(
-            f"{seqinfo.path}: seqLength {seqinfo.num_frames:,}, and {camera.video} has {num_frames[0]:,} frames: at "
-            "another frame rate the tracks' numbers are other frames; give the video of the tracks, or correct the file"
+            f"{seqinfo.path}: seqLength {seqinfo.num_frames:,}, but {camera.video} has {num_frames[0]:,} frames, "
+            "perhaps at another frame rate; give the video of the tracks, or correct the file"
         )
     last = max(box.frame for box in camera.tracks.boxes)
     if not seqinfo and len(frames) > 10 and last < 0.6 * max(frames):
@@ -188,8 +186,8 @@ def _scale(camera: Camera, size: tuple[int, int], seqinfo: Seqinfo | None) -> tu
         x, y = size[0] / width, size[1] / height
         if (width > height) != (size[0] > size[1]) and abs(x / y - 1) > 0.02:
             raise DataError(
-                f"--tracks-size {width}x{height}, and {camera.video} has {size[0]}x{size[1]}: one stands, one lies; "
-                "the width comes first"
+                f"--tracks-size {width}x{height}, but {camera.video} has {size[0]}x{size[1]}: one is portrait, one "
+                "landscape; the width comes first"
             )
         if abs(x / y - 1) > 0.02:
             camera.warnings.append(
@@ -203,17 +201,17 @@ def _scale(camera: Camera, size: tuple[int, int], seqinfo: Seqinfo | None) -> tu
         known = f"{width or '?'}x{height or '?'}"
         if (width or size[0], height or size[1]) != size:
             raise DataError(
-                f"{camera.tracks.path}: tracks of {known} pixels (says {where}), and {camera.video} has "
+                f"{camera.tracks.path}: tracks of {known} pixels (according to {where}), but {camera.video} has "
                 f"{size[0]}x{size[1]}; give the video of the tracks, or --tracks-size {known}, which scales the boxes; "
-                "if that file is wrong, correct it"
+                "if the stated size is wrong, correct it"
             )
     return 1.0, 1.0
 
 
 def _check_corners(camera: Camera, size: tuple[int, int]) -> None:
-    """Raise DataError if width and height are the right and the lower edge.
+    """Raise DataError if width and height seem to be the right and lower edges.
 
-    Then nearly all of them are larger than left and top and within the picture, but the sums are not.
+    Then nearly all exceed left and top and lie within the picture, while many sums do not.
     """
     boxes = camera.tracks.boxes
     corners = sum(b.left < b.width <= size[0] and b.top < b.height <= size[1] for b in boxes)
@@ -227,10 +225,10 @@ def _check_corners(camera: Camera, size: tuple[int, int]) -> None:
 
 
 def _check_centres(camera: Camera, size: tuple[int, int]) -> None:
-    """Raise DataError if left and top are centres.
+    """Raise DataError if left and top seem to be centres.
 
-    Then boxes reach over the right and the lower edge, and all would fit as centres. Boxes over one of these edges may
-    be people who left, which is a warning.
+    Then boxes extend beyond the right and the lower edge, and all would fit as centres. Boxes beyond only one of these
+    edges may be people who leave the picture, and cause a warning.
     """
     boxes, path = camera.tracks.boxes, camera.tracks.path
     if camera.tracks.is_clear or camera.tracks_size or len(boxes) < 10:
@@ -255,22 +253,22 @@ def _check_centres(camera: Camera, size: tuple[int, int]) -> None:
 
 
 def _check_order(camera: Camera) -> None:
-    """Raise DataError where frame and id are swapped: no id's boxes follow each other, and those of a frame do."""
+    """Raise DataError if frame and id seem swapped: boxes of a frame overlap, and boxes of an id do not."""
     boxes_6N = np.array(
         [(b.frame, b.pid, 2 * b.left + b.width, 2 * b.top + b.height, b.width, b.height) for b in camera.tracks.boxes]
     ).T
     if _continuity(boxes_6N, of=1, along=0) < 0.3 and _continuity(boxes_6N, of=0, along=1) > 0.9:
         raise DataError(
-            f"{camera.tracks.path}: frame and id seem swapped: the boxes of a frame follow each other as those of "
-            "an id should; put the frame first, or correct the names of the columns"
+            f"{camera.tracks.path}: frame and id seem swapped: the boxes of a frame overlap as those of an id "
+            "should; put the frame first, or correct the names of the columns"
         )
 
 
 def _continuity(boxes_6N: FloatArray, of: int, along: int) -> float:
-    """Return the share of neighbours that overlap; nan if there are too few to tell.
+    """Return the share of neighbours that overlap; nan if there are fewer than 10.
 
-    Neighbours have one value in row `of`, in the order of row `along`. Rows 2 and 3 are twice the centres, 4 and 5 the
-    sizes.
+    Neighbours have the same value in row `of` and are consecutive in row `along`. Rows 2 and 3 are twice the centres,
+    rows 4 and 5 the sizes.
     """
     boxes_6N = boxes_6N[:, np.lexsort((boxes_6N[along], boxes_6N[of]))]
     one, other = boxes_6N[:, :-1], boxes_6N[:, 1:]
@@ -280,9 +278,9 @@ def _continuity(boxes_6N: FloatArray, of: int, along: int) -> float:
 
 
 def _look_at_edges(camera: Camera, size: tuple[int, int]) -> None:
-    """Warn of boxes that end far from the edges, or beyond the right one alone: the tracks may have another size.
+    """Warn if boxes stay far from the edges, or extend beyond the right one only: the tracks may have another size.
 
-    Whoever scales pictures often corrects their seqinfo.ini, too, so that it proves nothing of the tracks.
+    A matching seqinfo.ini is no proof: scaled pictures often come with a corrected one.
     """
     if camera.tracks_size:
         return

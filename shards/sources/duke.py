@@ -1,10 +1,10 @@
-"""DukeMTMC-VideoReID (Wu et al., CVPR 2018), from a copy you have: its authors have withdrawn the data.
+"""DukeMTMC-VideoReID (Wu et al., CVPR 2018), from an existing copy: its authors have withdrawn the data.
 
     ROOT/{train,query,gallery}/<pid4>/<tracklet4>/<pid4>_C<cam>_F<frame4>_X<frame of the video>.jpg
 
-Old copies lack the underscores; distractors, whom nobody asks for, have D for X. Frames need not start at F0001. Each
-query lies in the gallery once more: it is stored once, as query and gallery, and the rule that ignores the same
-identity on the same camera keeps it from finding itself.
+Old copies lack the underscores. Distractors, which match no query, have D instead of X. Frames may start after F0001.
+The gallery contains a copy of each query. Both are stored once, as query and gallery: scores ignore matches of the same
+identity on the same camera, so that no query finds itself.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ OFFICIAL_COUNTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """A tracklet's folder, and what the names in it say."""
+class _Tracklet:
+    """A folder of a tracklet, and the content of its names."""
 
     folder: Path
     pid: int
     camid: int
-    frames: dict[int, str]  # name of each number, rising
+    frames: dict[int, str]  # number: name, sorted by number
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,56 +55,56 @@ class _Found:
 
 
 def read(root: Path, *, partial: bool = False) -> Source:
-    """Walk the three folders and check names, counts and the queries' copies.
+    """Walk the three folders; check names, counts and copies of queries.
 
-    Raises DataError with folder and way out: a folder missing, a name of another form, frames of several tracklets in
-    one folder, a query whose names or bytes differ from its copy's, counts that are not the official ones (unless
-    `partial`).
+    Raises DataError with folder and way out: a missing folder, an unexpected name, frames of several tracklets in one
+    folder, a query that differs from its copy in names or bytes, and, unless `partial`, counts other than the official
+    ones.
     """
     walk = Walk(root)
     parts = ("train", "query", "gallery")
-    train, query, gallery = ({_place(result): result for result in _walk(walk, root / part)} for part in parts)
-    _check_copies([(result, gallery[place]) for place, result in query.items() if place in gallery])
+    train, query, gallery = ({_place(tracklet): tracklet for tracklet in _walk(walk, root / part)} for part in parts)
+    _check_copies([(tracklet, gallery[place]) for place, tracklet in query.items() if place in gallery])
     counts = {
-        "training identities": len({result.pid for result in train.values()}),
+        "training identities": len({tracklet.pid for tracklet in train.values()}),
         "training tracklets": len(train),
-        "training frames": sum(len(result.names) for result in train.values()),
-        "query identities": len({result.pid for result in query.values()}),
+        "training frames": sum(len(tracklet.names) for tracklet in train.values()),
+        "query identities": len({tracklet.pid for tracklet in query.values()}),
         "queries": len(query),
-        "query frames": sum(len(result.names) for result in query.values()),
-        "gallery identities": len({result.pid for result in gallery.values()}),
+        "query frames": sum(len(tracklet.names) for tracklet in query.values()),
+        "gallery identities": len({tracklet.pid for tracklet in gallery.values()}),
         "gallery tracklets": len(gallery),
-        "gallery frames": sum(len(result.names) for result in gallery.values()),
-        "cameras": len({result.camid for part in (train, query, gallery) for result in part.values()}),
+        "gallery frames": sum(len(tracklet.names) for tracklet in gallery.values()),
+        "cameras": len({tracklet.camid for part in (train, query, gallery) for tracklet in part.values()}),
     }
     note = check_counts(root, "DukeMTMC-VideoReID", counts, OFFICIAL_COUNTS, partial)
-    tracklets = [_tracklet(result, Role.TRAIN) for result in train.values()]
-    tracklets += [_tracklet(result, Role.QUERY) for place, result in query.items() if place not in gallery]
+    tracklets = [_tracklet(tracklet, Role.TRAIN) for tracklet in train.values()]
+    tracklets += [_tracklet(tracklet, Role.QUERY) for place, tracklet in query.items() if place not in gallery]
     tracklets += [
-        _tracklet(result, Role.QUERY | Role.GALLERY if place in query else Role.GALLERY)
-        for place, result in gallery.items()
+        _tracklet(tracklet, Role.QUERY | Role.GALLERY if place in query else Role.GALLERY)
+        for place, tracklet in gallery.items()
     ]
     facts = walk.facts()
-    if note:  # the whole data set has the official number of frames, so no gap in it is a loss
-        frames = {result.key: list(result.frames) for part in (train, query, gallery) for result in part.values()}
+    if note:  # a whole data set has the official number of frames, so that its gaps are no loss
+        frames = {tracklet.key: list(tracklet.frames) for part in (train, query, gallery) for tracklet in part.values()}
         facts = {"partial": note, **check_gaps(frames), **facts}
     return Source("duke", (OFFICIAL,), tuple(tracklets), facts)
 
 
-def _check_copies(pairs: Sequence[tuple[_Found, _Found]]) -> None:
+def _check_copies(pairs: Sequence[tuple[_Tracklet, _Tracklet]]) -> None:
     same = are_copies([(Pictures(one.folder, one.names), Pictures(two.folder, two.names)) for one, two in pairs])
     for (query, copy), equal in zip(pairs, same, strict=True):
         if not equal or query.names != copy.names:
             raise DataError(
-                f"{query.folder} and {copy.folder} should hold the same frames and do not; unpack both again"
+                f"{query.folder} and {copy.folder} should hold the same frames, but differ; unpack both again"
             )
 
 
-def _place(result: _Found) -> tuple[str, str]:
-    return result.folder.parent.name, result.folder.name
+def _place(tracklet: _Tracklet) -> tuple[str, str]:
+    return tracklet.folder.parent.name, tracklet.folder.name
 
 
-def _walk(walk: Walk, part: Path) -> Iterator[_Found]:
+def _walk(walk: Walk, part: Path) -> Iterator[_Tracklet]:
     empty = []
     for identity in walk.folders(part):
         numbers = walk.folders(part / identity)
@@ -113,30 +113,30 @@ def _walk(walk: Walk, part: Path) -> Iterator[_Found]:
         for number in numbers:
             folder = part / identity / number
             if not (identity.isdecimal() and number.isdecimal()):
-                raise DataError(f"{folder}: no folder like {part.name}/0005/2200; is this DukeMTMC-VideoReID?")
+                raise DataError(f"{folder}: not a folder like {part.name}/0005/2200; is this DukeMTMC-VideoReID?")
             frames: dict[int, str] = {}
-            said: set[tuple[int, int]] = set()
+            labels: set[tuple[int, int]] = set()
             for name in walk.pictures(folder):
                 match = NAME.fullmatch(name)
                 if match is None:
-                    raise DataError(f"{folder / name}: no name like 0005_C2_F0001_X000123.jpg; remove it")
-                said.add((int(match[1]), int(match[2])))
+                    raise DataError(f"{folder / name}: not a name like 0005_C2_F0001_X000123.jpg; remove it")
+                labels.add((int(match[1]), int(match[2])))
                 if frames.setdefault(int(match[3]), name) != name:
                     raise DataError(f"{folder / name}: frame {int(match[3])} is {frames[int(match[3])]}; remove one")
-            if len(said) != 1 or min(said)[0] != int(identity):
-                raise DataError(f"{folder}: its names are of (identity, camera) {sorted(said)}; unpack it again")
-            pid, camid = said.pop()
-            yield _Found(folder, pid, camid, {frame: frames[frame] for frame in sorted(frames)})
+            if len(labels) != 1 or min(labels)[0] != int(identity):
+                raise DataError(f"{folder}: its names are of (identity, camera) {sorted(labels)}; unpack it again")
+            pid, camid = labels.pop()
+            yield _Tracklet(folder, pid, camid, {frame: frames[frame] for frame in sorted(frames)})
     if empty:
-        raise DataError(f"{some(empty)}: no folders of tracklets in it; unpack it again, or remove the folder")
+        raise DataError(f"{some(empty)}: contains no folders of tracklets; unpack it again, or remove the folder")
 
 
-def _tracklet(result: _Found, role: Role) -> SourceTracklet:
+def _tracklet(tracklet: _Tracklet, role: Role) -> SourceTracklet:
     return SourceTracklet(
-        key=result.key,
-        pid=result.pid,
-        camid=result.camid,
-        num_frames=len(result.names),
+        key=tracklet.key,
+        pid=tracklet.pid,
+        camid=tracklet.camid,
+        num_frames=len(tracklet.names),
         roles=(role,),
-        frames=bind(files_of, result.folder, result.names),
+        frames=bind(files_of, tracklet.folder, tracklet.names),
     )

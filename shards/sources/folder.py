@@ -1,13 +1,13 @@
-"""Any data set laid out as folders, for all that has no source of its own.
+"""Any data set in a layout of folders.
 
     ROOT/<split>/<identity>/<camera>/<tracklet>/*.jpg|png
 
-Splits are `train` and either `test`, where the first tracklet of each identity and camera is a query and all are the
-gallery, or `query` and `gallery`; `val` may stand beside them, divided as `test` is. A query that has a copy in the
-gallery, of the same identity, camera and bytes, is stored once, as both. Identities and cameras are numbers from 1, or
-names, which get numbers in their order. The identities `distractor` (MARS's `0000`) and `junk` (`-1`, `00-1`) are no
-persons. Frames go by the numbers in their names, 2 before 10. Pictures are bmp, jpg (jpeg, jpe, jfif), png, tif (tiff)
-and webp; what else lies there is counted and named.
+Splits are `train` and either `test`, or `query` and `gallery`. In `test`, the first tracklet of each identity and
+camera is a query, and all tracklets are the gallery. `val` is optional and divided like `test`. A query with a copy in
+the gallery (same identity, camera and bytes) is stored once, as both. Identities and cameras are numbers from 1, or
+names, which are numbered in sorted order. The identities `distractor` (`0000` in MARS) and `junk` (`-1`, `00-1`) are
+not persons. Frames are ordered by the numbers in their names, 2 before 10. Pictures are bmp, jpg (jpeg, jpe, jfif),
+png, tif (tiff) and webp; other files are counted and named.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ VALIDATION = Protocol("validation", description="as test, on the validation part
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """A tracklet's folder by its names on the way there."""
+class _Tracklet:
+    """A tracklet: the names of its folder and its parents, and of its pictures."""
 
     split: str
     identity: str
@@ -52,24 +52,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source", type=path, required=True, metavar="DIR", help="folder of <split>/<identity>/<camera>/<tracklet>"
     )
-    parser.add_argument("--name", metavar="NAME", help="of the data set (default: that of the folder)")
+    parser.add_argument("--name", metavar="NAME", help="name of the data set (default: the folder's name)")
     parser.set_defaults(read=lambda args: read(args.source, name=args.name))
 
 
 def read(root: Path, *, name: str | None = None) -> Source:
-    """Walk the folders and number identities and cameras.
+    """Walk the folders; number identities and cameras.
 
-    Raises DataError with folder and way out: splits that make no layout, a level missing, no pictures, a link that
-    leads nowhere, names that may be one identity or two, a distractor that trains.
+    Raises DataError with folder and way out: an unknown combination of splits, a missing level, no pictures, a broken
+    link, names that may mean the same identity, a distractor in `train`.
     """
     walk = Walk(root)
     splits = set(walk.folders(root))
     if splits - {"val"} not in LAYOUTS:
         raise DataError(
-            f"{root}: folders {', '.join(sorted(splits)) or 'none'}; train and test belong here, or train, query and "
-            "gallery; val besides"
+            f"{root}: folders {', '.join(sorted(splits)) or 'none'}; expected train and test, or train, query and "
+            "gallery, and optionally val"
         )
-    result: dict[str, list[_Found]] = {
+    result: dict[str, list[_Tracklet]] = {
         split: _walk(walk, root, split) for split in ("train", "query", "gallery", "test", "val") if split in splits
     }
     special, facts_of_special = _special(root, result)
@@ -104,7 +104,7 @@ def read(root: Path, *, name: str | None = None) -> Source:
     return Source(name or root.resolve().name, protocols, tuple(tracklets), facts)
 
 
-def _walk(walk: Walk, root: Path, split: str) -> list[_Found]:
+def _walk(walk: Walk, root: Path, split: str) -> list[_Tracklet]:
     result = []
     empty: dict[str, list[Path]] = {"cameras": [], "tracklets": []}
     for identity in walk.folders(root / split):
@@ -117,21 +117,21 @@ def _walk(walk: Walk, root: Path, split: str) -> list[_Found]:
                 empty["tracklets"].append(root / split / identity / camera)
             for tracklet in sorted(tracklets, key=natural):
                 names = tuple(walk.pictures(root / split / identity / camera / tracklet))
-                result.append(_Found(split, identity, camera, tracklet, names))
-    missing = [f"{some(folders)}: no folders of {level} in it" for level, folders in empty.items() if folders]
+                result.append(_Tracklet(split, identity, camera, tracklet, names))
+    missing = [f"{some(folders)}: contains no folders of {level}" for level, folders in empty.items() if folders]
     if not result:
-        missing.append(f"{root / split}: not one tracklet")
+        missing.append(f"{root / split}: no tracklet")
     if missing:
         raise DataError(
-            f"{'; '.join(missing)}; the layout is {LAYOUT}, so add what is missing, or remove the empty folders"
+            f"{'; '.join(missing)}; the layout is {LAYOUT}; add what is missing, or remove the empty folders"
         )
     return result
 
 
-def _special(root: Path, result: Mapping[str, Sequence[_Found]]) -> tuple[dict[str, int], dict[str, str]]:
-    """The identities that are no persons, and the fact that says how MARS's names were read.
+def _special(root: Path, result: Mapping[str, Sequence[_Tracklet]]) -> tuple[dict[str, int], dict[str, str]]:
+    """Return the identities that are not persons, and a fact about the reading of MARS's names.
 
-    Raises DataError where one of them trains or asks, and where an identity 0 may be a person or not.
+    Raises DataError if one of them is in `train` or `query`, or if it is unknown whether an identity 0 is a person.
     """
     special: dict[str, int] = {}
     persons = {t.identity: t for split in ("query", "train") for t in reversed(result.get(split, ()))}
@@ -141,8 +141,8 @@ def _special(root: Path, result: Mapping[str, Sequence[_Found]]) -> tuple[dict[s
             special[name] = pid
             if name in persons:
                 raise DataError(
-                    f"{persons[name].folder(root)}: {name} neither trains nor asks; move it to the gallery or test, or "
-                    "rename it if it is a person"
+                    f"{persons[name].folder(root)}: {name} can be neither trained on nor queried; move it to the "
+                    "gallery or test, or rename it if it is a person"
                 )
         elif name.isdecimal() and int(name) == 0 and name not in persons:
             raise DataError(
@@ -154,17 +154,19 @@ def _special(root: Path, result: Mapping[str, Sequence[_Found]]) -> tuple[dict[s
 
 
 def _copies(
-    root: Path, query: Sequence[_Found], gallery: Sequence[_Found]
-) -> tuple[dict[_Found, _Found], dict[str, str]]:
-    """The copy in the gallery of each query that has one, of the same identity, camera and bytes; and the fact."""
-    places: dict[tuple[str, str], list[_Found]] = {}
+    root: Path, query: Sequence[_Tracklet], gallery: Sequence[_Tracklet]
+) -> tuple[dict[_Tracklet, _Tracklet], dict[str, str]]:
+    """Return the gallery copy of each query that has one (same identity, camera and bytes), and the fact."""
+    places: dict[tuple[str, str], list[_Tracklet]] = {}
     for tracklet in gallery:
         places.setdefault((tracklet.identity, tracklet.camera), []).append(tracklet)
     pairs = [(one, other) for one in query for other in places.get((one.identity, one.camera), ())]
-    pairs.sort(key=lambda pair: pair[0].tracklet != pair[1].tracklet)  # of several copies, the one of the same name
+    pairs.sort(
+        key=lambda pair: pair[0].tracklet != pair[1].tracklet
+    )  # of several copies, prefer the one of the same name
     same = are_copies([(Pictures(a.folder(root), a.names), Pictures(b.folder(root), b.names)) for a, b in pairs])
-    copies: dict[_Found, _Found] = {}
-    taken: set[_Found] = set()
+    copies: dict[_Tracklet, _Tracklet] = {}
+    taken: set[_Tracklet] = set()
     for (one, other), equal in zip(pairs, same, strict=True):
         if equal and one not in copies and other not in taken:
             copies[one] = other

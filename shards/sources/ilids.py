@@ -3,9 +3,9 @@
     ROOT/i-LIDS-VID/sequences/cam{1,2}/person<number3>/cam<cam>_person<number3>_<frame5>.png
     ROOT/train-test people splits/train_test_splits_ilidsvid.mat     ls_set, 10 x 300
 
-300 persons, whose numbers go to 319 with gaps: the splits hold positions (from 1) in the sorted list of folders, not
-numbers. Query camera 1, gallery camera 2; the mean of the ten splits. Which half of a row trains is read in two ways:
-`official` has the first half test, `first-half-trains` is the other reading.
+The numbers of the 300 persons go to 319, with gaps. The splits hold positions (from 1) in the sorted list of folders,
+not these numbers. Queries are of camera 1, the gallery of camera 2; scores are the mean of the ten splits. In
+`official`, the first half of each row is the test part; in `first-half-trains`, the second half.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ OFFICIAL_COUNTS = {"splits": 10, "persons": 300}
 
 
 def read(root: Path, *, partial: bool = False) -> Source:
-    """List the persons, read the splits and turn positions into persons.
+    """List the persons, read the splits and map positions to persons.
 
-    Raises DataError with file and way out: folders missing or of another form, cameras with different persons, splits
-    that are not of these persons, pictures named for another person or camera, counts that are not the official ones
-    (unless `partial`).
+    Raises DataError with file and way out: missing or unexpected folders, cameras with different persons, splits of
+    other persons, pictures named for another person or camera, and, unless `partial`, counts other than the official
+    ones.
     """
     walk = Walk(root)
     cameras = [root / "i-LIDS-VID" / "sequences" / f"cam{camid}" for camid in (1, 2)]
@@ -66,7 +66,7 @@ def read(root: Path, *, partial: bool = False) -> Source:
 def _number(folder: Path) -> int:
     match = PERSON.fullmatch(folder.name)
     if match is None:
-        raise DataError(f"{folder}: no name like person001, and the splits count folders; move it away")
+        raise DataError(f"{folder}: not a name like person001, but the splits count folders; move it away")
     return int(match[1])
 
 

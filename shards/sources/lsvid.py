@@ -1,17 +1,17 @@
 """LS-VID (Li et al., ICCV 2019).
 
-    ROOT/list_sequence/list_seq_{train,val,test}.txt    a tracklet a line: <path prefix> <label>
+    ROOT/list_sequence/list_seq_{train,val,test}.txt    one line per tracklet: <path prefix> <label>
     ROOT/<path prefix>_*.jpg                            its frames; the third part of the name, between _, is the camera
-    ROOT/test/data/info_{val,test}.mat                  query: rows of the list, from 1; info_test: a row each of
-                                                        (start, end, label, camera); MATLAB v7.3 or v5
+    ROOT/test/data/info_{val,test}.mat                  query: rows of the list, from 1; info_test: rows of (start, end,
+                                                        label, camera); MATLAB v7.3 or v5
 
-Copies differ in the place of the lists and info files: they may lie in val/data, test/data, data, info/data,
-info/list_sequence and the like, or directly in ROOT. The variables of info_val.mat are called as those of info_test.mat
-(info_val is taken, too). The end - start + 1 frames of each row are compared with the pictures. A copy without the
-validation part (no pictures, or neither list nor info) is whole without it.
+The place of lists and info files differs between copies: val/data, test/data, data, info/data, info/list_sequence and
+the like, or ROOT itself. The variables of info_val.mat have the names of those in info_test.mat (or info_val). The
+end - start + 1 frames of each row are compared with the pictures. A copy without the validation part (no pictures, or
+neither list nor info) is complete.
 
-Gallery is the whole part, queries included. Each part has labels of its own, from 0: identities are the labels plus 1,
-plus 10,000 in the validation part and 20,000 in the test part.
+The gallery is the whole part, queries included. Labels begin at 0 in each part: identities are the labels plus 1, plus
+10,000 in the validation part and 20,000 in the test part.
 """
 
 from __future__ import annotations
@@ -27,19 +27,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from shards.records import DataError, Protocol, Role, Source, SourceTracklet
-from shards.sources.common import (
-    MAX_NAMED,
-    PICTURES,
-    check_counts,
-    files_of,
-    missing_pictures,
-    natural,
-)
+from shards.sources.common import check_counts, files_of, is_picture, missing_pictures, natural, some
 from shards.sources.matlab import IntArray, load_mat
 from shards.text import printable_lines
 
 HOME = "it comes with LS-VID"
-PLACES = (  # of lists and info files, in the copies that are in use
+PLACES = (  # of lists and info files, in known copies
     "list_sequence",
     "info/list_sequence",
     "val/data",
@@ -51,7 +44,7 @@ PLACES = (  # of lists and info files, in the copies that are in use
     "info",
     ".",
 )
-LABELS = 10_000  # more than a part has
+LABELS = 10_000  # more than any part has
 PARTS = ("train", "val", "test")
 PREFIX = re.compile(r"[^_]+_[^_]+_c?(\d+)(_[^_]+)*")
 OFFICIAL = Protocol("official", description="all of the test part is the gallery; same identity and camera is ignored")
@@ -71,7 +64,7 @@ OFFICIAL_COUNTS = {
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A line of a list, resolved."""
+    """A line of a list, with its pictures."""
 
     folder: Path
     prefix: str
@@ -82,12 +75,13 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The tracklets of one part, and what its files say of them.
+    """The tracklets of one part.
 
-    rows         a tracklet each; one without pictures has no names
-    unlisted     pictures beside theirs that the list does not name
-    queries      numbers of rows, from 0
-    differences  a line for each way in which pictures are missing or rows do not follow each other
+    Args:
+        rows: One per tracklet; a row without pictures has no names.
+        unlisted: Number of pictures in the same folders that the list does not name.
+        queries: Numbers of rows, from 0.
+        differences: A line for each kind of difference: missing pictures, rows that overlap or leave gaps.
     """
 
     rows: tuple[_Row, ...]
@@ -97,12 +91,12 @@ class _Part:
 
 
 def read(root: Path, *, partial: bool = False) -> Source:
-    """Read lists and info files, find each tracklet's frames, and check all against each other.
+    """Read lists and info files, list the frames of each tracklet, and compare all of them.
 
-    Raises DataError with file, line and way out: a list or info file missing, damaged or there in two versions, a path
-    that leads out of `root`, a name of another form, more pictures than a row counts; and, unless `partial`, pictures
-    missing, rows that overlap or leave frames out, counts that are not the official ones. `partial` leaves out
-    tracklets without any picture. All that it accepts is in the fact `partial`.
+    Raises DataError with file, line and way out: a list or info file that is missing, damaged or present in two
+    versions, a path out of `root`, an unexpected name, more pictures than a row counts; and, unless `partial`, missing
+    pictures, rows that overlap or leave gaps, counts other than the official ones. `partial` leaves out tracklets
+    without pictures. The fact `partial` lists everything that it accepts.
     """
     without = _without_validation(root, partial)
     parts = {part: _read_part(root, part) for part in PARTS if part != "val" or not without}
@@ -141,15 +135,15 @@ def read(root: Path, *, partial: bool = False) -> Source:
 
 
 def _without_validation(root: Path, partial: bool) -> str:
-    """Why there is no validation part, for the facts; empty where there is one.
+    """Return the reason for a missing validation part, for the facts; empty if there is a validation part.
 
-    Raises DataError where a half of it is missing: the list, or the info file (unless `partial`).
+    Raises DataError if only its list is missing, or only its info file (unless `partial`).
     """
     path, info_path = _find(root, "list_seq_val.txt"), _find(root, "info_val.mat")
     if path is None:
         if info_path:
             raise DataError(
-                f"list_seq_val.txt: missing in {root}, but {info_path} is there; {HOME}; or move that away, too"
+                f"list_seq_val.txt: missing in {root}, but {info_path} exists; {HOME}; or move that file away, too"
             )
         return "none in this copy: no list_seq_val.txt, no info_val.mat"
     rows, _ = _read_list(root, path)
@@ -157,8 +151,8 @@ def _without_validation(root: Path, partial: bool) -> str:
         return f"none in this copy: no picture of {path}"
     if info_path is None and not partial:
         raise DataError(
-            f"info_val.mat: missing in {root}, but list and pictures of the validation part are there; {HOME}; or do "
-            "without that part with --partial"
+            f"info_val.mat: missing in {root}, but list and pictures of the validation part exist; {HOME}; or leave "
+            "that part out with --partial"
         )
     return "" if info_path else "left out: info_val.mat is missing"
 
@@ -185,7 +179,7 @@ def _find_or_fail(root: Path, name: str) -> Path:
 def _read_part(root: Path, part: str) -> _Part:
     path = _find_or_fail(root, f"list_seq_{part}.txt")
     rows, unlisted = _read_list(root, path)
-    if part == "train":  # nothing says how many frames these have
+    if part == "train":  # there is no info file of the training part
         missing = [row.folder / f"{row.prefix}_*" for row in rows if not row.names]
         differences = [str(missing_pictures(missing, str(path)))] if missing else []
         return _Part(rows, unlisted, frozenset(), differences)
@@ -195,7 +189,7 @@ def _read_part(root: Path, part: str) -> _Part:
 
 
 def _read_list(root: Path, path: Path) -> tuple[tuple[_Row, ...], int]:
-    """The lines of a list, and the number of pictures in their folders that no line names."""
+    """Return the rows of a list, and the number of pictures in their folders that no line names."""
     rows = []
     listed: dict[Path, Mapping[str, list[str]]] = {}
     for line, text in enumerate(path.read_text("utf-8-sig", errors="replace").rstrip().splitlines(), start=1):
@@ -203,7 +197,7 @@ def _read_list(root: Path, path: Path) -> tuple[tuple[_Row, ...], int]:
         label = text.rpartition(" ")[2]
         match = PREFIX.fullmatch(where.name)
         if match is None or not label.isdecimal() or int(label) >= LABELS:
-            raise DataError(f"{path}:{line}: {text!r} is no line like train/0001/0001_0001_3 0; take the original")
+            raise DataError(f"{path}:{line}: {text!r} is not a line like train/0001/0001_0001_3 0; take the original")
         if where.is_absolute() or ".." in where.parts:
             raise DataError(f"{path}:{line}: {text!r} leads out of {root}; take the original")
         folder = root / where.parent
@@ -216,24 +210,24 @@ def _read_list(root: Path, path: Path) -> tuple[tuple[_Row, ...], int]:
 
 
 def _by_prefix(folder: Path) -> dict[str, list[str]]:
-    """The pictures of a folder by all that stands before their last _, in the order of time."""
+    """Return the pictures of a folder by the prefix before their last _, in order of time."""
     names: dict[str, list[str]] = {}
     for name in sorted(os.listdir(folder), key=natural) if folder.is_dir() else ():
-        if name.lower().endswith(PICTURES) and not name.startswith("."):
+        if is_picture(name) and not name.startswith("."):
             names.setdefault(name.rpartition("_")[0], []).append(name)
     return names
 
 
 def _read_info(path: Path, part: str, rows: Sequence[_Row]) -> tuple[IntArray, frozenset[int]]:
-    """The rows of an info file and the numbers (from 0) of its queries, checked against the list."""
-    # The kit calls them info_test in info_val.mat, too; other tools have written info_val there.
+    """Return the rows of an info file and the numbers (from 0) of its queries, checked against the list."""
+    # The official info_val.mat also names its variable info_test; other tools write info_val.
     info = load_mat(path, "info_test", HOME, "info_val" if part == "val" else None)
     query = load_mat(path, "query", HOME).ravel() - 1
     if info.shape != (len(rows), 4):
         raise DataError(f"{path}: rows of shape {info.shape}, but the list has {len(rows)} lines of 4 numbers")
     for line, (row, (start, end, label, camid)) in enumerate(zip(rows, info.tolist(), strict=True), start=1):
         if not 1 <= start <= end:
-            raise DataError(f"{path}: row {line}: {start} to {end} are no frames; take the original")
+            raise DataError(f"{path}: row {line}: {start} to {end} is not a range of frames; take the original")
         if (row.label, row.camid) != (label, camid):
             raise DataError(
                 f"{path}: row {line}: label {label}, camera {camid}, but the list has {row.prefix} with label "
@@ -253,18 +247,14 @@ def _read_info(path: Path, part: str, rows: Sequence[_Row]) -> tuple[IntArray, f
 
 
 def _differences(path: Path, info: IntArray, rows: Sequence[_Row]) -> list[str]:
-    """A line for each way in which rows and pictures do not fit: pictures missing, rows that overlap or leave a gap."""
+    """Return a line for each kind of difference: missing pictures, rows that overlap, rows that leave a gap."""
     lines = []
     short = {row: end - start + 1 for row, (start, end, _, _) in zip(rows, info.tolist(), strict=True)}
     short = {row: frames for row, frames in short.items() if len(row.names) < frames}
     if short:
         named = [f"{row.folder / row.prefix}_* ({len(row.names)} of {frames})" for row, frames in short.items()]
-        more = f" and {len(named) - MAX_NAMED} more" if len(named) > MAX_NAMED else ""
         lost = sum(frames - len(row.names) for row, frames in short.items())
-        lines.append(
-            f"{path}: pictures of {len(named):,} tracklets are missing, {lost:,} in all: "
-            f"{', '.join(named[:MAX_NAMED])}{more}"
-        )
+        lines.append(f"{path}: pictures of {len(named):,} tracklets are missing, {lost:,} in all: {some(named)}")
     by_start = info[np.argsort(info[:, 0], kind="stable")]
     gaps = by_start[:, 0] - 1 - np.concatenate([[0], np.maximum.accumulate(by_start[:-1, 1])])
     for what, wrong in (("overlap", gaps < 0), ("leave a gap before them", gaps > 0)):

@@ -1,14 +1,14 @@
-"""MARS (Zheng et al., ECCV 2016), and any data set in its layout, as the synthetic one.
+"""MARS (Zheng et al., ECCV 2016), and any data set in its layout, such as the synthetic one.
 
     ROOT/bbox_train/<pid4>/<pid4>C<cam>T<tracklet4>F<frame3>.jpg
     ROOT/bbox_test/{00-1,0000,<pid4>}/...
-    ROOT/info/{train,test}_name.txt               a file name a line
-    ROOT/info/tracks_{train,test}_info.mat        rows (start, end, pid, camera): 1-based, inclusive lines of the above
-    ROOT/info/query_IDX.mat                       1-based rows of the test info
+    ROOT/info/{train,test}_name.txt               one file name per line
+    ROOT/info/tracks_{train,test}_info.mat        rows (start, end, pid, camera): lines of the above, from 1, inclusive
+    ROOT/info/query_IDX.mat                       rows of the test info, from 1
 
-A third part may stand beside them (bbox_val, val_name.txt, tracks_val_info.mat, query_val_IDX.mat): MARS has none.
-Identity and camera come from the info files, and every name listed is checked against them. With --partial a partial
-download will do: tracklets that lack pictures are left out, and counted.
+A validation part is optional (bbox_val, val_name.txt, tracks_val_info.mat, query_val_IDX.mat); MARS has none. Identity
+and camera come from the info files, which are compared with every listed name. --partial accepts a partial download:
+tracklets with missing pictures are left out and counted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from shards.sources.common import check_counts, files_of, missing_pictures, some
 from shards.sources.matlab import IntArray, load_mat
 from shards.sources.walk import Walk
 
-START = re.compile(r"(\d{4}|00-1)C(\d)T\d{4,}F")  # of a name: all but the frame and .jpg
+START = re.compile(r"(\d{4}|00-1)C(\d)T\d{4,}F")  # of a name: all before the frame number
 INFO_HOME = "it comes with the official evaluation code (MARS-evaluation, folder info)"
 
 OFFICIAL = Protocol("official", description="the queries stand in the gallery; same identity and camera is ignored")
@@ -52,7 +52,7 @@ OFFICIAL_COUNTS = {
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One part of the set: its rows (start, end, pid, camera), each row's frame names, and which rows are queries."""
+    """One part of the set: its rows (start, end, pid, camera), the frame names of each row, and the rows of queries."""
 
     name: str
     folder: Path
@@ -61,7 +61,7 @@ class _Part:
     queries: frozenset[int]
 
     def without(self, positions: frozenset[int]) -> _Part:
-        """The part but for some rows; positions count from 0."""
+        """Return the part without some rows; positions count from 0."""
         kept = [position for position in range(len(self.names)) if position not in positions]
         names = [self.names[position] for position in kept]
         queries = frozenset(new for new, old in enumerate(kept) if old in self.queries)
@@ -76,17 +76,17 @@ def read(
     official: Mapping[str, int] | None = OFFICIAL_COUNTS,
     check_files: bool = True,
 ) -> Source:
-    """Read the info files, check them against the names, the counts and (`check_files`) the folders.
+    """Read the info files; compare them with the names, the counts and (`check_files`) the folders.
 
     Args:
-        partial: Accept other counts than the official ones, and leave out tracklets whose pictures are not all there.
-        official: Counts to expect; None for a set that has MARS's layout alone.
+        partial: Accept other counts than the official ones, and leave out tracklets with missing pictures.
+        official: Expected counts; None for a set other than MARS.
 
-    Raises DataError with file and way out: wrong folder, a file missing or damaged, names that disagree with the
-    info; pictures missing, counts that are not the official ones (both unless `partial`).
+    Raises DataError with file and way out: a wrong folder, a missing or damaged file, names that differ from the info,
+    and, unless `partial`, missing pictures or counts other than the official ones.
     """
     if not (root / "info").is_dir():
-        raise DataError(f"{root}: no folder info here; give the folder that holds bbox_train, bbox_test and info")
+        raise DataError(f"{root}: contains no folder info; give the folder that holds bbox_train, bbox_test and info")
     parts = [_read_part(root, "train", None), _read_part(root, "test", "query_IDX")]
     protocols = [OFFICIAL, QUERIES_REMOVED]
     if (root / "info" / "tracks_val_info.mat").is_file():
@@ -108,7 +108,7 @@ def read(
         notes.insert(0, note)
     tracklets = [tracklet for part in parts for tracklet in _tracklets(part, protocols)]
     if not tracklets:
-        raise DataError(f"{root}: not one tracklet has all its pictures; unpack bbox_train and bbox_test here")
+        raise DataError(f"{root}: no tracklet has all its pictures; unpack bbox_train and bbox_test here")
     facts = {"partial": "; ".join(notes)} if notes else {}
     return Source(name, tuple(protocols), tuple(tracklets), {**facts, **walk.facts()})
 
@@ -117,7 +117,7 @@ def _read_part(root: Path, part: str, query_key: str | None) -> _Part:
     info, names_path = root / "info" / f"tracks_{part}_info.mat", root / "info" / f"{part}_name.txt"
     rows = load_mat(info, f"track_{part}_info", INFO_HOME)
     if rows.ndim != 2 or rows.shape[1] != 4:
-        raise DataError(f"{info}: shape {rows.shape} where rows of (start, end, pid, camera) belong; take the original")
+        raise DataError(f"{info}: shape {rows.shape} instead of rows of (start, end, pid, camera); take the original")
     if not names_path.is_file():
         raise DataError(f"{names_path}: missing; {INFO_HOME}")
     lines = names_path.read_text(errors="replace").split()
@@ -134,11 +134,11 @@ def _read_part(root: Path, part: str, query_key: str | None) -> _Part:
 
 
 def _row_names(info: Path, names_path: Path, number: int, row: Sequence[int], lines: list[str]) -> tuple[str, ...]:
-    """The names of one tracklet, in the order of time, checked against its row."""
+    """Return the names of one tracklet in order of time, checked against its row."""
     start, end, pid, camid = row
     where = f"{info}: row {number}"
     if not 1 <= start <= end:
-        raise DataError(f"{where}: lines {start} to {end} are no range; take the original")
+        raise DataError(f"{where}: lines {start} to {end} are not a range; take the original")
     if end > len(lines):
         raise DataError(
             f"{where}: lines {start} to {end}, but {names_path} has {len(lines)}; take the original of both"
@@ -146,7 +146,9 @@ def _row_names(info: Path, names_path: Path, number: int, row: Sequence[int], li
     frames: dict[int, str] = {}
     starts: list[str] = []
     for name in lines[start - 1 : end]:
-        if not starts or not name.startswith(starts[-1]):  # of a tracklet's names, the first alone is taken apart
+        if not starts or not name.startswith(
+            starts[-1]
+        ):  # parse only the first name of a tracklet: there are a million
             match = START.match(name)
             if match is None:
                 raise _no_name(names_path, name)
@@ -163,7 +165,7 @@ def _row_names(info: Path, names_path: Path, number: int, row: Sequence[int], li
 
 
 def _no_name(names_path: Path, name: str) -> DataError:
-    return DataError(f"{names_path}: {name!r} is no name like 0002C1T0001F001.jpg; take the original")
+    return DataError(f"{names_path}: {name!r} is not a name like 0002C1T0001F001.jpg; take the original")
 
 
 def _pid(text: str) -> int:
@@ -190,9 +192,9 @@ def _counts(train: _Part, test: _Part) -> dict[str, int]:
 
 
 def _check_files(part: _Part, walk: Walk) -> tuple[list[Path], frozenset[int]]:
-    """Return the pictures that info files list and folders lack, and the positions of the incomplete tracklets.
+    """Return the listed pictures that are missing, and the positions of the incomplete tracklets.
 
-    Each identity's folder is listed once, instead of a million questions. What lies there unlisted is noted in `walk`.
+    Lists each folder once instead of testing a million files. Notes unlisted files in `walk`.
     """
     of_identity: dict[str, list[int]] = {}
     for position, names in enumerate(part.names):
@@ -223,7 +225,7 @@ def _check_files(part: _Part, walk: Walk) -> tuple[list[Path], frozenset[int]]:
 
 
 def _left_out(parts: Sequence[_Part], incomplete: Sequence[frozenset[int]]) -> str:
-    """Say which tracklets lack pictures, for the fact `partial`."""
+    """Describe the tracklets with missing pictures, for the fact `partial`."""
     gone = [
         (part, position) for part, positions in zip(parts, incomplete, strict=True) for position in sorted(positions)
     ]

@@ -1,7 +1,7 @@
-"""Variables of MATLAB files: matrices of whole numbers, of which no other variable and no other file is read.
+"""Read matrices of whole numbers from MATLAB files, without reading other variables or other files.
 
-A file of some kilobytes can unpack to gigabytes, nest cells until the reader breaks, or name other files (HDF5) to take
-the values from. So what the file says of a variable is looked at before its values are.
+A file of some kilobytes can unpack to gigabytes, nest cells until the reader crashes, or refer to other files (HDF5).
+So the description of a variable is checked before its values are read.
 """
 
 from __future__ import annotations
@@ -18,27 +18,29 @@ from shards.guarded import read_regular
 from shards.records import DataError
 
 HDF5 = b"MATLAB 7.3 MAT-file"
-MAX_VALUES = 10_000_000  # of a variable; the largest that data sets have is of 12,180 rows of 4
+MAX_VALUES = 10_000_000  # of a variable; the largest in a data set has 12,180 rows of 4
 MAX_BYTES = 8 * MAX_VALUES + (1 << 20)  # of a variable, or of the file
 NUMBERS = ("double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
-MATRIX, COMPRESSED = 14, 15  # kinds of data elements of a v5 file
+MATRIX, COMPRESSED = 14, 15  # types of data elements in a v5 file
 V5_HEADER = 128
-HEAD_BYTES = 4096  # of a variable: its name stands in them
-FILTERS = ((), ("deflate",), ("shuffle", "deflate"))  # of HDF5; MATLAB writes no others
+HEAD_BYTES = 4096  # the first bytes of a variable, which contain its name
+FILTERS = ((), ("deflate",), ("shuffle", "deflate"))  # of HDF5; MATLAB uses no others
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class _NoNumbersError(Exception):
-    """A variable that can be read, and is not what is wanted."""
+    """A readable variable that is not a matrix of numbers."""
 
 
 def load_mat(path: Path, key: str, home: str, other_key: str | None = None) -> IntArray:
-    """A variable of whole numbers in a MATLAB file of any version, as MATLAB shows it; `home` says where it is from.
+    """Return a variable of whole numbers from a MATLAB file of any version, in MATLAB's order of dimensions.
 
-    `other_key` is taken where there is no `key`.
+    Args:
+        home: Where to find the file, for messages.
+        other_key: Name of the variable if there is no `key`.
 
-    Raises DataError where the file is missing or damaged, or has no such variable.
+    Raises DataError if the file is missing or damaged, or has no such variable.
     """
     if not path.is_file():
         raise DataError(f"{path}: missing; {home}")
@@ -50,20 +52,20 @@ def load_mat(path: Path, key: str, home: str, other_key: str | None = None) -> I
         raise
     except _NoNumbersError as error:
         raise DataError(f"{path}: {error}; take the original") from error
-    except Exception as error:  # whatever the damaged bytes lead the readers to
+    except Exception as error:  # the readers raise many types on damaged bytes
         reason = " ".join(str(error).split())
-        raise DataError(f"{path}: no MATLAB file that can be read ({reason}); take the original") from error
+        raise DataError(f"{path}: not a readable MATLAB file ({reason}); take the original") from error
     if values is None:
         there = ", ".join(names) or "nothing"
-        raise DataError(f"{path}: no variable {' or '.join(keys)} in it (there is: {there}); take the original")
+        raise DataError(f"{path}: no variable {' or '.join(keys)} (only {there}); take the original")
     try:
         with np.errstate(invalid="ignore"):
             numbers = values.astype(np.int64)
-        if not np.array_equal(numbers, values):  # fractions and NaN would become other numbers in silence
+        if not np.array_equal(numbers, values):  # the conversion changes fractions and NaN silently
             raise ValueError("fractions or NaN")
         return numbers
     except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{path}: {key} holds no whole numbers ({error}); take the original") from error
+        raise DataError(f"{path}: {key} does not hold whole numbers ({error}); take the original") from error
 
 
 def _choose(keys: list[str], names: list[str]) -> str | None:
@@ -72,31 +74,31 @@ def _choose(keys: list[str], names: list[str]) -> str | None:
 
 def _check_size(key: str, size: int) -> None:
     if size > MAX_VALUES:
-        raise ValueError(f"{key} has {size:,} values; {MAX_VALUES:,} at most")
+        raise ValueError(f"{key} has {size:,} values; at most {MAX_VALUES:,} are read")
 
 
 def _load_older(data: bytes, keys: list[str]) -> tuple[list[str], str, np.ndarray | None]:
-    """Names of the variables, and the first of `keys` with its values. v5 and v4."""
+    """Load from a v5 or v4 file: the names of its variables, and name and values of the first of `keys`."""
     import scipy.io
 
-    if 0 not in data[:4]:  # else v4, which has no compression
+    if 0 not in data[:4]:  # v5; v4 has no compression
         data = _unpack(data, keys)
-    file: Any = io.BytesIO(data)  # which scipy takes, and its stubs do not
+    file: Any = io.BytesIO(data)  # accepted by scipy, but not by its stubs
     shapes = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(file)}
     key = _choose(keys, list(shapes))
     if key is None:
         return list(shapes), keys[0], None
     shape, kind = shapes[key]
     if kind not in NUMBERS:
-        raise _NoNumbersError(f"{key} holds no whole numbers (it is of the kind {kind})")
+        raise _NoNumbersError(f"{key} does not hold whole numbers (its type is {kind})")
     _check_size(key, int(np.prod([int(n) for n in shape], dtype=object)))
     return list(shapes), key, np.asarray(scipy.io.loadmat(file, variable_names=[key])[key])
 
 
 def _unpack(data: bytes, keys: list[str]) -> bytes:
-    """A v5 file with the variables of `keys` unpacked, and the heads of its others as they are.
+    """Unpack the variables of `keys` in a v5 file, to a bounded size; keep its other variables packed.
 
-    scipy unpacks as much as there is.
+    scipy would unpack them to any size.
     """
     order = "<" if data[126:128] == b"IM" else ">"
     parts = [data[:V5_HEADER]]
@@ -121,17 +123,17 @@ def _unpack(data: bytes, keys: list[str]) -> bytes:
 
 
 def _check_parts(element: bytes, order: str) -> None:
-    """Raise ValueError where a part of a variable says that it is larger than the variable. scipy takes its word."""
+    """Raise ValueError if a part of a variable claims to be larger than the variable, which scipy does not check."""
     position = 8
     while position + 8 <= len(element):
         kind, size = struct.unpack_from(f"{order}II", element, position)
-        position += 8 + (0 if kind >> 16 else size + -size % 8)  # a small part lies in its own tag
+        position += 8 + (0 if kind >> 16 else size + -size % 8)  # small data is stored in the tag itself
     if position > len(element) + 7:
         raise ValueError("a variable is cut off")
 
 
 def _load_hdf5(path: Path, keys: list[str]) -> tuple[list[str], str, np.ndarray | None]:
-    """Load variables of a v7.3 file. MATLAB stores matrices by columns and HDF5 by rows, so each comes transposed."""
+    """Load from a v7.3 file as `_load_older` does. HDF5 stores rows, MATLAB columns: transpose the values."""
     import h5py
 
     with h5py.File(path, "r") as file:
@@ -143,17 +145,17 @@ def _load_hdf5(path: Path, keys: list[str]) -> tuple[list[str], str, np.ndarray 
             raise ValueError(f"{key} is a link")
         values = file[key]
         if not isinstance(values, h5py.Dataset) or values.dtype.kind not in "iufb":
-            raise _NoNumbersError(f"{key} holds no whole numbers (it is no matrix of numbers)")
+            raise _NoNumbersError(f"{key} does not hold whole numbers (it is not a matrix of numbers)")
         _check_size(key, int(np.prod(values.shape, dtype=object)))
         if values.external or values.is_virtual:
-            raise ValueError(f"{key} lies in another file")
+            raise ValueError(f"{key} is stored in another file")
         if values.chunks is not None:
             _check_chunks(key, values)
         return names, key, values[()].T
 
 
 def _check_chunks(key: str, values: Any) -> None:
-    """Raise ValueError where a chunk does not unpack to the size of a chunk. HDF5 unpacks as much as there is."""
+    """Raise ValueError if a chunk unpacks to more than the size of a chunk. HDF5 would unpack it to any size."""
     properties = values.id.get_create_plist()
     filters = [properties.get_filter(number)[0] for number in range(properties.get_nfilters())]
     names = tuple({1: "deflate", 2: "shuffle"}.get(number, str(number)) for number in filters)
@@ -164,7 +166,7 @@ def _check_chunks(key: str, values: Any) -> None:
         raise ValueError(f"{key} has chunks of {size:,} bytes")
     for number in range(values.id.get_num_chunks() if "deflate" in names else 0):
         skipped, packed = values.id.read_direct_chunk(values.id.get_chunk_info(number).chunk_offset)
-        if skipped & 1 << names.index("deflate"):  # HDF5 stores a chunk as it is that would become larger
+        if skipped & 1 << names.index("deflate"):  # HDF5 stores incompressible chunks unpacked
             continue
         unpacking = zlib.decompressobj()
         if len(unpacking.decompress(packed, size + 1)) > size:

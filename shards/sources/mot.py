@@ -1,6 +1,6 @@
-"""Your own video: one file or folder of pictures a camera, and its tracks.
+"""Videos with tracks: for each camera a video file or folder of pictures, and a tracks file.
 
-Tracks are rows, a row a box, in pixels of the video:
+A tracks file has one row per box, in pixels of the video:
 
     frame, id, left, top, width, height [, confidence [, class [, visibility]]]    MOT16, MOT17, MOT20, CVAT (MOT 1.1)
     frame, id, left, top, width, height, confidence, x, y, z                       MOT15, DeepSORT, ByteTrack, ...
@@ -8,22 +8,22 @@ Tracks are rows, a row a box, in pixels of the video:
 
 or columns in any order under a first line of names: frame, id, and left, top, width, height (bb_left, x, w, ...), or
 corners (xmin, ymin, xmax, ymax; x1, y1, x2, y2), or centres (cx, cy, width, height); confidence, class, visibility.
-Between columns stand commas, semicolons, tabs or spaces. Any other file is refused.
+Commas, semicolons, tabs or spaces separate the columns. Any other file is refused.
 
-Frames and ids count from 1. The same id in two files is the same person. Rows of confidence 0 (MOT: not to be used),
-of classes that are no people (used: MOT 1, pedestrian; VisDrone 1 and 2; labels.txt of CVAT; --classes) and of which
-nothing is visible (--min-visibility) are left out and counted.
+Frames and ids count from 1. The same id in two files is the same person. The following rows are left out and counted:
+confidence 0 (in MOT: ignore), classes other than people (people are 1 in MOT, 1 and 2 in VisDrone, or named by
+labels.txt of CVAT or --classes), and boxes of which nothing is visible (--min-visibility).
 
-In a folder a picture is the frame that its name says: the number that varies in names of one pattern (000001.jpg,
-cam_1_frame_0003.jpg). Other names are refused, or count from --first-frame.
+In a folder, the name of a picture gives its frame: the number that varies in names of one pattern (000001.jpg,
+cam_1_frame_0003.jpg). Pictures with other names are refused, or counted from --first-frame.
 
-A seqinfo.ini beside the tracks, or one folder up, must fit the video's size and number of frames. --tracks-size scales
-boxes that were drawn on another size. A build that loses more boxes or identities at the picture's edges than
+A seqinfo.ini beside the tracks, or one folder up, must match the video's size and number of frames. --tracks-size
+scales boxes that were drawn on another size. A build that loses more boxes or identities at the picture's edges than
 --max-dropped is refused.
 
-Each video is decoded once, in order; the crops go to a temporary file from which the writer takes them. One camera
-alone can be halved: each identity's own track, in time, so that every identity is seen by both halves (halving the
-video would leave few on both sides).
+Each video is decoded once, in order; the crops are stored in a temporary file until they are written. --halve-tracks
+makes two cameras of one: it halves the track of each identity in time, so that both halves see every identity. Halving
+the video would leave few identities in both halves.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from typing import TypeVar
 
 from shards.paths import path
 from shards.records import DataError, Frame, Protocol, Role, Source, SourceTracklet, UsageError
+from shards.sources.common import some
 from shards.sources.crops import DROP, Camera, Crop, missing_frames
 from shards.sources.options import natural_number, percent, positive_int, share, size_HW, size_WH
 from shards.sources.tracks import MIN_VISIBILITY, Tracks, listed, read_tracks, reasons
@@ -45,7 +46,7 @@ from shards.sources.video import bad_frame
 from shards.text import printable_lines
 
 MAX_DROPPED = 5.0  # per cent of a camera's boxes, or of its identities
-MAX_SHOWN = 20  # identities that a fact or a message names
+MAX_SHOWN = 20  # identities in a fact or a message
 T = TypeVar("T")
 PROTOCOL = Protocol("cross-camera", description="a query for each identity and camera; all test tracklets are searched")
 
@@ -59,32 +60,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         action="append",
         metavar="PATH",
-        help="video or folder of pictures, one for each camera",
+        help="video or folder of pictures, one per camera",
     )
-    add("--tracks", type=path, required=True, action="append", metavar="FILE", help="one for each video")
-    add("--halve-tracks", action="store_true", help="one video: halves of each track are two cameras")
+    add("--tracks", type=path, required=True, action="append", metavar="FILE", help="tracks file, one per video")
+    add("--halve-tracks", action="store_true", help="with one video: make two cameras of the halves of each track")
     add("--max-frames", type=positive_int, default=32, metavar="N", help="longest tracklet (default: 32)")
-    ids = "ids, as 3,5,8, that test; all others train (default: every second id)"
+    ids = "ids of the test part, such as 3,5,8; all others train (default: every second id)"
     add("--test-identities", type=identities, metavar="IDS", help=ids)
-    add("--crop-size", type=size_HW, default=(256, 128), metavar="HxW", help="default: 256x128")
+    add("--crop-size", type=size_HW, default=(256, 128), metavar="HxW", help="size of the crops (default: 256x128)")
     add(
         "--first-frame",
         type=natural_number,
         action="append",
         metavar="N",
-        help="number that the tracks give to the first frame or picture; one for all videos, or one for each",
+        help="number of the first frame or picture in the tracks; one for all videos, or one each",
     )
     add(
         "--tracks-size",
         type=size_WH,
         action="append",
         metavar="WxH",
-        help="size of the pictures on which the tracks were made, width first; boxes are scaled; one for all, or each",
+        help="size of the pictures in which the tracks were made, width first; scales the boxes; one for all, or each",
     )
-    add("--classes", type=class_names, metavar="NAMES", help="classes that are people, as 1,2,7 or person,rider")
-    visible = f"least visibility of a box, 0 to 1 (default: {MIN_VISIBILITY} where the tracks have it)"
+    add("--classes", type=class_names, metavar="NAMES", help="classes of people, such as 1,2,7 or person,rider")
+    visible = f"smallest visibility of a box, 0 to 1 (default: {MIN_VISIBILITY} if the tracks have it)"
     add("--min-visibility", type=share, metavar="V", help=visible)
-    limit = f"most that may be lost at the pictures' edges, of boxes or identities (default: {MAX_DROPPED:g}%%)"
+    limit = f"largest share of boxes or identities lost at the pictures' edges (default: {MAX_DROPPED:g}%%)"
     add("--max-dropped", type=percent, default=MAX_DROPPED, metavar="P%", help=limit)
     parser.set_defaults(
         read=lambda args: read(
@@ -106,12 +107,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def identities(text: str) -> list[int]:
-    """Ids with commas between; the name is what argparse shows where they are none."""
+    """Parse ids, separated by commas; argparse shows the name of this function in its errors."""
     return [int(part) for part in text.split(",")]
 
 
 def class_names(text: str) -> frozenset[str]:
-    """Classes with commas between: numbers or names."""
+    """Parse classes (numbers or names), separated by commas."""
     return frozenset(part.strip().lower() for part in text.split(","))
 
 
@@ -131,23 +132,24 @@ def read(
     max_dropped: float = MAX_DROPPED,
     drop: bool = False,
 ) -> Source:
-    """Decode the videos and cut out the tracks; crops are JPEGs of `crop_size` (H, W) in a file under `scratch`.
+    """Decode the videos and cut out the boxes; crops are JPEGs of `crop_size` (H, W) in a file under `scratch`.
 
     Args:
-        first_frame: The number that the tracks give to the first frame; none, one for all videos, or one for each.
-        tracks_size: Width and height of the pictures on which the tracks were made; as many as of `first_frame`.
-        classes: Numbers or names of the classes that are people; None takes those of the tracks' layout.
+        first_frame: Number of the first frame in the tracks; none, one for all videos, or one each.
+        tracks_size: Width and height of the pictures in which the tracks were made; none, one for all videos, or one
+            each.
+        classes: Numbers or names of the classes of people; None takes those of the layout.
         min_visibility: Boxes of a lower visibility are left out.
-        max_dropped: Per cent of a camera's boxes or identities that may be lost at the pictures' edges.
-        drop: Leave out malformed rows, and boxes of frames that are not there, instead of failing.
+        max_dropped: Largest percentage of a camera's boxes or identities lost at the pictures' edges.
+        drop: Leave out malformed rows, and boxes of missing frames, instead of failing.
 
-    Raises UsageError on options that do not fit each other, DataError (with file and line) on a video that cannot be
-    decoded, on tracks that do not fit it, and on malformed rows, all of them at once.
+    Raises UsageError on contradictory options; DataError (with file and line) on a video that cannot be decoded, on
+    tracks that do not match it, and on malformed rows, listing all of them.
     """
     if len(videos) != len(tracks):
         raise UsageError(f"{len(videos)} --video and {len(tracks)} --tracks; give one tracks file for each video")
     if halve_tracks and len(videos) != 1:
-        raise UsageError(f"--halve-tracks makes two cameras of one video, and {len(videos)} are given; leave it out")
+        raise UsageError(f"--halve-tracks makes two cameras of one video, but {len(videos)} are given; omit it")
     first_frames = _for_each("--first-frame", first_frame, len(videos))
     sizes = _for_each("--tracks-size", tracks_size, len(videos))
     cameras = [
@@ -190,7 +192,7 @@ def _read(
 
 
 def _check_rows(cameras: Sequence[Camera]) -> None:
-    """Raise DataError with all rows that are wrong, in all files."""
+    """Raise DataError that lists the bad rows of all files."""
     faults = [fault for camera in cameras for fault in camera.tracks.faults]
     if not faults:
         return
@@ -202,7 +204,7 @@ def _check_rows(cameras: Sequence[Camera]) -> None:
 
 
 def _check_dropped(camera: Camera, max_dropped: float) -> None:
-    """Raise DataError where the pictures show too few of the boxes."""
+    """Raise DataError if too many boxes or identities lie outside the pictures."""
     boxes = camera.in_frames
     identities = {box.pid for box in boxes}
     gone = sorted(identities - {crop.pid for crop in camera.crops})
@@ -210,13 +212,13 @@ def _check_dropped(camera: Camera, max_dropped: float) -> None:
         raise DataError(
             f"{camera.tracks.path}: {camera.lost:,} of {len(boxes):,} boxes lie, by half or more, outside the "
             f"pictures of {camera.video}, and {len(gone)} of {len(identities)} identities are gone{_named(gone)}: were "
-            "the tracks made at another size? Give the video of the tracks, or say their size with --tracks-size "
+            "the tracks made at another size? Give the video of the tracks, or their size as --tracks-size "
             f"WIDTHxHEIGHT, or accept the loss with --max-dropped (now {max_dropped:g}%)"
         )
 
 
 def _facts(cameras: Sequence[Camera], test: set[int], halved: bool) -> dict[str, str]:
-    """Return the facts that `info` shows. Keys in WARNINGS say what was lost or may be wrong."""
+    """Return the facts that `info` shows."""
     num_rows = sum(camera.tracks.num_rows for camera in cameras)
     num_crops = sum(len(camera.crops) for camera in cameras)
     outside = sum(camera.mostly_outside for camera in cameras)
@@ -248,13 +250,12 @@ def _facts(cameras: Sequence[Camera], test: set[int], halved: bool) -> dict[str,
 
 
 def _named(pids: Sequence[int]) -> str:
-    more = f" and {len(pids) - MAX_SHOWN} more" if len(pids) > MAX_SHOWN else ""
-    return f" ({', '.join(map(str, pids[:MAX_SHOWN]))}{more})" if pids else ""
+    return f" ({some(pids, MAX_SHOWN)})" if pids else ""
 
 
 def _by_identity(crops: Sequence[Crop]) -> dict[int, list[Crop]]:
     tracks: dict[int, list[Crop]] = {}
-    for crop in sorted(crops, key=lambda crop: crop.frame):  # names may put pictures in another order
+    for crop in sorted(crops, key=lambda crop: crop.frame):  # pictures may come in another order
         tracks.setdefault(crop.pid, []).append(crop)
     return tracks
 
@@ -269,7 +270,7 @@ def _halve(tracks: Mapping[int, list[Crop]]) -> list[dict[int, list[Crop]]]:
 def _tracklets(
     cameras: Sequence[Mapping[int, list[Crop]]], max_frames: int, test: set[int], store: Path
 ) -> Iterator[SourceTracklet]:
-    """Cut each track, in time, into the fewest tracklets of about equal length: none is a leftover of one frame."""
+    """Divide each track in time into as few tracklets as possible, of nearly equal length."""
     for camid, tracks in enumerate(cameras, start=1):
         for pid, track in sorted(tracks.items()):
             pieces = -(-len(track) // max_frames)

@@ -3,8 +3,9 @@
     ROOT/multi_shot/cam_{a,b}/person_<number4>/<frame4>.png
     SPLITS.json    a list of splits: {"train": ["person_0001", ...], "test": [...]}, 89 persons each
 
-The splits come with several public toolkits, not with the data. Persons are taken by their names in the splits: most
-folders are of people whom one camera alone has seen. Query camera a, gallery camera b; the mean of the ten splits.
+The splits come with several public toolkits, not with the data. Only the persons named in the splits are read: most
+folders are of people seen by one camera. Queries are of camera a, the gallery of camera b; scores are the mean of the
+ten splits.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read(root: Path, splits: Path, *, partial: bool = False) -> Source:
-    """Read the splits and find their persons on both cameras.
+    """Read the splits, and the pictures of their persons on both cameras.
 
-    Raises DataError with file and way out: splits that are none or overlap, another number of them or of persons than
-    in common use (unless `partial`), persons without pictures, pictures whose names are no numbers.
+    Raises DataError with file and way out: splits that are invalid or overlap, persons without pictures, pictures whose
+    names are not numbers, and, unless `partial`, other numbers of splits or persons than in common use.
     """
     halves = _read_splits(splits)
     persons = frozenset.union(*(train | test for train, test in halves))
@@ -57,7 +58,7 @@ def read(root: Path, splits: Path, *, partial: bool = False) -> Source:
     )
     folders = {pid: [root / "multi_shot" / cam / f"person_{pid:04d}" for cam in CAMERAS] for pid in persons}
     if not (root / "multi_shot").is_dir():
-        raise DataError(f"{root}: no folder multi_shot here; give the folder prid_2011 that holds it")
+        raise DataError(f"{root}: contains no folder multi_shot; give the folder prid_2011 that holds it")
     walk = Walk(root)
     _skip_foreign(walk, root / "multi_shot")
     test = [[test for _, test in halves]]
@@ -66,7 +67,7 @@ def read(root: Path, splits: Path, *, partial: bool = False) -> Source:
 
 
 def _skip_foreign(walk: Walk, multi_shot: Path) -> None:
-    """Note what is no folder of a camera or person; persons whom the splits leave out belong to the data set."""
+    """Note folders of neither cameras nor persons. Persons outside the splits are part of the data set."""
     for name in walk.folders(multi_shot):
         if name not in CAMERAS:
             walk.skip("pictures", multi_shot / name)
@@ -77,26 +78,26 @@ def _skip_foreign(walk: Walk, multi_shot: Path) -> None:
 
 
 def _read_splits(path: Path) -> list[tuple[frozenset[int], frozenset[int]]]:
-    """(train, test) of each split."""
+    """Return the persons (train, test) of each split."""
     try:
         content = json.loads(read_regular(path))
         halves = [(_persons(split["train"]), _persons(split["test"])) for split in content]
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; give --splits the splits in common use, as JSON") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f'{path}: no list of {{"train": ["person_0001", ...], "test": [...]}} ({error})') from error
+        raise DataError(f'{path}: not a list of {{"train": ["person_0001", ...], "test": [...]}} ({error})') from error
     if not halves:
-        raise DataError(f"{path}: not one split in it")
+        raise DataError(f"{path}: contains no split")
     for number, (train, test) in enumerate(halves):
         if train & test:
             raise DataError(f"{path}: split {number}: person_{min(train & test):04d} both trains and tests")
         if train | test != halves[0][0] | halves[0][1]:
-            raise DataError(f"{path}: split {number} is of other persons than split 0")
+            raise DataError(f"{path}: split {number} has other persons than split 0")
     return halves
 
 
 def _persons(names: list[str]) -> frozenset[int]:
     matches = [PERSON.fullmatch(name) for name in names]
     if None in matches:
-        raise ValueError(f"{names[matches.index(None)]!r} is no name like person_0001")
+        raise ValueError(f"{names[matches.index(None)]!r} is not a name like person_0001")
     return frozenset(int(match[1]) for match in matches if match)

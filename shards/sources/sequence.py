@@ -1,4 +1,4 @@
-"""The relation of tracks and pictures: frame numbers in names of pictures, and MOT's seqinfo.ini."""
+"""Match tracks with pictures: frame numbers in the names of pictures, and MOT's seqinfo.ini."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.records import DataError
+from shards.sources.common import some
 
 SEQINFO = "seqinfo.ini"
 MAX_SHOWN = 5  # names in a message
@@ -17,7 +18,7 @@ MAX_SHOWN = 5  # names in a message
 
 @dataclass(frozen=True, slots=True)
 class Seqinfo:
-    """The values of a seqinfo.ini; None for each that it lacks."""
+    """Values of a seqinfo.ini; None for missing values."""
 
     path: Path
     width: int | None
@@ -26,7 +27,7 @@ class Seqinfo:
 
 
 def read_seqinfo(tracks: Path) -> Seqinfo | None:
-    """The seqinfo.ini that belongs to a tracks file (SEQUENCE/gt/gt.txt), beside it or one folder up."""
+    """Read the seqinfo.ini of a tracks file (SEQUENCE/gt/gt.txt), beside it or one folder up; None if missing."""
     for folder in (tracks.parent, tracks.resolve().parent.parent):
         path = folder / SEQINFO
         if path.is_file():
@@ -45,24 +46,24 @@ def read_seqinfo(tracks: Path) -> Seqinfo | None:
 
 
 def frame_numbers(folder: Path, names: Sequence[str], first_frame: int | None, lowest: int) -> list[int]:
-    """The frame that each picture of a folder is.
+    """Return the frame number of each picture in a folder.
 
     It is the number that varies in names of one pattern: img_0001_left.jpg, img_0003_left.jpg are frames 1 and 3.
 
     Args:
-        names: Of all pictures, in their order.
-        first_frame: The frame that the first picture is; all others move with it. Names without a number that varies
-            then count on from it. None takes the numbers as they are.
+        names: Names of all pictures, in order.
+        first_frame: Frame number of the first picture; shifts all others. Names without a varying number are counted
+            from it. None takes the numbers in the names.
         lowest: The first frame of the tracks.
 
-    Raises DataError where names leave it open which picture is which frame.
+    Raises DataError if the names do not determine the frame numbers.
     """
     numbers = _varying(folder, names)
     if numbers is None:
         if first_frame is None:
             raise DataError(
-                f"{folder}: which frame is which picture? {_some(names)}: no single number varies in these names; "
-                "rename them, or say --first-frame 1 if the first, in the order of their names, is frame 1, the next 2"
+                f"{folder}: the frame numbers of pictures are unknown: no single number varies in the names "
+                f"{some(names, MAX_SHOWN)}; rename them, or give --first-frame 1 to number them from 1"
             )
         return [first_frame + position for position in range(len(names))]
     by_number: dict[int, str] = {}
@@ -75,21 +76,21 @@ def frame_numbers(folder: Path, names: Sequence[str], first_frame: int | None, l
         return [number - start + first_frame for number in numbers]
     if lowest < start:
         raise DataError(
-            f"{folder}: the tracks begin with frame {lowest}, the names with {by_number[start]}; say --first-frame "
-            "with the number that the tracks have for this picture, or renumber them"
+            f"{folder}: the tracks begin with frame {lowest}, the names with {by_number[start]}; give the number of "
+            "this picture in the tracks as --first-frame, or renumber them"
         )
     if start == 0 < lowest:
         raise DataError(
-            f"{folder}: the names begin with {by_number[start]}, the tracks with frame {lowest}; say --first-frame 0 "
+            f"{folder}: the names begin with {by_number[start]}, the tracks with frame {lowest}; give --first-frame 0 "
             "if the tracks count from 0 as well, --first-frame 1 if they count from 1"
         )
     return numbers
 
 
 def _varying(folder: Path, names: Sequence[str]) -> list[int] | None:
-    """The number of each name that varies between names of one pattern; None where there are several, or none.
+    """Return the number in each name that varies between names of one pattern; None unless exactly one varies.
 
-    Raises DataError where most names have one pattern and a few another.
+    Raises DataError if most names have one pattern and a few another.
     """
     stems = [Path(name).stem for name in names]
     patterns = [re.sub(r"[0-9]+", "#", stem).casefold() for stem in stems]
@@ -100,18 +101,13 @@ def _varying(folder: Path, names: Sequence[str]) -> list[int] | None:
         foreign = [name for name, other in zip(names, patterns, strict=True) if other != pattern]
         example = names[patterns.index(pattern)]
         raise DataError(
-            f"{folder}: {_some(foreign)}: not named as the {count:,} others ({example}); move what is no frame "
-            "elsewhere, or rename it"
+            f"{folder}: {some(foreign, MAX_SHOWN)}: not named like the {count:,} others ({example}); move them away, "
+            "or rename them"
         )
     if any(re.search(r"[0-9][.,][0-9]+$", stem) for stem in stems):
         raise DataError(
-            f"{folder}: {_some(names)}: numbers with decimals; name each picture by the number of its frame"
+            f"{folder}: {some(names, MAX_SHOWN)}: numbers with decimals; name each picture by the number of its frame"
         )
     columns = list(zip(*([int(digits) for digits in re.findall(r"[0-9]+", stem)] for stem in stems), strict=True))
-    varying = [column for column in columns if len(set(column)) > 1] or columns  # or: 1.jpg, 01.jpg; a single picture
+    varying = [column for column in columns if len(set(column)) > 1] or columns  # or: of a single picture
     return list(varying[0]) if len(varying) == 1 else None
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_SHOWN:,} more" if len(names) > MAX_SHOWN else ""
-    return ", ".join(names[:MAX_SHOWN]) + more

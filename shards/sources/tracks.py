@@ -1,6 +1,6 @@
-"""Reading a tracks file: its rows become boxes, are left out and counted, or are faults that are listed all at once.
+"""Read a tracks file. Each row becomes a box, is left out and counted, or is a fault; all faults are listed together.
 
-`shards/sources/columns.py` says which column holds what.
+shards/sources/columns.py recognises the columns.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from shards.records import DataError
 from shards.sources.columns import ACCEPTED, BOX, Columns, is_header, number, number_or_none, of_header, of_rows, people
 from shards.text import printable_lines
 
-MAX_VALUE = 1e9  # of a number in a row; beyond it is damage
-MAX_LISTED = 20  # faults that a message shows; the rest is counted
-MIN_VISIBILITY = 0.01  # of a box; below it nothing of the person shows
+MAX_VALUE = 1e9  # of a number in a row; larger numbers are damage
+MAX_LISTED = 20  # faults in a message; the others are counted
+MIN_VISIBILITY = 0.01  # of a box; below it, nothing of the person is visible
 COMMENTS = ("#", "%", "//")
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A row of a tracks file; `line` is where it stands there."""
+    """A row of a tracks file; `line` is its number there."""
 
     line: int
     frame: int
@@ -35,11 +35,11 @@ class Box:
     height: float
 
     def scaled(self, x: float, y: float) -> Box:
-        """The box in a picture of another size."""
+        """Scale the box to a picture of another size."""
         return Box(self.line, self.frame, self.pid, self.left * x, self.top * y, self.width * x, self.height * y)
 
     def inside(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Rows and columns (top, bottom, left, right) of the box within a picture of that size."""
+        """Return rows and columns (top, bottom, left, right) of the box, clipped to a picture of this size."""
         top, bottom = (min(max(round(y), 0), height) for y in (self.top, self.top + self.height))
         left, right = (min(max(round(x), 0), width) for x in (self.left, self.left + self.width))
         return top, bottom, left, right
@@ -50,13 +50,13 @@ class Tracks:
     """The content of a tracks file.
 
     Args:
-        dropped: Rows that are no boxes to use, by reason.
-        faults: Rows that are wrong, `file:line: reason: row`.
-        pids: Identities of the boxes, and of rows that are wrong.
-        unused: Ids that occur only in rows that are no boxes to use.
-        size: Width and height of the pictures in which the boxes were drawn, where the file says so.
-        unread: Names of columns that nothing is made of.
-        is_clear: Names of columns say that boxes begin at a corner, or a centre.
+        dropped: Number of rows that were left out, by reason.
+        faults: Bad rows, as `file:line: reason: row`.
+        pids: Identities of boxes and of bad rows.
+        unused: Ids that occur only in rows that were left out.
+        size: Width and height of the pictures in which the boxes were drawn, if the file states it.
+        unread: Names of unused columns.
+        is_clear: Whether names of columns distinguish corners from centres.
     """
 
     path: Path
@@ -74,19 +74,19 @@ class Tracks:
 def read_tracks(
     path: Path, *, classes: frozenset[str] | None = None, min_visibility: float | None = None, first_frame: int = 1
 ) -> Tracks:
-    """Read a tracks file. Rows are left out by confidence 0, class and visibility, before anything else is looked at.
+    """Read a tracks file. Rows left out by confidence 0, class or visibility are not checked further.
 
     Args:
-        classes: Numbers or names of those that are people, in lower case. None takes those that the layout defines.
-        min_visibility: Boxes of a lower visibility are left out; None is MIN_VISIBILITY where the file has a column.
-        first_frame: The lowest number that a frame may have.
+        classes: Numbers or names of the classes of people, in lower case. None takes those of the layout.
+        min_visibility: Boxes of a lower visibility are left out; None is MIN_VISIBILITY if the file has the column.
+        first_frame: The smallest number of a frame.
 
-    Raises DataError where the file as a whole cannot be understood.
+    Raises DataError if the file as a whole is invalid.
     """
     comments, lines = _lines(path)
     header, rows = _table(path, comments, lines)
     if not rows:
-        raise DataError(f"{path}: not one box; {ACCEPTED}")
+        raise DataError(f"{path}: no box; {ACCEPTED}")
     count = len(header) or Counter(len(fields) for _, fields in rows).most_common(1)[0][0]
     good = [fields for _, fields in rows if len(fields) == count]
     if not good:
@@ -94,17 +94,17 @@ def read_tracks(
     columns = of_header(path, header) if header else of_rows(path, good)
     _check_cameras(path, columns, good)
     if min_visibility is not None and "visibility" not in columns.places:
-        raise DataError(f"{path}: has no column of visibility; leave --min-visibility out")
+        raise DataError(f"{path}: no column of visibility; omit --min-visibility")
     if all(number_or_none(fields[columns.places["id"]]) == -1 for fields in good):
         raise DataError(f"{path}: every id is -1: these are detections, not tracks; give --tracks a tracker's output")
     place = columns.places.get("class")
-    named = Counter[str]() if place is None else Counter(_class_of(fields[place]) for fields in good)
-    wanted = people(path, columns, named, _labels(path), classes)
+    num_rows = Counter[str]() if place is None else Counter(_class_of(fields[place]) for fields in good)
+    used_classes = people(path, columns, num_rows, _labels(path), classes)
 
     tracks = Tracks(
         path, num_rows=len(rows), size=_size(comments, columns, good), unread=columns.unused, is_clear=columns.is_clear
     )
-    rules = _Rules(columns.places, count, wanted, MIN_VISIBILITY if min_visibility is None else min_visibility)
+    rules = _Rules(columns.places, count, used_classes, MIN_VISIBILITY if min_visibility is None else min_visibility)
     seen: dict[tuple[int, int], Box] = {}
     twice: set[tuple[int, int]] = set()
     faulty: list[list[str]] = []
@@ -117,7 +117,7 @@ def read_tracks(
                 continue
             first = seen.setdefault((box.frame, box.pid), box)
             if first is not box:
-                if first != replace(box, line=first.line):  # which of them is right is not known: neither is a box
+                if first != replace(box, line=first.line):  # it is unknown which one is right: use neither
                     twice.add((box.frame, box.pid))
                 raise ValueError(f"id {box.pid} has a box in frame {box.frame} already (line {first.line}); remove one")
         except ValueError as error:
@@ -135,7 +135,7 @@ def read_tracks(
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
-    """The rule that makes a box out of a row."""
+    """The rules by which a row becomes a box."""
 
     places: Mapping[str, int]
     num_columns: int
@@ -143,10 +143,10 @@ class _Rules:
     min_visibility: float
 
     def box(self, line: int, fields: Sequence[str]) -> Box | str:
-        """The box, or the reason for which it is not used. Raises ValueError where the row is wrong."""
+        """Return the box, or the reason for leaving it out. Raises ValueError on a bad row."""
         if len(fields) != self.num_columns:
             needed = f"; {','.join(BOX)} are needed" if len(fields) < len(BOX) else ""
-            raise ValueError(f"{len(fields)} columns, and the others have {self.num_columns}{needed}")
+            raise ValueError(f"{len(fields)} columns, but the others have {self.num_columns}{needed}")
         for quantity in ("confidence", "in use"):
             if quantity in self.places and self._number(fields, quantity) == 0:
                 return "of confidence 0"
@@ -157,14 +157,16 @@ class _Rules:
         if "visibility" in self.places:
             visibility = self._number(fields, "visibility")
             if visibility > 1:
-                raise ValueError(f"visibility {visibility:g}: a share of the person, 0 to 1, is needed")
+                raise ValueError(f"visibility {visibility:g}: must be 0 to 1")
             if 0 <= visibility < self.min_visibility:
                 return f"visible by less than {self.min_visibility:g}"
         frame, pid = self._number(fields, "frame"), self._number(fields, "id")
         if frame < 0 or frame % 1:
             raise ValueError(f"frame {frame:g}, id {pid:g}: a frame is a whole number")
         if pid < 0 or pid % 1:
-            raise ValueError(f"frame {frame:g}, id {pid:g}: an id is a whole number from 1; -1 is a box of nobody")
+            raise ValueError(
+                f"frame {frame:g}, id {pid:g}: an id is a whole number from 1; -1 is a box without identity"
+            )
         left, top, width, height = self._corner_and_size(fields)
         if width <= 0 or height <= 0:
             raise ValueError(f"a box of {width:g} x {height:g} pixels; correct or remove the row")
@@ -186,19 +188,19 @@ class _Rules:
 
     def _number(self, fields: Sequence[str], quantity: str) -> float:
         value = number(fields[self.places[quantity]])
-        if not abs(value) < MAX_VALUE:  # nor is it nan
-            raise ValueError(f"{quantity} {value:g} is no number that a picture can have")
+        if not abs(value) < MAX_VALUE:  # true of nan, too
+            raise ValueError(f"{quantity} {value:g} is out of range")
         return value
 
 
 def listed(faults: Sequence[str]) -> list[str]:
-    """The first faults, and how many more there are."""
+    """Return the first faults, and a line that counts the others."""
     more = [f"... and {len(faults) - MAX_LISTED:,} more"] if len(faults) > MAX_LISTED else []
     return [*faults[:MAX_LISTED], *more]
 
 
 def _lines(path: Path) -> tuple[list[str], list[tuple[int, str]]]:
-    """The comments before the first row, and all lines that are neither empty nor comments, with their numbers."""
+    """Return the comments before the first row, and the numbered lines that are neither empty nor comments."""
     if path.is_dir():
         raise DataError(f"{path}: a folder (YOLO has a file for each picture); give --tracks one file; {ACCEPTED}")
     if not path.is_file():
@@ -225,10 +227,10 @@ def _lines(path: Path) -> tuple[list[str], list[tuple[int, str]]]:
 def _table(
     path: Path, comments: Sequence[str], lines: Sequence[tuple[int, str]]
 ) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The names of the columns, if any, and the fields of each row. A comment before the rows may hold the names."""
+    """Return the names of the columns, if any, and the fields of each row. A leading comment may hold the names."""
     if not lines:
         return [], []
-    # The first line may be names, the last be cut off.
+    # The first line may be a header, and the last cut off.
     separator = Counter(_separator(content) for _, content in lines[1:100] or lines).most_common(1)[0][0]
     rows = [(line, _fields(content, separator)) for line, content in lines]
     if all(len(fields) > 1 and fields[-1] == "" for _, fields in rows):
@@ -243,7 +245,7 @@ def _table(
 
 
 def _separator(row: str) -> str:
-    """Semicolon, tab, comma or space; a comma within a word of a row that has spaces is a decimal comma."""
+    """Return semicolon, tab, comma or space. In a row with spaces, a comma within a word is a decimal comma."""
     for separator in (";", "\t"):
         if separator in row:
             return separator
@@ -258,13 +260,13 @@ def _fields(row: str, separator: str) -> list[str]:
 
 
 def _class_of(value: str) -> str:
-    """A class as --classes has it: 1 for 1.0, person for Person."""
+    """Normalise a class as in --classes: 1 for 1.0, person for Person."""
     as_number = number_or_none(value)
     return str(int(as_number)) if as_number is not None and as_number % 1 == 0 else value.lower()
 
 
 def _labels(path: Path) -> list[str]:
-    """Names of the classes, the first of class 1, in the file that CVAT lays beside the tracks."""
+    """Return the names of classes from 1 in CVAT's labels.txt beside the tracks."""
     labels = path.with_name("labels.txt")
     if not labels.is_file():
         return []
@@ -283,38 +285,38 @@ def _check_cameras(path: Path, columns: Columns, rows: Sequence[Sequence[str]]) 
 
 
 def _check_boxes(tracks: Tracks, first_frame: int) -> None:
-    """Raise DataError on what concerns all rows and would be wrong if the faulty ones alone were left out."""
+    """Raise DataError on faults of the whole file, which leaving out bad rows does not cure."""
     path, boxes = tracks.path, tracks.boxes
     if not boxes:
-        wrong = f"{path}: not one box to use ({reasons(tracks.dropped) or 'all rows are bad'}); {ACCEPTED}"
+        wrong = f"{path}: no usable box ({reasons(tracks.dropped) or 'all rows are bad'}); {ACCEPTED}"
     elif (first := min(boxes, key=lambda box: box.frame)).frame < first_frame:
         wrong = (
-            f"{path}:{first.line}: frame {first.frame}, id {first.pid}: frames count from {first_frame}; say "
+            f"{path}:{first.line}: frame {first.frame}, id {first.pid}: frames count from {first_frame}; give "
             f"--first-frame {first.frame} if that is the video's first frame, or renumber them"
         )
     elif lines := [box.line for box in boxes if box.pid == 0]:
         wrong = f"{path}:{lines[0]}: id 0: ids count from 1; add 1 to all ids, in all tracks files"
     elif max(max(box.width, box.height) for box in boxes) <= 2:
-        wrong = f"{path}: no box is larger than 2 pixels: they are shares of the picture, and not pixels; {ACCEPTED}"
+        wrong = f"{path}: no box is larger than 2 pixels: these are fractions of the picture, not pixels; {ACCEPTED}"
     else:
         return
     raise DataError(printable_lines([*listed(tracks.faults), wrong]))
 
 
 def reasons(dropped: Mapping[str, int]) -> str:
-    """Return the reasons for dropped boxes as text: `12 of confidence 0, 3 outside the picture`."""
+    """Format the reasons for dropped boxes: `12 of confidence 0, 3 outside the picture`."""
     return ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count)
 
 
 def _size(comments: Sequence[str], columns: Columns, rows: Sequence[Sequence[str]]) -> tuple[int, int] | None:
-    """Width and height of the pictures, from columns or a comment: `# 1920x1080`, `# imWidth=1920 imHeight=1080`."""
+    """Return the size of the pictures from columns or a comment: `# 1920x1080`, `# imWidth=1920 imHeight=1080`."""
     places = [columns.places.get(name) for name in ("picture width", "picture height")]
     if None not in places:
         width, height = (number_or_none(rows[0][place]) for place in places if place is not None)
         if width and height:
             return int(width), int(height)
     text = " ".join(comments)
-    result = re.search(r"\b(\d{2,5}) ?[x×] ?(\d{2,5})\b", text) or re.search(
+    size = re.search(r"\b(\d{2,5}) ?[x×] ?(\d{2,5})\b", text) or re.search(
         r"width\W+(\d{2,5})\b.*height\W+(\d{2,5})\b", text, re.IGNORECASE
     )
-    return (int(result[1]), int(result[2])) if result else None
+    return (int(size[1]), int(size[2])) if size else None

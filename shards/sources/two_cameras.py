@@ -1,4 +1,4 @@
-"""The layout that iLIDS-VID and PRID-2011 share: one tracklet for each person and camera."""
+"""The layout of iLIDS-VID and PRID-2011: one tracklet per person and camera."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def two_cameras(
     facts: Mapping[str, str],
     first_frame: int | None = None,
 ) -> Source:
-    """A data set in which queries are of camera 1 and the gallery of camera 2.
+    """Make a source whose queries are of camera 1 and whose gallery is of camera 2.
 
     Args:
-        folders: Of each person's pictures, camera 1 first.
-        prefix: What precedes the frame number in the name of each picture of a (person, camera).
-        test: For each protocol and split the persons that test; all others train.
+        folders: Folders of each person's pictures, camera 1 first.
+        prefix: Returns the text before the frame number in the names of pictures of a (person, camera).
+        test: The test persons of each protocol and split; all others train.
         first_frame: Number of the first frame, if it is the same in all folders.
 
-    Raises DataError where a folder has no picture, or one that is named for another person or camera.
+    Raises DataError if a folder has no picture, or one named for another person or camera.
     """
     tracklets = []
     numbers: dict[str, list[int]] = {}
@@ -50,7 +50,7 @@ def _frame_numbers(folder: Path, names: Sequence[str], prefix: str) -> list[int]
     foreign = [name for name in names if not texts.get(name, "").isdecimal()]
     if foreign:
         raise DataError(
-            f"{folder}: {some(foreign)}: names here are {prefix}<frame number>; move what shows another person or "
-            "camera to its folder, or remove it"
+            f"{folder}: {some(foreign)}: expected names {prefix}<frame number>; move pictures of another person or "
+            "camera to their folder, or remove them"
         )
     return [int(text) for text in texts.values()]

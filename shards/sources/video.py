@@ -1,7 +1,7 @@
-"""Video files and folders of pictures as frames, for the sources that begin with a video.
+"""Decode video files and folders of pictures.
 
-Frames are those that a player shows, upright, and count from 1: without the lead-in that a trimmed file hides, and
-without what an open group of pictures at its start refers to and lost.
+Frames are those that a player shows, upright, counted from 1. Frames that an edit list hides are skipped, and so are
+first frames whose reference frames are not in the file.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shards.guarded import open_regular, read_regular
-from shards.records import DataError, Frame
+from shards.records import BAD_FRAME, DataError, Frame
 from shards.sources.common import pictures_of
 
-if TYPE_CHECKING:  # av is loaded where a video is opened: `--help` does without
+if TYPE_CHECKING:  # functions import av when they open a video, so that `--help` stays fast
     import av
     from av.container import InputContainer
 
@@ -28,29 +28,29 @@ VIDEOS = (
     *(".3g2", ".3gp", ".asf", ".avi", ".divx", ".flv", ".m2t", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpe"),
     *(".mpeg", ".mpg", ".mts", ".ogv", ".qt", ".ts", ".vob", ".webm", ".wmv"),
 )
-# FFmpeg's, of these files and of streams that are in none.
+# FFmpeg's names of these formats, and of raw streams.
 FORMATS = "asf,avi,flv,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,ogg,obu,yuv4mpegpipe"
-QUALITY = 95  # of what is cut out of a video, before a build's own --size
-# Decoders that mark the frames in which they conceal damage. They are not told to fail at it, as all others are: they
-# would fail at the start of many a healthy file, too, whose first frames refer to ones before it.
+QUALITY = 95  # of JPEGs of frames and crops, before --size re-encodes them
+# Decoders that mark frames with concealed damage. All other decoders are set to fail on damage. These would also fail
+# at the start of healthy files whose first frames refer to earlier ones.
 MARKING = ("flv1", "h263", "h264", "mpeg1video", "mpeg2video", "mpeg4")
-LOGGING = ("ffv1",)
-TYPE_B = 3  # FFmpeg's number of frames that are predicted from later ones, too
-MAX_GROUP = 16  # such frames in a row, at most
-CUT_SECONDS, CUT_SHARE = 0.25, 0.02  # and two frames: by which a file may end before its header says, and be whole
+LOGGING = ("ffv1",)  # decoders that report wrong checksums only in their log
+TYPE_B = 3  # FFmpeg's number of B-frames, which are also predicted from later frames
+MAX_GROUP = 16  # largest number of consecutive B-frames
+CUT_SECONDS, CUT_SHARE = 0.25, 0.02  # plus two frames: how much shorter than its header a whole file may be
 
 Uint8Array = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def decode(video: Path, counts: Counter[str] | None = None) -> Iterator[tuple[int, Uint8Array | DataError]]:
-    """The frames of a video or folder, counted from 1, uint8 RGB of shape H,W,3, upright as a player shows them.
+    """Yield the numbered frames of a video or folder, from 1: uint8 RGB of shape H,W,3, upright as a player shows them.
 
     Pictures of a folder come in the order of `pictures_of`.
 
-    A damaged frame, and each that was predicted from one, comes as the DataError that says so. `counts["turned"]` is
-    raised by each picture that its EXIF orientation turns.
+    Damaged frames, and frames predicted from them, are DataErrors. `counts["turned"]` counts the pictures that were
+    turned by their EXIF orientation.
 
-    Raises DataError where the video cannot be decoded, or not to its end, or changes its size.
+    Raises DataError if the video cannot be decoded to its end, or changes its size.
     """
     size: tuple[int, ...] = ()
     for number, image_HW3 in _decode_folder(video, counts) if video.is_dir() else _decode_file(video):
@@ -72,10 +72,10 @@ def _decode_folder(folder: Path, counts: Counter[str] | None) -> Iterator[tuple[
             data = read_regular(folder / name)
             kind = images.check(data)
             image_HW3 = images.decode(data)
-        except DataError as error:  # a pipe, which is a damaged picture as others are
+        except DataError as error:  # a pipe counts as a damaged picture
             yield number, error
             continue
-        except (ValueError, FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        except BAD_FRAME as error:
             reason = error.strerror if isinstance(error, OSError) else error
             yield number, DataError(f"{folder / name}: {reason}; replace it")
             continue
@@ -85,10 +85,10 @@ def _decode_folder(folder: Path, counts: Counter[str] | None) -> Iterator[tuple[
 
 
 def _open(video: Path) -> InputContainer:
-    """A video file; nothing that is a list of other files or addresses (HLS, concat, SDP)."""
+    """Open a video file. Formats that refer to other files or addresses (HLS, concat, SDP) are refused."""
     import av
 
-    with suppress(OSError):  # of a file that is not there: FFmpeg's own error is told with all others
+    with suppress(OSError):  # of a missing file, which FFmpeg reports
         os.close(open_regular(video))
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     return av.open(f"file:{video}", container_options=options)
@@ -113,20 +113,22 @@ def _decode_file(video: Path) -> Iterator[tuple[int, Uint8Array | DataError]]:
             f"{video}: cannot be decoded{where} ({error.strerror}); a whole video file is needed"
         ) from error
     if not number:
-        raise DataError(f"{video}: cannot be decoded (not one frame in it); a whole video file is needed")
+        raise DataError(f"{video}: cannot be decoded (no frame); a whole video file is needed")
 
 
 def _shown(container: InputContainer, stream: av.VideoStream) -> Iterator[tuple[Any, str]]:
-    """The frames in the order in which they are shown, each with what damaged it ("" where nothing did).
+    """Yield the frames in display order, each with the reason for its damage ("" if intact).
 
-    Damage spreads by prediction: to the frames of type B that are shown before a damaged frame, and to all after it up
-    to the next key frame. Lost frames come as None, so that the numbers of later ones are right.
+    Damage spreads by prediction: to the B-frames shown before a damaged frame, and to all frames after it up to the
+    next key frame. Lost frames are None, so that later frames keep their numbers.
     """
     import av
 
-    fault, since, lost = "", -1, 0  # what is wrong now, the time of the last frame known to be damaged, frames lost
-    keys: set[int | None] = set()  # times of key frames, as the container has them: damaged AV1 calls others so
-    joins = container.format.name == "mpegts"  # which calls the joint of two recordings corrupt; the decoder sees loss
+    fault, since, lost = "", -1, 0  # present damage, time of the last damaged frame, number of lost frames
+    keys: set[int | None] = set()  # times of key frames in the container: decoders of damaged AV1 report others
+    joins = (
+        container.format.name == "mpegts"
+    )  # its demuxer reports joined recordings as corrupt; the decoder detects loss
     clock = _Clock(stream)
 
     def judged(group: list[Any]) -> Iterator[tuple[Any, str]]:
@@ -142,7 +144,7 @@ def _shown(container: InputContainer, stream: av.VideoStream) -> Iterator[tuple[
             fault, since = "the decoder had to make up parts of it", corrupt[-1].pts or since
         yield from ((clock.show(frame, fault), fault) for frame in group)
 
-    group: list[Any] = []  # frames of type B, and the one that is shown after them
+    group: list[Any] = []  # B-frames, and the frame that is shown after them
     for packet in container.demux(stream):
         frames: list[Any] = []
         if packet.is_keyframe:
@@ -153,7 +155,7 @@ def _shown(container: InputContainer, stream: av.VideoStream) -> Iterator[tuple[
             if messages:
                 fault, since = messages[0][2].strip(), packet.pts or since
         except av.FFmpegError as error:
-            if keys:  # a recording that begins in the middle of a group shows nothing of it
+            if keys:  # before the first key frame, nothing is shown
                 lost += packet.size > 0 and not packet.is_discard
                 fault, since = str(error.strerror), packet.pts or since
         if packet.is_corrupt and not joins:
@@ -170,7 +172,7 @@ def _shown(container: InputContainer, stream: av.VideoStream) -> Iterator[tuple[
 
 @contextmanager
 def _messages(stream: av.VideoStream) -> Iterator[list[tuple[int, str, str]]]:
-    """Collect the log of a decoder that reports wrong checksums in no other way; empty for all others."""
+    """Collect the log of a decoder in LOGGING; yield an empty list for all others."""
     import av.logging
 
     if stream.codec_context.name not in LOGGING:
@@ -186,7 +188,7 @@ def _messages(stream: av.VideoStream) -> Iterator[list[tuple[int, str, str]]]:
 
 
 class _Clock:
-    """Tells how many frames damage has swallowed, in a video whose frames come at a constant rate until then."""
+    """Counts the frames lost to damage, by the times of a video with a constant frame rate."""
 
     def __init__(self, stream: av.VideoStream) -> None:
         self._rate, self._start, self._shown = stream.average_rate, None, 0
@@ -201,7 +203,7 @@ class _Clock:
         return frame
 
     def missed(self, frame: Any, lost: int) -> int:
-        """Frames that should have been shown before this one; `lost` where time does not tell."""
+        """Return the number of frames missing before this one; `lost` if the time is unknown."""
         position = self._position(frame)
         return lost if position is None else max(0, position - self._shown)
 
@@ -212,12 +214,12 @@ class _Clock:
 
 
 def _stream(video: Path, container: InputContainer) -> av.VideoStream:
-    """The video stream that players take, which is neither the first of several nor a cover; its decoder is strict."""
+    """Return the video stream that players choose, with a strict decoder; a cover is refused."""
     from av.stream import Disposition
 
     stream: Any = container.streams.best("video")
     if stream is None or stream.disposition & Disposition.attached_pic:
-        raise DataError(f"{video}: no video in it")
+        raise DataError(f"{video}: contains no video")
     context = stream.codec_context
     context.thread_count = 1  # with several, FFmpeg's decoders neither mark nor report most of what they conceal
     marks = context.codec.name in MARKING
@@ -226,7 +228,7 @@ def _stream(video: Path, container: InputContainer) -> av.VideoStream:
 
 
 def _upright(video: Path, number: int, frame: Any) -> Uint8Array:
-    """A frame's pixels, turned and mirrored as its display matrix says."""
+    """Return a frame's pixels, turned and mirrored by its display matrix."""
     from shards import images
 
     image_HW3 = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
@@ -239,26 +241,26 @@ def _upright(video: Path, number: int, frame: Any) -> Uint8Array:
     if max(abs(a), abs(d)) * 100 <= min(abs(b), abs(c)):
         return images.turn(image_HW3, transpose=True, flip_rows=b < 0, flip_columns=c < 0)
     raise DataError(
-        f"{video}: frame {number}: to be shown turned by {np.degrees(np.arctan2(b, a)):.0f}°; only quarter turns are "
-        "made here; encode it upright, as `ffmpeg -i IN OUT.mp4` does"
+        f"{video}: frame {number}: its display matrix turns it by {np.degrees(np.arctan2(b, a)):.0f}°, but only "
+        "quarter turns are supported; encode it upright, as `ffmpeg -i IN OUT.mp4` does"
     )
 
 
 def count_frames(video: Path) -> int:
-    """Frames of a video file by its packets; none is decoded. 0 where it cannot be opened, or holds no video.
+    """Count the frames of a video file by its packets, without decoding. 0 if it cannot be opened or has no video.
 
-    A file that was cut off has as many as it had when it was whole, so that a build misses those that are gone.
+    A truncated file has the count of the whole file, so that a build reports the missing frames.
     """
     import av
 
     count, end = 0, 0.0
-    has_key, first = False, None  # frames before the first key frame, in the file or in time, are not shown
+    has_key, first = False, None  # frames before the first key frame are not shown
     try:
         with _open(video) as container:
             stream = _stream(video, container)
             rate = stream.average_rate
             promised = (container.duration or 0) / av.time_base
-            if container.format.name == "avi" and rate:  # whose duration is adapted to the file
+            if container.format.name == "avi" and rate:  # FFmpeg derives an AVI's duration from the file
                 promised = max(promised, float(stream.frames / rate))
             start = (container.start_time or 0) / av.time_base
             for packet in container.demux():
@@ -281,15 +283,14 @@ def count_frames(video: Path) -> int:
 
 
 def _is_hidden(stream: av.VideoStream, packet: av.Packet[Any]) -> bool:
-    """Return whether a packet gives no frame of its own: VP8's reference frames say so in their first byte."""
+    """Return whether a packet has no visible frame: a bit in the first byte of VP8's reference frames."""
     return stream.codec_context.name in ("vp8", "libvpx") and not bytes(packet)[0] & 0x10
 
 
 def frames_of_video(video: Path, numbers: Sequence[int]) -> Iterator[Frame]:
-    """JPEGs of the frames of a video file that have these numbers, from 1 and rising.
+    """Yield JPEGs of the frames of a video file with these rising numbers, from 1.
 
-    A frame that does not come, or comes damaged, is one whose `read` raises ValueError: a build lists it, or drops it,
-    as any bad picture.
+    The `read` of a missing or damaged frame raises ValueError, so that a build lists or drops it like a bad picture.
     """
     from shards import images
 
@@ -313,5 +314,5 @@ def frames_of_video(video: Path, numbers: Sequence[int]) -> Iterator[Frame]:
 
 
 def bad_frame(reason: str) -> bytes:
-    """Raise ValueError: the `read` of a frame that cannot be had."""
+    """Raise ValueError: the `read` of a missing or damaged frame."""
     raise ValueError(reason)

@@ -1,4 +1,4 @@
-"""Folders of pictures, walked with an account of whatever is not read."""
+"""Walk folders of pictures, and note the files that are not read."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ DOCUMENT_NAMES = ("license", "licence", "readme")
 
 
 class Walk:
-    """Lists the folders and pictures of a data set, and keeps account of whatever else lies among them.
+    """Lists the folders and pictures of a data set, and notes all other files among them.
 
-    What operating systems and programs leave is no part of a data set and is ignored: names that begin with a dot
-    (`.DS_Store`, `._0001.jpg`, `.git`), unless they are pictures, and SYSTEM_FILES. So are documents at the top.
+    Files of operating systems and programs are ignored: names that begin with a dot (`.DS_Store`, `._0001.jpg`,
+    `.git`), unless they are pictures, and SYSTEM_FILES. So are documents in the top folder.
 
     Args:
-        root: Top of the data set; paths in `facts` begin there.
+        root: Top folder of the data set; paths in `facts` are relative to it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -29,9 +29,9 @@ class Walk:
         self._documents: list[str] = []
 
     def folders(self, folder: Path, types: tuple[str, ...] = ()) -> list[str]:
-        """Names of the folders, and of the files of `types`, in a folder; sorted, since a disk lists them in any order.
+        """Return the sorted names of the folders, and of the files of `types`, in a folder.
 
-        Raises DataError where there is no such folder, or where a link in it leads nowhere or to a folder above.
+        Raises DataError if the folder is missing, or if it contains a broken link or a link to a folder above it.
         """
         if not folder.is_dir():
             raise DataError(f"{folder}: missing; unpack the data set again, or give another --source")
@@ -52,18 +52,18 @@ class Walk:
             else:
                 names.append(name)
         if dangling:
-            raise DataError(f"{some(dangling)}: a link that leads nowhere; restore its target, or remove the link")
+            raise DataError(f"{some(dangling)}: a broken link; restore its target, or remove the link")
         return names
 
     def pictures(self, folder: Path) -> list[str]:
-        """Names of the pictures in a folder, as `pictures_of` gives them. Raises as it does."""
+        """Return `pictures_of(folder)`, and note hidden pictures. Raises the exceptions of `pictures_of`."""
         names = pictures_of(folder)
         for name in sorted(set(os.listdir(folder)).difference(names)):
             self.skip("hidden pictures", folder / name)
         return names
 
     def skip(self, pictures: str, path: Path) -> None:
-        """Note a file or folder that is not read; `pictures` is what to call it if it is a picture."""
+        """Note a file or folder that is not read; `pictures` is the heading under which pictures are counted."""
         if is_ignored(path.name):
             return
         name = printable(str(path.relative_to(self._root)))
@@ -77,9 +77,9 @@ class Walk:
             self._documents.append(name)
 
     def facts(self) -> dict[str, str]:
-        """Number and first names of what was not read; empty where nothing was skipped.
+        """Return facts with number and first names of the files that were not read; empty if there are none.
 
-        Documents have a fact of their own: no figure depends on them.
+        Documents have a separate fact, since no score depends on them.
         """
         facts = {}
         if self._skipped:
@@ -91,7 +91,7 @@ class Walk:
 
 
 def is_ignored(name: str) -> bool:
-    """Return whether a file or folder is one that an operating system or a program leaves everywhere."""
+    """Return whether a name is that of a file or folder of an operating system or program."""
     if name.startswith("."):
         return name.startswith("._") or not is_picture(name)
     return name.lower() in SYSTEM_FILES

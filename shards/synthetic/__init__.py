@@ -1,4 +1,4 @@
-"""Data sets that are drawn: persons for re-identification, and actions that only time tells apart.
+"""Synthetic data sets: persons for re-identification, and actions that differ only in the order of frames.
 
 Real data sets are in shards/sources.
 """

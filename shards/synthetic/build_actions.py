@@ -1,9 +1,9 @@
-"""`build synthetic-actions`: draw pairs of actions that only time tells apart, then read them as `actions` are read.
+"""`build synthetic-actions`: draw pairs of actions that differ only in the order of frames; read them like `actions`.
 
     OUT-tree/{train,test}/{growing,shrinking,rising,sinking,...}/<clip>/<frame>.jpg
 
-Of each pair one action is the other played backwards, frame by frame (see shards/synthetic/drawing/actions.py): what it
-takes to show that a model knows the order of frames. The tree is kept beside the shards.
+In each pair, one action is the other played backwards (shards/synthetic/drawing/actions.py). Only a model that uses the
+order of frames can tell them apart. The tree is kept beside the shards.
 """
 
 from __future__ import annotations
@@ -12,27 +12,25 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from shards.paths import path
 from shards.records import Source, UsageError
 from shards.sources import actions
-from shards.synthetic.build_persons import draw_where_missing
+from shards.synthetic.build_persons import add_drawing, draw_where_missing, tree_of
 
 NUM_TRAIN, NUM_TEST = 80, 25  # clips of each class
 JPEG_QUALITY = 90
-GENERATOR = 1  # goes up whenever the same seed gives other bytes
+GENERATOR = 1  # increased whenever the same seed gives other bytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `build synthetic-actions`."""
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything that is drawn (default: 0)")
-    parser.add_argument("--tree", type=path, metavar="DIR", help="where to draw it (default: OUT-tree); it is kept")
-    parser.set_defaults(read=lambda args: read(args.tree or args.out.with_name(args.out.name + "-tree"), args.seed))
+    add_drawing(parser)
+    parser.set_defaults(read=lambda args: read(tree_of(args), args.seed))
 
 
 def read(tree: Path, seed: int, *, num_train: int = NUM_TRAIN, num_test: int = NUM_TEST) -> Source:
-    """Draw the tree where it is missing, or of an older generator, and read it.
+    """Draw the tree unless it exists, and read it.
 
-    Raises UsageError on a negative seed, DataError where the tree was drawn from another seed, or is none of ours.
+    Raises UsageError on a negative seed, DataError if the tree is foreign, or was drawn from another seed.
     """
     if seed < 0:
         raise UsageError(f"--seed {seed}: must not be negative")
@@ -43,9 +41,8 @@ def read(tree: Path, seed: int, *, num_train: int = NUM_TRAIN, num_test: int = N
 
 
 def write(tree: Path, seed: int, provenance: str, num_train: int, num_test: int) -> None:
-    """Draw the tree, whole or not at all. The same seed gives the same bytes."""
-    import simplejpeg
-
+    """Draw the tree atomically. The same seed gives the same bytes."""
+    from shards import images
     from shards.synthetic.drawing.actions import PAIRS, draw_clip
     from shards.synthetic.persons import SEED_FILE, draft_of
 
@@ -58,6 +55,5 @@ def write(tree: Path, seed: int, provenance: str, num_train: int, num_test: int)
                     clip = draft / split / name / f"{number:04d}"
                     clip.mkdir(parents=True)
                     for i, frame in enumerate(frames, start=1):
-                        data = simplejpeg.encode_jpeg(frame.copy(), JPEG_QUALITY, "RGB", "420")
-                        (clip / f"{i:02d}.jpg").write_bytes(data)
+                        (clip / f"{i:02d}.jpg").write_bytes(images.encode(frame, JPEG_QUALITY))
         (draft / SEED_FILE).write_text(provenance)

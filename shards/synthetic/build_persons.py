@@ -1,6 +1,6 @@
-"""`build synthetic`: draw the synthetic data set, then read it as MARS is read.
+"""`build synthetic`: draw the synthetic data set, and read it like MARS.
 
-The tree is kept beside the shards: it is the same path that real data takes, open to look at.
+The tree of pictures is kept beside the shards, for inspection.
 """
 
 from __future__ import annotations
@@ -18,17 +18,26 @@ from shards.sources import mars
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `build synthetic`."""
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything that is drawn (default: 0)")
-    parser.add_argument("--tree", type=path, metavar="DIR", help="where to draw it (default: OUT-tree); it is kept")
-    parser.set_defaults(
-        read=lambda args: read(args.tree or args.out.with_name(args.out.name + "-tree"), args.seed, args.workers)
-    )
+    add_drawing(parser)
+    parser.set_defaults(read=lambda args: read(tree_of(args), args.seed, args.workers))
+
+
+def add_drawing(parser: argparse.ArgumentParser) -> None:
+    """Add the options of all synthetic sources."""
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the drawing (default: 0)")
+    parser.add_argument("--tree", type=path, metavar="DIR", help="folder of the drawn pictures (default: OUT-tree)")
+
+
+def tree_of(args: argparse.Namespace) -> Path:
+    """Return the folder of the drawn pictures."""
+    tree: Path = args.tree or args.out.with_name(f"{args.out.name}-tree")
+    return tree
 
 
 def read(tree: Path, seed: int, workers: int = 2) -> Source:
-    """Draw the tree where it is missing, or of an older generator, and read it.
+    """Draw the tree unless it exists, and read it.
 
-    Raises UsageError on a negative seed, DataError where the tree was drawn from another seed, or is none of ours.
+    Raises UsageError on a negative seed, DataError if the tree is foreign, or was drawn from another seed.
     """
     from shards.synthetic import persons
 
@@ -40,9 +49,9 @@ def read(tree: Path, seed: int, workers: int = 2) -> Source:
 
 
 def draw_where_missing(tree: Path, seed: int, provenance: str, draw: Callable[[], None]) -> None:
-    """Draw a tree where it is missing, or was drawn by an older generator: `provenance` is what its seed file says.
+    """Draw a tree if it is missing, or from an older generator; `provenance` is the expected content of its seed file.
 
-    Raises DataError where the tree was drawn from another seed, or is none of ours.
+    Raises DataError if the tree is foreign, or was drawn from another seed.
     """
     from shards.synthetic.persons import SEED_FILE
 

@@ -1,11 +1,11 @@
 """The synthetic set: walking people, drawn from a seed and written in MARS's layout.
 
-It stands in for MARS where no real pictures can be had: nothing to download, the same files, names and conventions,
-identities that a model has to learn. A validation part, in the same form, is MARS's layout continued:
+It replaces MARS where real pictures are not available: no download, the same files, names and conventions, and
+identities that a model has to learn. It adds a validation part to MARS's layout:
 
     OUT/bbox_{train,val,test}/{00-1,0000,<pid4>}/<pid4>C<camera>T<tracklet4>F<frame3>.jpg
     OUT/info/{train,val,test}_name.txt, tracks_{train,val,test}_info.mat, query_IDX.mat, query_val_IDX.mat
-    OUT/seed.txt                      what it was drawn from, and by which generator
+    OUT/seed.txt                      seed and version of the generator
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 
+from shards import images
 from shards.records import DISTRACTOR_PID, JUNK_PID, DataError, UsageError
 from shards.synthetic.drawing.scenes import NUM_CAMERAS
 from shards.synthetic.drawing.walks import draw_tracklet
@@ -30,18 +30,18 @@ DISTRACTORS, JUNK = 0.20, 0.07  # shares of the tracklets of the validation and 
 MAX_FRAMES = 40
 JPEG_QUALITY = 90
 SEED_FILE = "seed.txt"
-GENERATOR = 2  # goes up whenever the same seed gives other bytes: trees that were drawn before are drawn anew
+GENERATOR = 2  # increased whenever the same seed gives other bytes: older trees are drawn again
 
-_PLAN = 2  # first key of the plan's random stream; the others are in drawing/
+_PLAN = 2  # first key of the plan's random stream; the other keys are in drawing/
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One tracklet before it is drawn."""
+    """Plan of one tracklet."""
 
     part: str
     pid: int
-    camid: int  # 1-based, as MARS's
+    camid: int  # from 1, as in MARS
     number: int  # unique for each pid
     num_frames: int
 
@@ -51,26 +51,26 @@ class Plan:
 
     @property
     def names(self) -> list[str]:
-        """File names of the frames, in the order of time."""
+        """File names of the frames, in order of time."""
         return [f"{self.folder}C{self.camid}T{self.number:04d}F{i:03d}.jpg" for i in range(1, self.num_frames + 1)]
 
 
 def write_synthetic(
     out: Path, seed: int, *, workers: int = 2, num_train: int = 120, num_val: int = 30, num_test: int = 50
 ) -> None:
-    """Draws a data set and writes it to `out`, whole or not at all.
+    """Draw a data set and write it to `out` atomically.
 
     The same seed and sizes give the same bytes, for any number of workers; another seed gives other people, cameras
-    and backgrounds. Identities number 1..num_train in training, then validation, then test.
+    and backgrounds. Identities are 1..num_train in training, followed by those of validation and test.
 
     Args:
-        out: Folder to make; must not exist, or be empty.
-        seed: Not negative.
-        workers: Processes that draw; 1 draws in this one.
+        out: Folder to make; must be missing or empty.
+        seed: Seed, from 0.
+        workers: Number of processes; 1 draws in this process.
 
     Raises:
-        UsageError: A negative seed, no worker, a part without identities or more identities than four digits hold.
-        DataError: `out` is there already.
+        UsageError: A negative seed, no worker, a part without identities, or more than 9,999 identities.
+        DataError: `out` exists.
     """
     sizes = dict(zip(PARTS, (num_train, num_val, num_test), strict=True))
     if seed < 0 or workers < 1 or min(sizes.values()) < 1 or sum(sizes.values()) > 9999:
@@ -89,15 +89,15 @@ def write_synthetic(
 
 @contextmanager
 def draft_of(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to draw into, renamed to `out` at a good end and removed at any other.
+    """Yield a folder beside `out` to draw into; rename it to `out` on success, and remove it on failure.
 
-    Raises DataError where `out` is there already.
+    Raises DataError if `out` exists.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out}: is there already; remove it or name another folder")
+        raise DataError(f"{out}: exists already; remove it or name another folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f"{out.name}.drawing")
-    shutil.rmtree(draft, ignore_errors=True)  # what a killed one left
+    shutil.rmtree(draft, ignore_errors=True)  # left by a killed process
     try:
         yield draft
         draft.rename(out)
@@ -106,16 +106,16 @@ def draft_of(out: Path) -> Iterator[Path]:
 
 
 def provenance(seed: int, generator: int = GENERATOR) -> str:
-    """Content of SEED_FILE."""
+    """Return the content of SEED_FILE."""
     return f"seed {seed}\ngenerator {generator}\n"
 
 
 def plan(seed: int, *, num_train: int, num_val: int, num_test: int) -> list[Plan]:
-    """Return which person is seen by which camera, how often and for how long, in the order of MARS's files."""
+    """Plan the tracklets: person, camera and length of each, in the order of MARS's files."""
     rng = np.random.default_rng([seed, _PLAN])
     plans: list[Plan] = []
     first_pid = 1
-    first_number = {DISTRACTOR_PID: 1, JUNK_PID: 1}  # number on from part to part: (pid, number) is unique
+    first_number = {DISTRACTOR_PID: 1, JUNK_PID: 1}  # continued across parts, so that (pid, number) is unique
     for part, size in zip(PARTS, (num_train, num_val, num_test), strict=True):
         people = [
             Plan(part, pid, camid, number, _length(rng))
@@ -141,14 +141,14 @@ def _length(rng: np.random.Generator) -> int:
 
 
 def _cameras_of_person(rng: np.random.Generator) -> list[int]:
-    """Cameras that one identity passes, one entry a tracklet; a few people pass a single camera."""
+    """Draw the cameras of one identity, one entry per tracklet; a few people pass a single camera."""
     num_cameras = int(rng.choice([1, 2, 3, 4], p=[0.06, 0.3, 0.38, 0.26]))
     camids = np.sort(rng.permutation(NUM_CAMERAS)[:num_cameras] + 1)
     return np.repeat(camids, rng.integers(1, 3, size=num_cameras)).tolist()
 
 
 def _write_info(out: Path, seed: int, plans: list[Plan]) -> None:
-    """The name files, the tracklet tables and the queries: one for each identity of two cameras and each of these."""
+    """Write names, tracklets and queries: one per camera for each identity seen by several cameras."""
     info = out / "info"
     info.mkdir(parents=True)
     for part in PARTS:
@@ -168,7 +168,7 @@ def _write_info(out: Path, seed: int, plans: list[Plan]) -> None:
 
 
 def _queries(tracklets: list[Plan], seed: int) -> list[int]:
-    """1-based rows of the queries: as in MARS, who is seen by a single camera is not asked for."""
+    """Return the rows of queries, from 1. As in MARS, identities seen by a single camera have no query."""
     rng = np.random.default_rng([seed, _PLAN, 1])
     rows: dict[int, dict[int, list[int]]] = {}
     for row, tracklet in enumerate(tracklets, 1):
@@ -179,7 +179,7 @@ def _queries(tracklets: list[Plan], seed: int) -> list[int]:
 
 
 def _write_mat(path: Path, key: str, values: np.ndarray) -> None:
-    """A MATLAB v5 file without the time of day, which scipy writes into the header's free text."""
+    """Write a MATLAB v5 file whose header, unlike scipy's, does not contain the time."""
     from scipy.io import savemat
 
     savemat(path, {key: values})
@@ -192,5 +192,5 @@ def _write_frames(out: Path, seed: int, tracklet: Plan, progress: Progress) -> N
     folder = out / f"bbox_{tracklet.part}" / tracklet.folder
     frames = draw_tracklet(seed, tracklet.pid, tracklet.camid, tracklet.number, tracklet.num_frames)
     for name, frame in zip(tracklet.names, frames, strict=True):
-        (folder / name).write_bytes(simplejpeg.encode_jpeg(frame, quality=JPEG_QUALITY, colorsubsampling="420"))
+        (folder / name).write_bytes(images.encode(frame, JPEG_QUALITY))
     progress.advance(1, tracklet.num_frames)

@@ -53,7 +53,7 @@ def test_whole_pictures_pass_and_decode(data: bytes) -> None:
 def huge_jpeg() -> bytes:
     data = bytearray(JPEG)
     frame = data.index(b"\xff\xc0")
-    data[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"  # height and width
+    data[frame + 5 : frame + 9] = 2 * (65_000).to_bytes(2, "big")  # height and width
     return bytes(data)
 
 
@@ -75,11 +75,11 @@ def huge_png() -> bytes:
         (b"<html>not found</html>", "neither JPEG nor PNG"),
         (JPEG[:-1], "end marker"),
         (JPEG[: len(JPEG) // 2], "cut off"),
-        (JPEG[:30], "cut off inside the JPEG header"),
+        (JPEG[:30], "JPEG header, or cut off"),
         (JPEG[:HALF] + JPEG[-2:], "damaged .*premature end"),
         (zeroed(JPEG, HALF, len(JPEG) - 2), "damaged"),
         (zeroed(JPEG, HALF, HALF + 64), "damaged"),
-        (JPEG[:SCAN] + b"\0\0" + JPEG[SCAN:-9], "end marker"),
+        (JPEG[:SCAN] + b"\0\0" + JPEG[SCAN:-9], "damaged JPEG header"),
         (JPEG[:SCAN] + b"\0\0" + JPEG[SCAN:], "2 extraneous bytes before marker 0xda"),
         (JPEG[:3] + b"\0" * 100, "header"),
         (PNG[:-8], "end marker"),
@@ -88,9 +88,11 @@ def huge_png() -> bytes:
         (zeroed(PNG, 50, 80), "damaged"),
         (encode(RAMP[..., 0].astype(np.uint16) * 200, "png"), "16 bits"),
         (huge_png(), "100000x100000"),
+        (huge_jpeg(), "its header says 65000x65000"),
+        (huge_jpeg().replace(b"\xfd\xe8", b"\xff\xff"), "damaged JPEG header"),  # more than libjpeg reads
         (twelve_bits(), "a JPEG of 12 bits a channel"),
         (JPEG.replace(b"\xff\xc0", b"\xff\xc9", 1), "lossless or arithmetic"),
-        (encode(np.zeros((8, 8, 4), np.uint8), "jpeg", mode="CMYK"), "4 channels"),
+        (encode(np.zeros((8, 8, 4), np.uint8), "jpeg", mode="CMYK"), "a CMYK JPEG"),
         (encode(RAMP, "webp")[:-40], "neither|damaged"),
         (encode(RAMP, "bmp")[:-40], "damaged"),
         (encode(RAMP, "tiff", compression="tiff_lzw")[:-40], "nor a whole BMP, TIFF or WebP"),

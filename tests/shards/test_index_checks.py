@@ -75,18 +75,18 @@ def test_the_way_of_rewriting_is_no_fault(out: Path) -> None:
         ({"roles": [1, 16]}, "role 16"),
         ({"roles": [None, 1]}, "a value is missing"),
         ({"offsets": [], "sizes": [], "crc32": []}, "0001C1T0001: 0 frames"),
-        ({"offsets": [1024]}, "0001C1T0001: 1 offsets for another number of frames"),
-        ({"crc32": [1, 2, 3, 4]}, "0001C1T0001: 4 crc32 for another number of frames"),
+        ({"offsets": [1024]}, "0001C1T0001: 1 offsets, not one per frame"),
+        ({"crc32": [1, 2, 3, 4]}, "0001C1T0001: 4 crc32, not one per frame"),
         ({"offsets": [1024], "sizes": [9], "crc32": [0]}, "35 frames, not the 37 of counts"),
-        ({"sizes": [9, 0, 9]}, "0001C1T0001: no shard has 0 bytes of a frame"),
-        ({"sizes": [9, -1, 9]}, "0001C1T0001: no shard has -1 bytes of a frame"),
-        ({"sizes": [9, 9, 2**31 - 1]}, f"0001C1T0001: no shard has {2**31 - 1} bytes of a frame"),
-        ({"offsets": [1024, 2**62, 1024]}, f"bytes of a frame at {2**62}"),
-        ({"offsets": [1024, -(2**62), 1024]}, f"bytes of a frame at {-(2**62)}"),
-        ({"offsets": [1024, 0, 1024]}, "bytes of a frame at 0"),
+        ({"sizes": [9, 0, 9]}, "0001C1T0001: a frame of 0 bytes at"),
+        ({"sizes": [9, -1, 9]}, "0001C1T0001: a frame of -1 bytes at"),
+        ({"sizes": [9, 9, 2**31 - 1]}, f"0001C1T0001: a frame of {2**31 - 1} bytes at"),
+        ({"offsets": [1024, 2**62, 1024]}, f"a frame of 1260 bytes at {2**62}"),
+        ({"offsets": [1024, -(2**62), 1024]}, f"a frame of 1260 bytes at {-(2**62)}"),
+        ({"offsets": [1024, 0, 1024]}, "a frame of 1260 bytes at 0"),
     ],
 )
-def test_an_untrue_value_of_a_row_is_one_message(out: Path, values: dict[str, Any], reason: str) -> None:
+def test_an_invalid_value_of_a_row_is_one_message(out: Path, values: dict[str, Any], reason: str) -> None:
     """Reading it would lead out of the shard, the description or the mapped memory; the value is named."""
     change_row(out, 0, lambda row: values)
     assert reason in refusal(out)
@@ -109,7 +109,7 @@ def test_lists_that_begin_elsewhere_are_refused(out: Path) -> None:
     )
     moved_table = table.set_column(table.schema.get_field_index("crc32"), table.schema.field("crc32"), moved)
     moved_table.validate(full=True)
-    with pytest.raises(ValueError, match="crc32 begin elsewhere than sizes"):
+    with pytest.raises(ValueError, match="crc32 do not begin where sizes begin"):
         check_table(moved_table, shards.open(out).description)
 
 
@@ -189,7 +189,7 @@ def test_offsets_that_lead_out_of_the_mapped_file_are_refused(out: Path) -> None
         lambda content: content["protocols"][0].update(name=["official"]),
     ],
 )
-def test_an_untrue_description_is_one_message(out: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def test_an_invalid_description_is_one_message(out: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Values of another kind, missing, absurd or twice there."""
     describe(out, change)
     assert f"{out / DESCRIPTION_FILE}: damaged" in refusal(out)

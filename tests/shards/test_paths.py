@@ -29,7 +29,9 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     ]
     assert path("~/x") == tmp_path / "x"
     assert (place("~/x"), place("https://host/~/x")) == (f"{tmp_path}/x", "https://host/~/x")
-    with pytest.raises(UsageError, match=r"~nobody-here is no user's home folder; a file of that name is ./~nobody"):
+    with pytest.raises(
+        UsageError, match=r"~nobody-here is no user's home folder; for a file of that name write ./~nobody"
+    ):
         expand("~nobody-here/x")
     with pytest.raises(argparse.ArgumentTypeError, match="no user's home folder"):
         path("~nobody-here")

@@ -89,7 +89,7 @@ def test_frames_of_several_sizes_take_the_first_ones(tree: Path, tmp_path: Path)
     [
         (12, [0], IndexError, "no tracklet 12"),
         (-1, [0], IndexError, "no tracklet -1"),
-        (0, [3], IndexError, "0001C1T0001 has no frame 3; it has 0 to 2"),
+        (0, [3], IndexError, "0001C1T0001 has no frame 3; its frames are 0 to 2"),
         (0, [-1], IndexError, "no frame -1"),
         (0, [], ValueError, "no frame numbers"),
     ],
@@ -174,7 +174,7 @@ def test_opening_says_what_is_wrong(out: Path, tmp_path: Path) -> None:
     last = sorted(out.glob("*.tar"))[-1]
     data = last.read_bytes()
     last.write_bytes(data[:-512])
-    assert f"{last}: {len(data) - 512:,} bytes where {len(data):,} were written" in complaint(out)
+    assert f"{last}: {len(data) - 512:,} bytes, but {len(data):,} were written" in complaint(out)
     last.unlink()
     assert f"{last}: missing" in complaint(out)
     last.write_bytes(data)
@@ -185,9 +185,9 @@ def test_opening_says_what_is_wrong(out: Path, tmp_path: Path) -> None:
     description = out / "dataset.json"
     content = json.loads(description.read_text())
     description.write_text(json.dumps({**content, "version": 99}))
-    assert "format version 99, read is 1" in complaint(out)
+    assert "format version 99, not 1" in complaint(out)
     description.write_text(json.dumps({**content, "name": "other"}))
-    assert "does not fit its own checksum" in complaint(out)
+    assert "does not match its own checksum" in complaint(out)
     description.write_text("{")
     assert "damaged" in complaint(out)
 
@@ -290,5 +290,5 @@ def test_a_frame_larger_than_any_picture_is_refused(
     """Its bytes are not even read."""
     reader = shards.open(build_mars(tree, tmp_path / "out"))
     monkeypatch.setattr(images, "max_bytes", lambda: 100)
-    with pytest.raises(DataError, match=r"bytes is no picture of 8,847,360 pixels or fewer .*MSTAT_MAX_PIXELS"):
+    with pytest.raises(DataError, match=r"bytes is larger than a picture of 8,847,360 pixels .*MSTAT_MAX_PIXELS"):
         reader.frames(0, [0])

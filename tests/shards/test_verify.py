@@ -81,9 +81,9 @@ def test_a_flipped_byte_around_a_frame_is_named(out: Path) -> None:
     for position, what in (
         (frame - 512 + 3, "frame 3: its tar header has changed"),
         (frame - 512 + 155, "frame 3: its tar header has changed"),  # behind the header's own checksum
-        (frame + len(reader.encoded(1, 3)), "frame 3: the zeros behind it have changed"),
+        (frame + len(reader.encoded(1, 3)), "frame 3: the zeros after it have changed"),
         (sample - 512 + 155, "its json: its tar header has changed"),
-        (sample + 511, "its json: the zeros behind it have changed"),
+        (sample + 511, "its json: the zeros after it have changed"),
     ):
         flip(shard, position)
         assert [fault for fault in verify(out) if "changed" in fault] == [
@@ -98,13 +98,13 @@ def test_a_member_twice_is_one_too_many(out: Path) -> None:
     shard = out / "shard-000000.tar"
     whole = shard.read_bytes()
     for name, what in (
-        ("0001C1T0001.00001.jpg", "is one too many: frame 1 stands before it"),
-        ("0001C1T0001.00001.png", "is one too many: frame 1 stands before it"),
-        ("0001C1T0001.1.jpg", "is none that the writer makes; build the set again"),
-        ("0001C1T0001.00001.txt", "is none that the writer makes; build the set again"),
+        ("0001C1T0001.00001.jpg", "is a duplicate: frame 1 precedes it"),
+        ("0001C1T0001.00001.png", "is a duplicate: frame 1 precedes it"),
+        ("0001C1T0001.1.jpg", "is not one that the writer makes; build the set again"),
+        ("0001C1T0001.00001.txt", "is not one that the writer makes; build the set again"),
     ):
         rewrite(shard, lambda name: True, (name,))
-        (fault,) = [fault for fault in verify(out) if "bytes where" not in fault and "SHA-256" not in fault]
+        (fault,) = [fault for fault in verify(out) if " were written" not in fault and "SHA-256" not in fault]
         assert f"member {name!r} {what}" in fault
         shard.write_bytes(whole)
 
@@ -114,7 +114,7 @@ def test_a_foreign_member_hides_no_other_fault(out: Path) -> None:
     shard = out / "shard-000000.tar"
     rewrite(shard, lambda name: name != "0001C1T0001.00001.jpg", ("../evil.00000.jpg",))
     faults = "\n".join(verify(out))
-    assert "'../evil.00000.jpg' is none that the writer makes" in faults
+    assert "'../evil.00000.jpg' is not one that the writer makes" in faults
     assert "0001C1T0001: frame 1 is missing" in faults
 
 
@@ -161,7 +161,7 @@ def test_a_missing_member_and_a_foreign_one_are_named(out: Path) -> None:
     faults = verify(out)
     assert f"{shard}: 0001C1T0001: frame 1 is missing" in faults
     assert f"{shard}: 0001C1T0001: frame 9 is not in the index" in faults
-    assert f"{shard}: 0001C2T0002: 5 frames lie elsewhere than the index says" in faults
+    assert f"{shard}: 0001C2T0002: 5 frames are not at their places in the index" in faults
 
 
 def test_a_changed_json_is_named(out: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_description_changed_by_hand_is_refused(out: Path) -> None:
     path = out / "dataset.json"
     path.write_text(path.read_text().replace('"tracklets": 10', '"tracklets": 11'))
     assert json.loads(path.read_text())["counts"]["tracklets"] == 11
-    assert ["does not fit its own checksum" in fault for fault in verify(out)] == [True]
+    assert ["does not match its own checksum" in fault for fault in verify(out)] == [True]
 
 
 def test_decoding_finds_what_was_damaged_before_the_build(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(out: Path) -> None:
         rewrite(shard, lambda name: True, (name,))
         faults = "\n".join(verify(out))
         assert f"{shard}: " in faults
-        assert f"member {name!r} is none that the writer makes" in faults
+        assert f"member {name!r} is not one that the writer makes" in faults
         shard.write_bytes(whole)
 
 
@@ -234,7 +234,7 @@ def test_a_wrong_shard_is_one_fault(out: Path, tmp_path: Path, wrong: str) -> No
     rows = shards_of(out).count(0)
     (fault,) = verify(out, decode=True)
     assert fault.startswith(f"{shard}: ")
-    assert f"not one frame of its {rows} tracklets lies where it was written" in fault
+    assert f"no frame of its {rows} tracklets is where it was written" in fault
 
 
 def test_a_tracklet_has_one_line_for_each_kind_of_fault(out: Path) -> None:
@@ -284,4 +284,4 @@ def test_other_bytes_of_the_description_are_found(out: Path) -> None:
     """A space that changes no value."""
     path = out / "dataset.json"
     path.write_text(path.read_text().replace(",", " ,", 1))
-    assert verify(out) == [f"{path}: says what it said when it was built, and in other bytes"]
+    assert verify(out) == [f"{path}: the values are as built, but their bytes have changed"]

@@ -1,1 +1,1 @@
-"""The drawing behind the synthetic set: people, how they look from any side, and the cameras that see them."""
+"""Drawing of the synthetic sets: people from any side, cameras, walks, and pairs of actions."""

@@ -1,8 +1,7 @@
-"""Actions that only the order of the frames tells apart: pairs, of which one is the other played backwards.
+"""Pairs of actions that differ only in the order of frames: one action is the other played backwards.
 
-Every clip that is drawn is two clips of the set, forwards under the first name of its pair and backwards under the
-second. So whoever sees a frame, or all frames without their order, or mirrored, knows nothing about which of a pair it
-is, and cannot do better than guess.
+Each drawn clip becomes two clips of the set: forwards under the first name of its pair, backwards under the second. So
+a single frame, or all frames in unknown order, contain no information about the action.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ SHAKE = 0.02  # of the camera, in sides of the frame
 _CLIP = 0  # first key of the random stream
 
 Colour = tuple[int, int, int]
-# Draws the thing at x, y (in sides of the frame), with its shape, its colours and how far it has come, 0 to 1.
+# Draws an object at x, y (in sides of the frame), with its shape, its colours and the progress of the action, 0 to 1.
 Painter = Callable[[ImageDraw.ImageDraw, float, float, int, Colour, Colour, float], None]
 
 
@@ -64,9 +63,10 @@ PAIRS: dict[tuple[str, str], Painter] = {
 
 
 def draw_clip(seed: int, pair: tuple[str, str], number: int) -> np.ndarray:
-    """The frames of a clip of the first of a pair, uint8 NUM_FRAMES, SIDE, SIDE, 3; the second is these backwards.
+    """Draw the frames of a clip of a pair's first action: uint8 NUM_FRAMES, SIDE, SIDE, 3. Reversed, it is the second.
 
-    A pure function of its arguments. All but how far the thing has come is still, or shakes without a direction.
+    A pure function of its arguments. Only the progress of the action has a direction in time: all else is still, or
+    shakes at random.
     """
     rng = np.random.default_rng([seed, _CLIP, list(PAIRS).index(pair), number])
     behind, own, other = _colour(rng, 10, 90), _colour(rng, 150, 250), _colour(rng, 60, 120)

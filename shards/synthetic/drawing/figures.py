@@ -1,4 +1,4 @@
-"""Draws a person at one moment of a walk, seen from any side, with Pillow.
+"""Draw a walking person, seen from any side, with Pillow.
 
 Body coordinates: `s` to the person's left, `u` up from the ground, `f` forward; the unit is an average body's height.
 Heading 0 walks towards the camera, pi/2 to the picture's right, pi away from the camera.
@@ -22,7 +22,7 @@ HEAD_RADIUS, THIGH, SHIN, UPPER_ARM, FOREARM = 0.068, 0.225, 0.225, 0.165, 0.16
 def draw_person(
     draw: ImageDraw.ImageDraw, person: Person, foot: Point, scale: float, heading: float, phase: float, tilt: float
 ) -> None:
-    """Draws a person at one moment of the walk.
+    """Draw a person at one moment of the walk.
 
     Args:
         foot: Point on the ground below the body, in pixels.
@@ -62,22 +62,22 @@ class _Figure:
     # Projection and primitives
 
     def at(self, s: float, u: float, f: float) -> Point:
-        """Picture coordinates of a point of the body."""
+        """Project a point of the body to picture coordinates."""
         f += self.person.lean * max(u - HIP_U, 0.0)
         s *= self.person.build
         near = f * self.cos - s * self.sin
         return self.x + self.scale * (s * self.cos + f * self.sin), self.y - self.scale * (u - self.tilt * near)
 
     def near(self, s: float, f: float) -> float:
-        """Depth, towards the camera; what is nearer is drawn later."""
+        """Return the depth of a point, towards the camera; nearer parts are drawn later."""
         return f * self.cos - s * self.sin
 
     def breadth(self, side: float, front: float) -> float:
-        """Half width in pixels of an upright elliptic body with these half axes, as seen from the camera."""
+        """Return the half width in pixels of an upright elliptic body with these half axes, from the camera's view."""
         return self.width * math.hypot(side * self.cos, front * self.sin)
 
     def limb(self, a: Point, b: Point, width_a: float, width_b: float, colour: Colour) -> None:
-        """A tapered limb with round ends; half widths in body units."""
+        """Draw a tapered limb with round ends; half widths in body units."""
         (ax, ay), (bx, by), wa, wb = a, b, width_a * self.width, width_b * self.width
         length = max(math.hypot(bx - ax, by - ay), 1e-6)
         nx, ny = (ay - by) / length, (bx - ax) / length
@@ -92,13 +92,13 @@ class _Figure:
         self.draw.ellipse((x - radius_x, y - radius_y, x + radius_x, y + radius_y), fill=colour)
 
     def slab(self, levels: list[tuple[float, float, float]], colour: Colour, f: float = 0.0) -> None:
-        """A solid through horizontal ellipses, each (u, half axis to the side, half axis to the front)."""
+        """Draw a solid through horizontal ellipses, each (u, half axis to the side, half axis to the front)."""
         spots = [(*self.at(0.0, u, f), self.breadth(side, front)) for u, side, front in levels]
         left = [(x - half, y) for x, y, half in spots]
         self.draw.polygon(left + [(x + half, y) for x, y, half in reversed(spots)], fill=colour)
 
     def patch(self, s0: float, s1: float, u0: float, u1: float, colour: Colour, *, front: bool = True) -> None:
-        """A piece of cloth on the chest or on the back; nothing where that side is turned away."""
+        """Draw a piece of cloth on the chest or the back, if that side is visible."""
         facing = self.cos if front else -self.cos
         if facing > 0.12:
             f = 0.066 * self.person.build * (1 if front else -1)
@@ -108,7 +108,7 @@ class _Figure:
     # Parts
 
     def draw_all(self) -> None:
-        """The painter's algorithm: legs, then all else from far to near; the trunk lies at depth 0."""
+        """Draw by the painter's algorithm: legs, then all else from far to near; the trunk has depth 0."""
         for side in sorted((1, -1), key=lambda side: self.near(side * 0.055, 0.0)):
             self.leg(side)
         parts: list[tuple[float, Callable[[], None]]] = [(0.0, self.trunk), (0.005, self.head)]

@@ -1,7 +1,7 @@
-"""People who do not exist: an identity of the synthetic set is a combination of attributes.
+"""Draw identities of the synthetic set, as combinations of attributes.
 
-Everybody draws from the same short lists of clothes, patterns, hair and bags, so that many people share each colour:
-a colour histogram mixes them up, and a model that sees what is where tells them apart.
+All identities share the same short lists of clothes, patterns, hair and bags, so that many people have the same
+colours. A colour histogram confuses them; a model that uses the place of colours can tell them apart.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BAGS = ("none", "backpack", "shoulder", "hand")
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One identity: everything about a person that does not change from camera to camera."""
+    """An identity: the attributes of a person that all cameras see."""
 
     height: float  # 1 is average
     build: float  # width; 1 is average
@@ -60,7 +60,7 @@ class Person:
 
 
 def make_person(rng: np.random.Generator) -> Person:
-    """Draws an identity. All parts of the data set draw from the same distribution."""
+    """Draw an identity. All parts of the data set use the same distribution."""
 
     def pick(options: tuple[object, ...]) -> int:
         return int(rng.integers(len(options)))

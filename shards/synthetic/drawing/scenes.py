@@ -1,7 +1,8 @@
-"""The cameras of the synthetic set: what stands in front of them, and what they make of the light.
+"""The cameras of the synthetic set: backgrounds, occluders, colours and light.
 
-A camera has its own background, view angle, colour cast, light and lens. Strengths are dealt out among the cameras
-(six casts around the colour circle, six blurs, ...) rather than drawn one by one, so that every seed is equally hard.
+A camera has its own background, view angle, colour cast, light and lens. Their strengths are distributed evenly over
+the cameras (six casts around the colour circle, six blurs, ...), not drawn independently, so that all seeds are equally
+hard.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from shards.synthetic.drawing.people import Colour
 NUM_CAMERAS = 6
 HEIGHT, WIDTH = 128, 64  # of a frame, as in MARS
 SUPERSAMPLING = 2
-CANVAS_HEIGHT, CANVAS_WIDTH = 304, 176  # a supersampled frame and a margin, over which the box strays
+CANVAS_HEIGHT, CANVAS_WIDTH = 304, 176  # a supersampled frame and a margin for stray boxes
 PANORAMA_WIDTH = 1024
 GROUND = 250  # where people stand on the canvas
 
-# How far apart the cameras are. A histogram's score falls steeply with these; a model learns to look past them.
+# Differences between cameras. The scores of colour histograms fall steeply with these; a model learns to ignore them.
 CAST = 0.05  # log gain of the channel that a camera favours
 EXPOSURE = 0.1  # between the darkest and the brightest camera
 FADE = 0.1  # share of grey in the palest camera
 GAMMA = 0.1  # between the flattest and the steepest camera
-CONTRAST = 0.06  # lost in the dullest camera
+CONTRAST = 0.06  # lost in the camera of lowest contrast
 # Stones of walls and ground: size in pixels of the canvas, standard deviation of light and of tint in grey levels.
 GRAIN = ((8, 15.0, 33.0), (24, 8.0, 4.0))
 
@@ -39,7 +40,7 @@ class Camera:
 
     Attributes:
         axis: Direction in which people pass, in radians (heading 0 comes towards the camera).
-        tilt: How far it looks down.
+        tilt: Downward angle of view.
         zoom: Size of people in its boxes.
         panorama: Background, CANVAS_HEIGHT x PANORAMA_WIDTH.
         mix: 3x3, true colour -> colour of this camera.
@@ -78,7 +79,7 @@ class Camera:
 
 @lru_cache(maxsize=2)
 def make_cameras(seed: int) -> tuple[Camera, ...]:
-    """The NUM_CAMERAS cameras of a data set, shared by training, validation and test."""
+    """Make the NUM_CAMERAS cameras of a data set, shared by training, validation and test."""
     rng = np.random.default_rng([seed, 1])
     levels = np.linspace(0.0, 1.0, NUM_CAMERAS)
     axes, tilts, blurs, noises, gammas, contrasts, exposures, greys = (rng.permutation(levels) for _ in range(8))
@@ -100,7 +101,7 @@ def make_cameras(seed: int) -> tuple[Camera, ...]:
 
 
 def _colour_mix(hue: float, exposure: float, grey: float) -> np.ndarray:
-    """Fades colours, casts a hue over them and scales the light; 3x3 for row vectors, levels in [0, 1]."""
+    """Return a 3x3 matrix for row vectors that fades colours, adds a cast and scales the light; levels in [0, 1]."""
     keep = 1.0 - FADE * grey
     luma = np.array([0.299, 0.587, 0.114])
     fade = keep * np.eye(3) + (1.0 - keep) * np.outer(luma, np.ones(3))
@@ -110,7 +111,7 @@ def _colour_mix(hue: float, exposure: float, grey: float) -> np.ndarray:
 
 
 def _light(rng: np.random.Generator) -> np.ndarray:
-    """A gradient of light over the frame, HEIGHT, WIDTH, 1."""
+    """Draw a gradient of light over the frame: HEIGHT, WIDTH, 1."""
     angle, strength = rng.uniform(0, 2 * math.pi), rng.uniform(0.05, 0.08)
     y, x = np.mgrid[-1.0 : 1.0 : HEIGHT * 1j, -1.0 : 1.0 : WIDTH * 1j]
     return (1.0 + strength * (x * math.cos(angle) + y * math.sin(angle)))[..., None].astype(np.float32)
@@ -127,10 +128,10 @@ def _shade(hue: float, saturation: float, value: float) -> Colour:
 
 
 def _panorama(rng: np.random.Generator) -> Image.Image:
-    """House fronts in mosaic with doors, windows and posters, and the paving before them.
+    """Draw a street: mosaic house fronts with doors, windows and posters, and paving.
 
-    The stones are smaller than a model's patches, and their colours differ by more than a histogram's bins: a smooth
-    wall would fill one bin, and a histogram would then know the camera and nothing else.
+    The stones are smaller than a model's patches, and their colours differ by more than a histogram's bins. A smooth
+    wall would fill a single bin, and dominate the histogram with the identity of the camera.
     """
     edge = int(rng.integers(150, 200))
     image = Image.new("RGB", (PANORAMA_WIDTH, CANVAS_HEIGHT))
@@ -157,17 +158,17 @@ def _panorama(rng: np.random.Generator) -> Image.Image:
 
 
 def _paint(rng: np.random.Generator, value: float) -> Colour:
-    """An all but grey colour of about this brightness."""
+    """Draw a nearly grey colour of about this brightness."""
     return _shade(rng.random(), 0.08 * rng.random(), value + 0.03 * rng.uniform(-1.0, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
 class Occluder:
-    """A thing in front of the person: a pole, a bush or a bench, in pixels of the canvas."""
+    """An object in front of the person: a pole, a bush or a bench, in pixels of the canvas."""
 
     kind: str
     x: float
-    speed: float  # pixels a frame: the box follows the person, so things move through it
+    speed: float  # pixels per frame: the box follows the person, so that objects move through it
     width: float
     top: float
     colour: Colour
@@ -184,7 +185,7 @@ class Occluder:
 
 
 def make_occluder(rng: np.random.Generator) -> Occluder:
-    """Draws an occluder that is somewhere in the picture at the start and drifts."""
+    """Draw a random occluder, which starts anywhere in the picture and drifts."""
     kind = ("pole", "bush", "bench")[int(rng.integers(3))]
     width, top = {
         "pole": (rng.uniform(8, 22), 0.0),

@@ -1,4 +1,4 @@
-"""One tracklet of the synthetic set: a person walks, strangers and things get in the way, the box strays."""
+"""Draw a tracklet of the synthetic set: a walking person, strangers and occluders, and an inaccurate box."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from shards.synthetic.drawing import scenes
 from shards.synthetic.drawing.figures import draw_person
 from shards.synthetic.drawing.people import Person, make_person
 
-# First key of every random stream; scenes.make_cameras has 1 and synthetic.plan 2.
+# First keys of random streams; scenes.make_cameras uses 1, and persons.plan 2.
 _PERSON, _TRACKLET = 0, 3
 
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """One person's way through the picture, in pixels of the canvas."""
+    """Path of one person through the picture, in pixels of the canvas."""
 
     person: Person
     x: float
-    speed: float  # pixels a frame, against the box
+    speed: float  # pixels per frame, relative to the box
     ground: float
     size: float  # 1 is the size of the person in the box
     heading: float
-    turn: float  # radians a frame
+    turn: float  # radians per frame
     phase: float
 
     def draw(self, draw: ImageDraw.ImageDraw, camera: scenes.Camera, time: int) -> None:
@@ -38,14 +38,14 @@ class _Walk:
 
 
 def draw_tracklet(seed: int, pid: int, camid: int, number: int, num_frames: int) -> Iterator[np.ndarray]:
-    """The frames of a tracklet, uint8 128, 64, 3; a pure function of the arguments.
+    """Yield the frames of a tracklet, uint8 128, 64, 3; a pure function of the arguments.
 
-    Whoever passes behind or in front of the person, and every distractor, is a stranger who is nobody else.
+    Passers-by and distractors are strangers who appear only once.
 
     Args:
-        pid: Identity, or DISTRACTOR_PID or JUNK_PID; who it is depends on the seed and on this alone.
-        camid: 1-based.
-        number: Of the tracklet among those of `pid`.
+        pid: Identity, or DISTRACTOR_PID or JUNK_PID; with the seed, it determines the appearance.
+        camid: Camera, from 1.
+        number: Number of the tracklet among those of `pid`.
     """
     rng = np.random.default_rng([seed, _TRACKLET, pid + 1, number])
     camera = scenes.make_cameras(seed)[camid - 1]
@@ -80,14 +80,14 @@ def draw_tracklet(seed: int, pid: int, camid: int, number: int, num_frames: int)
 
 
 def _subject(rng: np.random.Generator, camera: scenes.Camera, person: Person) -> _Walk:
-    """The person in the box, which follows: up or down the camera's path."""
+    """Draw the path of the person whom the box follows, up or down the camera's axis."""
     heading = camera.axis + rng.normal(0.0, 0.25) + (math.pi if rng.random() < 0.5 else 0.0)
     phase = rng.uniform(0, 2 * math.pi)
     return _Walk(person, scenes.CANVAS_WIDTH / 2, 0.0, scenes.GROUND, 1.0, heading, rng.normal(0.0, 0.012), phase)
 
 
 def _passer_by(rng: np.random.Generator, camera: scenes.Camera, *, behind: bool) -> _Walk:
-    """A stranger, farther away or nearer, who enters at one side of the picture and walks across."""
+    """Draw the path of a stranger, farther or nearer, who walks across the picture from one side."""
     walk = _subject(rng, camera, make_person(rng))
     side = 1 if rng.random() < 0.5 else -1
     size, ground = (rng.uniform(0.6, 0.85), rng.uniform(196, 232)) if behind else (rng.uniform(1.02, 1.15), 272.0)
@@ -96,7 +96,7 @@ def _passer_by(rng: np.random.Generator, camera: scenes.Camera, *, behind: bool)
 
 
 def _boxes(rng: np.random.Generator, num_frames: int, stray: float) -> list[tuple[float, float, float, float]]:
-    """The detector's boxes on the canvas (left, top, right, bottom): off by slow swings, in parts of the box's size."""
+    """Draw a detector's boxes on the canvas (left, top, right, bottom), off by slow swings of about `stray` sizes."""
     time = np.arange(num_frames)
     swings = [
         stray * rng.uniform(-1, 1) + 0.4 * stray * np.sin(rng.uniform(0.05, 0.5) * time + rng.uniform(0, 2 * math.pi))

@@ -94,21 +94,21 @@ def test_videos_that_are_cut_or_none_are_bad_frames(tmp_path: Path, capsys: pyte
 
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     """Splits that are none, a class without clips, a held-out class that is not trained, a clip without pictures."""
-    with pytest.raises(DataError, match="folders train; train belongs here, and val or test or both"):
+    with pytest.raises(DataError, match="folders train; expected train, and val, test or both"):
         actions.read(make(tmp_path / "a", "train/a/1"))
     with pytest.raises(DataError, match="folders gallery, train;"):
         actions.read(make(tmp_path / "b", "train/a/1", "gallery/a/1"))
-    with pytest.raises(DataError, match=r"test: jump, run: not in .*train, and what is not trained"):
+    with pytest.raises(DataError, match=r"test: jump, run: not in .*train, so that no model can learn it"):
         actions.read(make(tmp_path / "c", "train/a/1", "test/a/1", "test/jump/1", "test/run/1"))
-    with pytest.raises(DataError, match="train/a: no clip in it; a clip is a video"):
+    with pytest.raises(DataError, match="train/a: contains no clip; a clip is a video"):
         actions.read(make(tmp_path / "d", "train/a", "test/a/1"))
     (make(tmp_path / "f", "train/a/1", "test/a/1") / "train/a/2").symlink_to("nowhere")
-    with pytest.raises(DataError, match="train/a/2: a link that leads nowhere"):
+    with pytest.raises(DataError, match="train/a/2: a broken link"):
         actions.read(tmp_path / "f")
     with pytest.raises(DataError, match="classes 'Wave' and 'wave' differ"):
         actions.read(make(tmp_path / "g", "train/Wave/1", "train/wave/1", "test/wave/1"))
     (tmp_path / "e/train/a/1").mkdir(parents=True)
-    with pytest.raises(DataError, match="1: no picture in it"):
+    with pytest.raises(DataError, match="1: contains no picture"):
         actions.read(make(tmp_path / "e", "test/a/1"))
 
 

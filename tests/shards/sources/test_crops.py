@@ -136,7 +136,7 @@ def test_numbers_of_frames_are_compared(read: Read, tmp_path: Path) -> None:
     few = [row for row in rows() if int(row.split(",")[0]) <= 6]
     assert "ends at frame 6" in read(full, few).facts["doubtful"]
     seqinfo(tmp_path, length=24)
-    with pytest.raises(DataError, match=r"seqLength 24, and .*full has 12 frames"):
+    with pytest.raises(DataError, match=r"seqLength 24, but .*full has 12 frames"):
         read(full, rows())
 
 
@@ -152,7 +152,7 @@ def test_every_second_picture(read: Read, tmp_path: Path) -> None:
     assert "t.txt:6: frame 2, but" in lines[0]
     assert lines[-2:] == [
         "... and 10 more",
-        "30 boxes of frames that are not there; leave them out with --bad-frames drop",
+        "30 boxes of missing frames; leave them out with --bad-frames drop",
     ]
     source = read(sparse, rows(), drop=True)
     assert source.facts["dropped"] == "30 of 60 boxes: 30 of frames that are not there"

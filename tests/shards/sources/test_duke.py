@@ -78,14 +78,17 @@ def test_queries_are_stored_once(
     [
         (lambda root: (root / "query").rename(root / "queries"), "query: missing; unpack"),
         (lambda root: (root / "gallery/0005/2200" / new(5, 2, 80)).unlink(), "should hold the same frames"),
-        (lambda root: (root / "train/0001/0001" / "0001_C1_F0001.jpg").write_bytes(b""), "no name like 0005_C2_F0001"),
+        (
+            lambda root: (root / "train/0001/0001" / "0001_C1_F0001.jpg").write_bytes(b""),
+            "not a name like 0005_C2_F0001",
+        ),
         (lambda root: (root / "train/0001/0001" / new(2, 1, 9)).write_bytes(b""), r"\(identity, camera\) \[\(1, 1\)"),
         (lambda root: (root / "train/0001/0001" / new(1, 2, 9)).write_bytes(b""), r"\(identity, camera\) \[\(1, 1\)"),
         (lambda root: (root / "train/0001/0001" / old(1, 1, 2)).write_bytes(b""), "frame 2 is .*; remove one"),
-        (lambda root: (root / "train/0001/0004").mkdir(), "0004: no picture in it"),
+        (lambda root: (root / "train/0001/0004").mkdir(), "0004: contains no picture"),
         (lambda root: (root / "gallery/0005/2200" / new(5, 2, 80)).write_bytes(picture(0)), "should hold the same"),
-        (lambda root: (root / "train/0002").mkdir(), "train/0002: no folders of tracklets in it"),
-        (lambda root: (root / "train/0001").rename(root / "train/one"), "no folder like train/0005/2200"),
+        (lambda root: (root / "train/0002").mkdir(), "train/0002: contains no folders of tracklets"),
+        (lambda root: (root / "train/0001").rename(root / "train/one"), "not a folder like train/0005/2200"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, spoil: Callable[[Path], object], message: str) -> None:

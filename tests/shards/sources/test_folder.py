@@ -154,26 +154,26 @@ def test_validation_and_names(tmp_path: Path) -> None:
 
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     """Splits that make no layout, a level missing, a folder without pictures."""
-    with pytest.raises(DataError, match="folders gallery, train; train and test belong here"):
+    with pytest.raises(DataError, match="folders gallery, train; expected train and test"):
         folder.read(make(tmp_path / "a", "train/1/1/x", "gallery/1/1/x"))
-    with pytest.raises(DataError, match="train/1/1: no folders of tracklets in it"):
+    with pytest.raises(DataError, match="train/1/1: contains no folders of tracklets"):
         folder.read(make(tmp_path / "b", "train/1/1", "test/1/1/x"))
-    with pytest.raises(DataError, match="test: not one tracklet"):
+    with pytest.raises(DataError, match="test: no tracklet"):
         folder.read(make(tmp_path / "c", "train/1/1/x", "test/1"))
-    with pytest.raises(DataError, match="x: no picture in it"):
+    with pytest.raises(DataError, match="x: contains no picture"):
         folder.read(make(tmp_path / "d", "train/1/1/x", "test/1/1/x", frames=("1.txt",)))
-    with pytest.raises(DataError, match="train/junk/1/x: junk neither trains nor asks"):
+    with pytest.raises(DataError, match="train/junk/1/x: junk can be neither trained on nor queried"):
         folder.read(make(tmp_path / "e", "train/junk/1/x", "test/1/1/x"))
-    with pytest.raises(DataError, match="query/distractor/1/x: distractor neither trains nor asks"):
+    with pytest.raises(DataError, match="query/distractor/1/x: distractor can be neither trained on nor queried"):
         folder.read(make(tmp_path / "f", "train/1/1/x", "query/distractor/1/x", "gallery/1/1/x"))
     with pytest.raises(DataError, match="nowhere: missing"):
         folder.read(tmp_path / "nowhere")
     root = make(tmp_path / "g", "train/1/1/x", "test/1/1/x")
     for name in ("train/2", "train/4"):
         (root / name).mkdir()
-    with pytest.raises(DataError, match=r"train/2, .*train/4: no folders of cameras in it"):
+    with pytest.raises(DataError, match=r"train/2, .*train/4: contains no folders of cameras"):
         folder.read(root)
-    with pytest.raises(DataError, match=r"1\.PNG and 0001\.jpg are one frame by their names"):
+    with pytest.raises(DataError, match=r"1\.PNG and 0001\.jpg have the same frame number"):
         folder.read(make(tmp_path / "h", "train/1/1/x", "test/1/1/x", frames=("0001.jpg", "1.PNG")))
 
 
@@ -183,8 +183,8 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         (("train/1/1/x", "test/01/1/x"), "identities '01' and '1' differ in zeros, spaces or letter case alone"),
         (("train/Ann/1/x", "test/ann/1/x"), "identities 'Ann' and 'ann' differ"),
         (("train/1/1/x", "test/2/001/x"), "cameras '001' and '1' differ"),
-        (("train/0000/1/x", "test/2/1/x"), "train/0000/1/x: 0000 neither trains nor asks"),
-        (("query/-1/1/x", "gallery/2/1/x"), "query/-1/1/x: -1 neither trains nor asks"),
+        (("train/0000/1/x", "test/2/1/x"), "train/0000/1/x: 0000 can be neither trained on nor queried"),
+        (("query/-1/1/x", "gallery/2/1/x"), "query/-1/1/x: -1 can be neither trained on nor queried"),
         (("train/1/1/x", "test/0/1/x"), "identity 0: a person, or MARS's distractors"),
     ],
 )

@@ -97,12 +97,12 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         ilids.read(root, partial=True)
     for camera in ("cam1", "cam2"):
         (cameras / camera / "person009").rename(cameras / camera / "other")
-    with pytest.raises(DataError, match="no name like person001"):
+    with pytest.raises(DataError, match="not a name like person001"):
         ilids.read(root, partial=True)
     for camera in ("cam1", "cam2"):
         (cameras / camera / "other").rmdir()
     (root / ilids.SPLITS).write_bytes(b"damaged")
-    with pytest.raises(DataError, match="no MATLAB file that can be read"):
+    with pytest.raises(DataError, match="not a readable MATLAB file"):
         ilids.read(root, partial=True)
     (root / ilids.SPLITS).unlink()
     with pytest.raises(DataError, match="missing; it comes with iLIDS-VID"):
@@ -122,7 +122,7 @@ def test_a_foreign_picture_is_refused(tmp_path: Path, folder: str, name: str) ->
     root = make(tmp_path / "ilids", [1, 4], rows(10, 2))
     path = root / "i-LIDS-VID" / "sequences" / folder / name
     path.write_bytes(png(0))
-    with pytest.raises(DataError, match=f"{folder}: {name}: names here are {folder.replace('/', '_')}_<frame number>"):
+    with pytest.raises(DataError, match=f"{folder}: {name}: expected names {folder.replace('/', '_')}_<frame number>"):
         ilids.read(root, partial=True)
 
 

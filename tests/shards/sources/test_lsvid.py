@@ -124,31 +124,31 @@ def info(root: Path, line: int, row: tuple[float, float, int, int]) -> None:
     [
         (lambda root: edit(root, "tracklet_test/0005", "../0005"), r"list_seq_test.txt:4: .* leads out of"),
         (lambda root: edit(root, "tracklet_test/0005", "/tmp/0005"), r"list_seq_test.txt:4: .* leads out of"),
-        (lambda root: edit(root, "0005_0003_07 5", "0005_0003_07 5 x"), r"list_seq_test.txt:4: .* is no line like"),
-        (lambda root: edit(root, "0005_0003_07", "0005-07"), r"list_seq_test.txt:4: .* is no line like"),
+        (lambda root: edit(root, "0005_0003_07 5", "0005_0003_07 5 x"), r"list_seq_test.txt:4: .* is not a line like"),
+        (lambda root: edit(root, "0005_0003_07", "0005-07"), r"list_seq_test.txt:4: .* is not a line like"),
         (lambda root: edit(root, "0005_0003_07 5", "0005_0003_07 6"), r"info_test.mat: row 4: label 5, camera 7, but"),
         (lambda root: edit(root, "tracklet_test/0005/0005_0003_07 5\n", ""), r"shape \(4, 4\), but the list has 3"),
         (
             lambda root: (root / "test/data/info_test.mat").unlink(),
             "info_test.mat: missing in .*; it comes with LS-VID",
         ),
-        (lambda root: (root / "val/data/info_val.mat").write_bytes(b"x"), "info_val.mat: no MATLAB file"),
+        (lambda root: (root / "val/data/info_val.mat").write_bytes(b"x"), "info_val.mat: not a readable MATLAB file"),
         (
             lambda root: (root / "test/data/info_test.mat").write_bytes(
                 (root / "test/data/info_test.mat").read_bytes()[:700]
             ),
-            "info_test.mat: no MATLAB file",
+            "info_test.mat: not a readable MATLAB file",
         ),
         (lambda root: (root / "list_sequence/list_seq_val.txt").unlink(), "list_seq_val.txt: missing"),
         (lambda root: (root / "list_sequence/list_seq_train.txt").unlink(), "list_seq_train.txt: missing in"),
-        (lambda root: info(root, 2, (4, 3, 0, 15)), r"info_test.mat: row 2: 4 to 3 are no frames"),
-        (lambda root: info(root, 2, (0, 3, 0, 15)), r"info_test.mat: row 2: 0 to 3 are no frames"),
+        (lambda root: info(root, 2, (4, 3, 0, 15)), r"info_test.mat: row 2: 4 to 3 is not a range"),
+        (lambda root: info(root, 2, (0, 3, 0, 15)), r"info_test.mat: row 2: 0 to 3 is not a range"),
         (
             lambda root: info(root, 2, (4, 6, 0, 15)),
             r"row 2: 4 to 6 are 3 frames, but .*0000_0010_15_\* are 4 pictures",
         ),
-        (lambda root: info(root, 2, (4, 7.5, 0, 15)), r"info_test holds no whole numbers \(fractions"),
-        (lambda root: info(root, 2, (4, np.nan, 0, 15)), r"info_test holds no whole numbers \(fractions"),
+        (lambda root: info(root, 2, (4, 7.5, 0, 15)), r"info_test does not hold whole numbers \(fractions"),
+        (lambda root: info(root, 2, (4, np.nan, 0, 15)), r"info_test does not hold whole numbers \(fractions"),
         (
             lambda root: (root / "tracklet_test/0000/0000_0010_15_99.jpg").write_bytes(picture(99, (16, 8))),
             r"row 2: 4 to 7 are 4 frames, but .*0000_0010_15_\* are 5 pictures; remove those of other tracklets",
@@ -192,13 +192,11 @@ def test_the_variables_of_the_kit_and_of_older_tools(tmp_path: Path) -> None:
     save_v5(path, {"info_val": rows, "query": query})
     assert [t.roles for t in lsvid.read(root, partial=True).tracklets] == [t.roles for t in kit.tracklets]
     save_v5(path, {"info": rows, "query": query})
-    with pytest.raises(
-        DataError, match=r"info_val.mat: no variable info_test or info_val in it \(there is: info, query\)"
-    ):
+    with pytest.raises(DataError, match=r"info_val.mat: no variable info_test or info_val \(only info, query\)"):
         lsvid.read(root, partial=True)
     save_v5(path, {"info_val": rows, "query": query})
     save_v5(root / "test/data/info_test.mat", {"info_val": np.array(INFO["test"]), "query": query})
-    with pytest.raises(DataError, match=r"info_test.mat: no variable info_test in it"):
+    with pytest.raises(DataError, match=r"info_test.mat: no variable info_test"):
         lsvid.read(root, partial=True)
 
 
@@ -288,7 +286,7 @@ def test_half_a_validation_part_is_named(whole: Path) -> None:
     path.write_bytes(content)
     listed.unlink()
     for partial in (False, True):
-        with pytest.raises(DataError, match=r"list_seq_val.txt: missing in .*LS-VID, but \S+info_val.mat is there"):
+        with pytest.raises(DataError, match=r"list_seq_val.txt: missing in .*LS-VID, but \S+info_val.mat exists"):
             lsvid.read(whole, partial=partial)
 
 

@@ -118,7 +118,7 @@ def test_boxes_are_clipped_and_thin_ones_dropped(video: Path, tmp_path: Path) ->
     [
         ("1,1,a,2,3,4", "t.txt:2: .*could not convert"),
         ("1,1,2,3", "t.txt:2: .*are needed"),
-        ("0,1,2,3,4,5", "t.txt:2: frame 0, id 1: frames count from 1; say --first-frame 0"),
+        ("0,1,2,3,4,5", "t.txt:2: frame 0, id 1: frames count from 1; give --first-frame 0"),
         ("2,0,2,3,4,5", "t.txt:2: id 0: ids count from 1; add 1 to all ids"),
         ("1,-1,2,3,4,5", "t.txt:2: frame 1, id -1"),
         ("-3,1,2,3,4,5", "t.txt:2: frame -3"),
@@ -128,7 +128,7 @@ def test_boxes_are_clipped_and_thin_ones_dropped(video: Path, tmp_path: Path) ->
         ("2,2,1e308,3,1e308,5", "t.txt:2: "),
         ("2,1e25,2,3,4,5", "t.txt:2: "),
         ("2,1_0,2,3,4,5", "t.txt:2: could not convert '1_0'"),
-        ("2,1,2,3,4,5,6", "t.txt:2: 7 columns, and the others have 6"),
+        ("2,1,2,3,4,5,6", "t.txt:2: 7 columns, but the others have 6"),
         ("1,9,2,3,4,5", r"t.txt:2: id 9 has a box in frame 1 already \(line 1\)"),
         ("21,9,2,3,40,50", "t.txt:2: frame 21, but .*a.mp4 has no such frame .its last is 20"),
     ],

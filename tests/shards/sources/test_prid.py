@@ -89,16 +89,16 @@ def test_frames_go_by_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("no json", "splits.json: no list of"),
-        ([], "not one split"),
-        ([{"train": ["../person_0001"], "test": []}], "is no name like person_0001"),
+        ("no json", "splits.json: not a list of"),
+        ([], "contains no split"),
+        ([{"train": ["../person_0001"], "test": []}], "is not a name like person_0001"),
         ([{"train": persons(1), "test": persons(1, 2)}], "split 0: person_0001 both trains and tests"),
-        ([{"train": persons(1), "test": persons(2)}, {"train": persons(1), "test": persons(3)}], "of other persons"),
+        ([{"train": persons(1), "test": persons(2)}, {"train": persons(1), "test": persons(3)}], "other persons than"),
         ([{"train": persons(1), "test": persons(3)}], "person_0003: missing; unpack"),
     ],
 )
 def test_bad_splits_are_named(tmp_path: Path, content: object, message: str) -> None:
-    """What is no list of splits, names that lead elsewhere, halves that overlap, persons that are not there."""
+    """What is not a list of splits, names that lead elsewhere, halves that overlap, persons that are not there."""
     root = make(tmp_path / "prid_2011", {1, 2}, alone=(4, 5))
     with pytest.raises(DataError, match=message):
         prid.read(root, small(tmp_path, content), partial=True)
@@ -108,7 +108,7 @@ def test_wrong_folders_are_named(tmp_path: Path) -> None:
     """The folder above, no splits file, and counts that are not those in common use."""
     root = make(tmp_path / "prid_2011", {1, 2})
     splits = small(tmp_path, [{"train": persons(1), "test": persons(2)}])
-    with pytest.raises(DataError, match="no folder multi_shot here"):
+    with pytest.raises(DataError, match="contains no folder multi_shot"):
         prid.read(tmp_path, splits, partial=True)
     with pytest.raises(DataError, match="no such file; give --splits"):
         prid.read(root, tmp_path / "none.json")
@@ -129,5 +129,5 @@ def test_foreign_pictures_and_gaps(tmp_path: Path) -> None:
     assert facts["gaps"] == "frames missing by their numbers: 2 (0002C2T0001 2)"
     assert facts["skipped"] == "folders: 2 (multi_shot/cam_c/, multi_shot/cam_b/person_2/)"
     (root / "multi_shot/cam_a/person_0001/person_0002_0003.png").write_bytes(png(2))
-    with pytest.raises(DataError, match=r"cam_a/person_0001: person_0002_0003.png: names here are <frame number>"):
+    with pytest.raises(DataError, match=r"cam_a/person_0001: person_0002_0003.png: expected names <frame number>"):
         prid.read(root, splits, partial=True)

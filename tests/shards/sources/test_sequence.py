@@ -36,8 +36,8 @@ def test_the_number_that_varies_is_the_frame(names: list[str], expected: list[in
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["0001.jpg", "0002.jpg", "0003.jpg", "thumb.jpg"], r"thumb.jpg: not named as the 3 others \(0001.jpg\)"),
-        (["0001.jpg", "0002.jpg", "0003.jpg", "0002 copy.jpg"], "0002 copy.jpg: not named as"),
+        (["0001.jpg", "0002.jpg", "0003.jpg", "thumb.jpg"], r"thumb.jpg: not named like the 3 others \(0001.jpg\)"),
+        (["0001.jpg", "0002.jpg", "0003.jpg", "0002 copy.jpg"], "0002 copy.jpg: not named like"),
         (["1.jpg", "01.jpg"], "are both frame 1; remove one"),
         (["0001.jpg", "0001.png", "0002.jpg"], "0001.jpg and 0001.png are both frame 1"),
         (["1.0.jpg", "1.5.jpg", "2.0.jpg"], "decimals"),
@@ -45,8 +45,8 @@ def test_the_number_that_varies_is_the_frame(names: list[str], expected: list[in
         (["cam1_0001.jpg", "cam1_0002.jpg", "cam2_0001.jpg"], "no single number varies.*--first-frame 1"),
         (["12-00-01.jpg", "12-00-59.jpg", "12-01-01.jpg"], "no single number varies"),
         (["a.jpg", "b.jpg"], "no single number varies"),
-        (["000000.jpg", "000001.jpg"], "begin with 000000.jpg, the tracks with frame 1; say --first-frame 0"),
-        (["000101.jpg", "000102.jpg"], "begin with frame 1, the names with 000101.jpg; say --first-frame"),
+        (["000000.jpg", "000001.jpg"], "begin with 000000.jpg, the tracks with frame 1; give --first-frame 0"),
+        (["000101.jpg", "000102.jpg"], "begin with frame 1, the names with 000101.jpg; give the number"),
     ],
 )
 def test_names_that_leave_it_open_are_refused(names: list[str], message: str) -> None:

@@ -57,13 +57,13 @@ def test_layouts_of_the_field(text: str, tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("0 0.51 0.73 0.32 0.48 7\n", "YOLO"),
-        ("1,1,0.1,0.2,0.3,0.4\n2,1,0.1,0.2,0.3,0.4\n", "shares of the picture"),
+        ("1,1,0.1,0.2,0.3,0.4\n2,1,0.1,0.2,0.3,0.4\n", "fractions of the picture"),
         ("1,-1,10,20,30,60,0.9\n2,-1,10,20,30,60,0.8\n", "detections, not tracks"),
         ("0 2 Pedestrian 0 0 -1.79 296 161 455 292 2 1.8 4.4 -4.5 1.8 13 -2.1\n", "17 columns"),
         ("1,7,1,1,10,10,20,20,10,10,30,60\n", "12 columns"),
         ("1,1,10,20\n", "4 columns"),
         ("1,1,10,20,30,60,1,4.5\n", "the eighth is no class"),
-        ('7 1 10 20 30 60 1 0 1 "Pedestrian"\n', "column 10 holds words"),  # VATIC: id, corners, frame, flags, label
+        ('7 1 10 20 30 60 1 0 1 "Pedestrian"\n', "column 10 holds text"),  # VATIC: id, corners, frame, flags, label
         ("1,1,10,20,30,60,1,1,7\n", "no class and visibility"),
         ("<annotations/>\n", "XML"),
         ("PK\x03\x04\0\0xlsx\n", "a binary file"),
@@ -74,9 +74,12 @@ def test_layouts_of_the_field(text: str, tmp_path: Path) -> None:
         ("number,who,a,b,c,d\n1,1,2,3,4,5\n", "no column frame or frameid"),
         ("frame,id,left,top,width,height,cam\n1,1,2,3,4,5,1\n1,1,2,3,4,5,2\n", "rows of 2 cameras"),
         ("1,1,10,20,30,60,0\n", "2 of confidence 0|1 of confidence 0"),
-        ("\n", "not one box"),
-        ("1 1 1 12 10 20 40 -1 -1\n1 1 2 24 10 20 40 -1 -1\n", "already .line 1.*\n.*not one box"),  # camera, id, frame
-        ("frame,id,type,left,top,right,bottom\n1,1,Car,2,3,40,50\n", "classes car .1 rows.; say which are people"),
+        ("\n", "no box"),
+        (
+            "1 1 1 12 10 20 40 -1 -1\n1 1 2 24 10 20 40 -1 -1\n",
+            "already .line 1.*\n.*no usable box",
+        ),  # camera, id, frame
+        ("frame,id,type,left,top,right,bottom\n1,1,Car,2,3,40,50\n", "classes car .1 rows.; name those of people"),
     ],
 )
 def test_other_files_are_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -112,7 +115,7 @@ def test_mot17_classes_and_visibility(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no row has a class of --classes 3; classes 1 \(3 rows\)"):
         read_tracks(path, classes=frozenset({"3"}))
     percent = written(tmp_path / "percent.csv", "frame,id,x,y,w,h,visibility\n1,1,9,9,30,60,1\n1,2,9,9,30,60,30\n")
-    assert "visibility 30: a share of the person" in read_tracks(percent).faults[0]
+    assert "visibility 30: must be 0 to 1" in read_tracks(percent).faults[0]
     bare = written(tmp_path / "bare.txt", "1,1,9,9,30,60\n")
     with pytest.raises(DataError, match="no column of classes"):
         read_tracks(bare, classes=frozenset({"1"}))
@@ -147,12 +150,12 @@ def test_classes_of_unknown_numbering_are_asked_for(tmp_path: Path) -> None:
     labels.txt that CVAT lays beside the tracks names its numbers."""
     rows = "1,1,9,9,30,60,0.9,0,-1\n1,2,9,9,30,60,0.9,2,-1\n"
     path = written(tmp_path / "boxmot.txt", rows)
-    with pytest.raises(DataError, match=r"classes 0 \(1 rows\), 2 \(1 rows\); say which are people with --classes"):
+    with pytest.raises(DataError, match=r"classes 0 \(1 rows\), 2 \(1 rows\); name those of people with --classes"):
         read_tracks(path)
     assert pids(path, classes=frozenset({"0"})) == [1]
     header = "frame,id,x,y,w,h,label\n1,1,9,9,30,60,person\n1,2,9,9,30,60,car\n"
     assert pids(written(tmp_path / "names.csv", header)) == [1]
-    with pytest.raises(DataError, match="say which are people with --classes"):
+    with pytest.raises(DataError, match="name those of people with --classes"):
         read_tracks(written(tmp_path / "names.csv", header.replace("person", "rider")))
     (tmp_path / "cvat").mkdir()
     cvat = written(tmp_path / "cvat/gt.txt", "1,1,9,9,30,60,1,1,1\n1,2,9,9,30,60,1,3,1\n")

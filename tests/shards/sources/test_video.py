@@ -281,7 +281,7 @@ def test_other_angles_are_refused(tmp_path: Path) -> None:
     """A turn by 30° cannot be made without loss: the file and a way out are named."""
     path = write(tmp_path / "a.mp4", "mpeg4", count=2)
     matrix(path, 0.866, 0.5, -0.5, 0.866)
-    with pytest.raises(DataError, match=r"a\.mp4: frame 1: to be shown turned by 30°; .* encode it upright"):
+    with pytest.raises(DataError, match=r"a\.mp4: frame 1: its display matrix turns it by 30°, .* encode it upright"):
         list(decode(path))
 
 
