@@ -1,12 +1,12 @@
-"""Launch checks on every node, in seconds: `preflight.py` in place of `accelerate launch`, all else as for training.
+"""Launch checks on every node, in seconds: replace `accelerate launch` by `python launch/preflight.py`.
 
     accelerate launch          --config_file FILE --machine_rank 1 ... launch/train.py --config configs/mars.yaml
     python launch/preflight.py --config_file FILE --machine_rank 1 ... launch/train.py --config configs/mars.yaml
 
-Also for launch/pretrain.py, evaluate.py, robustness.py and reproduce.py. Started like this it tells which machines have
-not come, too, for whom the launcher itself would wait for 15 minutes. It is what the launcher starts on each process:
-`accelerate launch ... launch/preflight.py [options] -- <flags of launch/train.py>`. Exit status: 0 all good,
-1 something is wrong, 2 bad usage.
+The checks also accept launch/pretrain.py, evaluate.py, robustness.py and reproduce.py. They name the machines that are
+missing, for which the launcher alone would wait for 15 minutes. Under the launcher itself, run
+`accelerate launch ... launch/preflight.py [options] -- <flags of launch/train.py>`; then no missing machine is named.
+Exit status: 0 all good, 1 a fault, 2 bad usage.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ def main() -> int:
 
             good = launch(Path(__file__), options, launcher, settings)
             return
-        from mstat.preflight.launcher import tell
+        from mstat.preflight.launcher import report
 
-        tell(None)
+        report(None)
         from mstat.preflight.checks import check
-        from mstat.preflight.table import Asked
+        from mstat.preflight.table import Expectations
 
         clips = config.batch.num_identities * config.batch.num_tracklets if options.script not in SCORING else None
         hosts = tuple(filter(None, options.hosts.split(",")))
-        requested = Asked(options.expect_processes, hosts, options.max_skew, options.min_bandwidth, clips)
-        good = tell(check(config, options.script, requested, options.timeout))
+        expected = Expectations(options.expect_processes, hosts, options.min_bandwidth, clips)
+        good = report(check(config, options.script, expected, options.timeout))
 
     status = report_errors(command) or int(not good)
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        # A collective that hangs in its thread would abort an orderly exit, or wait in it.
+        # An orderly exit would wait for a collective that hangs in its thread, or abort.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def settings_of(script: str, words: Sequence[str]) -> Config:
-    """Return the config that the script would make of its command line."""
+    """Return the configuration that the script would read from its command line."""
     if script in SCORING:
         parser = run_parser(f"launch/{script}.py", None, "")
         parser.add_argument("--quick", action="store_true")  # of robustness.py
@@ -82,7 +82,7 @@ def settings_of(script: str, words: Sequence[str]) -> Config:
 
 
 def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str] | None, list[str]]:
-    """Options of this command; flags for the launcher, None where it is there already; settings of the training."""
+    """Return this command's options, the launcher's flags (None under a launcher), and the script's flags."""
     parser = argparse.ArgumentParser(
         prog="launch/preflight.py",
         allow_abbrev=False,
@@ -90,12 +90,11 @@ def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str] | None
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--expect-processes", type=int, metavar="N", help="processes of all nodes together")
-    add("--timeout", type=float, default=60.0, metavar="S", help="seconds to wait for the others, at each stage (60)")
-    add("--hosts", default="", metavar="A,B", help="names of the nodes by machine rank, for those who do not come")
-    add("--max-skew", type=float, default=1.0, metavar="S", help="largest difference of clocks, in seconds (1)")
-    add("--min-bandwidth", type=float, default=0.0, metavar="MB/S", help="least bandwidth of the all-reduce (any)")
-    add("--script", choices=SCRIPTS, default="train", help="whose flags follow; by itself where a script is named")
+    add("--expect-processes", type=int, metavar="N", help="expected number of processes on all nodes")
+    add("--timeout", type=float, default=60.0, metavar="S", help="seconds to wait for other nodes at each stage (60)")
+    add("--hosts", default="", metavar="A,B", help="names of the nodes by machine rank, to name missing ones")
+    add("--min-bandwidth", type=float, default=0.0, metavar="MB/S", help="minimum bandwidth of the all-reduce (any)")
+    add("--script", choices=SCRIPTS, default="train", help="script whose flags follow, if the command names none")
     words = list(argv)
     if "--" in words:
         at = words.index("--")
@@ -107,7 +106,7 @@ def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str] | None
     options, launcher = parser.parse_known_args(words[:script])
     options.script = Path(words[script]).stem
     if options.script not in SCRIPTS:
-        parser.error(f"{words[script]}: checks are for launch/" + ", launch/".join(f"{name}.py" for name in SCRIPTS))
+        parser.error(f"{words[script]}: the checks accept launch/" + ", launch/".join(f"{name}.py" for name in SCRIPTS))
     return options, launcher, words[script + 1 :]
 
 

@@ -1,11 +1,11 @@
-"""Run on a cluster: `python launch/submit.py [options] -- [what launch/train.py takes]`, or with --job another command.
+"""Run on a cluster: `python launch/submit.py [options] -- [arguments of launch/train.py]`; --job runs another command.
 
-Writes a batch script into the run folder, has Slurm check it, and submits it. Before the time limit, after the loss of
-a node or a preemption the job goes on by itself from its newest checkpoint. Afterwards:
-  submit.py status RUN ...         where runs stand, and why one failed
-  submit.py logs RUN [--follow]    what they write
-  submit.py cancel RUN [--now]     save and end; --now does not wait
-  submit.py continue RUN [-- sbatch flags]
+Writes a batch script into the run folder, lets Slurm check it, and submits it. The job restarts by itself from its
+newest checkpoint at the time limit, after a preemption, and after the loss of a node. To manage submitted runs:
+  submit.py status RUN ...         state and progress of runs, and the cause of failures
+  submit.py logs RUN [--follow]    the end of their logs
+  submit.py cancel RUN [--now]     save a checkpoint and end; --now ends without a checkpoint
+  submit.py continue RUN [-- FLAGS OF SBATCH]
 """
 
 from __future__ import annotations
@@ -39,9 +39,7 @@ def main() -> int:
         job = describe(options, rest)
         if options.scheduler == "kubernetes":
             if not options.dry_run:
-                raise UserError(
-                    "nothing is sent to Kubernetes from here: --dry-run prints it, for `kubectl apply -f -`"
-                )
+                raise UserError("--scheduler kubernetes needs --dry-run; pipe the output to `kubectl apply -f -`")
             from mstat.cluster.kubernetes import render
 
             print(render(job, site), end="")
@@ -58,7 +56,7 @@ def main() -> int:
 
 
 def show(job: Job, site: Site) -> None:
-    """Return the job that would be submitted."""
+    """Print the scripts that would be submitted."""
     from mstat.cluster.job import collector
     from mstat.cluster.script import batch_script
 
@@ -67,12 +65,12 @@ def show(job: Job, site: Site) -> None:
 
 
 def submit(job: Job, site: Site) -> None:
-    """Submit, and say what there is to know."""
+    """Submit a job, and print its id and the commands to manage it."""
     from mstat.cluster import slurm
 
     ids = slurm.submit(job, site)
     this, folder = f"python {shlex.quote(sys.argv[0])}", shlex.quote(str(job.folder))
-    print(f"job {ids[0]}" + (f", and {ids[1]}, which collects" if len(ids) > 1 else "") + f": {job.script}")
+    print(f"{slurm.named(ids)}: {job.script}")
     print(f"run folder  {job.folder}")
     print(f"follow      {this} logs {folder} --follow")
     print(f"            {this} status {folder}")
@@ -81,7 +79,7 @@ def submit(job: Job, site: Site) -> None:
 
 
 def manage(argv: Sequence[str]) -> None:
-    """status, logs, cancel and continue."""
+    """Run status, logs, cancel or continue."""
     from mstat.cluster import status
 
     argv, flags = _cut(argv)
@@ -89,10 +87,10 @@ def manage(argv: Sequence[str]) -> None:
     parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
     parser.add_argument("runs", nargs="+", type=path, metavar="RUN", help="run folder")
     if argv[0] == "logs":
-        parser.add_argument("--follow", action="store_true", help="go on, as tail --follow does")
-        parser.add_argument("--lines", type=int, default=40, help="of each log (default 40)")
+        parser.add_argument("--follow", action="store_true", help="print new lines as they come, as tail --follow does")
+        parser.add_argument("--lines", type=int, default=40, help="number of lines of each log (default 40)")
     if argv[0] == "cancel":
-        parser.add_argument("--now", action="store_true", help="do not wait for a checkpoint")
+        parser.add_argument("--now", action="store_true", help="end without a checkpoint")
     options = parser.parse_args(argv)
     if flags and options.command != "continue":
         parser.error("only `continue` takes flags of sbatch after --")
@@ -105,24 +103,24 @@ def manage(argv: Sequence[str]) -> None:
         if options.command == "cancel":
             print(printable(status.cancel(run, now=options.now)))
         elif options.command == "continue":
-            print(printable(status.go_on(run, flags)))
+            print(printable(status.continue_run(run, flags)))
 
 
 def describe(options: argparse.Namespace, rest: Sequence[str]) -> Job:
-    """The job that a command line asks for.
+    """Return the job that a command line describes.
 
     Raises:
-        ValueError: If options do not fit each other or the command.
+        UserError: If the options contradict each other or the command.
     """
-    directory = Path("/mstat") if options.scheduler == "kubernetes" else Path.cwd()  # that of the image
+    directory = Path("/mstat") if options.scheduler == "kubernetes" else Path.cwd()  # the project's folder in the image
     folder, first = target(options.job, rest, directory)
     gpus = 0 if options.job == "shards" else options.gpus_per_node
     processes = options.processes_per_node or max(1, gpus)
     if options.array is not None and options.job in ("evaluate", "pretrain"):
-        raise UserError(f"--job {options.job} has no --array")
+        raise UserError(f"--array is not possible with --job {options.job}")
     limit = seconds(options.time)
     if limit is not None and options.stop_before >= limit:
-        raise UserError(f"--stop-before {options.stop_before}: less than --time {options.time} ({limit} s), please")
+        raise UserError(f"--stop-before {options.stop_before} must be less than --time {options.time} ({limit} s)")
     name = f"{folder.parents[1].name}-evaluate" if options.job == "evaluate" else folder.name
     return Job(
         kind=options.job,
@@ -157,7 +155,7 @@ def _cut(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Options of this command, and what goes to the other one untouched."""
+    """Return the options of this command, and the unchanged arguments of the other one."""
     parser = argparse.ArgumentParser(
         prog="submit.py",
         usage="%(prog)s [options] -- [arguments of the command]",
@@ -167,42 +165,71 @@ def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add = parser.add_argument
     add("--job", choices=KINDS, default="train", help="; ".join(f"{kind}: {what}" for kind, what in KINDS.items()))
-    what = "local: start it now, here or on --hosts; kubernetes: with --dry-run, a JobSet"
+    what = "local: start it now, on this host or on --hosts; kubernetes: print a JobSet, with --dry-run"
     add("--scheduler", choices=("slurm", "local", "kubernetes"), default="slurm", help=what)
-    add("--site", type=path, metavar="YAML", help="what is particular to this cluster, as in configs/sites/")
-    add("--dry-run", action="store_true", help="print what would be submitted, and do nothing")
-    add("--name", help="of the job (default: the run folder's)")
+    add("--site", type=path, metavar="YAML", help="description of the cluster, such as configs/sites/venv.yaml")
+    add("--dry-run", action="store_true", help="print the scripts and submit nothing")
+    add("--name", help="name of the job (default: mstat- and the name of the run folder)")
     add("--nodes", type=_positive, default=1)
-    add("--gpus-per-node", type=_natural, default=1, help="0: nodes without GPUs (default 1)")
-    add("--processes-per-node", type=_positive, help="default: one for each GPU")
-    add("--cpus-per-process", type=_positive, help="CPU cores (default 8 beside a GPU or for shards, else 1)")
-    add("--time", default="24:00:00", help="limit, as sbatch takes it (default 24:00:00); a run goes on after it")
+    add("--gpus-per-node", type=_natural, default=1, help="0 for nodes without GPUs (default 1)")
+    add("--processes-per-node", type=_positive, help="default: one per GPU")
+    add("--cpus-per-process", type=_positive, help="CPU cores (default 8 with GPUs and for shards, else 1)")
+    add(
+        "--time",
+        default="24:00:00",
+        help="time limit, as for sbatch (default 24:00:00), after which the run is requeued",
+    )
     add("--partition")
     add("--account")
     add("--qos")
-    add("--sbatch", action="append", default=[], metavar="FLAG", help="any other, as in --sbatch=--exclusive")
-    add("--zero", type=int, choices=(0, 1, 2, 3), help="DeepSpeed's stage (default: DDP)")
-    add("--array", type=_positive, metavar="N", help="N seeds; of reproduce and shards, N tasks that share the work")
-    add("--array-limit", type=_positive, metavar="N", help="elements that run at once")
     add(
-        "--stop-before", type=_positive, default=300, metavar="S", help="seconds before the limit to save (default 300)"
+        "--sbatch",
+        action="append",
+        default=[],
+        metavar="FLAG",
+        help="further flag of sbatch, such as --sbatch=--exclusive",
     )
-    add("--requeue-limit", type=_natural, default=20, metavar="N", help="times to start again (default 20)")
-    add("--idle-limit", type=_positive, default=3, metavar="N", help="... in a row without a checkpoint (default 3)")
-    add("--skip-preflight", action="store_true", help="do not check the nodes before a training")
-    add("--hosts", type=lambda text: text.split(","), help="for local: names, by ssh; this host has none but localhost")
-    add("--remote-shell", default="ssh -o BatchMode=yes", help="for local: what runs a command on a host")
+    add("--zero", type=int, choices=(0, 1, 2, 3), help="ZeRO stage of DeepSpeed (default: DDP)")
+    add(
+        "--array",
+        type=_positive,
+        metavar="N",
+        help="N seeds; with --job reproduce or shards, N tasks that share the work",
+    )
+    add("--array-limit", type=_positive, metavar="N", help="elements of the array that run at once")
+    add(
+        "--stop-before",
+        type=_positive,
+        default=300,
+        metavar="S",
+        help="seconds before the time limit at which to save (default 300)",
+    )
+    add("--requeue-limit", type=_natural, default=20, metavar="N", help="maximum number of restarts (default 20)")
+    add(
+        "--idle-limit",
+        type=_positive,
+        default=3,
+        metavar="N",
+        help="maximum number of consecutive attempts without a checkpoint (default 3)",
+    )
+    add("--skip-preflight", action="store_true", help="do not run the launch checks first")
+    add("--hosts", type=lambda text: text.split(","), help="for local: host names for ssh (default: this host)")
+    add(
+        "--remote-shell",
+        default="ssh -o BatchMode=yes",
+        help="for local: command that runs a command on a host (default: ssh -o BatchMode=yes)",
+    )
     ours, rest = _cut(argv)
     options, unknown = parser.parse_known_args(ours)
     if unknown:
-        there = "" if "--" in argv else "; what the command takes stands behind --"
-        parser.error(f"unrecognized arguments: {shlex.join(unknown)}{there}")
+        hint = "" if "--" in argv else "; arguments of the command go after --"
+        parser.error(f"unrecognized arguments: {shlex.join(unknown)}{hint}")
     return options, rest
 
 
 def _natural(text: str, least: int = 0) -> int:
     if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
     return int(text)
 
 

@@ -24,9 +24,11 @@ from shards.records import DataError
 MAX_PIXELS = 4096 * 2160  # a 4K picture, far larger than a person; a header must not claim all the memory
 MORE_PIXELS = "if its pictures are that large, set MSTAT_MAX_PIXELS"
 MAX_SCANS = 100  # of a progressive JPEG, which has about 10; decoding each takes as long as the whole picture
-STRAY, MAX_STRAY = re.compile(r"(\d+) extraneous bytes"), 16  # libjpeg-turbo's message
-# The warnings of libjpeg-turbo that affect no pixel. All others mean that it made up pixels.
-HARMLESS = re.compile("unknown JFIF revision|Unknown Adobe color transform|Invalid SOS parameters for sequential")
+# The warnings of libjpeg-turbo (simplejpeg 1.9) that affect no pixel. All others mean that it made up pixels.
+#   Corrupt JPEG data: 2 extraneous bytes before marker 0xd0
+#   Invalid SOS parameters for sequential JPEG
+STRAY, MAX_STRAY = re.compile(r"(\d+) extraneous bytes"), 16
+HARMLESS = "Invalid SOS parameters for sequential"
 JPEG_START = b"\xff\xd8"
 JPEG_END = b"\xff\xd9"
 FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15
@@ -206,7 +208,7 @@ def _decode_jpeg(data: bytes, colours: str, **options: int) -> Uint8Array:
         # Some cameras leave a few stray bytes before a marker, which affect no pixel. Many stray bytes mean that bytes
         # before them were lost.
         stray = STRAY.search(str(error))
-        if not (HARMLESS.search(str(error)) or (stray and int(stray[1]) <= MAX_STRAY)):
+        if not (HARMLESS in str(error) or (stray and int(stray[1]) <= MAX_STRAY)):
             raise ValueError(f"damaged ({error})") from error
     return np.asarray(simplejpeg.decode_jpeg(data, colours, strict=False, **options))
 

@@ -1,4 +1,4 @@
-"""Jobs: scripts for Slurm, Kubernetes and ssh, restarts, status, collection of results.
+"""Jobs: scripts for Slurm, Kubernetes and ssh, restarts, status, and collection of results.
 
-Importing it loads no torch, and training does not depend on it.
+The package imports no torch, and training does not import the package.
 """

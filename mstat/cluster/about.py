@@ -1,7 +1,7 @@
-"""Reader of `FOLDER/job/job.json`, which names the job that a folder belongs to.
+"""Read `FOLDER/job/job.json`, which names the job of a folder.
 
-A run folder may come from somebody else. So values are checked, and scripts and logs are looked up in the folder
-itself: only the last part of a path in the file counts.
+The folder may come from an untrusted source. So each value is checked, and of a path only the last part is used:
+scripts and logs must lie in the folder itself.
 """
 
 from __future__ import annotations
@@ -52,20 +52,20 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """Return the checked content of a folder's job.json; empty without one.
+    """Return the checked content of a folder's job.json, or an empty dict if there is no such file.
 
     Returns:
-        Its values; `script` and `log` are paths within the folder (for an array's element, within the array's folder).
+        The values. `script` and `log` are paths in the folder, or for an element of an array in the array's folder.
 
     Raises:
-        UserError: If launch/submit.py never writes such a value.
+        UserError: If a value is not one that launch/submit.py writes.
     """
     path = folder / FOLDER / "job.json"
     about = restarts.read_json(path)
     for key, is_valid in CHECKS.items():
         if key in about and not is_valid(about[key]):
             value = printable(repr(about[key])[:60])
-            raise UserError(f"{path}: {key} is {value}, which launch/submit.py never writes; remove this file")
+            raise UserError(f"{path}: {key} is {value}, which launch/submit.py does not write; remove this file")
     if about.get("scheduler") == "local" and "id" in about:
         about["id"] = int(str(about["id"]).partition("_")[0])
         if not 1 < about["id"] < MAX_PID:
@@ -78,6 +78,6 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def _log(folder: Path, name: str) -> Path:
-    """Return the path of a log by name, in the job/ of the folder or of the array or run that it belongs to."""
+    """Find a log by name in job/ of the folder, or of the array or run that contains the folder."""
     candidates = [owner / FOLDER / name for owner in (folder, *folder.parents[:3])]
     return next((path for path in candidates if path.is_file()), candidates[0])

@@ -1,7 +1,7 @@
-"""Mean over the runs of an array: `python -m mstat.cluster.collect FOLDER`.
+"""Average the scores of an array of runs: `python -m mstat.cluster.collect FOLDER`.
 
-It reads FOLDER/seed-*/evaluation.json and writes FOLDER/evaluation.json with the same keys: each score is the mean, and
-its standard deviation is under `sd`.
+Reads FOLDER/seed-*/evaluation.json and writes FOLDER/evaluation.json with the same keys. Each score is the mean over
+the seeds; `sd` holds the standard deviations.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ def collect(folder: Path) -> dict[str, Any]:
     """Average the evaluations in `folder`/seed-*, write the mean, and return it.
 
     Raises:
-        ValueError: If one of them is missing.
+        UserError: If an evaluation is missing.
     """
     runs = sorted((path for path in folder.glob("seed-*") if path.is_dir()), key=lambda path: int(path.name[5:]))
     missing = [path.name for path in runs if not (path / "evaluation.json").is_file()]
     if missing or not runs:
-        raise UserError(f"{folder}: not scored: {', '.join(missing) or 'no seed-* in it'}; after a repair, continue")
+        what = f"no evaluation.json in {', '.join(missing)}" if missing else "no seed-* folder"
+        raise UserError(f"{folder}: {what}; fix the cause, then run `launch/submit.py continue {folder}`")
     evaluations = {path.name: read_json(path / "evaluation.json") for path in runs}
     seeds = {name: numbers(evaluation) for name, evaluation in evaluations.items()}
     mean = {**mean_of(list(evaluations.values())), "seeds": seeds}
@@ -42,7 +43,7 @@ def main() -> int:
         print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     console().print(score_table(mean))
-    print(f"means over {', '.join(mean['seeds'])}: {sys.argv[1]}/evaluation.json")
+    print(f"mean over {', '.join(mean['seeds'])}: {sys.argv[1]}/evaluation.json")
     return 0
 
 

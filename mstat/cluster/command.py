@@ -1,4 +1,4 @@
-"""Checks of the command line after `--`, before a job waits in a queue for hours and then fails."""
+"""Check the command line after `--` before the job is queued: a job must not wait for hours and then fail."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ KINDS = {
     "reproduce": "launch/reproduce.py",
     "shards": "python -m shards",
 }
-CONFIGS = {"train": "synthetic.yaml", "pretrain": "actions.yaml"}  # without a --config
+CONFIGS = {"train": "synthetic.yaml", "pretrain": "actions.yaml"}  # defaults of --config
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?")
 
 
 def target(kind: str, arguments: Sequence[str], directory: Path | None = None) -> tuple[Path, int]:
-    """The absolute folder of a command's results, and the first index of its job array.
+    """Return the absolute folder of a command's job, and the first index of its job array.
 
     Args:
-        directory: Where the command is started: here, if it is None.
+        directory: The folder in which the command is started; None is the current folder.
 
     Raises:
-        ValueError: If the command does not exist or lacks what it needs.
-        SystemExit: With 2, if a setting is unknown or out of range, after a line that says which.
+        UserError: If the command does not exist or lacks an option.
+        SystemExit: With status 2, after a message, if a setting is unknown or out of range.
     """
     script = PROJECT / "launch" / f"{kind}.py"
     if kind != "shards" and not script.is_file():
-        raise UserError(f"there is no {script}")
+        raise UserError(f"{script}: no such file")
     if kind in CONFIGS:
         config = parse(arguments, PROJECT / "configs" / CONFIGS[kind], prog=KINDS[kind])
         return (directory or Path.cwd()) / config.run, config.seed
@@ -44,13 +44,13 @@ def target(kind: str, arguments: Sequence[str], directory: Path | None = None) -
         run = _option(arguments, "--run")
         if not (run / "config.yaml").is_file():
             raise UserError(f"{run}: no config.yaml in it: --run must be a folder that launch/train.py made")
-        return run / FOLDER / "evaluate", 0  # the run folder's own account is of its training
+        return run / FOLDER / "evaluate", 0  # job/ of the run folder itself records its training
     if kind == "shards":
         if list(arguments[:1]) != ["build"]:
-            raise UserError("--job shards is for `build`: -- build SOURCE ... --out DIR")
+            raise UserError("--job shards takes `build` only: -- build SOURCE ... --out DIR")
         out = _option(arguments, "--out")
-        return out.with_name(f"{out.name}-job"), 1  # a build makes its folder itself
-    return _option(arguments, "--out", "so that all tasks of the experiment have one folder"), 1
+        return out.with_name(f"{out.name}-job"), 1  # beside the folder, which the build creates
+    return _option(arguments, "--out", "the folder that all tasks share"), 1
 
 
 def _option(arguments: Sequence[str], name: str, why: str = "") -> Path:
@@ -58,12 +58,12 @@ def _option(arguments: Sequence[str], name: str, why: str = "") -> Path:
     parser.add_argument(name, type=path, dest="value")
     result: Path | None = parser.parse_known_args(list(arguments))[0].value
     if result is None:
-        raise UserError(f"{name} is missing after --" + (f", {why}" if why else ""))
+        raise UserError(f"{name} is missing after --" + (f": {why}" if why else ""))
     return result.absolute()
 
 
 def seconds(limit: str) -> int | None:
-    """A time limit as sbatch takes it (minutes, M:S, H:M:S, D-H, D-H:M, D-H:M:S); None for words like UNLIMITED."""
+    """Parse a time limit of sbatch (minutes, M:S, H:M:S, D-H, D-H:M, D-H:M:S); return None for words like UNLIMITED."""
     match = _TIME.fullmatch(limit)
     if match is None:
         return None

@@ -1,4 +1,4 @@
-"""The description of a job, from which a script is written: its command and its resources."""
+"""Description of a job: its command, its resources, and the files that belong to it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from shards.text import breaks_lines, printable
 
 Kind = Literal["train", "evaluate", "pretrain", "reproduce", "shards", "collect"]
 COLLECT = "collect"
-MAX_ELEMENTS = 100_000  # of an array; Slurm's own limit (MaxArraySize) is lower almost everywhere
-LAUNCHED = ("train", "evaluate", "pretrain", "reproduce")  # by `accelerate launch`, on every node
+MAX_ELEMENTS = 100_000  # of an array; the MaxArraySize of most clusters is lower
+LAUNCHED = ("train", "evaluate", "pretrain", "reproduce")  # kinds that `accelerate launch` starts on every node
 
 
 @dataclass(frozen=True)
@@ -23,23 +23,23 @@ class Job:
     """One submission.
 
     Attributes:
-        kind: launch/<kind>.py; `shards` is `python -m shards`, `collect` the mean over the runs of an array.
-        folder: The run folder (of an array, the folder of its runs): scripts and logs lie in its job/. Absolute.
-        arguments: What the command gets, untouched.
-        directory: Where the command is started: relative paths in the arguments are meant from there.
-        gpus_per_node: 0 is for nodes without GPUs.
-        processes_per_node: One for each GPU, where there are any.
-        cpus_per_process: CPU cores of each.
-        time: Limit, as sbatch takes it.
-        sbatch: More flags of sbatch.
-        array: (first, last) index of a job array, both included.
-        array_limit: Elements that may run at once.
-        stop_before: Seconds before the time limit at which the run is told to save and end.
-        requeue_limit: How often a job may be started again.
-        idle_limit: Attempts in a row without a new checkpoint, after which it is given up.
-        preflight: Check all nodes before a training.
-        zero: DeepSpeed's stage; null is DDP.
-        file: Name of the batch script.
+        kind: launch/<kind>.py; `shards` is `python -m shards`, `collect` is mstat.cluster.collect.
+        folder: The absolute run folder, or the folder of an array's runs; its job/ holds scripts and logs.
+        arguments: The command's arguments, unchanged.
+        directory: The folder in which the command is started, which relative paths in `arguments` refer to.
+        gpus_per_node: The number of GPUs; 0 for nodes without GPUs.
+        processes_per_node: One per GPU on nodes with GPUs.
+        cpus_per_process: CPU cores per process.
+        time: The time limit, in a format of sbatch.
+        sbatch: Further flags of sbatch.
+        array: The first and last index of a job array, both included.
+        array_limit: The number of elements that may run at once.
+        stop_before: Seconds before the time limit at which the run is signalled to save and end.
+        requeue_limit: The maximum number of restarts.
+        idle_limit: The maximum number of consecutive attempts without a new checkpoint.
+        preflight: Run the launch checks before the command.
+        zero: The ZeRO stage of DeepSpeed; None is DDP.
+        file: The name of the batch script.
     """
 
     kind: Kind
@@ -66,7 +66,7 @@ class Job:
     file: str = "job.sh"
 
     def __post_init__(self) -> None:
-        """Refuse what would become another line of a script: #SBATCH directives and comments cannot be quoted."""
+        """Refuse line breaks, which would inject lines into the script: #SBATCH directives cannot be quoted."""
         names = {
             "--run (or --out)": str(self.folder),
             "the current folder": str(self.directory),
@@ -79,12 +79,14 @@ class Job:
         }
         for option, value in names.items():
             if breaks_lines(value):
-                raise UserError(f"{option}: '{printable(value)}' has a line break or a control character; rename it")
+                raise UserError(
+                    f"{option}: '{printable(value)}' contains a line break or a control character; rename it"
+                )
         for word in self.arguments:
             if breaks_lines(word.replace("\n", "").replace("\t", "")):
-                raise UserError(f"after --: '{printable(word)}' has a control character")
+                raise UserError(f"after --: '{printable(word)}' contains a control character")
         if self.array is not None and self.array[1] - self.array[0] >= MAX_ELEMENTS:
-            raise UserError(f"--array: {MAX_ELEMENTS:,} elements at most")
+            raise UserError(f"--array: at most {MAX_ELEMENTS:,} elements")
 
     @property
     def num_processes(self) -> int:
@@ -92,8 +94,8 @@ class Job:
         return self.nodes * self.processes_per_node
 
     @property
-    def account_of(self) -> str:
-        """The folder of an element's attempts, in the words of the shell."""
+    def attempts_folder(self) -> str:
+        """The folder whose job/ records the attempts of this job or array element, as an expression of the shell."""
         if self.file == f"{COLLECT}.sh":
             return f"{shlex.quote(str(self.folder))}/{FOLDER}/{COLLECT}"
         if self.array is None:
@@ -107,7 +109,7 @@ class Job:
 
     @property
     def log(self) -> str:
-        """The beginning of a log's name, before the job's number; logs lie beside the script."""
+        """The prefix of a log's name, before the job id; logs lie beside the script."""
         return self.name.replace("/", "-").replace("%", "-")
 
 
@@ -116,13 +118,13 @@ def _element(kind: str) -> str:
 
 
 def elements(folder: Path, about: Mapping[str, Any]) -> dict[Path, int]:
-    """Return the folder and index of each element of an array, given the content of job.json."""
+    """Return the index of each element of an array by its folder, given the content of job.json."""
     first, last = about.get("array") or (0, -1)
     return {folder / f"{_element(about.get('kind', 'train'))}{number}": number for number in range(first, last + 1)}
 
 
 def collector(job: Job) -> Job | None:
-    """The job that puts together what the elements of an array have made; None where there is no array."""
+    """Return the job that combines the results of an array's elements; None if the job has no array."""
     if job.array is None:
         return None
     alone = replace(job, array=None, name=f"{job.name}-collect", file=f"{COLLECT}.sh")
@@ -130,5 +132,5 @@ def collector(job: Job) -> Job | None:
     if job.kind == "shards":
         return replace(small, arguments=(*job.arguments, "--join"))
     if job.kind == "reproduce":
-        return alone  # what is missing it trains, so it is as large as the others
+        return alone  # it trains missing runs, and so needs the resources of an element
     return replace(small, kind="collect", arguments=(str(job.folder),), cpus_per_process=1)

@@ -1,8 +1,8 @@
-"""A training as a Kubernetes JobSet, which `launch/submit.py --scheduler kubernetes --dry-run` prints.
+"""Render a training as a Kubernetes JobSet: `launch/submit.py --scheduler kubernetes --dry-run`.
 
-A JobSet, not Kubeflow's TrainJob: it is what a TrainJob becomes, needs one controller less, and lets the pods start the
-same launcher as everywhere else. A pod is a node. All start again together when one fails, and go on from the newest
-checkpoint; exit statuses say which failures are worth that (`after`).
+A JobSet needs one controller less than Kubeflow's TrainJob, which becomes a JobSet, and starts the same launcher as
+other schedulers. Each pod is a node. If a pod fails, all pods restart from the newest checkpoint; `after` decides by
+its exit status whether a restart can help.
 """
 
 from __future__ import annotations
@@ -23,45 +23,47 @@ from mstat.cluster.script import accelerate_flags, wrapped
 from mstat.cluster.sites import Site
 from mstat.errors import UserError
 
-PROJECT = Path("/mstat")  # in the image that Dockerfile makes
+PROJECT = Path("/mstat")  # in the image built from Dockerfile
 PORT = 29500
-CHECKS_PORT = 29499  # another one: the checks' last process may still hold theirs when the training begins
+CHECKS_PORT = 29499  # not PORT, which a process of the checks might still hold when the training begins
 CHECKS_SECONDS = 300
-GIVE_UP, GO_ON = 3, 75  # exit statuses of a pod
+GIVE_UP, RESTART = 3, 75  # exit statuses of a pod
 LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-LONGEST_NAME = 63 - len("-node-0-999")  # of a pod's host name
-SHARED_MEMORY = "16Gi"  # of /dev/shm, where loader workers leave their batches
+MAX_NAME = 63 - len("-node-0-999")  # so that a pod's host name has at most 63 letters
+SHARED_MEMORY = "16Gi"  # size of /dev/shm, which holds the batches of the loader processes
 
 
 def check(job: Job, site: Site) -> None:
-    """Raises ValueError for what cannot be a JobSet, or would lose its results."""
+    """Raise UserError for a job that cannot be a JobSet, or that would lose its results."""
     if job.kind != "train" or job.array is not None:
-        raise UserError("--scheduler kubernetes is for one training: no --job, no --array")
+        raise UserError("--scheduler kubernetes runs one training, without --job, --array")
     if slurms := [name for name in ("partition", "account", "qos", "sbatch") if getattr(job, name)]:
-        raise UserError(f"--{slurms[0]} is Slurm's, and means nothing to Kubernetes")
+        raise UserError(f"--{slurms[0]} is an option of Slurm, not of Kubernetes")
     if site.image is None or site.container or site.srun:
-        raise UserError("--site must name the `image` of the pods, and no `container` or `srun`: see configs/sites/")
-    if not LABEL.fullmatch(job.name) or len(job.name) > LONGEST_NAME:
         raise UserError(
-            f"--name {job.name}: lower-case letters, digits and dashes, at most {LONGEST_NAME}, a letter first"
+            "--site must have an `image` for the pods, and no `container` or `srun`; see configs/sites/kubernetes.yaml"
+        )
+    if not LABEL.fullmatch(job.name) or len(job.name) > MAX_NAME:
+        raise UserError(
+            f"--name {job.name}: must be at most {MAX_NAME} lower-case letters, digits and dashes, a letter first"
         )
     if not any(job.folder.is_relative_to(path) for path in site.volumes):
-        raise UserError(f"--run {job.folder}: must lie in one of the site's `volumes`, which outlive the pods")
+        raise UserError(f"--run {job.folder}: must be in one of the site's `volumes`, which outlive the pods")
 
 
 def render(job: Job, site: Site) -> str:
-    """The manifest, for `kubectl apply -f -`.
+    """Return the manifest for `kubectl apply -f -`.
 
     Raises:
-        ValueError: See `check`.
+        UserError: See `check`.
     """
     check(job, site)
-    head = f"# {job.nodes} x {job.processes_per_node} processes, by launch/submit.py: kubectl apply -f FILE"
+    head = f"# {job.nodes} x {job.processes_per_node} processes; written by launch/submit.py, for kubectl apply -f FILE"
     return head + "\n" + yaml.dump(manifest(job, site), Dumper=_Dumper, sort_keys=False, width=120)
 
 
 def manifest(job: Job, site: Site) -> dict[str, Any]:
-    """The JobSet as JSON values."""
+    """Return the JobSet as JSON values."""
     container: dict[str, Any] = {
         "name": "mstat",
         "image": site.image,
@@ -92,7 +94,7 @@ def manifest(job: Job, site: Site) -> dict[str, Any]:
         "parallelism": job.nodes,
         "completions": job.nodes,
         "completionMode": "Indexed",
-        "backoffLimit": 0,  # a pod does not come back alone: the JobSet starts all of them again
+        "backoffLimit": 0,  # a single pod is not restarted: the JobSet restarts all pods
         "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": give_up}]},
         "template": {"spec": pod},
     }
@@ -114,9 +116,9 @@ def manifest(job: Job, site: Site) -> dict[str, Any]:
 
 
 def script(job: Job, site: Site) -> str:
-    """Return the script of a pod: checks, training, and an exit status by the state of the run folder.
+    """Return the script of a pod: checks, training, and an exit status from the state of the run.
 
-    The launcher ends with 0 after a stop signal, too, and Kubernetes would take the pod for finished.
+    The launcher exits with 0 after a stop signal too, so that Kubernetes would regard the pod as finished.
     """
     inside = replace(site, project=site.project or str(PROJECT))
     hosts = ",".join(host(job, node) for node in range(job.nodes))
@@ -125,7 +127,7 @@ def script(job: Job, site: Site) -> str:
         *site.setup,
         f"MAIN={host(job, 0)}",
         *wrapped("training=(launch/train.py", job.arguments, ")"),
-        "# To the ranks: they save, and all launchers end. One that is told itself leaves the others waiting for it.",
+        "# Signal the ranks: they save, and all launchers end. A signalled launcher would leave the others waiting.",
         """trap 'kill -TERM $(cat /proc/$child/task/$child/children) 2>/dev/null || kill -TERM "$child"' TERM""",
         "watch() {",
         '  "$@" & child=$!',
@@ -139,10 +141,10 @@ def script(job: Job, site: Site) -> str:
 
     if job.preflight:
         lines += [
-            "# The time is for nodes to pull the image. Failed checks are worth a new start: perhaps on other nodes.",
+            "# The timeout lets nodes pull the image. After failed checks a restart may find other nodes.",
             f"watch python launch/preflight.py {requested} \\",
             *launcher(CHECKS_PORT),
-            f'[ "$status" = 0 ] || exit {GO_ON}',
+            f'[ "$status" = 0 ] || exit {RESTART}',
         ]
     lines += [
         "watch accelerate launch \\",
@@ -153,14 +155,14 @@ def script(job: Job, site: Site) -> str:
 
 
 def host(job: Job, node: int) -> str:
-    """The name by which a JobSet's pods find that one."""
+    """Return the host name of a pod within the JobSet."""
     return f"{job.name}-node-0-{node}.{job.name}"
 
 
 def after(run: Path) -> int:
-    """Exit status of a pod whose launcher has ended: 0 done, `GO_ON`, or `GIVE_UP` where no step was ever saved.
+    """Return the exit status of a pod whose launcher has ended: 0 if done, else `RESTART` or `GIVE_UP`.
 
-    A bug at the start fails in the same way each time; whatever happens later is worth a new start.
+    A run that fails before its first checkpoint would fail again; a later failure may be cured by a restart.
     """
     try:
         state = json.loads((run / "state.json").read_text())
@@ -168,7 +170,7 @@ def after(run: Path) -> int:
         return GIVE_UP
     if state["state"] == "done":
         return 0
-    return GIVE_UP if state["state"] == "failed" and state["step"] == 0 else GO_ON
+    return GIVE_UP if state["state"] == "failed" and state["step"] == 0 else RESTART
 
 
 def _resources(job: Job, site: Site) -> dict[str, Any]:
@@ -180,7 +182,7 @@ def _resources(job: Job, site: Site) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
-    """Scripts as blocks that people can read."""
+    """Dumper that writes multi-line strings as blocks."""
 
 
 _Dumper.add_representer(
@@ -191,7 +193,7 @@ _Dumper.add_representer(
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m mstat.cluster.kubernetes", allow_abbrev=False)
-    what = "in a pod: end with the exit status that the run's state asks for"
+    what = "in a pod: exit with a status that follows from the state of the run"
     parser.add_argument("--after", type=Path, metavar="RUN", required=True, help=what)
     return after(parser.parse_args().after)
 

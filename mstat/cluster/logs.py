@@ -1,6 +1,6 @@
-"""The cause of a failure in a job's log, among all that ranks and launchers wrote.
+"""Find the cause of a failure in a job's log, among the lines of all ranks and launchers.
 
-The standard library alone, for Python 3.9: see mstat/cluster/restarts.py.
+Standard library only, for Python 3.9: mstat/cluster/restarts.py imports it.
 """
 
 from __future__ import annotations
@@ -9,38 +9,38 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-# The line that begins an attempt; what is above it is of the attempts before.
+from mstat.foreign_messages import LAUNCHER_ERRORS, SLURM_ERROR
+
+# The first words of an attempt; earlier lines belong to earlier attempts.
 BEGIN = "=== mstat: attempt"
 TRACEBACK = "Traceback (most recent call last):"
 TAIL_BYTES = 1 << 20
 
-_LABEL = re.compile(r"^ *(\d+): ?(.*)$", re.S)  # of `srun --label`
-_TOLD = re.compile(r"^(\[rank \d+\] )?(error|bash|[\w/.]+\.py): ")
-# The launcher's own last words after a rank has ended, which say nothing about why.
-_LAUNCHERS = ("ChildFailedError", "CalledProcessError", "SignalException", "torch.distributed.elastic")
+_LABEL = re.compile(r"^ *(\d+): ?(.*)$", re.S)  # of `srun --label`, which documents it
+_ERROR = re.compile(r"^(\[rank \d+\] )?(error|bash|[\w/.]+\.py): ")
 
 
 def last_failure(log: Path) -> str:
-    """The last traceback of a log's last attempt, or the last line in which it tells an error; empty without one."""
+    """Return the last traceback of a log's last attempt, or else its last error line, or an empty text."""
     lines = tail(log)
     tracebacks: list[tuple[int, str]] = []
-    message: list[tuple[int, str]] = []
+    errors: list[tuple[int, str]] = []
     for _, of_node in _by_node(lines):
         tracebacks += _tracebacks(of_node)
-        message += [(number, line.strip()) for number, line in of_node if _TOLD.match(line)]
+        errors += [(number, line.strip()) for number, line in of_node if _ERROR.match(line)]
     if tracebacks:
         return max(tracebacks)[1]
-    return max(message)[1] if message else ""
+    return max(errors)[1] if errors else ""
 
 
-def last_word(log: Path) -> str:
-    """Return Slurm's own message at a log's end, for logs without another cause; empty if there is none."""
-    return next((line for line in reversed(tail(log)) if re.match(r"(srun|slurmstepd|slurmd)\b.*: error: ", line)), "")
+def last_slurm_error(log: Path) -> str:
+    """Return the last error message of Slurm in a log's last attempt, or an empty text."""
+    return next((line for line in reversed(tail(log)) if SLURM_ERROR.match(line)), "")
 
 
 def tail(log: Path) -> list[str]:
-    """The lines of a log's last attempt, of a long one only the end."""
-    if not log.is_file():  # nor a pipe, which would be waited for
+    """Return the lines of a log's last attempt; of a long attempt, the end."""
+    if not log.is_file():  # reading a pipe would block
         return []
     try:
         with log.open("rb") as file:
@@ -54,7 +54,7 @@ def tail(log: Path) -> list[str]:
 
 
 def _by_node(lines: Iterable[str]) -> Iterator[tuple[str, list[tuple[int, str]]]]:
-    """(label, numbered lines without it) of each node: srun mixes their lines, but never within one."""
+    """Yield the label and the numbered lines of each node. srun interleaves whole lines of the nodes."""
     nodes: dict[str, list[tuple[int, str]]] = {}
     for number, line in enumerate(lines):
         match = _LABEL.match(line)
@@ -64,14 +64,14 @@ def _by_node(lines: Iterable[str]) -> Iterator[tuple[str, list[tuple[int, str]]]
 
 
 def _tracebacks(lines: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """(number of its last line, text) of each traceback that is not a launcher's."""
+    """Yield the number of the last line and the text of each traceback, except those of launchers."""
     block: list[str] = []
     for number, line in lines:
         if line.endswith(TRACEBACK):
             block = [TRACEBACK]
         elif block:
             block.append(line)
-            if line and not line[0].isspace():  # the exception itself
-                if not any(word in line for word in _LAUNCHERS):
+            if line and not line[0].isspace():  # the line of the exception
+                if not any(word in line for word in LAUNCHER_ERRORS):
                     yield number, "\n".join(block)
                 block = []

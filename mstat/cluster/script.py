@@ -1,4 +1,4 @@
-"""The batch script of a job: text that a person can read, change and submit by hand."""
+"""Batch scripts for Slurm, which users can read, change and submit by hand."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from pathlib import Path
 from mstat.cluster.job import LAUNCHED, Job
 from mstat.cluster.restarts import CANCELLED, DONE, FOLDER, REQUEUE, RESTART
 from mstat.cluster.sites import PROJECT, Site
+from mstat.foreign_messages import JOB_PENDING
 
 WIDTH = 110
-LATE_SECONDS = 90  # for the other nodes to end after one has: a rank has 30 s to save, and Slurm its KillWait
-WHAT = {
+LATE_SECONDS = 90  # for the other nodes to end after one has ended: a rank has 30 s to save, plus Slurm's KillWait
+TITLES = {
     "train": "Training of",
     "pretrain": "Pretraining of",
     "evaluate": "Evaluation of",
-    "reproduce": "An experiment of the paper, in",
-    "shards": "Building shards, job folder",
-    "collect": "The mean over the runs in",
+    "reproduce": "Experiment of the paper in",
+    "shards": "Build of shards with job folder",
+    "collect": "Mean over the runs in",
 }
 
 
 def batch_script(job: Job, site: Site) -> str:
-    """The text of a Slurm batch script."""
+    """Return the text of a Slurm batch script."""
     each = f"{job.gpus_per_node} GPUs" if job.gpus_per_node else f"{job.processes_per_node} processes on CPUs"
     parts = [
-        ["#!/bin/bash", f"# {WHAT[job.kind]} {job.folder}, {job.nodes} x {each}; written by launch/submit.py."],
+        ["#!/bin/bash", f"# {TITLES[job.kind]} {job.folder}, {job.nodes} x {each}; written by launch/submit.py."],
         [f"#SBATCH {option}" for option in directives(job, site)],
         ["", "# --- the site", *site.setup, *site.exports()],
         ["", "# --- the job", *_variables(job, site)],
@@ -37,7 +38,7 @@ def batch_script(job: Job, site: Site) -> str:
 
 
 def functions(job: Job, site: Site) -> dict[str, list[str]]:
-    """The functions that every node runs once, one after the other: name -> lines."""
+    """Return the lines of the functions that every node runs, by name, in the order in which they run."""
     result = {"work": _function("work", site, _work(job, site))}
     if job.preflight and job.kind in LAUNCHED:
         result = {"preflight": _function("preflight", site, _preflight(job, site)), **result}
@@ -45,8 +46,8 @@ def functions(job: Job, site: Site) -> dict[str, list[str]]:
 
 
 def directives(job: Job, site: Site) -> list[str]:
-    """Return the options after #SBATCH."""
-    folder = str(job.folder / FOLDER).replace("%", "%%")  # which is special in names of logs
+    """Return the options for the #SBATCH lines."""
+    folder = str(job.folder / FOLDER).replace("%", "%%")  # Slurm expands % in names of logs
     options = {
         "job-name": job.name,
         "nodes": job.nodes,
@@ -75,19 +76,19 @@ def _array(job: Job) -> str | None:
 
 
 def _variables(job: Job, site: Site) -> list[str]:
-    # Of an array's last element SLURM_JOB_ID is that of the whole array, and all would be requeued.
+    # The SLURM_JOB_ID of an array's last element is the id of the whole array, which must not be requeued.
     number = "$SLURM_JOB_ID" if job.array is None else "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
     limits = f"--requeue-limit {job.requeue_limit} --idle-limit {job.idle_limit}"
     flags = ["--kill-on-bad-exit=1", "--overlap", "--ntasks-per-node=1", "--label", *site.srun]
     flags.append(f"--cpus-per-task={job.cpus_per_process * job.processes_per_node}")
     program = f"{shlex.quote(str(PROJECT))}/mstat/cluster/restarts.py"
     return [
-        f"export RUN={job.account_of}",
+        f"export RUN={job.attempts_folder}",
         f"job={number}",
-        _guard(site.accountant),
+        _guard(site.restarts_python),
         f'log={shlex.quote(str(job.folder / FOLDER / job.log))}-"$job.log"',
-        "attempt() {  # begin | end: is there another one?",
-        f'  local what=$1; shift; {site.accountant} {program} "$what" "$RUN" \\',
+        "attempt() {  # begin | end: record it; the exit status says what follows",
+        f'  local what=$1; shift; {site.restarts_python} {program} "$what" "$RUN" \\',
         f'    --kind {job.kind} --job "$job" --log "$log" {limits} "$@"',
         "}",
         f"step=(srun {' '.join(flags)})",
@@ -98,16 +99,17 @@ def _variables(job: Job, site: Site) -> list[str]:
 
 
 def _function(name: str, site: Site, command: Sequence[str]) -> list[str]:
-    """A function that every node runs once, after a look at what all else would fail by in many words."""
+    """Return a function of the script: it first checks interpreter and run folder, for a short error message."""
     guards = [
         _guard(_interpreter(site)),
-        'test -w "$RUN" || { echo "error: $(hostname): $RUN is not there, or cannot be written" >&2; exit 1; }',
+        'test -w "$RUN" || { echo "error: $(hostname): $RUN does not exist or is not writable" >&2; exit 1; }',
     ]
     return [f"{name}() {{  # on every node", *(f"  {line}" for line in [*guards, *command]), "}"]
 
 
 def _guard(python: str) -> str:
-    return f'{python} -c "" 2>/dev/null || {{ echo "error: $(hostname): no Python that runs: {python}" >&2; exit 1; }}'
+    message = f"error: $(hostname): this Python does not run: {python}"
+    return f'{python} -c "" 2>/dev/null || {{ echo "{message}" >&2; exit 1; }}'
 
 
 def _interpreter(site: Site) -> str:
@@ -125,7 +127,7 @@ def _work(job: Job, site: Site) -> list[str]:
 
 
 def _preflight(job: Job, site: Site) -> list[str]:
-    """It takes the command line of the launcher, and asks whether all that is named there is as it should be."""
+    """Return the launch checks, which take the command line of the launcher."""
     checks = f"{_interpreter(site)} {shlex.quote(site.root)}/launch/preflight.py"
     checks += f' --expect-processes {job.num_processes} --hosts "$NODES"'
     return _launched(checks, job, site, "", port="$((PORT + 1))")
@@ -136,7 +138,7 @@ def _launched(launcher: str, job: Job, site: Site, part: str, port: str = "$PORT
         part = ' --run "$RUN" --seed "$SLURM_ARRAY_TASK_ID"'
     return [
         'trap "" USR1  # it would kill the launcher; the ranks handle it',
-        "trap : TERM  # it is for the launcher, whose end we wait for",
+        "trap : TERM  # the launcher handles it, and this shell waits for the launcher",
         f"{launcher} \\",
         *(f"  {line} \\" for line in accelerate_flags(job, site, port=port)),
         *wrapped(f"  {shlex.quote(site.root)}/launch/{job.kind}.py", job.arguments, f"{part} \\"),
@@ -145,7 +147,7 @@ def _launched(launcher: str, job: Job, site: Site, part: str, port: str = "$PORT
 
 
 def accelerate_flags(job: Job, site: Site, *, rank: str = "$SLURM_NODEID", port: str = "$PORT") -> list[str]:
-    """Return the flags of `accelerate launch`, a few a line; the script sets MAIN, PORT and the node's `rank`."""
+    """Return lines of flags of `accelerate launch`. The script sets MAIN, PORT and the variable in `rank`."""
     alone = job.num_processes == 1 and job.zero is None and site.accelerate is None
     yaml = Path(site.root) / "configs" / "accelerate" / ("single.yaml" if alone else "multinode.yaml")
     flags = [f"--config_file {shlex.quote(site.accelerate or str(yaml))}"]
@@ -158,7 +160,7 @@ def accelerate_flags(job: Job, site: Site, *, rank: str = "$SLURM_NODEID", port:
 
 
 def wrapped(start: str, words: Sequence[str], end: str = "") -> list[str]:
-    """A command over as many lines as it takes, each word quoted."""
+    """Wrap a command over several lines, with each word quoted."""
     lines, line = [], start
     for word in words:
         quoted = shlex.quote(word)
@@ -171,18 +173,18 @@ def wrapped(start: str, words: Sequence[str], end: str = "") -> list[str]:
 
 LOOP = f"""\
 # --- the same in every script
-stop=0; trap stop=1 USR1  # Slurm sends it before the time limit
+stop=0; trap stop=1 USR1  # Slurm sends USR1 before the time limit
 
 run() {{  # FUNCTION on every node
-  local id asked=0 late=0
+  local id seconds=0 late=0
   rm -f "$RUN/{FOLDER}/ended"
   export -f "$1"
   "${{step[@]}}" bash -c "$1" & id=$!
   while kill -0 $id 2>/dev/null; do
     sleep 1
-    # Again and again: a rank that starts does not listen yet.
-    [ $stop = 1 ] && [ $((asked++ % 5)) = 0 ] && scancel --quiet --signal=USR1 "$job"
-    # A node that went down and came back quickly has forgotten the step, and srun would wait for it for ever.
+    # Repeat the signal: a rank that is starting has no handler yet.
+    [ $stop = 1 ] && [ $((seconds++ % 5)) = 0 ] && scancel --quiet --signal=USR1 "$job"
+    # A node that has rebooted quickly has lost the step, and srun would wait for it forever.
     if [ -e "$RUN/{FOLDER}/ended" ] && [ $((late++)) -ge {LATE_SECONDS} ]; then
       scancel --quiet --signal=KILL "$job"; kill -KILL $id
     fi
@@ -200,13 +202,13 @@ for ((n = 0; ; n++)); do
   attempt end --phase $what --status $status --stopped $stop --reachable "$([ $status = 0 ] && echo 1 || reachable)"
   case $? in
     {DONE}) exit 0 ;;
-    {RESTART}) todo=work ;;  # at once, where we are: all nodes answer
-    {REQUEUE}) # the controller may be out of reach for a while
+    {RESTART}) todo=work ;;  # all nodes answer: start again in this allocation
+    {REQUEUE}) # the controller may be unreachable for a while
       for try in {{1..20}}; do
-        told=$(scontrol requeue "$job" 2>&1) && sleep 60 && break
-        echo "$told"
-        # Slurm has done it: a script that lingers when the job comes back would have its node drained.
-        [[ $told == *pending* ]] && break
+        message=$(scontrol requeue "$job" 2>&1) && sleep 60 && break
+        echo "$message"
+        # Slurm has requeued the job already. A script that outlives the restart would have its node drained.
+        [[ $message == *{JOB_PENDING}* ]] && break
         sleep 15
       done
       exit 1 ;;

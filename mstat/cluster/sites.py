@@ -1,6 +1,6 @@
-"""Sites: the environment, network and container of one cluster, in one YAML.
+"""Sites: the environment, network and container of a cluster, described in a YAML file.
 
-configs/sites/ has some to copy; docs/cluster.md explains them.
+configs/sites/ has examples; docs/cluster.md explains them.
 """
 
 from __future__ import annotations
@@ -25,26 +25,25 @@ class Site:
     """A cluster.
 
     Attributes:
-        setup: Lines of shell that the batch script runs first (`module load`, `source .venv/bin/activate`). What they
-            export reaches every node.
-        environment: Variables of every process.
-        interface: Network interface between the nodes, as `ip addr` calls it; for NCCL and gloo.
-        python: The interpreter on the nodes (in the container, where there is one); null takes the one that runs
-            launch/submit.py.
-        project: Where this repository lies on the nodes, or in the container; null: where it lies here.
-        container: A command before the interpreter, as in `apptainer exec --nv image.sif`.
-        srun: More flags of every srun, as in `--container-image=/images/mstat.sqsh` (Pyxis).
-        sbatch: More flags of every sbatch, as in `--exclusive`.
-        accelerate: The YAML of `accelerate launch`; null takes configs/accelerate/multinode.yaml.
+        setup: Lines of shell that the batch script runs first (`module load`, `source .venv/bin/activate`). Variables
+            that they export reach every node.
+        environment: Environment variables of every process.
+        interface: Network interface between the nodes, as `ip addr` names it, for NCCL and gloo.
+        python: The interpreter on the nodes, or in the container; null is the one that runs launch/submit.py.
+        project: The path of this repository on the nodes, or in the container; null is its path here.
+        container: A command to run the interpreter with, such as `apptainer exec --nv image.sif`.
+        srun: Further flags of every srun, such as `--container-image=/images/mstat.sqsh` (Pyxis).
+        sbatch: Further flags of every sbatch, such as `--exclusive`.
+        accelerate: The YAML of `accelerate launch`; null is configs/accelerate/multinode.yaml.
         partition: Default of --partition.
         account: Default of --account.
         qos: Default of --qos.
-        image: Of the pods, for `--scheduler kubernetes`: what Dockerfile made, where the cluster can pull it from.
-        volumes: Likewise: path in the pods -> persistent volume claim. With several nodes, those of run folder and
-            shards must be claims that many can mount (ReadWriteMany).
-        memory: Likewise: what a pod asks for, as in `500Gi`; null leaves it to the cluster.
-        host_python: A Python, 3.9 or newer, of the nodes themselves: it keeps account of the attempts outside of any
-            container. null takes `python` where there is no container, else python3.
+        image: For `--scheduler kubernetes`: the image of the pods, built from Dockerfile, in the cluster's registry.
+        volumes: For Kubernetes: persistent volume claims by path in the pods. With several nodes, the claims of run
+            folder and shards must be ReadWriteMany.
+        memory: For Kubernetes: the memory request of a pod, such as `500Gi`; null leaves it to the cluster.
+        host_python: A Python 3.9 or newer on the nodes, outside of any container, which records the attempts. null is
+            `python` without a container, and python3 with one.
     """
 
     setup: list[str] = field(default_factory=list)
@@ -70,33 +69,33 @@ class Site:
         return self.python or shlex.quote(sys.executable)
 
     @property
-    def accountant(self) -> str:
-        """The Python that runs mstat/cluster/restarts.py on the batch host."""
+    def restarts_python(self) -> str:
+        """The interpreter that runs mstat/cluster/restarts.py on the batch host."""
         contained = self.container or any(flag.startswith("--container") for flag in self.srun)
         return self.host_python or ("python3" if contained else self.interpreter)
 
     @property
     def root(self) -> str:
-        """The repository on the nodes."""
+        """The path of the repository on the nodes."""
         return self.project or str(PROJECT)
 
     def variables(self) -> dict[str, str]:
-        """The environment of every process."""
+        """Return the environment variables of every process."""
         if not self.interface:
             return self.environment
         interfaces = {"GLOO_SOCKET_IFNAME": self.interface, "NCCL_SOCKET_IFNAME": f"={self.interface}"}
         return {**interfaces, **self.environment}
 
     def exports(self) -> list[str]:
-        """Lines of shell that set it."""
+        """Return the lines of shell that export `variables`."""
         return [f"export {name}={shlex.quote(value)}" for name, value in self.variables().items()]
 
 
 def load_site(path: Path | None) -> Site:
-    """The site that a YAML describes; without one, this machine's Python and nothing else.
+    """Read a site from a YAML file; None is a site with this machine's Python and the defaults.
 
     Raises:
-        ValueError: If the file is not such a YAML; it names the key.
+        UserError: If the file is not a site; the message names the key.
     """
     if path is None:
         return Site()
@@ -104,7 +103,7 @@ def load_site(path: Path | None) -> Site:
         text = file.read(MOST_BYTES).decode("utf-8", errors="replace")
     content = parse_plain_yaml(text, str(path))
     if not isinstance(content, dict | None):
-        raise UserError(f"{path}: holds no settings of a site, as configs/sites/ has them")
+        raise UserError(f"{path}: not a site; configs/sites/ has examples")
     values = {str(key): value for key, value in (content or {}).items() if value is not None}
     for key, value in values.items():
         _check(path, key, value)
@@ -112,26 +111,26 @@ def load_site(path: Path | None) -> Site:
 
 
 def _check(path: Path, key: str, value: Any) -> None:
-    """Refuse a key that no Site has, and a value of another type. Nothing that the file names is imported for it."""
+    """Refuse an unknown key and a value of a wrong type. Nothing that the file names is imported."""
     kind = get_type_hints(Site).get(key)
     if kind is None:
         near = difflib.get_close_matches(key, get_type_hints(Site), n=1, cutoff=0.4)
         raise UserError(f"{path}: unknown key {key!r}" + (f": did you mean {near[0]!r}?" if near else ""))
     if kind == list[str]:
-        what, words = "a list of words", value if isinstance(value, list) else [None]
+        what, words = "a list of strings", value if isinstance(value, list) else [None]
     elif kind == dict[str, str]:
-        what, words = "words by name", [*value, *value.values()] if isinstance(value, dict) else [None]
+        what, words = "a mapping of strings", [*value, *value.values()] if isinstance(value, dict) else [None]
     else:
-        what, words = "a word", [value]
+        what, words = "a string", [value]
     odd = [word for word in words if not isinstance(word, str)]
     if odd:
-        raise UserError(f"{path}: {key} must be {what} (YAML takes {odd[0]!r:.50} for another type: put it in quotes)")
+        raise UserError(f"{path}: {key} must be {what} (YAML reads {odd[0]!r:.50} as another type: quote it)")
     if key not in ("setup", "container") and any(breaks_lines(str(word)) for word in words):
-        raise UserError(f"{path}: {key} must be {what}, each in one line")
+        raise UserError(f"{path}: {key} must be {what} without line breaks")
 
 
 def _expanded(site: Site) -> Site:
-    """A site with the home folder for `~`: the batch script quotes these values, which keeps a shell from doing it."""
+    """Expand `~` in paths: the batch script quotes these values, and so no shell expands them."""
     for name in ("python", "project", "accelerate", "host_python"):
         if value := getattr(site, name):
             setattr(site, name, expand(value))

@@ -1,4 +1,4 @@
-"""Slurm's own commands: submit, ask, signal, cancel. Nothing is cached; what Slurm says is what is told."""
+"""Thin wrappers around Slurm's commands: submit, query, signal, cancel. Nothing is cached."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from mstat.cluster.restarts import FOLDER
 from mstat.cluster.script import batch_script
 from mstat.cluster.sites import Site
 from mstat.errors import UserError
+from mstat.foreign_messages import UNKNOWN_JOB
 
-# States of a job that runs or may still, as `job_state_string` of Slurm's sources names them; what runs comes first.
+# States of a job that runs or may run, as `job_state_string` in Slurm's source names them, running states first.
 IN_QUEUE = (
     *("RUNNING", "SIGNALING", "RESIZING", "STOPPED", "PENDING", "CONFIGURING", "COMPLETING", "STAGE_OUT", "SUSPENDED"),
     *("REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "PREEMPTED"),
@@ -28,12 +29,12 @@ CLIENT_SECONDS = 60
 
 
 class SlurmError(UserError):
-    """A complaint of a Slurm command."""
+    """An error of a Slurm command."""
 
 
 @dataclass(frozen=True)
 class JobState:
-    """Slurm's view of a job: its state and reason, its time so far and limit."""
+    """State of a job in Slurm, the reason for the state, the run time so far, and the time limit."""
 
     state: str
     reason: str = ""
@@ -42,27 +43,27 @@ class JobState:
 
     @property
     def active(self) -> bool:
-        """Return whether it runs or may still."""
+        """Whether the job runs or may run."""
         return self.state in IN_QUEUE
 
     @property
     def failed(self) -> bool:
-        """Return whether it ended, and neither well nor by a person's wish."""
+        """Whether the job has ended, neither successfully nor cancelled."""
         return not self.active and self.state not in ("COMPLETED", "CANCELLED", "GONE")
 
 
-GONE = JobState("GONE")  # so long ago that Slurm has forgotten it
+GONE = JobState("GONE")  # ended so long ago that Slurm has deleted its record
 
 
 def submit(job: Job, site: Site) -> list[str]:
-    """Write the scripts of a job, and of the one that collects from its array; have them checked; submit them.
+    """Write, check and submit the scripts of a job and of the job that collects from its array.
 
     Returns:
-        The jobs' ids.
+        The ids of the jobs.
 
     Raises:
-        SlurmError: If Slurm refuses; nothing is then in the queue.
-        ValueError: If a job of this folder is in the queue.
+        SlurmError: If Slurm refuses a script. Then no job is in the queue.
+        UserError: If a job of this folder is already in the queue.
     """
     refuse_second(job.folder)
     for one in filter(None, [job, collector(job)]):
@@ -74,21 +75,21 @@ def submit(job: Job, site: Site) -> list[str]:
 
 
 def refuse_second(folder: Path) -> None:
-    """Raises ValueError if a job of this folder is in the queue."""
+    """Raise UserError if a job of this folder is in the queue."""
     about = read_about(folder)
     if about.get("scheduler") == "slurm" and "id" in about and (state := ask(about["id"])) and state.active:
-        raise UserError(f"{folder}: job {about['id']} is {state.state}: follow, cancel or wait for it")
+        raise UserError(f"{folder}: job {about['id']} is {state.state}: cancel it or wait for its end")
 
 
 def start(folder: Path, about: dict[str, Any], flags: Sequence[str] = ()) -> list[str]:
-    """Submit the scripts in a folder; bounds on restarts begin anew, and a cancellation is forgotten.
+    """Submit the scripts in a folder. The limits on restarts count from here, and a cancellation is cleared.
 
     Args:
-        about: What job.json is to say, but for the ids.
-        flags: More of sbatch, for the first script.
+        about: The content of job.json without the ids.
+        flags: Further flags of sbatch for the first script.
 
     Returns:
-        The jobs' ids: its own, and that of the job that collects from an array.
+        The id of the job, and for an array the id of the job that collects from it.
     """
     for one in [folder, *elements(folder, about), folder / FOLDER / COLLECT]:
         (one / FOLDER / "cancel").unlink(missing_ok=True)
@@ -99,7 +100,7 @@ def start(folder: Path, about: dict[str, Any], flags: Sequence[str] = ()) -> lis
     log = script.with_name(f"{about.get('name', 'mstat')}-{ids[0]}.log")
     about = {**about, "id": ids[0], "log": str(log)}
     if about.get("array"):
-        # An element that failed must not hide what the others made.
+        # The results of the other elements count even if one element has failed.
         when = "afterok" if about.get("kind") == "shards" else "afterany"
         after = [f"--dependency={when}:{ids[0]}", "--kill-on-invalid-dep=yes"]
         try:
@@ -112,8 +113,13 @@ def start(folder: Path, about: dict[str, Any], flags: Sequence[str] = ()) -> lis
     return ids
 
 
+def named(ids: Sequence[str]) -> str:
+    """Return the ids of `start` as text for a message."""
+    return f"job {ids[0]}" + (f" (job {ids[1]} collects its results)" if len(ids) > 1 else "")
+
+
 def check(script: Path) -> None:
-    """`sbatch --test-only`: raises SlurmError if Slurm would refuse the script."""
+    """Check a script by `sbatch --test-only`; raise SlurmError if Slurm would refuse it."""
     try:
         _call("sbatch", "--test-only", str(script))
     except SlurmError as error:
@@ -125,11 +131,11 @@ def _sbatch(script: Path, flags: Sequence[str]) -> str:
 
 
 def ask(job: str) -> JobState | None:
-    """The state of a job; None if Slurm does not know it any more."""
+    """Return the state of a job, or None if Slurm has no record of it."""
     try:
         return parse_job(_call("scontrol", "--oneliner", "show", "job", job))
     except SlurmError as error:
-        if "Invalid job id" not in str(error) and "not found" not in str(error):  # a job, an element of one
+        if not UNKNOWN_JOB.search(str(error)):
             raise
         return _from_accounting(job)
 
@@ -137,7 +143,7 @@ def ask(job: str) -> JobState | None:
 def parse_job(text: str) -> JobState | None:
     """Return the state of a job from `scontrol --oneliner show job`; None if the text has none.
 
-    Of an array, an element that runs counts, else one that is still to run.
+    The state of an array is that of a running element, or else of a waiting one.
     """
     result = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in text.splitlines() if line.startswith("JobId=")]
     if not result:
@@ -148,7 +154,7 @@ def parse_job(text: str) -> JobState | None:
 
 
 def knows(job: str) -> bool:
-    """Return whether Slurm can be asked, and knows the job."""
+    """Return whether Slurm answers and has a record of the job."""
     try:
         return ask(job) is not None
     except SlurmError:
@@ -160,7 +166,7 @@ def _from_accounting(job: str) -> JobState | None:
         return None
     try:
         text = _call("sacct", "--noheader", "--allocations", "--parsable2", "--format=State,Elapsed", f"--jobs={job}")
-    except SlurmError:  # no accounting there
+    except SlurmError:  # a cluster without accounting
         return None
     return parse_accounting(text)
 
@@ -172,19 +178,19 @@ def parse_accounting(text: str) -> JobState | None:
 
 
 def signal(job: str) -> None:
-    """USR1 to the batch script, which hands it on to the ranks: they save and end."""
+    """Send USR1 to the batch script, which forwards it to the ranks: they save and end."""
     _call("scancel", "--batch", "--signal=USR1", job)
 
 
 def cancel(job: str, *, pending: bool = False) -> None:
-    """End a job now; of an array, all its elements, or those that have not begun."""
+    """Cancel a job or all elements of an array; with `pending`, only those that have not begun."""
     _call("scancel", *(["--state=PENDING"] if pending else []), job)
 
 
 def _call(*command: str) -> str:
     if shutil.which(command[0]) is None:
-        raise SlurmError(f"there is no `{command[0]}` here: run it where jobs are submitted (or --scheduler local)")
-    # What a job's own environment says would count more than the script.
+        raise SlurmError(f"{command[0]}: command not found: run this on a login node, or use --scheduler local")
+    # Inside a job, these variables would override the directives of the script.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SBATCH_", "SLURM_")) or k == "SLURM_CONF"}
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=CLIENT_SECONDS)

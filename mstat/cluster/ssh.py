@@ -1,7 +1,7 @@
-"""Several hosts without a scheduler: one launcher on each, by ssh or here, and the same account of attempts.
+"""Run a job without a scheduler: one launcher on each host, by ssh or on this host, with the same restarts.
 
-A host's launcher is told to stop by the end of its input: so it is, too, when this process or the connection to it
-dies, and nothing trains on unseen. Its ranks then save first (SIGTERM; docs/exactness.md).
+The end of its standard input stops a launcher. So a launcher also stops when this process or the connection dies. The
+ranks receive SIGTERM and save first (docs/exactness.md).
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from mstat.errors import UserError
 from shards.text import printable
 
 PORT = 29500
-HOST = re.compile(r"[\w.:@%\[\]][\w.:@%\[\]-]*", re.ASCII)  # not an option of ssh, and nothing that a shell reads
+HOST = re.compile(r"[\w.:@%\[\]][\w.:@%\[\]-]*", re.ASCII)  # neither an option of ssh nor code of a shell
 ANSWER_SECONDS = 20
-END_SECONDS = 90  # after one host has ended badly: its peers find out and say so; a rank has 30 s to save
+END_SECONDS = 90  # for the other hosts after one has failed: they detect the loss, and a rank has 30 s to save
 WAIT_SECONDS = 15
 
 STOP_AT_END_OF_INPUT = """\
 exec 3<&0
-set -m  # in a group of its own, with the launcher
+set -m  # run the function in its own process group
 {function} & id=$!
 {{ read -r -u 3; kill -TERM -- -$id 2>/dev/null; }} & watch=$!
-set +m  # it would report their ends
+set +m  # no messages about ended jobs
 wait $id; status=$?
 kill -- -$watch 2>/dev/null
 exit $status
@@ -46,20 +46,20 @@ exit $status
 
 
 class Local:
-    """A job on hosts that nobody schedules.
+    """A job on hosts without a scheduler.
 
     Args:
-        hosts: Names for the remote shell; empty: all nodes are this host.
-        remote_shell: A command that takes a host and a line for its shell.
+        hosts: Host names for the remote shell; empty if all nodes are this host.
+        remote_shell: A command that takes a host and a command line for the host's shell.
     """
 
     def __init__(self, job: Job, site: Site, hosts: Sequence[str], remote_shell: str) -> None:
         if job.array is not None or job.kind not in LAUNCHED:
-            raise UserError("--scheduler local is for one run at a time: no --array, no --job shards")
+            raise UserError("--scheduler local runs one job at a time, without --array, --job shards")
         if hosts and len(hosts) != job.nodes:
-            raise UserError(f"--hosts names {len(hosts)} hosts, --nodes says {job.nodes}")
+            raise UserError(f"--hosts has {len(hosts)} names, but --nodes is {job.nodes}")
         if wrong := [host for host in hosts if not HOST.fullmatch(host)]:
-            raise UserError(f"--hosts: '{printable(wrong[0])}' is no name of a host")
+            raise UserError(f"--hosts: '{printable(wrong[0])}' is not a host name")
         self.job, self.site, self.hosts, self.remote_shell = job, site, hosts, shlex.split(remote_shell)
         self.log = job.folder / FOLDER / f"local-{socket.gethostname()}-{os.getpid()}.log"
         self.stopped = False
@@ -70,7 +70,7 @@ class Local:
         job, site = self.job, self.site
         names = self.hosts or ["127.0.0.1"] * job.nodes
         lines = [f"cd {shlex.quote(str(job.directory))} || exit 1", *site.setup, *site.exports()]
-        lines += [f"export RUN={job.account_of} NODES={','.join(names)} MAIN={names[0]} PORT={port}"]
+        lines += [f"export RUN={job.attempts_folder} NODES={','.join(names)} MAIN={names[0]} PORT={port}"]
         lines += [f"export SLURM_NODEID={node} PYTHONUNBUFFERED=1"]
         lines += [f"export PYTHONPATH={shlex.quote(site.root)}${{PYTHONPATH:+:$PYTHONPATH}}"]
         lines += functions(job, site)[function]
@@ -80,32 +80,32 @@ class Local:
         return ["bash", "-c", text]
 
     def run(self) -> int:
-        """Attempt after attempt until one is the last; gives what it came to."""
+        """Run attempts until no other one follows, and return the outcome: a key of `restarts.OUTCOMES`."""
         job, folder = self.job, self.job.folder
         about = {"id": os.getpid(), "host": socket.gethostname(), "scheduler": "local"}
         restarts.write_json(folder / FOLDER / "job.json", {**about, "command": shlex.join(sys.argv)})
         (folder / FOLDER / "cancel").unlink(missing_ok=True)
         restarts.append(folder, {"event": "submit"})
-        account = restarts.Account(
+        attempts = restarts.Attempts(
             folder, job.kind, str(os.getpid()), self.log, job.requeue_limit, job.idle_limit, self.say
         )
         todo, number = list(functions(job, self.site)), 0
         while True:
-            if reason := account.begin():
+            if reason := attempts.begin():
                 raise UserError(reason)
             for phase in todo:
                 if status := self._on_all_nodes(phase, PORT + number):
                     break
-            reached = status == 0 or self.reachable()
-            came_to = account.end(phase=phase, status=status, stopped=self.stopped, reachable=reached)
-            if self.stopped or came_to not in (restarts.RESTART, restarts.REQUEUE):
-                return came_to
+            reachable = status == 0 or self.reachable()
+            outcome = attempts.end(phase=phase, status=status, stopped=self.stopped, reachable=reachable)
+            if self.stopped or outcome not in (restarts.RESTART, restarts.REQUEUE):
+                return outcome
             todo, number = ["work"], number + 1
             while not self.stopped and not self.reachable():
                 time.sleep(WAIT_SECONDS)
 
     def say(self, line: str) -> None:
-        """To the log and to the terminal."""
+        """Write a line to the log and to the terminal."""
         with self.lock, self.log.open("a") as log:
             log.write(f"{line}\n")
             print(line, flush=True)
@@ -122,14 +122,14 @@ class Local:
         return True
 
     def _on_all_nodes(self, function: str, port: int) -> int:
-        """The worst exit status; 0 if it is good on every node."""
+        """Run a function on all nodes and return the worst exit status; 0 if every node succeeds."""
         nodes = [
             subprocess.Popen(
                 self.command(node, function, port),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for this process, which hands it on
+                start_new_session=True,  # this process handles Ctrl-C
             )
             for node in range(self.job.nodes)
         ]
@@ -154,13 +154,13 @@ class Local:
         return max(abs(node.returncode) for node in nodes)
 
     def _label(self, number: int, node: subprocess.Popen[bytes]) -> None:
-        """Each line of a node with its number before it, as `srun --label` has it."""
+        """Prefix each line of a node with the node's number, as `srun --label` does."""
         assert node.stdout
         for line in node.stdout:
             self.say(f"{number}: {line.decode(errors='replace').rstrip()}")
 
     def stop(self, number: int, frame: FrameType | None) -> None:
-        """A signal handler."""
+        """Handle a signal: save and end."""
         self.stopped = True
 
 
@@ -168,7 +168,7 @@ def run_local(job: Job, site: Site, *, hosts: Sequence[str] | None, remote_shell
     """Run a job to its end, in the foreground.
 
     Raises:
-        ValueError: If it failed; the reason is in state.json, and in the log.
+        UserError: If the job fails; state.json and the log have the reason.
     """
     local = Local(job, site, hosts or (), remote_shell)
     if dry:

@@ -1,4 +1,4 @@
-"""The status of runs, from the scheduler and from their folders, with what to do next."""
+"""Status, logs, cancellation and continuation of runs, from the scheduler and the run folders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.table import Table
 from mstat.cluster import restarts, slurm
 from mstat.cluster.about import read_about
 from mstat.cluster.job import COLLECT, elements
-from mstat.cluster.logs import last_failure, last_word, tail
+from mstat.cluster.logs import last_failure, last_slurm_error, tail
 from mstat.cluster.restarts import FOLDER
 from mstat.console import console
 from mstat.errors import UserError
@@ -25,28 +25,28 @@ from mstat.report.progress import by_stage, clock
 from shards.text import markup, printable
 
 ABSENT = "–"
-TABLE_LINES = 40  # of a log that ends with the checks of the nodes
+TABLE_LINES = 40  # at the end of a log, which hold the table of the launch checks
 NARROW = 100  # columns
-# The longest word of each, so that it is not cut.
+# Minimum widths: the longest word of each column, so that no word is cut.
 WIDTHS = {"job": 10, "state": 9, "step": 8, "loss": 6, "by stage": 9, "clips/s": 7, "left": 5, "restarts": 8, "run": 8}
-RECENT = 20  # records of metrics.jsonl that a speed is the mean of
+RECENT = 20  # records of metrics.jsonl in the mean speed
 TAIL_BYTES = 1 << 16
-LARGEST = 1e15  # number of metrics.jsonl that is shown
+LARGEST = 1e15  # metrics.jsonl of an untrusted run may have numbers too large to format
 
 
 def show(runs: Sequence[Path]) -> None:
-    """A table of runs; below it why each failed one failed.
+    """Print a table of runs, and below it the cause of each failure.
 
     Raises:
-        ValueError: If nothing was ever started in one of them; the others are shown first.
+        UserError: If a folder is not a run, after the table of the others.
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in ("run", "job", "state", "step", "loss", "by stage", "clips/s", "left", "restarts"):
         is_number = column not in ("run", "job", "state", "by stage")
-        # On 80 columns words are wrapped, but none is cut off; names of folders are, where there is no other way.
+        # On 80 columns text wraps between words; only names of folders wrap within a word.
         table.add_column(column, justify="right" if is_number else "left", min_width=WIDTHS[column], overflow="fold")
     failed = []
-    for run, about in (result for given in runs if is_run(given) for result in expand(given)):
+    for run, about in (part for given in runs if is_run(given) for part in expand(given)):
         row, failure = describe(run, about)
         table.add_row(*(markup(cell) for cell in row))
         if failure:
@@ -59,16 +59,16 @@ def show(runs: Sequence[Path]) -> None:
         out.print(f"[bold red]{markup(run)}[/]", soft_wrap=True, highlight=False)
         print(printable(failure, keep="\n\t"))
     if missing := [str(run) for run in runs if not is_run(run)]:
-        raise UserError(f"{', '.join(missing)}: no run, and no job was submitted for it")
+        raise UserError(f"{', '.join(missing)}: not a run folder, and no job was submitted for it")
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether something was ever started there."""
+    """Return whether a run or a job was ever started in a folder."""
     return (folder / "state.json").is_file() or (folder / FOLDER).is_dir()
 
 
 def expand(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """A folder, or of an array those of its elements and of the job that collects; with what is known of each's job."""
+    """Yield the folder and job.json of a run, or of an array's elements and the job that collects from them."""
     about = read_about(run)
     for element, number in elements(run, about).items():
         yield element, _part(element, f"{about['id']}_{number}", about)
@@ -83,25 +83,25 @@ def expand(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _part(folder: Path, job: str, about: dict[str, Any]) -> dict[str, Any]:
-    """Return the job of an element of an array: its own record, or what is known before it begins."""
+    """Return job.json of an array's element, or the facts that are known before the element begins."""
     own = read_about(folder)
     log = Path(about.get("script", folder)).with_name(f"{about.get('name', 'mstat')}-{job}.log")
-    # Of another job, if this one was not to do it again (`continue RUN -- --array=6`).
+    # The record may be of another job, if this one does not repeat the element (`continue RUN -- --array=6`).
     is_own = own.get("id") == job or ("id" in own and not slurm.knows(job))
     return own if is_own else {"scheduler": "slurm", "id": job, "log": str(log)}
 
 
 def describe(run: Path, about: dict[str, Any]) -> tuple[list[str], str]:
-    """A row of the table, and the words of the failure if there is one."""
+    """Return a row of the table and the cause of the failure, which is empty without one."""
     state = read_state(run)
     job, queue = _job(about)
     begins = restarts.begun_since_submission(run)
-    message = state.get("state") or _told(restarts.read(run))
-    if queue is not None and not queue.active and message != "failed":
-        if queue.failed or (message == "running" and queue.state != "CANCELLED"):
-            message = "cut off"  # nobody lived to write how it ended, or had a Python to write with
-        elif queue.state == "CANCELLED" and message in ("running", "not begun"):
-            message = "cancelled"
+    status = state.get("state") or _last_outcome(restarts.read(run))
+    if queue is not None and not queue.active and status != "failed":
+        if queue.failed or (status == "running" and queue.state != "CANCELLED"):
+            status = "cut off"  # the job died before it could record an outcome
+        elif queue.state == "CANCELLED" and status in ("running", "not begun"):
+            status = "cancelled"
     last = _tail(run / "metrics.jsonl")
     newest = last[-1] if last else {}
     total = num_steps(run)
@@ -109,25 +109,25 @@ def describe(run: Path, about: dict[str, Any]) -> tuple[list[str], str]:
     row = [
         _short(run),
         job,
-        message,
+        status,
         ABSENT if steps is None else f"{steps:,}" + (f" / {total:,}" if total else ""),
         f"{newest['loss']:.3f}" if "loss" in newest else ABSENT,
         ", ".join(f"{stage} {value:.3f}" for stage, value in by_stage(newest).items()) or ABSENT,
         f"{speed(last):.1f}" if last else ABSENT,
-        _left(last, total, run) if message in ("running", "requeue") else ABSENT,
+        _left(last, total, run) if status in ("running", "requeue") else ABSENT,
         str(max(0, len(begins) - 1)),
     ]
-    return row, _failure(run, about, state) if message in ("failed", "cut off") else ""
+    return row, _failure(run, about, state) if status in ("failed", "cut off") else ""
 
 
 def read_state(run: Path) -> dict[str, Any]:
-    """state.json without the values that no run writes."""
+    """Return the content of state.json, without values of types that no run writes."""
     kinds = {"state": str, "step": int, "reason": str}
     state = restarts.read_json(run / "state.json")
     return {key: state[key] for key, kind in kinds.items() if type(state.get(key)) is kind}
 
 
-def _told(events: Sequence[dict[str, Any]]) -> str:
+def _last_outcome(events: Sequence[dict[str, Any]]) -> str:
     """Return the status of a job whose command writes no state.json."""
     kinds = [event for event in events if event["event"] != "submit"]
     return str(kinds[-1].get("outcome", "running")) if kinds else "not begun"
@@ -135,18 +135,18 @@ def _told(events: Sequence[dict[str, Any]]) -> str:
 
 def _failure(run: Path, about: dict[str, Any], state: dict[str, Any]) -> str:
     log = Path(about.get("log", run / "no log"))
-    words = last_failure(log) or last_word(log)
+    failure = last_failure(log) or last_slurm_error(log)
     ends = [event for event in restarts.read(run) if event["event"] == "end"]
     reason = state.get("reason") or (str(ends[-1].get("reason", "")) if ends else "")
-    # Of a run that failed by itself the reason is the last line of the traceback, and need not be told twice.
     if reason.startswith(restarts.CHECKS):
-        words = "\n".join(tail(log)[-TABLE_LINES:])
-    told_twice = reason.split(": ", 1)[-1].split(";")[0] in words
-    return "\n".join(filter(None, [None if told_twice else reason, words])) or "no word of why in its log"
+        failure = "\n".join(tail(log)[-TABLE_LINES:])
+    # The reason of a run that failed by itself is the last line of the traceback.
+    is_repeated = reason.split(": ", 1)[-1].split(";")[0] in failure
+    return "\n".join(filter(None, [None if is_repeated else reason, failure])) or "its log has no error message"
 
 
 def _job(about: dict[str, Any]) -> tuple[str, slurm.JobState | None]:
-    """Return the scheduler's view of a job, in words and as it is."""
+    """Return the scheduler's state of a job, as text and as an object."""
     if about.get("scheduler") == "local":
         if about.get("host") != socket.gethostname():
             return f"local {about.get('id', '?')}, on {about.get('host', 'an unknown host')}", None
@@ -159,15 +159,15 @@ def _job(about: dict[str, Any]) -> tuple[str, slurm.JobState | None]:
     except slurm.SlurmError as error:
         return f"{about['id']} ({error})", None
     if queue is None:
-        return f"{about['id']}, gone from Slurm", slurm.GONE
-    words = f"{about['id']} {queue.state}"
+        return f"{about['id']}, not in Slurm", slurm.GONE
+    text = f"{about['id']} {queue.state}"
     if queue.state == "PENDING" and queue.reason:
-        return f"{words} ({queue.reason})", queue
-    return (f"{words} {queue.run_time} of {queue.time_limit}" if queue.state == "RUNNING" else words), queue
+        return f"{text} ({queue.reason})", queue
+    return (f"{text} {queue.run_time} of {queue.time_limit}" if queue.state == "RUNNING" else text), queue
 
 
 def local_is_alive(about: dict[str, Any]) -> bool:
-    """Return whether the process of a local job runs, as far as can be told from here."""
+    """Return whether the process of a local job runs on this host."""
     if about.get("host") != socket.gethostname() or "id" not in about:
         return False
     try:
@@ -177,7 +177,7 @@ def local_is_alive(about: dict[str, Any]) -> bool:
 
 
 def num_steps(run: Path) -> int | None:
-    """Steps that a run is to have; None where that is not known, or not without a look into its shards."""
+    """Return the total number of steps of a run; None if it is unknown."""
     if not (run / "config.yaml").is_file():
         return None
     from mstat.config.cli import load_config
@@ -192,7 +192,7 @@ def num_steps(run: Path) -> int | None:
 
         place = find_shards(run, config.data.shards)
         if "://" in place or not Path(place).is_dir():
-            return None  # a look at a run opens no address that the run's settings name
+            return None  # `status` opens no address that the settings of an untrusted run name
         reader = shards.open(place)
         return config.train.epochs * training_sampler(reader, config).steps_per_epoch
     except (OSError, ValueError, SystemExit):
@@ -200,7 +200,7 @@ def num_steps(run: Path) -> int | None:
 
 
 def speed(records: Sequence[dict[str, Any]]) -> float:
-    """Clips a second over the last records; each record's is a mean over those written with it."""
+    """Return the mean of clips per second over the last records."""
     recent = [record["clips_per_s"] for record in records[-RECENT:] if record.get("clips_per_s")]
     return len(recent) / sum(1 / value for value in recent) if recent else 0.0
 
@@ -215,7 +215,7 @@ def _left(records: Sequence[dict[str, Any]], total: int | None, run: Path) -> st
 
 
 def _tail(path: Path) -> list[dict[str, Any]]:
-    """The last records of a journal."""
+    """Return the last records of a JSON-lines file."""
     if not path.is_file():
         return []
     try:
@@ -229,7 +229,7 @@ def _tail(path: Path) -> list[dict[str, Any]]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
-            continue  # the first, cut by the tail, or the last, cut by a crash
+            continue  # the first line is partial, and a crash may have truncated the last one
         if isinstance(record, dict) and type(record.get("step")) is int:
             records.append({key: value for key, value in record.items() if _is_number(value)})
     return records
@@ -247,40 +247,40 @@ def _short(run: Path) -> str:
 
 
 def logs(runs: Sequence[Path], lines: int, *, follow: bool) -> None:
-    """The end of each run's newest log; to follow one, it need not be there yet.
+    """Print the end of each run's newest log. With `follow`, wait for a log that does not exist yet.
 
     Raises:
-        ValueError: If there is none.
+        UserError: If there is no log.
     """
     named = [about.get("log") for given in runs for _, about in expand(given)]
-    there = [log for log in named if log is not None and (Path(log).is_file() or (follow and not Path(log).exists()))]
-    if not there:
-        raise UserError(f"{', '.join(map(str, runs))}: no log yet; no job of it has begun")
-    command = ["tail", f"--lines={lines}", *(["--follow=name", "--retry"] if follow else []), *there]
+    paths = [log for log in named if log is not None and (Path(log).is_file() or (follow and not Path(log).exists()))]
+    if not paths:
+        raise UserError(f"{', '.join(map(str, runs))}: no log yet, since no job has begun")
+    command = ["tail", f"--lines={lines}", *(["--follow=name", "--retry"] if follow else []), *paths]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="backslashreplace") as process:
         assert process.stdout
         try:
-            for line in process.stdout:  # a log may hold what steers a terminal
+            for line in process.stdout:  # a log may contain escape sequences
                 print(printable(line, keep="\n\t"), end="", flush=follow)
         finally:
             process.terminate()
 
 
 def cancel(run: Path, *, now: bool) -> str:
-    """End a run's job: with a checkpoint, or at once. Gives what was done.
+    """Cancel a run's job, after a checkpoint or with `now` immediately; return a message.
 
     Raises:
-        ValueError: If there is no job to cancel.
+        UserError: If there is no job to cancel.
     """
     about = read_about(run)
     if about.get("scheduler") == "local":
         if not local_is_alive(about):
-            raise UserError(f"{run}: its job has ended, or runs on host {about.get('host', '?')}")
+            raise UserError(f"{run}: its job has ended, or runs on another host ({about.get('host', '?')})")
         os.kill(about["id"], signal.SIGTERM)
-        return f"{run}: told to save and end"
+        return f"{run}: saving and ending"
     state = slurm.ask(about["id"]) if "id" in about else None
     if state is None or not state.active:
-        raise UserError(f"{run}: no job of it is in the queue" + (f" ({state.state})" if state else ""))
+        raise UserError(f"{run}: no job in the queue" + (f" ({state.state})" if state else ""))
     for folder in (run, *elements(run, about)):
         if folder == run or (folder / FOLDER).is_dir():
             (folder / FOLDER / "cancel").touch()
@@ -289,30 +289,29 @@ def cancel(run: Path, *, now: bool) -> str:
     if now or state.state != "RUNNING":
         slurm.cancel(about["id"])
         return f"{run}: job {about['id']} is cancelled"
-    slurm.cancel(about["id"], pending=True)  # elements of an array
+    slurm.cancel(about["id"], pending=True)  # elements of an array that have not begun
     slurm.signal(about["id"])
-    return f"{run}: job {about['id']} saves and ends; --now would not wait for it"
+    return f"{run}: job {about['id']} saves and ends; --now ends it without a checkpoint"
 
 
-def go_on(run: Path, flags: Sequence[str] = ()) -> str:
-    """Submit a run's script again. Gives what was done.
+def continue_run(run: Path, flags: Sequence[str] = ()) -> str:
+    """Submit a run's script again; return a message.
 
     Raises:
-        ValueError: If there is none, or its job is still in the queue.
+        UserError: If there is no script, or a job of the run is in the queue.
     """
     about = read_about(run)
     if about.get("scheduler") == "local":
         raise UserError(
-            f"{run}: a local job goes on with the same command: {about.get('command', 'of its submission')}"
+            f"{run}: to continue a local job, re-run its command: {about.get('command', 'that of its submission')}"
         )
     if "script" not in about or "id" not in about:
         parent = next((folder for folder in run.parents if run in elements(folder, read_about(folder))), None)
         number = run.name.rpartition("-")[2]
-        way_out = f"continue {parent} -- --array={number}" if parent else "submit it with launch/submit.py"
-        raise UserError(f"{run}: no batch script in it: {way_out}")
+        way_out = f"run `continue {parent} -- --array={number}`" if parent else "submit it with launch/submit.py"
+        raise UserError(f"{run}: no batch script: {way_out}")
     slurm.refuse_second(run)
     slurm.check(Path(about["script"]))
     ids = slurm.start(run, about, flags)
-    collects = f", and {ids[1]}, which collects," if len(ids) > 1 else ""
     where = "" if about.get("array") else f" from step {restarts.step(run)}"
-    return f"{run}: job {ids[0]}{collects} goes on{where}"
+    return f"{run}: {slurm.named(ids)} continues{where}"

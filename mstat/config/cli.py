@@ -21,6 +21,7 @@ from mstat.config.ranges import alternatives, is_number, out_of_range, setting_t
 from mstat.config.yaml_settings import NULLS, flags_of
 from mstat.errors import UserError
 from mstat.files import write_text
+from mstat.foreign_messages import UNKNOWN_KEY, UNKNOWN_KEY_IN_GROUP
 from shards.paths import expand
 from shards.records import UsageError
 from shards.text import printable
@@ -126,7 +127,7 @@ def _refuse_unknown(flags: Sequence[str]) -> None:
     for flag in flags:
         key = flag.removeprefix("--").partition("=")[0]
         if key not in setting_types():
-            raise UserError(_with_nearest_key(f"unrecognized arguments: --{key}"))
+            raise UserError(_unknown_setting(key))
 
 
 def _refuse_classes(flags: Sequence[str]) -> None:
@@ -137,7 +138,7 @@ def _refuse_classes(flags: Sequence[str]) -> None:
         if not flag.startswith("--") or section not in SECTIONS or key in setting_types():
             continue
         if name:
-            raise UserError(_with_nearest_key(f"unrecognized arguments: --{key}"))
+            raise UserError(_unknown_setting(key))
         raise UserError(f"--{section} is a section: set its settings one by one, as --{section}.NAME VALUE")
 
 
@@ -173,7 +174,7 @@ def override(config: Config, settings: Mapping[str, str]) -> Config:
     plain = asdict(config)
     for key, value in settings.items():
         if key not in setting_types():  # a whole section could name a class, which jsonargparse would import
-            raise UserError(_with_nearest_key(f"unrecognized arguments: --{key}"))
+            raise UserError(_unknown_setting(key))
         section, _, name = key.rpartition(".")
         (plain[section] if section else plain)[name] = _parse(setting_types()[key], value)
     parser = _plain_parser()
@@ -230,13 +231,14 @@ def _keys() -> list[str]:
 
 
 def _with_nearest_key(message: str) -> str:
-    in_group = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
-    alone = re.search(r"unrecognized arguments: --([\w.]+)|Option '([\w.]+)' is not accepted", message)
-    if in_group:
-        key = ".".join(in_group.groups())
-    elif alone:
-        key = alone[1] or alone[2]
-    else:
-        return message
+    """Return jsonargparse's message, or for an unknown setting our own."""
+    if in_group := UNKNOWN_KEY_IN_GROUP.search(message):
+        return _unknown_setting(".".join(in_group.groups()))
+    if alone := UNKNOWN_KEY.search(message):
+        return _unknown_setting(alone[1] or alone[2])
+    return message
+
+
+def _unknown_setting(key: str) -> str:
     near = difflib.get_close_matches(key, [near for near in ("config", *_keys()) if near != key], n=1, cutoff=0.4)
     return f"unknown setting {key!r}" + (f": did you mean {near[0]!r}?" if near else "; --help lists all settings")

@@ -19,6 +19,8 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
+from mstat.foreign_messages import LOST_PEER
+
 ANSWER_SECONDS = 5.0  # to wait for answers; they take milliseconds
 POLL_SECONDS = 0.1
 FAR = timedelta(days=365)
@@ -100,11 +102,10 @@ class RollCall:
 
 
 def failed_collective(error: BaseException) -> bool:
-    """Return whether an error is about another rank. gloo's are plain RuntimeErrors, known by their text."""
+    """Return whether an error is about another rank. Those of gloo are plain RuntimeErrors."""
     if isinstance(error, dist.DistError):
         return True
-    signs = ("gloo/", "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    return isinstance(error, RuntimeError) and LOST_PEER.search(str(error)) is not None
 
 
 def within(seconds: float, call: Callable[[], T]) -> T | None:

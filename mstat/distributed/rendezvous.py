@@ -45,7 +45,7 @@ def join(backend: str, timeout: timedelta, facts: Mapping[str, Any]) -> str:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     is_master = rank == 0 and not launcher_keeps_store()
     with _notice(rank, world_size, address):
-        # multi_tenant: where rank 0 keeps the store, its launch checks have made it already (mstat/preflight/notes.py).
+        # multi_tenant: where rank 0 keeps the store, its launch checks have made it already (mstat/preflight/store.py).
         keys = dist.TCPStore(*address, world_size, is_master=is_master, timeout=timeout, multi_tenant=True)
         store = dist.PrefixStore("mstat", keys)
         attempt = agree_on_attempt(store, rank, world_size, timeout, facts)

@@ -1,4 +1,4 @@
-"""Checks of all nodes before a job trains: facts of each node, a first collective, one table of what is wrong.
+"""Launch checks of all nodes before a job trains: facts about each node, a first collective, one table of faults.
 
-What can be known without starting processes on other nodes belongs to mstat/config and mstat/cluster.
+Checks that need no process on another node belong to mstat/config and mstat/cluster.
 """

@@ -1,8 +1,9 @@
-"""Launch checks: what would end a run in an hour, or spoil it without a word, said by all nodes together in seconds.
+"""Launch checks on all nodes: find in seconds what would end a run after an hour, or spoil it silently.
 
-In order: 1. every rank leaves a note in the launcher's store, the first one of a node with its node's facts; 2. rank 0
-names who has left none, and compares clocks; 3. all of them make the process group, through mstat/distributed/engine.py
-as training does, and reduce; 4. rank 0 judges, shows one table, and tells the others.
+In order: 1. every rank writes a note into the launcher's store, and the first rank of a node adds the node's facts;
+2. rank 0 finds the ranks without a note; 3. all ranks form the process group as training does
+(mstat/distributed/engine.py) and run an all-reduce; 4. rank 0 judges the results, prints one table, and sends the
+verdict to the other ranks.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import platform
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,83 +27,77 @@ from mstat.config import Config
 from mstat.distributed.launcher import check_launcher
 from mstat.files import write_json
 from mstat.preflight.node import gather_facts
-from mstat.preflight.notes import Meeting, meet
-from mstat.preflight.table import MEGABYTES, NOT_DONE, Asked, Found, judge, show
+from mstat.preflight.store import RankStore, open_store
+from mstat.preflight.table import MEGABYTES, NOT_DONE, Expectations, Observations, judge, show
 
 ROUNDS = 5
-GRACE = 3.0  # after a rank's error: the others may have something to say as well
-SEEN_SECONDS = 5.0  # for all to read the verdict, before rank 0 ends and its launcher takes the store away
+GRACE = 3.0  # seconds after a rank's error in which other ranks may report theirs
+SEEN_SECONDS = 5.0  # for all ranks to read the verdict, before rank 0 ends and its launcher closes the store
 REPORT = "preflight.json"  # in the run folder
 
 
-def check(config: Config, script: str, requested: Asked, timeout: float) -> bool:
-    """Make all checks; every rank calls it. Rank 0 prints the table and leaves it in RUN/preflight.json.
+def check(config: Config, script: str, expected: Expectations, timeout: float) -> bool:
+    """Run all checks; every rank calls it. Rank 0 prints the table and writes RUN/preflight.json.
 
     Args:
-        script: What is to be started: launch/<script>.py.
+        script: The command to check for: launch/<script>.py.
 
     Returns:
-        Whether all is well, on every rank.
+        Whether there is no fault; the same value on every rank.
 
     Raises:
-        UserError: If the launcher asks for what training would refuse.
-        ConnectionError: Where this rank cannot reach rank 0, or hears no verdict from it.
+        UserError: If the launcher is configured in a way that training refuses.
+        ConnectionError: If this rank cannot reach rank 0, or receives no verdict from it.
     """
     check_launcher(config)
-    meeting = meet(timeout)
-    with _giving_up(4 * timeout + 4 * GRACE, os.environ.get("MASTER_ADDR", "")):
-        if meeting.rank == 0:
-            return _lead(meeting, config, script, requested, timeout)
-        return _follow(meeting, config, script, timeout)
+    store = open_store(timeout)
+    with _exit_after(4 * timeout + 4 * GRACE, os.environ.get("MASTER_ADDR", "")):
+        if store.rank == 0:
+            return _lead(store, config, script, expected, timeout)
+        return _follow(store, config, script, timeout)
 
 
-def _lead(meeting: Meeting, config: Config, script: str, requested: Asked, timeout: float) -> bool:
-    token = _leave_token(config)
-    meeting.leave("begin", token)
-    meeting.leave("note", _note(config, script, token))
-    notes = meeting.collect("note", range(meeting.world_size), timeout)
-    result = Found(meeting.world_size, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), notes)
-    first_ranks = [rank for rank, note in notes.items() if note["facts"] is not None and rank > 0]
-    meeting.leave("clocks", first_ranks)
-    result.clocks = {0: (0.0, 0.0), **meeting.compare_clocks(first_ranks)}
-    is_complete = len(notes) == meeting.world_size
-    meeting.leave("go", is_complete)
+def _lead(store: RankStore, config: Config, script: str, expected: Expectations, timeout: float) -> bool:
+    token = _create_token(config)
+    store.set("begin", token)
+    store.set("note", _note(config, script, token))
+    notes = store.collect("note", range(store.world_size), timeout)
+    observed = Observations(store.world_size, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), notes)
+    is_complete = len(notes) == store.world_size
+    store.set("go", is_complete)
     if is_complete:
-        _together(meeting, config, timeout)
-        outcomes = meeting.collect("outcome", [0], timeout + GRACE)
-        late = GRACE if 0 in outcomes and outcomes[0]["error"] else timeout
-        result.outcomes = {**outcomes, **meeting.collect("outcome", range(1, meeting.world_size), late)}
+        _run_collective(store, config, timeout)
+        outcomes = store.collect("outcome", [0], timeout + GRACE)
+        seconds = GRACE if 0 in outcomes and outcomes[0]["error"] else timeout
+        observed.outcomes = {**outcomes, **store.collect("outcome", range(1, store.world_size), seconds)}
     if token:
         Path(token).unlink(missing_ok=True)
-    faults = judge(result, requested)
-    show(result, faults)
-    with suppress(OSError):  # a full disk is told already
+    faults = judge(observed, expected)
+    show(observed, faults)
+    with suppress(OSError):  # a full disk is one of the faults
         run = Path(config.run)
         run.mkdir(parents=True, exist_ok=True)
-        message = {"good": not faults, "faults": [dataclasses.asdict(fault) for fault in faults]}
-        write_json(run / REPORT, {**message, **dataclasses.asdict(result)})
-    meeting.leave("verdict", not faults)
-    meeting.collect("seen", [rank for rank in notes if rank > 0], SEEN_SECONDS)
+        verdict = {"good": not faults, "faults": [dataclasses.asdict(fault) for fault in faults]}
+        write_json(run / REPORT, {**verdict, **dataclasses.asdict(observed)})
+    store.set("verdict", not faults)
+    store.collect("seen", [rank for rank in notes if rank > 0], SEEN_SECONDS)
     return not faults
 
 
-def _follow(meeting: Meeting, config: Config, script: str, timeout: float) -> bool:
+def _follow(store: RankStore, config: Config, script: str, timeout: float) -> bool:
     try:
-        token = meeting.wait("begin", 0, timeout)
-        note = _note(config, script, token)
-        meeting.leave("note", note)
-        if meeting.rank in meeting.wait("clocks", 0, 2 * timeout):
-            meeting.answer_clock(2 * timeout)
-        if meeting.wait("go", 0, 2 * timeout):
-            _together(meeting, config, timeout)
-        good = bool(meeting.wait("verdict", 0, 2 * timeout + GRACE))
+        token = store.wait("begin", 0, timeout)
+        store.set("note", _note(config, script, token))
+        if store.wait("go", 0, 2 * timeout):
+            _run_collective(store, config, timeout)
+        good = bool(store.wait("verdict", 0, 2 * timeout + GRACE))
     except dist.DistError as error:
         host = os.environ["MASTER_ADDR"]
         raise ConnectionError(
-            f"{platform.node()} hears nothing from rank 0 ({host}): {str(error).splitlines()[0]}"
+            f"{platform.node()}: no message from rank 0 ({host}): {str(error).splitlines()[0]}"
         ) from None
     with suppress(dist.DistError):
-        meeting.leave("seen", True)
+        store.set("seen", True)
     return good
 
 
@@ -113,12 +109,16 @@ def _note(config: Config, script: str, token: str | None) -> dict[str, Any]:
         facts = gather_facts(config, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), script)
         if token is not None and not Path(token).exists():
             fault = f"run folder: {config.run} is not the folder that rank 0 sees under this name"
-            facts["faults"].append((fault, "--run must lie on a file system that all nodes share"))
+            facts["faults"].append((fault, "put --run on a file system that all nodes share"))
     return {"host": platform.node(), "machine": int(os.environ.get("GROUP_RANK", "0")), "facts": facts}
 
 
-def _leave_token(config: Config) -> str | None:
-    """A file in the run folder by which the other nodes see that theirs is the same; None if it cannot be written."""
+def _create_token(config: Config) -> str | None:
+    """Create a file in the run folder that shows the other nodes whether they see the same folder; None if impossible.
+
+    Returns:
+        Its path.
+    """
     run = Path(config.run).absolute()
     with suppress(OSError):
         run.mkdir(parents=True, exist_ok=True)
@@ -128,11 +128,11 @@ def _leave_token(config: Config) -> str | None:
     return None
 
 
-# --- the part that takes all ranks -------------------------------------------------------------------------------
+# --- the collective ------------------------------------------------------------------------------------------------
 
 
-def _together(meeting: Meeting, config: Config, timeout: float) -> None:
-    """Make the group and reduce, within `timeout`, and leave what came of it."""
+def _run_collective(store: RankStore, config: Config, timeout: float) -> None:
+    """Form the group and reduce, within `timeout`, and write the outcome into the store."""
     outcome: dict[str, Any] = {
         "error": f"{NOT_DONE} {timeout:.0f} s",
         "device": None,
@@ -146,25 +146,25 @@ def _together(meeting: Meeting, config: Config, timeout: float) -> None:
         except Exception as error:
             outcome["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
 
-    # In a thread, which can be left alone where it hangs: not every backend ends by itself.
+    # In a thread, because some backends hang: a thread can be abandoned.
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
     thread.join(timeout)
-    meeting.leave("outcome", dict(outcome))
+    store.set("outcome", dict(outcome))
 
 
 def _reduce(config: Config, timeout: float) -> dict[str, Any]:
-    """Make the group, compute and reduce: seconds of the quickest of `ROUNDS` all-reduces."""
+    """Form the group, multiply a matrix and reduce; return the seconds of the fastest of `ROUNDS` all-reduces."""
     from mstat.distributed.engine import Engine
 
-    # `also=None`: the table shows what differs, all of it at once.
+    # `also=None`: the table shows all differences between ranks at once.
     train = dataclasses.replace(config.train, timeout_minutes=timeout / 60)
     settings = dataclasses.replace(config, train=train)
     with Engine(settings, start_up=timedelta(seconds=timeout), also=None) as engine:
         device = engine.device
         ones = torch.ones(512, 512, device=device)
         if not bool((ones @ ones == 512).all()):
-            raise ArithmeticError(f"{device} multiplies matrices wrongly")
+            raise ArithmeticError(f"{device} computes wrong matrix products")
         numbers = torch.empty(MEGABYTES * 250_000, device=device)
         times = []
         for _ in range(ROUNDS if engine.world_size > 1 else 0):
@@ -175,7 +175,7 @@ def _reduce(config: Config, timeout: float) -> dict[str, Any]:
             times.append(_now(device) - began)
             expected = engine.world_size * (engine.world_size + 1) / 2
             if not bool((numbers == expected).all()):
-                raise ArithmeticError("the all-reduce gives wrong sums")
+                raise ArithmeticError("the all-reduce returns wrong sums")
         engine.gather_objects(engine.rank)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
         backend = dist.get_backend() if dist.is_initialized() else None
@@ -188,25 +188,23 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-class _giving_up:
-    """Context in which this process ends after `seconds`.
+@contextmanager
+def _exit_after(seconds: float, address: str) -> Iterator[None]:
+    """Context that ends the process if it takes longer than `seconds`.
 
-    A store behind a cut link blocks for ever, in code that no Python exception reaches.
+    A store behind a cut link blocks for ever, in C++ code that no Python exception interrupts.
     """
 
-    def __init__(self, seconds: float, address: str) -> None:
-        def end() -> None:
-            sys.stderr.write(
-                f"error: {platform.node()} hears no verdict from rank 0 ({address}): host or network are down\n"
-            )
-            sys.stderr.flush()
-            os._exit(1)
+    def end() -> None:
+        message = f"error: {platform.node()}: no verdict from rank 0 ({address}): its host or the network is down\n"
+        sys.stderr.write(message)
+        sys.stderr.flush()
+        os._exit(1)
 
-        self.timer = threading.Timer(seconds, end)
-        self.timer.daemon = True
-
-    def __enter__(self) -> None:
-        self.timer.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.timer.cancel()
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

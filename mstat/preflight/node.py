@@ -1,4 +1,4 @@
-"""Facts of one node before a run: its code, packages, shards, GPUs, and room in the run folder."""
+"""Facts about one node before a run: its code, packages, shards, GPUs, and space in the run folder."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from shards.records import DataError
 
 QUERY = ("index", "uuid", "name", "memory.used", "memory.total", "ecc.errors.uncorrected.volatile.total")
 SLOWDOWN = ("clocks_event_reasons.hw_slowdown", "clocks_throttle_reasons.hw_slowdown")  # before driver 535
-BUSY = 0.05  # of a GPU's memory, in use before we begin; the driver itself takes less
-HEADER_BYTES = 300  # about what torch.save adds to each tensor, which only counts for small models
-SECONDS = 20.0  # for nvidia-smi, which hangs where a GPU has fallen off its bus
+BUSY = 0.05  # fraction of a GPU's memory; a GPU with more in use has another user, the driver takes less
+HEADER_BYTES = 300  # what torch.save adds to each tensor, about; it matters for small models only
+SECONDS = 20.0  # for nvidia-smi, which hangs if a GPU has fallen off its bus
 NOT_BUILT = "not built yet"
 DRAWN = (DataConfig.shards, ACTIONS_SHARDS)
 MakeTask = Callable[[Config, int], Task | ActionTask]
@@ -39,16 +39,16 @@ TASKS: dict[str, MakeTask] = {"train": Task, "pretrain": ActionTask}
 
 @dataclass
 class Facts:
-    """JSON values all.
+    """Facts about a node; all fields are JSON values.
 
     Attributes:
-        source: Digest of the Python files, which tells two trees apart even where git is not at hand.
-        shards: The set's checksum; `NOT_BUILT` where training will make the set; None where it cannot be read.
-        settings: What mstat.distributed.agreement.settings_facts gives.
-        num_gpus: That torch may use here.
-        gpus: What nvidia-smi says of each, for the table.
+        source: Digest of the Python files, which distinguishes two checkouts without git.
+        shards: The set's checksum; `NOT_BUILT` if training will build the set; None if the set cannot be read.
+        settings: The result of mstat.distributed.agreement.settings_facts.
+        num_gpus: The number of GPUs that torch can use.
+        gpus: The names of the visible GPUs, from nvidia-smi.
         free, needed: Bytes in the run folder.
-        faults: What is wrong with this node by itself, and the way out.
+        faults: Faults of this node alone, each with its remedy.
     """
 
     host: str = field(default_factory=platform.node)
@@ -65,27 +65,27 @@ class Facts:
 
 
 def gather_facts(config: Config, processes: int, script: str = "train") -> dict[str, Any]:
-    """The facts of this node, on which `processes` ranks of launch/<script>.py live."""
+    """Return the facts about this node, which runs `processes` ranks of launch/<script>.py."""
     facts = Facts(source=source_digest(PROJECT), settings=json.loads(json.dumps(settings_facts(config))))
     facts.versions["CUDA of torch"] = torch.version.cuda or "none"
-    _look_at_gpus(facts, processes)
-    reader = _look_at_shards(facts, config.data)
-    going_on = bool(folders(Path(config.run)))  # a checkpoint has all weights, those of model.init too
-    needs_init = script not in ("evaluate", "robustness") and not going_on
+    _check_gpus(facts, processes)
+    reader = _check_shards(facts, config.data)
+    resumes = bool(folders(Path(config.run)))  # from a checkpoint, which replaces the weights of model.init
+    needs_init = script not in ("evaluate", "robustness") and not resumes
     if needs_init and config.model.init and not Path(config.model.init).exists():
-        facts.faults.append((f"model.init: {config.model.init} is not there", "copy it to this node, too"))
-    _look_at_run(facts, config, script, reader)
+        facts.faults.append((f"model.init: {config.model.init} does not exist", "copy it to this node too"))
+    _check_run_folder(facts, config, script, reader)
     return asdict(facts)
 
 
-def _look_at_shards(facts: Facts, data: DataConfig) -> Reader | None:
+def _check_shards(facts: Facts, data: DataConfig) -> Reader | None:
     if data.shards in DRAWN and not Path(data.shards).exists():
         facts.shards = NOT_BUILT
         return None
     try:
         reader = shards.open(data.shards)
     except (DataError, OSError) as error:
-        facts.faults.append((f"shards: {error}", "copy or build them here, too, under the same path"))
+        facts.faults.append((f"shards: {error}", "copy or build them here too, under the same path"))
         return None
     facts.shards = reader.checksum
     return reader
@@ -94,7 +94,7 @@ def _look_at_shards(facts: Facts, data: DataConfig) -> Reader | None:
 # --- GPUs ------------------------------------------------------------------------------------------------------
 
 
-def _look_at_gpus(facts: Facts, processes: int) -> None:
+def _check_gpus(facts: Facts, processes: int) -> None:
     facts.num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     text = _nvidia_smi()
     if text is not None:
@@ -104,17 +104,15 @@ def _look_at_gpus(facts: Facts, processes: int) -> None:
             facts.faults.append(
                 (
                     "nvidia-smi lists GPUs that torch cannot use",
-                    "the driver may be too old for torch's CUDA, or torch a CPU build",
+                    "update the driver for torch's CUDA version, or install a torch build with CUDA",
                 )
             )
     if 0 < facts.num_gpus < processes:
-        facts.faults.append(
-            (f"{facts.num_gpus} GPUs for {processes} processes", "start as many processes a node as there are GPUs")
-        )
+        facts.faults.append((f"{facts.num_gpus} GPUs for {processes} processes", "start one process per GPU"))
 
 
 def _nvidia_smi() -> str | None:
-    """nvidia-smi's lines for `QUERY` and whether the hardware slows the clocks; None where it cannot be asked."""
+    """Return nvidia-smi's lines for `QUERY` and the hardware slowdown; None if nvidia-smi is missing or fails."""
     for slowdown in SLOWDOWN:
         command = ["nvidia-smi", f"--query-gpu={','.join((*QUERY, slowdown))}", "--format=csv,noheader,nounits"]
         try:
@@ -127,10 +125,13 @@ def _nvidia_smi() -> str | None:
 
 
 def read_nvidia_smi(text: str, visible: str | None) -> tuple[list[str], list[tuple[str, str]]]:
-    """A short text for each GPU that is visible, and the faults with their ways out.
+    """Parse nvidia-smi's lines.
 
     Args:
-        visible: `CUDA_VISIBLE_DEVICES`: numbers or UUIDs; nvidia-smi itself does not look at it.
+        visible: `CUDA_VISIBLE_DEVICES`: numbers or UUIDs. nvidia-smi itself ignores this variable.
+
+    Returns:
+        The name of each visible GPU, and the faults with their remedies.
     """
     names, faults = [], []
     for line in text.splitlines():
@@ -141,56 +142,57 @@ def read_nvidia_smi(text: str, visible: str | None) -> tuple[list[str], list[tup
         if used.isdecimal() and total.isdecimal() and int(used) > BUSY * int(total):
             faults.append(
                 (
-                    f"GPU {number}: {int(used):,} of {int(total):,} MiB in use before we begin",
-                    "`nvidia-smi` there shows by whom",
+                    f"GPU {number}: {int(used):,} of {int(total):,} MiB in use before the run",
+                    "find the process with `nvidia-smi` there",
                 )
             )
         if errors.isdecimal() and int(errors):
             faults.append(
-                (f"GPU {number}: {errors} uncorrected memory errors (ECC)", "leave the node out; have it reset")
+                (f"GPU {number}: {errors} uncorrected memory errors (ECC)", "exclude the node; have the GPU reset")
             )
         if slowed == "Active":
             faults.append(
-                (f"GPU {number}: slowed by its hardware (heat or power)", "leave the node out; have it looked at")
+                (f"GPU {number}: slowed by its hardware (heat or power)", "exclude the node; have the GPU inspected")
             )
     return names, faults
 
 
 def _is_visible(number: str, uuid: str, visible: str) -> bool:
     listed = [entry.strip() for entry in visible.split(",") if entry.strip()]
-    # A part of a GPU (MIG) has a UUID of its own, which this list does not have: then all are shown.
+    # A MIG partition has its own UUID, which nvidia-smi does not list here: then all GPUs count.
     return any(entry.startswith("MIG") or entry == number or uuid.startswith(entry) for entry in listed)
 
 
 # --- the run folder --------------------------------------------------------------------------------------------
 
 
-def _look_at_run(facts: Facts, config: Config, script: str, reader: Reader | None) -> None:
+def _check_run_folder(facts: Facts, config: Config, script: str, reader: Reader | None) -> None:
     run = Path(config.run)
-    there = next(folder for folder in (run, *run.absolute().parents) if folder.is_dir())
-    if not os.access(there, os.W_OK):
-        facts.faults.append((f"run folder: {there} cannot be written to", "another --run, or the rights to this one"))
-    facts.free = shutil.disk_usage(there).free
-    if reader is None or script not in TASKS:  # an evaluation writes little, an experiment many runs
+    existing = next(folder for folder in (run, *run.absolute().parents) if folder.is_dir())
+    if not os.access(existing, os.W_OK):
+        facts.faults.append((f"run folder: {existing} is not writable", "choose another --run, or change permissions"))
+    facts.free = shutil.disk_usage(existing).free
+    if reader is None or script not in TASKS:  # an evaluation writes little; the size of an experiment is unknown
         return
     splits = len(reader.protocol(config.data.protocol).splits) if config.data.split == ALL_SPLITS else 1
     held = [path for path in run.glob("**/checkpoints/step-*/**/*") if path.is_file()] if run.is_dir() else []
     try:
         facts.needed = max(
-            0, splits * room_needed(config, reader, TASKS[script]) - sum(path.stat().st_size for path in held)
+            0, splits * space_needed(config, reader, TASKS[script]) - sum(path.stat().st_size for path in held)
         )
-    except ValueError as error:  # training would refuse these settings by the same words
-        facts.faults.append((str(error), "other settings"))
+    except ValueError as error:  # training refuses these settings with the same message
+        facts.faults.append((str(error), "change the settings"))
         return
     if facts.free < facts.needed:
-        what = f"run folder: {human(facts.free)} free in {there}, checkpoints take up to {human(facts.needed)} more"
-        facts.faults.append((what, "make room, keep fewer (--train.keep 1), or take another --run"))
+        what = f"run folder: {human(facts.free)} free in {existing}, checkpoints need up to {human(facts.needed)} more"
+        remedy = "free some space, keep fewer checkpoints (--train.keep 1), or choose another --run"
+        facts.faults.append((what, remedy))
 
 
-def room_needed(config: Config, reader: Reader, make: MakeTask = Task) -> int:
-    """Return the most bytes that a run has on the disk at once.
+def space_needed(config: Config, reader: Reader, make: MakeTask = Task) -> int:
+    """Return the maximum number of bytes that a run has on the disk at once.
 
-    These are `train.keep` checkpoints, the best one with `train.keep_best`, one in the making, and the weights.
+    They hold `train.keep` checkpoints, the best one with `train.keep_best`, one that is being written, and the weights.
     """
     if config.data.split == ALL_SPLITS:
         first = reader.protocol(config.data.protocol).splits[0]
@@ -200,13 +202,13 @@ def room_needed(config: Config, reader: Reader, make: MakeTask = Task) -> int:
 
 
 def checkpoint_bytes(config: Config, num_classes: int, make: MakeTask = Task) -> tuple[int, int]:
-    """Bytes of the task's weights, and of a checkpoint: fp32 weights and what the optimiser keeps of each."""
+    """Return the bytes of the task's weights, and of a checkpoint: fp32 weights and optimiser states."""
     with torch.device("meta"):
         task = make(config, num_classes)
     parameters = sum(4 * parameter.numel() for parameter in task.parameters())
     weights = parameters + sum(buffer.nbytes for buffer in task.buffers())
-    kept = 2 if config.optim.name == "adamw" else int(config.optim.momentum > 0)
+    states = 2 if config.optim.name == "adamw" else int(config.optim.momentum > 0)
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        kept += 2  # ZeRO's own fp32 copy, and the whole weights beside its parts
-    stored = len(task.state_dict()) + (kept + 1) * len(list(task.parameters()))
-    return weights, weights + kept * parameters + HEADER_BYTES * stored
+        states += 2  # ZeRO's fp32 copy, and the whole weights beside their partitions
+    stored = len(task.state_dict()) + (states + 1) * len(list(task.parameters()))
+    return weights, weights + states * parameters + HEADER_BYTES * stored

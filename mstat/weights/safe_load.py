@@ -6,7 +6,6 @@ only; safetensors files have no code. Sizes that a file claims are checked befor
 
 from __future__ import annotations
 
-import re
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mstat.errors import UserError
+from mstat.foreign_messages import LEGACY_TAR, REFUSED_CALL, UNPICKLER_ERROR
 from mstat.weights.file_kinds import TENSORFLOW, foreign
 from mstat.weights.pickles import refuse_endless_keys
 
@@ -150,13 +150,13 @@ def reason(path: Path, error: Exception) -> str:
         start = file.read(2)
     if path.suffix == ".safetensors" and (start == b"PK" or start[:1] == b"\x80"):
         return "its name ends in .safetensors, but it is a torch file or a pickle"
-    if calls := re.search(r"GLOBAL ([\w.]+)", text):
+    if calls := REFUSED_CALL.search(text):
         return f"reading it would call {calls[1]}"
-    if "legacy .tar" in text:
+    if LEGACY_TAR in text:
         return "it is in torch's old .tar format"
     if isinstance(error, RecursionError):
         return "its values are nested too deeply"
-    message = re.search(r"Trying to load|Unsupported [^.]*|WeightsUnpickler error: [^.\n]*", text)
+    message = UNPICKLER_ERROR.search(text)
     words = (message[0] if message else text.partition("\n")[0]) or type(error).__name__
     return "it is neither a torch nor a safetensors file" if words.endswith("error: ") else printable(words)
 

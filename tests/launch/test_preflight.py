@@ -1,4 +1,4 @@
-"""launch/preflight.py as a user starts it: all that is wrong is said in one table, with exit status 1."""
+"""launch/preflight.py as a user starts it: one table shows all faults, and the exit status is 1."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def preflight(
     machines: Sequence[int] = (0, 1),
     processes: int = 2,
 ) -> list[tuple[int, str]]:
-    """Exit status and output of the checks on each of two hosts, for a training by configs/accelerate/multinode.yaml.
+    """Run the checks of a training on two hosts; return each host's exit status and output.
 
     Args:
         settings: Flags of launch/train.py.
-        options: Of launch/preflight.py.
-        trees: Of each host, a copy of the project.
-        own: Of each host, flags of launch/train.py besides `settings`.
-        environments: Of each host, variables besides those of this process.
-        machines: Those where it is started.
+        options: Flags of launch/preflight.py.
+        trees: Each host's copy of the project.
+        environments: Each host's variables besides those of this process.
+        own: Each host's flags of launch/train.py besides `settings`.
+        machines: The hosts that start the checks.
     """
     started = []
     for machine in machines:
@@ -59,7 +59,7 @@ def preflight(
 
 
 def other_tree(folder: Path) -> Path:
-    """A copy of the project with a commit of its own, and a file that is not the same."""
+    """Copy the project, change one file, and commit it."""
     for room in ("launch", "mstat", "shards", "configs"):
         shutil.copytree(PROJECT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
     with (folder / "mstat" / "task.py").open("a") as file:
@@ -71,7 +71,7 @@ def other_tree(folder: Path) -> Path:
 
 
 def other_package(folder: Path) -> Mapping[str, str]:
-    """An environment in which Python finds another version of simplejpeg."""
+    """Return an environment in which Python finds another version of simplejpeg."""
     metadata = folder / "simplejpeg-1.0.0.dist-info" / "METADATA"
     metadata.parent.mkdir(parents=True)
     metadata.write_text("Metadata-Version: 2.1\nName: simplejpeg\nVersion: 1.0.0\n")
@@ -79,7 +79,7 @@ def other_package(folder: Path) -> Mapping[str, str]:
 
 
 def other_shards(hosts: Hosts, folder: Path, shards: Path) -> None:
-    """On the second host, another set under the same path."""
+    """Mount another set under the same path on the second host."""
     from shards.sources import mars
     from shards.synthetic.persons import write_synthetic
     from shards.write import building, write
@@ -90,9 +90,9 @@ def other_shards(hosts: Hosts, folder: Path, shards: Path) -> None:
     subprocess.run([*hosts.on(1), "mount", "--bind", folder / "shards", shards], check=True)
 
 
-def test_all_that_is_wrong_is_said_at_once(hosts: Hosts, tiny_config: Path, tiny_shards: Path, tmp_path: Path) -> None:
-    """Two hosts with other commits, package versions, settings and shards, and fewer processes than asked for: five
-    lines below one table, and in RUN/preflight.json; exit status 1 on both."""
+def test_all_faults_are_reported_at_once(hosts: Hosts, tiny_config: Path, tiny_shards: Path, tmp_path: Path) -> None:
+    """Two hosts differ in commit, package version, settings and shards, and there are fewer processes than expected:
+    five faults below one table and in RUN/preflight.json, exit status 1 on both hosts."""
     other_shards(hosts, tmp_path / "other", tiny_shards)
     settings = ["--config", tiny_config, "--run", tmp_path / "run"]
     (first, printed), (second, _) = preflight(
@@ -105,24 +105,24 @@ def test_all_that_is_wrong_is_said_at_once(hosts: Hosts, tiny_config: Path, tiny
         own=((), ("--optim.lr", 0.5)),
     )
     assert (first, second) == (1, 1), printed
-    found = json.loads((tmp_path / "run" / "preflight.json").read_text())
-    told = [f"{fault['where']}: {fault['what']}" for fault in found["faults"]]
-    assert told[0] == "launch: 2 processes were launched, 4 are asked for"
-    assert told[1].startswith("mstat-1: its code is commit ")
-    assert told[2].startswith("mstat-1: simplejpeg is 1.0.0, the others have ")
-    assert told[3] == "mstat-1: optim.lr is 0.5, the others' 0.002"
-    assert told[4].startswith("mstat-1: its shards are ")
-    assert len(told) == 5
-    assert not found["good"]
-    for line in told:
+    report = json.loads((tmp_path / "run" / "preflight.json").read_text())
+    faults = [f"{fault['where']}: {fault['what']}" for fault in report["faults"]]
+    assert faults[0] == "launch: 2 processes were launched, but --expect-processes is 4"
+    assert faults[1].startswith("mstat-1: its code is at commit ")
+    assert faults[2].startswith("mstat-1: simplejpeg is 1.0.0 here and ")
+    assert faults[3] == "mstat-1: optim.lr is 0.5 here and 0.002 on the other nodes"
+    assert faults[4].startswith("mstat-1: the checksum of its shards is ")
+    assert len(faults) == 5
+    assert not report["good"]
+    for line in faults:
         assert line in printed
-    for part in ("mstat-0", "mstat-1", "all-reduce of 32 MB over gloo:", "launch checks: 5 wrong, nothing is started"):
+    for part in ("mstat-0", "mstat-1", "all-reduce of 32 MB over gloo:", "launch checks: 5 problems; not starting"):
         assert part in printed
     assert "Traceback" not in printed
 
 
-def test_for_whom(tiny_config: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The settings of the command in whose place it stands, whose flags it understands; of others none."""
+def test_the_scripts(tiny_config: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks read the flags of each script that they accept, and refuse other scripts."""
     monkeypatch.chdir(tmp_path)
     flags = ["--config_file", "single.yaml"]
     for script, words, run in (
@@ -147,3 +147,16 @@ def test_before_an_evaluation(reference: Path) -> None:
     command = [script, "--config_file", single, PROJECT / "launch" / "evaluate.py", "--run", reference]
     done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
     assert (done.returncode, "launch checks: all good" in done.stdout) == (0, True), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--config_file", PROJECT / "configs" / "accelerate" / "single.yaml", "launch/train.py"], "--max-skew"),
+    (["--", "--run", "runs/a"], "--max-skew"),
+    ([], "unknown setting 'max-skew'"),
+], ids=["around the launcher", "under the launcher", "one process"])  # fmt: skip
+def test_an_unknown_flag(words: list[object], message: str) -> None:
+    """Exit status 2, and the message names the flag: from Accelerate, from this command, or from the settings."""
+    command = [sys.executable, PROJECT / "launch" / "preflight.py", "--max-skew", "1", *words]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr.splitlines()[-1]

@@ -15,6 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from mstat.cluster import restarts
+from mstat.foreign_messages import JOB_PENDING, SLURM_ERROR, UNKNOWN_JOB
 from tests.conftest import PROJECT, assert_same_losses, state
 from tests.helpers import hosts
 from tests.helpers.slurm import CABLE, Cluster, two_nodes, wait_until, why_not
@@ -139,6 +140,24 @@ def test_a_run_on_two_nodes(cluster: Cluster, undisturbed: Path, reference: Path
     assert "report: " in cluster.submit("logs", undisturbed)
 
 
+def test_the_messages_of_slurm(cluster: Cluster) -> None:
+    """mstat/foreign_messages.py recognises the errors of this version."""
+    log = cluster.folder / "failed.log"
+    failed = cluster.call("sbatch", "--parsable", f"--output={log}", "--wrap=srun false").stdout.strip()
+    held = cluster.call(
+        "sbatch", "--parsable", "--hold", "--array=0-1", "--output=/dev/null", "--wrap=true"
+    ).stdout.strip()
+    for number in ("999999", f"{held}_7"):
+        error = cluster.call("scontrol", "show", "job", number, check=False)
+        assert error.returncode == 1
+        assert UNKNOWN_JOB.search(error.stdout + error.stderr), error
+    error = cluster.call("scontrol", "requeue", f"{held}_0", check=False)
+    assert JOB_PENDING in error.stdout + error.stderr, error
+    cluster.call("scancel", held)
+    assert cluster.wait_for_end(failed)["JobState"] == "FAILED"
+    assert any(SLURM_ERROR.match(line) for line in log.read_text().splitlines()), log.read_text()
+
+
 @pytest.mark.soak
 def test_the_time_limit(cluster: Cluster, slow: Path, undisturbed: Path, tiny_config: Path, tmp_path: Path) -> None:
     """The signal that Slurm sends before the limit: a checkpoint, a requeue, and in the end the weights of the
@@ -147,7 +166,7 @@ def test_the_time_limit(cluster: Cluster, slow: Path, undisturbed: Path, tiny_co
     arguments = [*on_two_nodes(slow), "--", "--config", tiny_config, "--run", folder]
     job = job_of(cluster.submit(*arguments))
     wait_for_step(cluster, folder, 2)
-    assert f"job {job} is RUNNING: follow, cancel or wait for it" in cluster.submit(*arguments, check=False)
+    assert f"job {job} is RUNNING: cancel it or wait for its end" in cluster.submit(*arguments, check=False)
     cluster.call("scancel", "--batch", "--signal=USR1", job)
     assert cluster.wait_for_end(job)["JobState"] == "COMPLETED", log_of(folder)
     first, second = events(folder, "end")
@@ -225,7 +244,7 @@ def test_a_missing_interpreter(cluster: Cluster, tiny_config: Path, tmp_path: Pa
     job = job_of(cluster.submit(*on_two_nodes(site), "--", "--config", tiny_config, "--run", folder))
     about = cluster.wait_for_end(job)
     assert (about["JobState"], about["Restarts"]) == ("FAILED", "0")
-    reason = f"n2: no Python that runs: {python}"
+    reason = f"n2: this Python does not run: {python}"
     assert state(folder)["reason"] == reason
     assert cluster.submit("status", folder).rstrip().endswith(f"error: {reason}")
 
@@ -234,7 +253,9 @@ def test_a_missing_interpreter(cluster: Cluster, tiny_config: Path, tmp_path: Pa
     job = job_of(cluster.submit(*on_two_nodes(site), "--", "--config", tiny_config, "--run", folder))
     assert cluster.wait_for_end(job)["JobState"] == "FAILED"
     told = cluster.submit("status", folder)
-    assert re.search(rf"{job} FAILED +cut off .*error: n1: no Python that runs: {python}$", told.rstrip(), re.S), told
+    assert re.search(rf"{job} FAILED +cut off .*error: n1: this Python does not run: {python}$", told.rstrip(), re.S), (
+        told
+    )
 
 
 def test_a_bad_checkpoint(cluster: Cluster, site: Path, undisturbed: Path, tiny_config: Path, tmp_path: Path) -> None:

@@ -277,3 +277,20 @@ def test_a_jpeg_of_odd_sampling_is_refused() -> None:
     at = data.index(b"\xff\xc0") + 11  # sampling of the first channel
     with pytest.raises(ValueError, match="damaged"):
         images.check(data[:at] + b"\x37" + data[at + 1 :])
+
+
+RESTARTS = encode(images.decode(JPEG), "jpeg", restart_marker_rows=1)
+RESTART = RESTARTS.index(b"\xff\xd0")
+HARMLESS = {
+    "Invalid SOS parameters for sequential": (JPEG, JPEG[: SCAN + 12] + b"\x3e" + JPEG[SCAN + 13 :]),  # 62, not 63
+    "2 extraneous bytes": (RESTARTS, RESTARTS[:RESTART] + b"\0\0" + RESTARTS[RESTART:]),
+}
+
+
+@pytest.mark.parametrize("message", HARMLESS)
+def test_libjpeg_turbo_has_these_warnings(message: str) -> None:
+    """shards/images.py recognises the warnings that affect no pixel by their text."""
+    whole, odd = HARMLESS[message]
+    with pytest.raises(ValueError, match=message):
+        simplejpeg.decode_jpeg(odd, strict=True)
+    np.testing.assert_array_equal(images.decode(odd), images.decode(whole))

@@ -57,7 +57,7 @@ def test_seeds(cluster: Cluster, slow: Path, tiny_config: Path, tmp_path: Path) 
     assert [state(folder / f"seed-{seed}")["state"] for seed in (5, 6)] == ["requeue", "requeue"]
     assert not (folder / "seed-7").exists()
 
-    assert "which collects" in cluster.submit("continue", folder)
+    assert "collects its results" in cluster.submit("continue", folder)
     job = json.loads((folder / "job" / "job.json").read_text())
     assert cluster.wait_for_end(job["collector"])["JobState"] == "COMPLETED", log_of(folder)
     runs = [folder / f"seed-{seed}" for seed in (5, 6, 7)]

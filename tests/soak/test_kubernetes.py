@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from mstat.cluster.job import Job
-from mstat.cluster.kubernetes import GIVE_UP, GO_ON, host, script
+from mstat.cluster.kubernetes import GIVE_UP, RESTART, host, script
 from mstat.cluster.sites import Site
 from tests.conftest import PROJECT, state, wait_for_step
 from tests.helpers.hosts import ADDRESSES, CABLE, Hosts
@@ -65,7 +65,7 @@ def test_a_pod_that_is_taken_away(hosts: Hosts, tiny_config: Path, tmp_path: Pat
     bash = Path(f"/proc/{pods[1].pid}/task/{pods[1].pid}/children").read_text().split()[0]
     os.kill(int(bash), signal.SIGTERM)
     for status, output in ends(pods):
-        assert status == GO_ON, output
+        assert status == RESTART, output
     assert state(folder)["state"] == "requeue"
     results = ends(start_pods(hosts, job))
     for status, output in results:

@@ -27,11 +27,9 @@ def test_good_hosts(hosts: Hosts, tiny_config: Path, tmp_path: Path, rows: Rows)
     results = preflight(hosts, arguments, "--expect-processes", 4, processes=4)
     seconds = time.monotonic() - began
     assert [status for status, _ in results] == [0, 0], results
-    found = json.loads((tmp_path / "run" / "preflight.json").read_text())
-    assert found["good"]
-    assert [note["host"] for note in found["notes"].values()] == [NAMES[0], NAMES[0], NAMES[1], NAMES[1]]
-    offset, error = found["clocks"]["2"]
-    assert abs(offset) <= error + 0.001  # it is one clock
+    report = json.loads((tmp_path / "run" / "preflight.json").read_text())
+    assert report["good"]
+    assert [note["host"] for note in report["notes"].values()] == [NAMES[0], NAMES[0], NAMES[1], NAMES[1]]
     assert "launch checks: all good" in results[0][1]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["preflight.json"]
     for status, output in hosts.run("train", arguments, processes=4):
@@ -52,7 +50,7 @@ def test_one_machine(kind: str, tiny_config: Path, tmp_path: Path) -> None:
     assert "launch checks: all good" in output
     status, output = run("preflight", ["--expect-processes", 3, *settings], **options)
     assert status == 1
-    assert f"launch: {processes} processes were launched, 3 are asked for" in output
+    assert f"launch: {processes} processes were launched, but --expect-processes is 3" in output
 
 
 def test_one_process_without_a_launcher(tiny_config: Path, tmp_path: Path) -> None:
@@ -60,7 +58,7 @@ def test_one_process_without_a_launcher(tiny_config: Path, tmp_path: Path) -> No
     command = [sys.executable, "launch/preflight.py", "--config", tiny_config, "--run", tmp_path / "run"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT)
     assert done.returncode == 0, done.stderr
-    assert "one process: nothing to reduce" in done.stdout
+    assert "one process: no all-reduce" in done.stdout
 
 
 def test_a_full_run_folder(hosts: Hosts, tiny_config: Path, tmp_path: Path, rows: Rows) -> None:
@@ -82,7 +80,7 @@ def test_a_machine_that_is_not_started(hosts: Hosts, tiny_config: Path, tmp_path
     [(status, printed)] = preflight(hosts, settings, "--timeout", 30, "--hosts", "a,b", machines=[0])
     seconds = time.monotonic() - began
     assert status == 1
-    assert "after 30 s of 2 machines these have not come: b (machine 1)" in printed
+    assert "after 30 s, 1 of 2 machines have joined; missing: b (machine 1)" in printed
     assert seconds < 90
     took = {"case": "a host is not started, --timeout 30", "outcome": "named", "seconds": f"{seconds:.0f}"}
     rows.setdefault(SECTION, []).append(took)
@@ -96,8 +94,8 @@ def test_a_cut_cable(hosts: Hosts, tiny_config: Path, tmp_path: Path, rows: Rows
     (first, here), (second, there) = preflight(hosts, settings, "--timeout", 30)
     seconds = time.monotonic() - began
     assert (first, second) == (1, 1)
-    assert "these have not come: machine 1" in here
-    assert f"{NAMES[1]}: after 30 s the first machine is out of reach: {ADDRESSES[0]}:29500 does not answer" in there
+    assert "missing: machine 1" in here
+    assert f"{NAMES[1]}: cannot reach the first machine within 30 s: {ADDRESSES[0]}:29500 does not answer" in there
     assert seconds < 90
     took = {"case": "the cable is cut, --timeout 30", "outcome": "both sides say so", "seconds": f"{seconds:.0f}"}
     rows.setdefault(SECTION, []).append(took)
@@ -111,8 +109,8 @@ def test_a_network_on_which_ranks_do_not_meet(hosts: Hosts, tiny_config: Path, t
     (status, printed), _ = preflight(hosts, settings, "--timeout", 45, environments=(loopback, loopback))
     assert status == 1
     assert "connectFullMesh failed" in printed
-    assert "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME must name the network" in printed
-    assert "launch checks: 1 wrong" in printed
+    assert "set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the network" in printed
+    assert "launch checks: 1 problem" in printed
     took = {
         "case": "GLOO_SOCKET_IFNAME=lo",
         "outcome": "said, with the way out",

@@ -1,4 +1,4 @@
-"""What a run folder of somebody else's may not make `submit.py status`, `logs`, `cancel` and `continue` do."""
+"""Untrusted run folders and options: `submit.py` neither runs nor prints what they inject."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _run_with(folder: Path, **about: Any) -> Path:
     ],
     ids=str,
 )
-def test_values_that_nobody_writes_are_refused(tmp_path: Path, about: dict[str, Any]) -> None:
+def test_values_that_submit_does_not_write_are_refused(tmp_path: Path, about: dict[str, Any]) -> None:
     """The message names the file and the key."""
     _run_with(tmp_path, **about)
     key = next(iter(about))
@@ -65,7 +65,7 @@ def test_values_that_nobody_writes_are_refused(tmp_path: Path, about: dict[str, 
 
 
 def test_scripts_and_logs_lie_in_the_folder(tmp_path: Path) -> None:
-    """A path to another place counts by its last part: also that of a run folder that was moved."""
+    """Of a path only the last part is used, also after a run folder was moved."""
     run = _run_with(tmp_path / "run", id="7", script="/etc/cron.daily/x.sh", log="/etc/passwd", name="x")
     assert read_about(run)["script"] == str(run / "job" / "x.sh")
     assert read_about(run)["log"] == str(run / "job" / "passwd")
@@ -74,15 +74,15 @@ def test_scripts_and_logs_lie_in_the_folder(tmp_path: Path) -> None:
     assert read_about(element)["log"] == str(run / "job" / "x-7_3.log")
 
 
-def test_a_local_job_is_a_number_after_it_began(tmp_path: Path) -> None:
-    """An attempt writes its job's name as text; the process of that number is the one to signal."""
+def test_the_id_of_a_local_job_is_a_process_id(tmp_path: Path) -> None:
+    """An attempt writes its process id as text."""
     _run_with(tmp_path, id=str(os.getpid()), scheduler="local", host=socket.gethostname())
     assert read_about(tmp_path)["id"] == os.getpid()
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[1]", "\x00", '{"id": ' + "9" * 5000 + "}", " " * (2 << 20)])
-def test_a_file_that_is_no_object_counts_as_none(tmp_path: Path, text: str) -> None:
-    """Deep, other, binary, absurd and large content ends at once, without a traceback."""
+def test_a_file_without_an_object_counts_as_missing(tmp_path: Path, text: str) -> None:
+    """Deep, binary and large content is refused at once, without a traceback."""
     (tmp_path / "job").mkdir()
     (tmp_path / "job" / "job.json").write_text(text)
     try:
@@ -93,8 +93,8 @@ def test_a_file_that_is_no_object_counts_as_none(tmp_path: Path, text: str) -> N
 
 
 @pytest.mark.slow
-def test_a_pipe_holds_nobody_up(tmp_path: Path) -> None:
-    """Each file of the folder may be a pipe that nobody writes to."""
+def test_a_pipe_does_not_block(tmp_path: Path) -> None:
+    """Each file of the folder is a pipe without a writer."""
     (tmp_path / "job").mkdir()
     for name in ("job/job.json", "job/attempts.jsonl", "state.json", "metrics.jsonl"):
         os.mkfifo(tmp_path / name)
@@ -109,7 +109,7 @@ def test_a_pipe_holds_nobody_up(tmp_path: Path) -> None:
 
 
 def test_no_escape_sequence_reaches_a_terminal(tmp_path: Path) -> None:
-    """Those of states, reasons, logs and keys are shown as text; numbers that are none are left out."""
+    """States, reasons, logs and keys are printed with visible escapes; invalid numbers are left out."""
     run = _run_with(tmp_path / "run", id="7", log="x.log", name="x")
     (run / "job" / "x.log").write_text(f"error: {ESCAPE} in a log\n")
     restarts.append(run, {"event": "submit"})
@@ -129,8 +129,8 @@ NAMES = ("run\n#SBATCH --uid=0", "run\r\necho owned", "run\x1b[2J", "run\u2028ec
 
 
 @pytest.mark.parametrize("name", NAMES, ids=repr)
-def test_a_name_makes_no_line_of_a_script(name: str) -> None:
-    """A folder, a job's name, an option with a line break are refused: a comment and a directive cannot be quoted."""
+def test_a_name_cannot_inject_a_line_into_a_script(name: str) -> None:
+    """Folders, names and options with a line break are refused, since directives cannot be quoted."""
     paths = {"folder": Path("/runs/x"), "directory": Path("/")}
     Job("train", arguments=(), **paths)
     for field in ("name", "time", "partition", "account", "qos"):
@@ -144,7 +144,7 @@ def test_a_name_makes_no_line_of_a_script(name: str) -> None:
 
 
 def test_a_refused_name_is_one_line_on_the_terminal(tmp_path: Path) -> None:
-    """The message shows the characters, and nothing of a script is printed."""
+    """The message shows the characters escaped, and no script is printed."""
     done = _submit("--dry-run", "--", "--run", tmp_path / NAMES[0])
     assert done.returncode == 2
     assert done.stdout == ""
@@ -152,23 +152,23 @@ def test_a_refused_name_is_one_line_on_the_terminal(tmp_path: Path) -> None:
     assert r"run\n#SBATCH" in done.stderr
 
 
-def test_words_after_the_dashes_stay_whole() -> None:
-    """A line break in a word is quoted, as before; a control character is refused."""
+def test_arguments_after_the_dashes() -> None:
+    """A line break in an argument is quoted; a control character is refused."""
     Job("train", Path("/runs/x"), ("--model.init", "a\nb"), Path("/"))
     with pytest.raises(UserError, match="after --"):
         Job("train", Path("/runs/x"), ("--model.init", ESCAPE), Path("/"))
 
 
 @pytest.mark.parametrize("host", ["-oProxyCommand=x", "a;b", "a b", "$(x)", "", "a\nb", "'x"])
-def test_a_host_is_no_option_and_no_shell(host: str) -> None:
-    """What ssh would take for a flag, or a shell for more than a word, is refused."""
+def test_a_host_name_cannot_inject(host: str) -> None:
+    """Names that ssh would read as a flag, or a shell as more than a word, are refused."""
     job = Job("train", Path("/runs/x"), (), Path("/"), nodes=1)
-    with pytest.raises(UserError, match="no name of a host"):
+    with pytest.raises(UserError, match="not a host name"):
         Local(job, Site(), [host], "ssh")
     Local(job, Site(), ["user@[fe80::1%eth0]:22"], "ssh")
 
 
-def test_a_state_of_another_kind_is_left_out(tmp_path: Path) -> None:
-    """Only what a run writes counts."""
+def test_invalid_states_are_left_out(tmp_path: Path) -> None:
+    """Values of types that no run writes are ignored."""
     restarts.write_json(tmp_path / "state.json", {"state": ["failed"], "step": True, "reason": {"a": 1}, "more": 1})
     assert status.read_state(tmp_path) == {}

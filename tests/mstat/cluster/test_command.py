@@ -1,4 +1,4 @@
-"""What a command line after `--` is about."""
+"""The command line after `--`: its folder, its checks, its time limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.conftest import PROJECT
 
 
 def test_the_run_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It comes from --run, else from the YAML, and is absolute."""
+    """It is the value of --run or else of the YAML, and absolute."""
     monkeypatch.chdir(tmp_path)
     mars = str(PROJECT / "configs" / "mars.yaml")
     assert target("train", ["--config", mars]) == (tmp_path / "runs" / "mars", 0)
@@ -20,8 +20,8 @@ def test_the_run_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert target("reproduce", ["table3", "--out", "x"]) == (tmp_path / "x", 1)
 
 
-def test_what_cannot_run_is_refused_before_it_waits(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """An unknown setting, a run that is not there, a build without a folder."""
+def test_a_wrong_command_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """An unknown setting, a missing run, a build without --out."""
     with pytest.raises(SystemExit):
         target("train", ["--optim.lrr", "1"])
     assert "did you mean 'optim.lr'?" in capsys.readouterr().err

@@ -17,7 +17,7 @@ JOB = Job("train", Path("/runs/mars"), ("--config", "mars.yaml"), Path("/home/re
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "a\n#SBATCH --uid=0"}, r"--name: 'a\\n#SBATCH --uid=0' has a line break"),
+        ({"name": "a\n#SBATCH --uid=0"}, r"--name: 'a\\n#SBATCH --uid=0' contains a line break"),
         ({"folder": Path("/runs/a\nb")}, r"--run \(or --out\): "),
         ({"directory": Path("/home/\x1b[2J")}, "the current folder: "),
         ({"partition": "gpu\r"}, "--partition: "),
@@ -25,8 +25,8 @@ JOB = Job("train", Path("/runs/mars"), ("--config", "mars.yaml"), Path("/home/re
         ({"qos": "a\nb"}, "--qos: "),
         ({"time": "1:00\n"}, "--time: "),
         ({"sbatch": ("--exclusive", "--comment=a\nb")}, r"--sbatch \(number 2\): "),
-        ({"arguments": ("--run", "a\x1b[2Jb")}, "after --: .* has a control character"),
-        ({"array": (0, MAX_ELEMENTS)}, "--array: 100,000 elements at most"),
+        ({"arguments": ("--run", "a\x1b[2Jb")}, "after --: .* contains a control character"),
+        ({"array": (0, MAX_ELEMENTS)}, "--array: at most 100,000 elements"),
     ],
 )
 def test_what_would_be_another_line_of_the_script_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -48,13 +48,13 @@ def test_names_of_logs_are_names_of_files() -> None:
     assert JOB.script == Path("/runs/mars/job/job.sh")
 
 
-def test_the_account_of_attempts_in_the_words_of_a_shell() -> None:
-    """Of each element its own; quoted, since a folder may have spaces."""
+def test_the_folder_of_attempts_is_quoted_for_the_shell() -> None:
+    """Each element has its own; a folder may contain spaces."""
     job = dataclasses.replace(JOB, folder=Path("/my runs"))
-    assert job.account_of == "'/my runs'"
+    assert job.attempts_folder == "'/my runs'"
     job = dataclasses.replace(job, array=(0, 3))
-    assert job.account_of == "'/my runs'/seed-\"$SLURM_ARRAY_TASK_ID\""
-    assert dataclasses.replace(job, kind="shards").account_of == "'/my runs'/job/task-\"$SLURM_ARRAY_TASK_ID\""
+    assert job.attempts_folder == "'/my runs'/seed-\"$SLURM_ARRAY_TASK_ID\""
+    assert dataclasses.replace(job, kind="shards").attempts_folder == "'/my runs'/job/task-\"$SLURM_ARRAY_TASK_ID\""
 
 
 def test_elements_of_an_array() -> None:
@@ -73,7 +73,7 @@ def test_who_collects_from_an_array() -> None:
     assert mean is not None
     assert (mean.kind, mean.arguments, mean.array, mean.zero) == ("collect", ("/runs/mars",), None, None)
     assert (mean.num_processes, mean.gpus_per_node, mean.cpus_per_process) == (1, 0, 1)
-    assert (mean.account_of, mean.script.name) == ("/runs/mars/job/collect", "collect.sh")
+    assert (mean.attempts_folder, mean.script.name) == ("/runs/mars/job/collect", "collect.sh")
     join = collector(dataclasses.replace(job, kind="shards", arguments=("build", "mars")))
     assert join is not None
     assert (join.kind, join.arguments, join.num_processes) == ("shards", ("build", "mars", "--join"), 1)

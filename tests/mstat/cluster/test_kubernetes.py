@@ -17,7 +17,7 @@ from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2Jo
 from pydantic import ValidationError
 
 from mstat.cluster.job import Job
-from mstat.cluster.kubernetes import GIVE_UP, GO_ON, after, manifest, render, script
+from mstat.cluster.kubernetes import GIVE_UP, RESTART, after, manifest, render, script
 from mstat.cluster.sites import Site, load_site
 from mstat.runs.folder import write_state
 from tests.conftest import PROJECT
@@ -69,7 +69,7 @@ def test_the_script() -> None:
     assert "MAIN=mars-1-node-0-0.mars-1\n" in text
     assert "--hosts mars-1-node-0-0.mars-1,mars-1-node-0-1.mars-1" in text
     assert text.index('--main_process_port "29499"') < text.index('--main_process_port "29500"')
-    array = text[text.index("training=(") : text.index("# To the ranks")]
+    array = text[text.index("training=(") : text.index("# Signal the ranks")]
     echoed = subprocess.run(
         ["bash", "-c", f'{array}\nprintf "%s\\n" "${{training[@]}}"'], capture_output=True, text=True
     )
@@ -80,25 +80,25 @@ def test_the_script() -> None:
 
 
 @pytest.mark.parametrize(("change", "site", "message"), [
-    ({"name": "Mars_1"}, SITE, "--name Mars_1: lower-case letters"),
+    ({"name": "Mars_1"}, SITE, "--name Mars_1: must be at most 52 lower-case letters"),
     ({"name": "m" * 60}, SITE, "at most 52"),
-    ({"folder": Path("/mstat/runs/mars")}, SITE, "must lie in one of the site's `volumes`"),
-    ({"kind": "evaluate"}, SITE, "for one training"),
-    ({"qos": "high"}, SITE, "--qos is Slurm's"),
-    ({}, Site(), "must name the `image`"),
+    ({"folder": Path("/mstat/runs/mars")}, SITE, "must be in one of the site's `volumes`"),
+    ({"kind": "evaluate"}, SITE, "runs one training"),
+    ({"qos": "high"}, SITE, "--qos is an option of Slurm"),
+    ({}, Site(), "must have an `image`"),
     ({}, replace(SITE, container="apptainer exec image.sif"), "no `container`"),
 ])  # fmt: skip
-def test_what_cannot_run_is_refused(change: dict[str, object], site: Site, message: str) -> None:
-    """Before anything is sent to a cluster."""
+def test_invalid_jobs_are_refused(change: dict[str, object], site: Site, message: str) -> None:
+    """The message names the option."""
     with pytest.raises(ValueError, match=message):
         render(replace(TWO, **change), site)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("state", "step", "status"), [
-    ("done", 20, 0), ("requeue", 7, GO_ON), ("running", 0, GO_ON), ("failed", 5, GO_ON), ("failed", 0, GIVE_UP),
+    ("done", 20, 0), ("requeue", 7, RESTART), ("running", 0, RESTART), ("failed", 5, RESTART), ("failed", 0, GIVE_UP),
 ])  # fmt: skip
-def test_a_pod_ends_as_its_run_did(state: str, step: int, status: int, tmp_path: Path) -> None:
-    """0 done, another start where there is something to go on from, none where nothing was ever reached."""
+def test_the_exit_status_of_a_pod(state: str, step: int, status: int, tmp_path: Path) -> None:
+    """0 if done; a restart if there may be a checkpoint; no restart if the run failed at its start."""
     write_state(tmp_path, state, step)  # type: ignore[arg-type]
     assert after(tmp_path) == status
     assert after(tmp_path / "none") == GIVE_UP
@@ -113,8 +113,8 @@ def test_the_command(tmp_path: Path) -> None:
     done = subprocess.run([*SUBMIT, "--dry-run", *options, "--", *TWO.arguments], capture_output=True, text=True)
     assert yaml.safe_load(done.stdout) == manifest(TWO, load_site(path)), done.stderr
     for flags, message in (
-        ([*options, "--"], "nothing is sent to Kubernetes from here"),
-        (["--dry-run", *options, "--", "--run", "runs/a"], "--run /mstat/runs/a: must lie in"),
+        ([*options, "--"], "--scheduler kubernetes needs --dry-run"),
+        (["--dry-run", *options, "--", "--run", "runs/a"], "--run /mstat/runs/a: must be in"),
     ):
         bad = subprocess.run([*SUBMIT, *flags], capture_output=True, text=True, cwd=tmp_path)
         assert bad.returncode == 1

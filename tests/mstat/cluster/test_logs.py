@@ -1,10 +1,10 @@
-"""What a job's log says of its failure."""
+"""The cause of a failure in a job's log."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from mstat.cluster.logs import BEGIN, last_failure, last_word
+from mstat.cluster.logs import BEGIN, last_failure, last_slurm_error
 
 RANKS = """\
 0: step 1/20  epoch 0  loss 13.00
@@ -28,7 +28,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_a_traceback_among_the_lines_of_several_nodes(tmp_path: Path) -> None:
-    """It is put together from its own node's lines, and is not the one of the launcher that follows it."""
+    """The traceback has the lines of its node only, and the launcher's own traceback does not replace it."""
     assert last_failure(write(tmp_path / "log", RANKS)) == (
         "Traceback (most recent call last):\n"
         '  File "mine.py", line 3, in build\n'
@@ -37,17 +37,17 @@ def test_a_traceback_among_the_lines_of_several_nodes(tmp_path: Path) -> None:
     )
 
 
-def test_of_the_last_attempt_alone(tmp_path: Path) -> None:
-    """What failed before the job was started again counts no more."""
-    told = f"{RANKS}{BEGIN} 2 of job 7, from step 5\n0: error: runs/a: No space left on device\n"
-    assert last_failure(write(tmp_path / "log", told)) == "error: runs/a: No space left on device"
+def test_the_last_attempt_counts(tmp_path: Path) -> None:
+    """Failures of earlier attempts are ignored."""
+    text = f"{RANKS}{BEGIN} 2 of job 7, from step 5\n0: error: runs/a: No space left on device\n"
+    assert last_failure(write(tmp_path / "log", text)) == "error: runs/a: No space left on device"
     assert last_failure(write(tmp_path / "log", f"{RANKS}{BEGIN} 2 of job 7, from step 5\n0: step 6/20\n")) == ""
 
 
-def test_without_a_word(tmp_path: Path) -> None:
-    """What srun says of exit codes is better than nothing, and nothing is an empty text."""
-    told = "0: step 1\nsrun: error: n2: task 1: Exited with exit code 1\n=== mstat: failed\n"
-    assert last_failure(write(tmp_path / "log", told)) == ""
-    assert last_word(tmp_path / "log") == "srun: error: n2: task 1: Exited with exit code 1"
+def test_no_message(tmp_path: Path) -> None:
+    """A message of srun is the last resort; without one the result is an empty text."""
+    text = "0: step 1\nsrun: error: n2: task 1: Exited with exit code 1\n=== mstat: failed\n"
+    assert last_failure(write(tmp_path / "log", text)) == ""
+    assert last_slurm_error(tmp_path / "log") == "srun: error: n2: task 1: Exited with exit code 1"
     assert last_failure(tmp_path / "there is none") == ""
-    assert last_word(tmp_path / "there is none") == ""
+    assert last_slurm_error(tmp_path / "there is none") == ""

@@ -1,7 +1,8 @@
-"""What becomes of a job after an attempt, without a cluster; tests/launch/test_submit.py has it on one."""
+"""The outcome of an attempt, without a cluster; tests/launch/test_submit.py runs jobs on one."""
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -11,15 +12,18 @@ from typing import Any
 import pytest
 
 from mstat.cluster import restarts
-from mstat.cluster.restarts import CANCELLED, DONE, FAILED, REQUEUE, RESTART, Account
+from mstat.cluster.restarts import CANCELLED, DONE, FAILED, REQUEUE, RESTART, Attempts
 from mstat.runs.folder import write_state
+from tests.conftest import PROJECT
 
 LOST = "LostRankError: no answer from rank 1 (host n2, pid 7): killed, stopped, or its host cannot be reached"
 
 
-def account(folder: Path, **options: Any) -> Account:
+def attempts(folder: Path, **options: Any) -> Attempts:
     log = folder / "log"
-    return Account(folder, **{"kind": "train", "job": "7", "log": log, "requeue_limit": 20, "idle_limit": 3, **options})
+    return Attempts(
+        folder, **{"kind": "train", "job": "7", "log": log, "requeue_limit": 20, "idle_limit": 3, **options}
+    )
 
 
 def save(folder: Path, step: int) -> None:
@@ -32,7 +36,7 @@ def save(folder: Path, step: int) -> None:
     ("state", "reason", "facts", "outcome"),
     [
         ("done", None, {}, DONE),
-        ("requeue", "stopped by SIGUSR1", {}, REQUEUE),  # without a word to the batch script
+        ("requeue", "stopped by SIGUSR1", {}, REQUEUE),  # the batch script received no signal
         ("requeue", "stopped by SIGUSR1", {"stopped": True}, REQUEUE),
         ("requeue", "stopped by SIGTERM", {}, REQUEUE),  # before a preemption
         ("requeue", "stopped by SIGTERM", {"status": 137}, RESTART),  # a launcher was killed
@@ -54,12 +58,12 @@ def save(folder: Path, step: int) -> None:
         (None, None, {"status": 1, "phase": "preflight", "reachable": False}, REQUEUE),
     ],
 )
-def test_what_a_training_came_to(
+def test_the_outcome_of_a_training(
     state: Any, reason: str | None, facts: dict[str, Any], outcome: int, tmp_path: Path
 ) -> None:
-    """By what the attempt wrote to state.json, not by what an earlier one left there."""
+    """The state.json of this attempt decides; that of an earlier attempt is ignored."""
     write_state(tmp_path, "requeue", 5, "of an earlier one")
-    ours = account(tmp_path)
+    ours = attempts(tmp_path)
     assert ours.begin() is None
     if state:
         write_state(tmp_path, state, 5, reason)
@@ -69,7 +73,7 @@ def test_what_a_training_came_to(
 
 
 @pytest.mark.parametrize(
-    ("kind", "told", "facts", "outcome"),
+    ("kind", "log", "facts", "outcome"),
     [
         ("evaluate", "", {"status": 0}, DONE),
         ("evaluate", "0: error: no answer from rank 1 (host n2, pid 7)", {"status": 1}, RESTART),
@@ -81,28 +85,28 @@ def test_what_a_training_came_to(
         ("reproduce", "", {"status": 0, "stopped": True}, REQUEUE),
     ],
 )
-def test_what_another_command_came_to(
-    kind: str, told: str, facts: dict[str, Any], outcome: int, tmp_path: Path
+def test_the_outcome_of_another_command(
+    kind: str, log: str, facts: dict[str, Any], outcome: int, tmp_path: Path
 ) -> None:
-    """By its exit status and its words."""
-    (tmp_path / "log").write_text(f"{told}\n")
-    ours = account(tmp_path, kind=kind)
+    """Its exit status and its log decide."""
+    (tmp_path / "log").write_text(f"{log}\n")
+    ours = attempts(tmp_path, kind=kind)
     ours.begin()
     assert ours.end(**{"phase": "work", "stopped": False, "reachable": True, **facts}) == outcome
 
 
-def test_a_cancelled_run_does_not_come_back(tmp_path: Path) -> None:
-    """Whatever it saved on the way."""
-    ours = account(tmp_path)
+def test_a_cancelled_run_is_not_restarted(tmp_path: Path) -> None:
+    """Also if it has saved a checkpoint."""
+    ours = attempts(tmp_path)
     ours.begin()
     write_state(tmp_path, "requeue", 5, "stopped by SIGUSR1")
     (tmp_path / restarts.FOLDER / "cancel").touch()
     assert ours.end(phase="work", status=0, stopped=True, reachable=True) == CANCELLED
 
 
-def test_restarts_are_bounded(tmp_path: Path) -> None:
-    """By the limit, with a checkpoint each time; by fewer without; and a new submission begins anew."""
-    ours = account(tmp_path, requeue_limit=4)
+def test_restarts_are_limited(tmp_path: Path) -> None:
+    """In total, and without a checkpoint; a new submission resets both counts."""
+    ours = attempts(tmp_path, requeue_limit=4)
 
     def again(step: int | None) -> int:
         assert ours.begin() is None
@@ -112,21 +116,21 @@ def test_restarts_are_bounded(tmp_path: Path) -> None:
         return ours.end(phase="work", status=137, stopped=False, reachable=True)
 
     assert [again(step) for step in (1, 2, 3, 4, 5)] == [RESTART] * 4 + [FAILED]
-    reason = "started again 4 times, which is the limit; the last time: its processes were killed (exit status 137)"
+    reason = "restarted 4 times, which is the limit; last failure: its processes were killed (exit status 137)"
     assert json.loads((tmp_path / "state.json").read_text()) == {"state": "failed", "step": 5, "reason": reason}
 
     restarts.append(tmp_path, {"event": "submit"})
     assert [again(None) for _ in range(3)] == [RESTART] * 2 + [FAILED]
-    assert "3 attempts in a row made no checkpoint" in json.loads((tmp_path / "state.json").read_text())["reason"]
+    assert "3 consecutive attempts made no checkpoint" in json.loads((tmp_path / "state.json").read_text())["reason"]
 
     restarts.append(tmp_path, {"event": "submit"})
-    for _ in range(3):  # cut off with their batch host: they have no end
+    for _ in range(3):  # they ended with their batch host, and so have no `end`
         assert ours.begin() is None
-    assert ours.begin() == "3 attempts in a row made no checkpoint"
+    assert ours.begin() == "3 consecutive attempts made no checkpoint"
 
 
-def test_it_runs_alone(tmp_path: Path) -> None:
-    """On the standard library, as a file, in a Python without our packages; exit status as its docstring says."""
+def test_it_runs_as_a_file(tmp_path: Path) -> None:
+    """It needs the standard library only, and exits with the status in its docstring."""
     program = [sys.executable, "-I", "-S", restarts.__file__]
     flags = ["--kind", "train", "--job", "7", "--log", tmp_path / "log", "--requeue-limit", "1", "--idle-limit", "3"]
     assert subprocess.run([*program, "begin", tmp_path, *flags]).returncode == 0
@@ -134,3 +138,24 @@ def test_it_runs_alone(tmp_path: Path) -> None:
     done = subprocess.run([*program, "end", tmp_path, *flags], capture_output=True, text=True)
     assert done.returncode == REQUEUE
     assert "requeue at step 0: stopped by SIGUSR1" in done.stdout
+
+
+def test_it_runs_on_python_3_9() -> None:
+    """Its modules parse as Python 3.9, which a batch host may have."""
+    code = (
+        "import sys; sys.path.insert(0, '.'); import mstat.cluster.restarts\n"
+        "for name, module in sys.modules.items():\n"
+        "    if name.partition('.')[0] == 'mstat': print(module.__file__)"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, cwd=PROJECT)
+    paths = [Path(line) for line in done.stdout.splitlines()]
+    assert PROJECT / "mstat" / "cluster" / "logs.py" in paths, done.stderr
+    for path in paths:
+        ast.parse(path.read_text(), feature_version=(3, 9))
+
+
+@pytest.mark.parametrize("words", restarts.LOST)
+def test_mstat_writes_these_messages(words: str) -> None:
+    """`LOST` matches messages of other modules of mstat."""
+    modules = ("distributed/lost_rank.py", "distributed/rendezvous.py", "data/workers.py")
+    assert any(words in (PROJECT / "mstat" / module).read_text() for module in modules)

@@ -1,4 +1,4 @@
-"""The batch script, as text that bash and a person can read."""
+"""The batch script, as text that bash accepts."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def dry(*arguments: object) -> str:
     return done.stdout
 
 
-def test_what_is_asked_for_stands_there(tmp_path: Path) -> None:
-    """Every resource, the command's own arguments quoted, and nothing is written."""
+def test_the_requested_resources(tmp_path: Path) -> None:
+    """The script has every resource and quotes the arguments; a dry run writes nothing."""
     options = ["--nodes", 2, "--gpus-per-node", 8, "--time", "12:00:00", "--partition", "gpu", "--account", "reid"]
     run = tmp_path / "it's mine"
     text = dry(*options, "--requeue-limit", 5, "--zero", 2, "--", "--config", "configs/mars.yaml", "--run", run)
@@ -50,7 +50,7 @@ def test_what_is_asked_for_stands_there(tmp_path: Path) -> None:
 
 
 def test_arrays_and_their_collectors(tmp_path: Path) -> None:
-    """Seeds become runs of their own; tasks share shards; each has a job that follows."""
+    """Each seed is a run; tasks share shards; a second job collects."""
     text = dry("--gpus-per-node", 1, "--array", 3, "--", "--run", tmp_path / "sweep", "--seed", 4)
     text = re.sub(r" \\\n +", " ", text)
     assert "#SBATCH --array=4-6\n" in text
@@ -71,8 +71,8 @@ def test_arrays_and_their_collectors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SITES, ids=lambda path: path.stem)
-def test_the_sites_that_come_along(path: Path, tmp_path: Path) -> None:
-    """Each is read, makes a script, and its lines stand there."""
+def test_the_sites_of_the_project(path: Path, tmp_path: Path) -> None:
+    """The script contains the set-up of each site."""
     site = load_site(path)
     text = dry("--site", path, "--nodes", 2, "--gpus-per-node", 8, "--", "--run", tmp_path)
     for line in site.setup:
@@ -81,7 +81,7 @@ def test_the_sites_that_come_along(path: Path, tmp_path: Path) -> None:
 
 
 def test_a_tilde_in_a_site_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In its paths and variables; the script quotes them, so that no shell would put it in. Lines of shell stay."""
+    """In paths and variables, which the script quotes; lines of shell stay unchanged."""
     monkeypatch.setenv("HOME", str(tmp_path))
     path = tmp_path / "site.yaml"
     path.write_text(
@@ -96,37 +96,37 @@ def test_a_tilde_in_a_site_is_the_home_folder(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_site_with_a_wrong_key(tmp_path: Path) -> None:
-    """It is named, and nothing is submitted."""
+    """The message names file and key."""
     path = tmp_path / "site.yaml"
     path.write_text("modules: [cuda]\n")
     with pytest.raises(ValueError, match=r"site\.yaml: .*modules"):
         load_site(path)
 
 
-def test_a_signal_before_there_is_time(tmp_path: Path) -> None:
-    """A limit shorter than the time for saving would start and stop for ever."""
+def test_a_time_limit_that_leaves_no_time(tmp_path: Path) -> None:
+    """A limit below --stop-before would restart the job forever."""
     command = [*SUBMIT, "--dry-run", "--time", "5", "--", "--run", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "error: --stop-before 300: less than --time 5 (300 s)" in done.stderr
+    assert "error: --stop-before 300 must be less than --time 5 (300 s)" in done.stderr
 
 
-def test_flags_that_cannot_be() -> None:
-    """Flags of the other command before `--` are refused, with the way out; so are counts that cannot be."""
+def test_invalid_flags() -> None:
+    """Flags of the other command before `--` are refused with a hint, and so are negative counts."""
     for flags, message in (
         (
             ["--config", "a b.yaml"],
-            "unrecognized arguments: --config 'a b.yaml'; what the command takes stands behind --",
+            "unrecognized arguments: --config 'a b.yaml'; arguments of the command go after --",
         ),
-        (["--gpus-per-node", "-1"], "'-1' is not a whole number from 0 on"),
+        (["--gpus-per-node", "-1"], "'-1' is not an integer of at least 0"),
     ):
         done = subprocess.run([*SUBMIT, "--dry-run", *flags], capture_output=True, text=True)
         assert done.returncode == 2
         assert message in done.stderr
 
 
-def test_logs_of_odd_names(tmp_path: Path) -> None:
-    """A percent sign in a folder is Slurm's own in names of logs; a slash in a job's name is no folder."""
+def test_special_characters_in_names_of_logs(tmp_path: Path) -> None:
+    """Slurm expands a percent sign in names of logs; a slash in a job's name must not become a folder."""
     text = dry("--name", "a/50%", "--", "--run", tmp_path / "50%j")
     assert f"#SBATCH --output={tmp_path}/50%%j/job/a-50--%j.log\n" in text
     assert f'log={tmp_path}/50%j/job/a-50--"$job.log"\n' in text

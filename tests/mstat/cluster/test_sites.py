@@ -1,4 +1,4 @@
-"""A site's YAML: plain values, of the types that a Site has; nothing that it names is imported."""
+"""A site's YAML: values of the right types; nothing that the file names is imported."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from mstat.errors import UserError
     ("text", "message"),
     [
         ("class_path: site_helper.C", "unknown key 'class_path'"),
-        ("setup: {class_path: site_helper.C}", "setup must be a list of words"),
+        ("setup: {class_path: site_helper.C}", "setup must be a list of strings"),
         ("partiton: gpu", "unknown key 'partiton': did you mean 'partition'"),
-        ("- partition", "holds no settings of a site"),
-        ("account: 12345", "account must be a word .*put it in quotes"),
-        ("environment: {OMP_NUM_THREADS: 4}", "environment must be words by name"),
-        ("sbatch: --exclusive", "sbatch must be a list of words"),
-        ('partition: "gpu\\n#SBATCH --uid=0"', "partition must be a word, each in one line"),
+        ("- partition", "not a site"),
+        ("account: 12345", "account must be a string .*quote it"),
+        ("environment: {OMP_NUM_THREADS: 4}", "environment must be a mapping of strings"),
+        ("sbatch: --exclusive", "sbatch must be a list of strings"),
+        ('partition: "gpu\\n#SBATCH --uid=0"', "partition must be a string without line breaks"),
         ("a: &a [x]\nb: *a", "an alias"),
         ("python: !!python/name:site_helper.C ''", "a tag"),
     ],
 )
-def test_what_is_no_site_is_refused(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By file and key; a module below the current folder is left alone."""
+def test_an_invalid_site_is_refused(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names file and key; a module in the current folder is not imported."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "site_helper.py").write_text("class C: pass\n")
@@ -38,7 +38,7 @@ def test_what_is_no_site_is_refused(text: str, message: str, tmp_path: Path, mon
 
 
 def test_empty_values_are_defaults(tmp_path: Path) -> None:
-    """A key without a value, and a file of comments; several lines of shell in one item are code by design."""
+    """A key without a value, and a file of comments, are defaults; `setup` may have several lines in one item."""
     (tmp_path / "site.yaml").write_text("# nothing\n")
     assert load_site(tmp_path / "site.yaml") == Site()
     (tmp_path / "site.yaml").write_text("partition:\nsetup:\n  - |\n    if true; then\n      echo\n    fi\n")
@@ -65,4 +65,4 @@ def test_the_interface_is_that_of_both_libraries() -> None:
     ],
 )
 def test_attempts_are_kept_by_a_python_outside_of_the_container(site: Site, expected: str) -> None:
-    assert site.accountant == expected
+    assert site.restarts_python == expected

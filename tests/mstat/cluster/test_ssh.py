@@ -24,17 +24,17 @@ def job(folder: Path, **changes: Any) -> Job:
 @pytest.mark.parametrize(
     ("changes", "hosts", "message"),
     [
-        ({"array": (0, 1)}, [], "--scheduler local is for one run at a time: no --array"),
-        ({"kind": "shards"}, [], "no --job shards"),
-        ({}, ["a"], "--hosts names 1 hosts, --nodes says 2"),
-        ({}, ["a", "-oProxyCommand=x"], "--hosts: '-oProxyCommand=x' is no name of a host"),
-        ({}, ["a", "b;reboot"], "--hosts: 'b;reboot' is no name"),
-        ({}, ["a", "\x1b[2J"], r"--hosts: '\\x1b\[2J' is no name"),
-        ({}, ["a", ""], "--hosts: '' is no name"),
+        ({"array": (0, 1)}, [], "--scheduler local runs one job at a time, without --array"),
+        ({"kind": "shards"}, [], "without --array, --job shards"),
+        ({}, ["a"], "--hosts has 1 names, but --nodes is 2"),
+        ({}, ["a", "-oProxyCommand=x"], "--hosts: '-oProxyCommand=x' is not a host name"),
+        ({}, ["a", "b;reboot"], "--hosts: 'b;reboot' is not a host name"),
+        ({}, ["a", "\x1b[2J"], r"--hosts: '\\x1b\[2J' is not a host name"),
+        ({}, ["a", ""], "--hosts: '' is not a host name"),
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, Any], hosts: list[str], message: str, tmp_path: Path) -> None:
-    """By its option; a name of a host is never an option of ssh, nor words of its shell."""
+    """The message names the option; a host name is neither an option of ssh nor code of its shell."""
     with pytest.raises(UserError, match=message):
         Local(job(tmp_path, **changes), Site(), hosts, "ssh")
 

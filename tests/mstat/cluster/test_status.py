@@ -1,4 +1,4 @@
-"""What `submit.py status` and `logs` say; tests/launch/test_submit.py has them with a Slurm."""
+"""`submit.py status` and `logs` without Slurm; tests/launch/test_submit.py runs them with one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMMAND = [sys.executable, str(PROJECT / "launch" / "submit.py")]
 
 
 def on_a_terminal(columns: int, *words: object) -> list[str]:
-    """The lines that a person sees in a terminal so wide."""
+    """Return the output lines of a command in a terminal of that width."""
     ours, theirs = os.openpty()
     command = [*COMMAND, *map(str, words)]
     variables = {**os.environ, "COLUMNS": str(columns), "TERM": "dumb", "PATH": "/nowhere"}
@@ -33,7 +33,7 @@ def on_a_terminal(columns: int, *words: object) -> list[str]:
 
 
 def test_a_narrow_terminal(tmp_path: Path) -> None:
-    """On 80 columns as on 120 no word of the table is cut off."""
+    """No word of the table is cut on 80 or 120 columns."""
     run = tmp_path / "a-run-with-a-long-name"
     run.mkdir()
     write_state(run, "running", 18000)
@@ -50,18 +50,18 @@ def test_a_narrow_terminal(tmp_path: Path) -> None:
         assert "…" not in " ".join(lines)
 
 
-def test_one_that_is_not_there_hides_no_other(tmp_path: Path) -> None:
-    """It is told after the table of those that are."""
+def test_a_missing_run_does_not_hide_others(tmp_path: Path) -> None:
+    """The error follows the table of the other runs."""
     (tmp_path / "run").mkdir()
     write_state(tmp_path / "run", "done", 20)
     done = subprocess.run([*COMMAND, "status", tmp_path / "run", tmp_path / "none"], capture_output=True, text=True)
     assert "done" in done.stdout
-    assert f"error: {tmp_path}/none: no run, and no job was submitted for it" in done.stderr
+    assert f"error: {tmp_path}/none: not a run folder, and no job was submitted for it" in done.stderr
     assert done.returncode == 1
 
 
-def test_a_log_that_is_not_there_yet(tmp_path: Path) -> None:
-    """`logs` says so; `logs --follow`, which a submission advises, waits for it."""
+def test_a_log_that_does_not_exist_yet(tmp_path: Path) -> None:
+    """`logs` reports it; `logs --follow` waits for the log."""
     log = tmp_path / "job" / "mstat-7.log"
     restarts.write_json(tmp_path / "job" / "job.json", {"scheduler": "slurm", "id": "7", "log": str(log)})
     done = subprocess.run([*COMMAND, "logs", tmp_path], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""What a node says of itself."""
+"""Facts and faults of one node."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mstat.preflight.node import (
     checkpoint_bytes,
     gather_facts,
     read_nvidia_smi,
-    room_needed,
+    space_needed,
 )
 from mstat.pretraining.pretrain import pretrain
 from mstat.training.train import training_sampler
 from shards.read import Reader
 from tests.conftest import tiny_actions_yaml
 
-# As nvidia-smi prints the query of mstat/preflight/node.py; written after its manual, no GPU was at hand.
+# nvidia-smi's output for the query of mstat/preflight/node.py, written from its manual without a GPU.
 GPUS = """\
 0, GPU-5aa1, NVIDIA A100-SXM4-80GB, 4, 81920, 0, Not Active
 1, GPU-5aa2, NVIDIA A100-SXM4-80GB, 40960, 81920, 2, Active
@@ -32,19 +32,19 @@ GPUS = """\
 """
 
 
-def test_a_checkpoint_is_foreseen(reference: Path) -> None:
-    """What one of a real run takes, and its weights, to 5 % of what its settings say."""
+def test_the_size_of_a_checkpoint(reference: Path) -> None:
+    """The estimate from the settings is within 5 % of the files of a real run."""
     config = load_config(reference / "config.yaml")
     reader = Reader(config.data.shards)
     weights, checkpoint = checkpoint_bytes(config, len(training_sampler(reader, config).pids))
     newest = sorted((reference / "checkpoints").iterdir())[-1]
     assert sum(path.stat().st_size for path in newest.rglob("*")) == pytest.approx(checkpoint, rel=0.05)
     assert (reference / "model.safetensors").stat().st_size == pytest.approx(weights, rel=0.05)
-    assert room_needed(config, reader) == 3 * checkpoint + weights
+    assert space_needed(config, reader) == 3 * checkpoint + weights
 
 
 def test_a_healthy_node(reference: Path) -> None:
-    """No faults; the checksum of the shards; what is in the folder already is not asked for again."""
+    """No faults; the checksum of the shards; existing checkpoints reduce the needed space."""
     config = replace(load_config(reference / "config.yaml"), run=str(reference))
     facts = gather_facts(config, 1)
     assert facts["faults"] == []
@@ -53,20 +53,19 @@ def test_a_healthy_node(reference: Path) -> None:
     assert gather_facts(replace(config, run=f"{config.run}-new"), 1)["needed"] > facts["needed"]
 
 
-def test_faults_of_a_node_are_told_together(tmp_path: Path) -> None:
-    """Shards, pretrained weights, and a run folder that is a file's child."""
+def test_all_faults_of_a_node_are_reported(tmp_path: Path) -> None:
+    """Missing shards and missing pretrained weights are two faults."""
     settings = {"data.shards": str(tmp_path / "none"), "model.init": str(tmp_path / "timesformer.safetensors")}
     config = changed(Config(run=str(tmp_path / "run")), settings)
-    told = [what for what, _ in gather_facts(config, 1)["faults"]]
-    assert len(told) == 2
-    assert told[0].startswith("shards: ")
-    assert told[1] == f"model.init: {config.model.init} is not there"
+    faults = [what for what, _ in gather_facts(config, 1)["faults"]]
+    assert len(faults) == 2
+    assert faults[0].startswith("shards: ")
+    assert faults[1] == f"model.init: {config.model.init} does not exist"
 
 
 @pytest.mark.slow
-def test_what_other_commands_need(tiny_actions: Path, reference: Path, tmp_path: Path) -> None:
-    """Pretraining has checkpoints of its own kind; scores ask for no room, nor for the weights that training began
-    with."""
+def test_the_needs_of_other_commands(tiny_actions: Path, reference: Path, tmp_path: Path) -> None:
+    """Pretraining has checkpoints of another size; an evaluation needs neither space nor the initial weights."""
     yaml = tmp_path / "actions.yaml"
     yaml.write_text(tiny_actions_yaml(tiny_actions))
     config = load_config(yaml, ["--run", str(tmp_path / "run"), "--data.num_workers", "0"])
@@ -82,16 +81,16 @@ def test_what_other_commands_need(tiny_actions: Path, reference: Path, tmp_path:
     assert (facts["needed"], facts["faults"]) == (None, [])
 
 
-def test_the_synthetic_set_need_not_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training makes it."""
+def test_the_synthetic_set_need_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training builds it."""
     monkeypatch.chdir(tmp_path)
     facts = gather_facts(Config(run="run"), 1)
     assert facts["shards"] == NOT_BUILT
     assert facts["faults"] == []
 
 
-def test_two_trees_are_told_apart_without_git(tmp_path: Path) -> None:
-    """The same files give the same digest, one byte more another one."""
+def test_two_checkouts_differ_without_git(tmp_path: Path) -> None:
+    """Equal files have equal digests; one more byte changes the digest."""
     for room in ("shards", "mstat", "launch"):
         shutil.copytree(PROJECT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
     assert source_digest(tmp_path) == source_digest(PROJECT)
@@ -100,12 +99,12 @@ def test_two_trees_are_told_apart_without_git(tmp_path: Path) -> None:
     assert source_digest(tmp_path) != source_digest(PROJECT)
 
 
-def test_what_nvidia_smi_says() -> None:
-    """A GPU in use, with memory errors, slowed: three faults; `[N/A]` is none."""
+def test_reading_nvidia_smi() -> None:
+    """A GPU in use, memory errors and a slowdown are three faults; `[N/A]` is none."""
     names, faults = read_nvidia_smi(GPUS, None)
     assert names == ["NVIDIA A100-SXM4-80GB"] * 3
     assert [what for what, _ in faults] == [
-        "GPU 1: 40,960 of 81,920 MiB in use before we begin",
+        "GPU 1: 40,960 of 81,920 MiB in use before the run",
         "GPU 1: 2 uncorrected memory errors (ECC)",
         "GPU 1: slowed by its hardware (heat or power)",
     ]
@@ -113,7 +112,7 @@ def test_what_nvidia_smi_says() -> None:
 
 @pytest.mark.parametrize(("visible", "count"), [("0,2", 2), ("GPU-5aa1", 1), ("", 0), ("MIG-1", 3)])
 def test_only_visible_gpus_count(visible: str, count: int) -> None:
-    """By number or UUID, as CUDA_VISIBLE_DEVICES has them."""
+    """CUDA_VISIBLE_DEVICES holds numbers or UUIDs."""
     names, faults = read_nvidia_smi(GPUS, visible)
     assert len(names) == count
     assert bool(faults) == (count == 3)
