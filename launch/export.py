@@ -53,6 +53,7 @@ def export_run(run: Path, checkpoint: str | None, config: Config, out: Path) -> 
         checkpoint: A name for `mstat.runs.checkpoint.find`; None is the model of a finished run, or the newest
             checkpoint of a run that is not finished.
     """
+    from mstat.model import Embedding
     from mstat.runs.checkpoint import find
     from mstat.weights.checkpoint_files import META, read_meta, read_weights
     from mstat.weights.export import export
@@ -72,7 +73,7 @@ def export_run(run: Path, checkpoint: str | None, config: Config, out: Path) -> 
         raise UserError(f"{folder / META}: {error}") from None
     out.mkdir(parents=True, exist_ok=True)
     if meta.get("pretrain") is None:
-        export(out, weights, config.model)
+        export(out, weights, config.model, Embedding(config.eval.feature, config.eval.stage_norm))
     else:
         from mstat.pretraining.pretrain import ActionRecognition
 

@@ -51,6 +51,9 @@ def _contradiction(config: Config) -> str | None:
         return f"clip.crop_padding is {config.clip.crop_padding}; it must be less than both sides of model.image_size"
     if loss.metric == "sphereface" and (loss.angular_margin or 1) % 1:
         return f"loss.angular_margin is {loss.angular_margin}; for SphereFace it must be a whole number"
+    for key, value in {"loss.metric_on": loss.metric_on, "eval.feature": config.eval.feature}.items():
+        if value == "neck" and not config.model.bnneck:
+            return f"{key} is neck, but model.bnneck is false: set model.bnneck to true, or {key} to feature"
     if batch.num_identities % loss.mining_groups:
         return (
             f"loss.mining_groups is {loss.mining_groups}; it must divide batch.num_identities "

@@ -96,7 +96,8 @@ class ModelConfig:
         tps_positions: Number of spatial positions that are shuffled in such a clip.
         tps_block: Block of Stage I before which patches are shuffled; 0 is the stem, as in the paper.
         drop_path: Stochastic depth rate of the last block; the rate grows linearly from 0 over depth.
-        bnneck: BatchNorm between a stage's feature and its classifier; the metric loss takes the feature before it.
+        bnneck: BatchNorm between a stage's feature and its classifier; `loss.metric_on` and `eval.feature`
+            choose the side that the metric loss and the scores compare.
         stage1_aap: Stage I ends in its AAP. If false, its feature is the class token (Table VI, without attributes).
         stage3_asta: Stage III consists of A-STA blocks. If false, of STA blocks (the wider reading of the same row).
         iap: Stages that end in an IAP; in the others an STA block takes its place (Table III).
@@ -131,6 +132,9 @@ class LossConfig:
     Attributes:
         metric: Metric loss: `batch_hard` (the paper's), or another one of Table V. All are scaled to one magnitude
             (mstat/losses/metric.py).
+        metric_on: What the metric loss compares of each stage: its `feature`, or its output of the BNNeck (`neck`). In
+            training from scratch, BatchHard on the feature itself collapses all features to one point.
+        distance: BatchHard's distance: `euclidean`, or `cosine`, 1 minus the cosine similarity (AP3D, STAFormer).
         margin: Margin of the BatchHard triplet loss; null takes the soft margin log(1 + exp(x)).
         unit_length: Normalise features to unit length before BatchHard's distances. In training from scratch, this
             prevents a small margin from shrinking all features towards one point.
@@ -146,6 +150,8 @@ class LossConfig:
     """
 
     metric: Literal["batch_hard", "arcface", "sphereface", "oim", "none"] = "batch_hard"
+    metric_on: Literal["feature", "neck"] = "feature"
+    distance: Literal["euclidean", "cosine"] = "euclidean"
     margin: float | None = within("[0, inf)", 0.3)
     unit_length: bool = False
     angular_margin: float | None = within("(0, 180)", None)
@@ -239,6 +245,7 @@ class EvalConfig:
             the whole tracklet into clips of `num_frames` frames and averages their features.
         batch_size: Clips that one rank embeds at a time; a constant, so that scores do not depend on the ranks.
         stage_norm: L2-normalise each stage's feature before concatenation.
+        feature: What is compared of each stage: its `feature`, or its output of the BNNeck (`neck`).
         seed: Seed of the frame draw and of the position of `occlusion`.
         occlusion: Fraction of each frame's area under a grey rectangle, at a position that is drawn for each tracklet
             and is the same on all its frames; 0 covers nothing.
@@ -256,6 +263,7 @@ class EvalConfig:
     mode: Literal["sample", "clips"] = "sample"
     batch_size: int = within("[1, 2147483647]", 8)
     stage_norm: bool = False
+    feature: Literal["feature", "neck"] = "feature"
     seed: int = within("[0, 9223372036854775807]", 0)
     occlusion: float = within("[0, 1]", 0.0)
     resolution: int | None = within("[1, 65535]", None)

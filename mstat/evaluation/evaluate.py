@@ -7,6 +7,7 @@ of this rank, D feature.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
@@ -24,7 +25,7 @@ from mstat.evaluation.baselines import hsv_histogram
 from mstat.evaluation.extraction import Trial
 from mstat.evaluation.metrics import Scores
 from mstat.files import why_not_writable, write_json
-from mstat.model import MSTAT
+from mstat.model import MSTAT, join_stages
 from mstat.report.run_reader import Folder
 from mstat.report.scores import score_table
 from mstat.runs.scored_set import dataset, deciding, evaluation_folder, is_trained_on, trained_checksum
@@ -56,7 +57,7 @@ def score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> Score
     """Scores of a model by the run's protocol."""
     trial = Trial(engine, reader, config)
     protocol = reader.protocol(config.data.protocol)
-    parts = trial.extract(model, config.model.image_size)
+    parts = trial.extract(partial(model.compared, feature=config.eval.feature), config.model.image_size)
     names, stages, faults = model.config.stages, {}, []
     for size in range(1, len(names) + 1):
         for chosen in combinations(range(len(names)), size):
@@ -208,11 +209,6 @@ def refuse_trained(reader: Reader, run: Path, requested: DataConfig) -> None:
         )
 
 
-def join_stages(parts: Sequence[torch.Tensor], stage_norm: bool) -> torch.Tensor:
-    """The feature that is compared, of those of the stages."""
-    return torch.cat([torch.nn.functional.normalize(part) if stage_norm else part for part in parts], dim=1)
-
-
 def summarise(scores: Scores, cmc_only: bool) -> dict[str, Any]:
     """Scores by name; no mAP where the protocol has none."""
     summary = scores.summary()
@@ -232,7 +228,7 @@ def _baselines(trial: Trial, config: Config, cmc_only: bool) -> dict[str, Any]:
         untrained = trial.engine.place(MSTAT(config.model))
         if config.model.init:
             load_pretrained(untrained, Path(config.model.init))
-        parts = trial.extract(untrained, config.model.image_size)
+        parts = trial.extract(partial(untrained.compared, feature=config.eval.feature), config.model.image_size)
         result["untrained"] = summarise(trial.rank(join_stages(parts, config.eval.stage_norm))[0], cmc_only)
 
     def histograms(frames_BTHWC: torch.Tensor) -> list[torch.Tensor]:

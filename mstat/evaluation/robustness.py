@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,10 @@ from mstat.config import ALL_SPLITS, Config, EvalConfig
 from mstat.config.cli import load_config
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
-from mstat.evaluation.evaluate import join_stages, refuse_trained, summarise
+from mstat.evaluation.evaluate import refuse_trained, summarise
 from mstat.evaluation.extraction import Trial
 from mstat.files import read_plain_json, write_json, write_text
-from mstat.model import MSTAT
+from mstat.model import MSTAT, join_stages
 from mstat.report.html import write_reports
 from mstat.report.robustness import FILE, table
 from mstat.report.scores import COLUMNS, percent
@@ -113,7 +114,9 @@ class _Scorer:
         apart = 0 < trial.num_intact < len(trial.tracklets)
         of_gallery = dataclasses.replace(settings, occlusion=0.0, resolution=None)
         intact = self.gallery[1] if self.gallery and apart and self.gallery[0] == of_gallery else None
-        parts = trial.extract(self.model, self.config.model.image_size, intact)
+        parts = trial.extract(
+            partial(self.model.compared, feature=settings.feature), self.config.model.image_size, intact
+        )
         if apart:
             self.gallery = of_gallery, parts
         scores, _ = trial.rank(join_stages(parts, settings.stage_norm))

@@ -66,10 +66,12 @@ class BatchHard(nn.Module):
         self.config = config
 
     def forward(self, features_nD: Tensor, labels_n: Tensor) -> Tensor:
-        compared_nD = F.normalize(features_nD) if self.config.unit_length else features_nD
+        unit = self.config.unit_length or self.config.distance == "cosine"
+        compared_nD = F.normalize(features_nD) if unit else features_nD
         parts = (self.config.mining_groups, -1)
         pairs = zip(compared_nD.unflatten(0, parts), labels_n.unflatten(0, parts), strict=True)
-        return torch.stack([batch_hard(part, labels, self.config.margin) for part, labels in pairs]).mean()
+        losses = [batch_hard(part, labels, self.config.margin, self.config.distance) for part, labels in pairs]
+        return torch.stack(losses).mean()
 
 
 class Scaled(nn.Module):

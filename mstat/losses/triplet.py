@@ -5,6 +5,8 @@ Shape suffixes: B clips of the global batch, D feature dimensions.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,7 +15,12 @@ from mstat.errors import UserError
 from mstat.numerics import at_least_fp32
 
 
-def batch_hard(features_BD: Tensor, pids_B: Tensor, margin: float | None = 0.3) -> Tensor:
+def batch_hard(
+    features_BD: Tensor,
+    pids_B: Tensor,
+    margin: float | None = 0.3,
+    distance: Literal["euclidean", "cosine"] = "euclidean",
+) -> Tensor:
     """Compute the BatchHard triplet loss, a scalar, on Euclidean distances of features without normalisation.
 
     The loss is the mean over anchors a of max(0, d(a, p) - d(a, n) + margin), where p is the farthest clip of the same
@@ -24,11 +31,14 @@ def batch_hard(features_BD: Tensor, pids_B: Tensor, margin: float | None = 0.3) 
         features_BD: Any floating type; fp64 is computed in fp64, all others in fp32 with autocast off.
         pids_B: Identity of each clip.
         margin: Margin in units of distance; None is the soft margin.
+        distance: `cosine` compares |a - b|^2 / 2, which is 1 minus the cosine similarity of features of unit length.
 
     Raises:
         UserError: If the shapes do not match.
     """
     positive_B, negative_B, valid_B = batch_hard_distances(features_BD, pids_B)
+    if distance == "cosine":
+        positive_B, negative_B = positive_B.square() / 2, negative_B.square() / 2
     gap_B = positive_B - negative_B
     loss_B = F.softplus(gap_B) if margin is None else F.relu(gap_B + margin)
     return loss_B.where(valid_B, 0).sum() / valid_B.sum().clamp(min=1)

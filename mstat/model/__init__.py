@@ -3,13 +3,15 @@
 Layers and their randomness belong here; mstat/weights has weights in files, mstat/losses has losses.
 """
 
-from mstat.model.mstat import MSTAT, feature_dims, no_weight_decay
+from mstat.model.mstat import MSTAT, Embedding, feature_dims, join_stages, no_weight_decay
 from mstat.model.randomness import draw_noise, num_residuals
 
 __all__ = [
     "MSTAT",
+    "Embedding",
     "draw_noise",
     "feature_dims",
+    "join_stages",
     "no_weight_decay",
     "num_residuals",
 ]

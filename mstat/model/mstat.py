@@ -10,6 +10,9 @@ A attribute proxies, R residual branches with drop path.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -19,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from mstat.config import ModelConfig
 from mstat.errors import UserError
 from mstat.model.attention import layer_norm
+from mstat.model.neck import Neck
 from mstat.model.proxies import AAP, IAP
 from mstat.model.randomness import RESIDUALS_PER_BLOCK, block_counts
 from mstat.model.sta import STA, AttributeSTA
@@ -40,6 +44,11 @@ def no_weight_decay(name: str, parameter: Tensor) -> bool:
     Ask before ZeRO-3 flattens the parameters: norms are known by having one dimension.
     """
     return parameter.ndim <= 1 or name.rpartition(".")[2] in NO_DECAY
+
+
+def join_stages(parts: Sequence[Tensor], stage_norm: bool) -> Tensor:
+    """Join features of stages, (B, D of the part) each, into one (B, sum of D), each part scaled to length 1 or not."""
+    return torch.cat([F.normalize(part) if stage_norm else part for part in parts], dim=1)
 
 
 def join(class_BD: Tensor, tokens_BNTD: Tensor) -> Tensor:
@@ -106,6 +115,18 @@ class IdentityStage(nn.Module):
         return self.norm(class_BD if self.iap is None else self.iap(join(class_BD, tokens_BNTD)))
 
 
+class Embedding(NamedTuple):
+    """The form in which features are compared by cosine.
+
+    Attributes:
+        feature: `feature` compares each stage's feature as it is, `neck` behind its BNNeck.
+        stage_norm: Scale each stage's part to length 1 before the parts are joined.
+    """
+
+    feature: Literal["feature", "neck"] = "feature"
+    stage_norm: bool = False
+
+
 class MSTAT(nn.Module):
     """Multi-stage spatio-temporal aggregation Transformer: a clip -> a feature of each stage.
 
@@ -131,6 +152,9 @@ class MSTAT(nn.Module):
             self.stage2 = IdentityStage(config, stage2, iap=config.iap in ("II", "both"), new_class_token=False)
         if "III" in config.stages:
             self.stage3 = IdentityStage(config, stage3, iap=config.iap in ("III", "both"), new_class_token=True)
+        dims = dict(zip(config.stages, feature_dims(config), strict=True))
+        self.necks = nn.ModuleDict({stage: Neck(dim) for stage, dim in dims.items()} if config.bnneck else {})
+        self.embedding = Embedding()
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 # Xavier fits any width; a fixed std of 0.02 all but mutes the branches of a narrow model.
@@ -193,6 +217,22 @@ class MSTAT(nn.Module):
                 f"{frames_BTHWC.dtype} {tuple(frames_BTHWC.shape)}; `embed` resizes, or set model.image_size"
             )
 
+    def compared(self, frames_BTHWC: Tensor, feature: Literal["feature", "neck"]) -> tuple[Tensor, ...]:
+        """Features of the stages as they are compared, see `Embedding`: as `forward` returns them, or behind the necks.
+
+        Raises:
+            UserError: If the model has no necks.
+        """
+        features = self(frames_BTHWC)
+        if feature == "feature":
+            return features
+        if not self.necks:
+            raise UserError(
+                "the features behind the BNNeck are asked for, but these weights have none: use --eval.feature feature"
+            )
+        with torch.autocast(frames_BTHWC.device.type, enabled=False):
+            return tuple(neck(part, of_batch=False) for neck, part in zip(self.necks.values(), features, strict=True))
+
     @torch.no_grad()
     def embed(self, frames: np.ndarray | Tensor) -> Tensor:
         """The features that are compared by cosine: uint8 RGB (B, T, H, W, 3) of any size -> float32 (B, sum of dims).
@@ -207,7 +247,7 @@ class MSTAT(nn.Module):
             images = F.interpolate(images, tuple(self.config.image_size), mode="bilinear", antialias=True)
             images = images.round().clamp(0, 255).to(frames_BTHWC.dtype).permute(0, 2, 3, 1)
             frames_BTHWC = images.unflatten(0, frames_BTHWC.shape[:2])
-        return torch.cat(self(frames_BTHWC), dim=1)
+        return join_stages(self.compared(frames_BTHWC, self.embedding.feature), self.embedding.stage_norm)
 
     @torch.no_grad()
     def attribute_maps(self, frames_BTHWC: Tensor) -> Tensor:

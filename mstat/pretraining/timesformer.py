@@ -30,7 +30,15 @@ def stack_config(config: ModelConfig) -> ModelConfig:
     TimeSformer's 12.
     """
     num_blocks = config.depths[0] + max(config.depths[1:]) + 1
-    return replace(config, stages=("I",), depths=(num_blocks, 0, 0), stage1_aap=False, tps_probability=0.0, tps_block=0)
+    return replace(
+        config,
+        stages=("I",),
+        depths=(num_blocks, 0, 0),
+        stage1_aap=False,
+        tps_probability=0.0,
+        tps_block=0,
+        bnneck=False,
+    )
 
 
 class NoTime(nn.Module):

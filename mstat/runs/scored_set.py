@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 EVALUATIONS = "evaluations"  # in the run folder: evaluations on another data set, protocol or split than the training's
 # Settings of the evaluation that scores depend on; the others only change the report.
-DECIDING = ("num_frames", "mode", "stage_norm", "seed", "occlusion", "resolution", "degrade")
+DECIDING = ("num_frames", "mode", "stage_norm", "feature", "seed", "occlusion", "resolution", "degrade")
 
 
 class Dataset(TypedDict):
@@ -37,9 +37,17 @@ def dataset(reader: Reader) -> Dataset:
 
 
 def deciding(settings: EvalConfig) -> dict[str, Any]:
-    """Return the settings that a score depends on. `degrade` is None if no frames are degraded."""
-    degraded = settings.occlusion > 0 or settings.resolution is not None
-    return {name: getattr(settings, name) if degraded or name != "degrade" else None for name in DECIDING}
+    """Return the settings that a score depends on, None where it does not matter.
+
+    `degrade` is None if no frames are degraded, and `feature` if the features themselves are compared, as in the files
+    of versions without this setting.
+    """
+    result = {name: getattr(settings, name) for name in DECIDING}
+    if not settings.occlusion and settings.resolution is None:
+        result["degrade"] = None
+    if settings.feature == "feature":
+        result["feature"] = None
+    return result
 
 
 # Terms that two scores must share to be compared, with their labels. Splits of a protocol may be averaged.
@@ -49,6 +57,7 @@ TERMS = {
     "num_frames": "frames of a tracklet",
     "mode": "selection of frames (eval.mode)",
     "stage_norm": "scaling of stages (eval.stage_norm)",
+    "feature": "side of the BNNeck (eval.feature)",
     "seed": "frames drawn (eval.seed)",
     "occlusion": "occlusion",
     "resolution": "resolution",

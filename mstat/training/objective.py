@@ -15,7 +15,7 @@ from mstat.config import Config
 from mstat.distributed.engine import Engine
 from mstat.evaluation.evaluate import evaluate_run, score
 from mstat.evaluation.extraction import Trial
-from mstat.model import MSTAT
+from mstat.model import MSTAT, Embedding
 from mstat.report.html import write_report
 from mstat.report.scores import short
 from mstat.training.task import Task, TrainedModule
@@ -75,7 +75,7 @@ class ReIdentification:
         return evaluate_run(engine, model, reader, config)
 
     def export(self, run: Path, weights: Weights, config: Config) -> None:
-        export(run, weights, config.model)
+        export(run, weights, config.model, Embedding(config.eval.feature, config.eval.stage_norm))
 
     def report(self, run: Path, reader: Reader) -> str:
         return f"report: {write_report(run, reader)}"

@@ -15,23 +15,21 @@ from mstat.distributed.gather import gather
 from mstat.errors import UserError
 from mstat.losses import METRIC_LOSSES, cross_entropy, metric_loss
 from mstat.model import MSTAT, feature_dims
+from mstat.weights.checkpoint_keys import rename_necks
 
 
 class Head(nn.Module):
-    """Classifier of one stage: logits (n, classes) of features (n, D), behind a BNNeck if asked for."""
+    """Classifier of one stage: logits (n, classes) of features (n, D). Behind a BNNeck it has no bias."""
 
-    def __init__(self, dim: int, num_classes: int, bnneck: bool) -> None:
+    def __init__(self, dim: int, num_classes: int, bias: bool) -> None:
         super().__init__()
-        self.neck = nn.BatchNorm1d(dim) if bnneck else nn.Identity()
-        if isinstance(self.neck, nn.BatchNorm1d):
-            self.neck.bias.requires_grad_(False)  # as its authors have it: the feature space stays centred
-        self.classifier = nn.Linear(dim, num_classes, bias=not bnneck)
+        self.classifier = nn.Linear(dim, num_classes, bias=bias)
         nn.init.normal_(self.classifier.weight, std=0.001)
         if self.classifier.bias is not None:
             nn.init.zeros_(self.classifier.bias)
 
     def forward(self, features_nD: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.neck(features_nD))
+        return self.classifier(features_nD)
 
 
 class TrainedModule(nn.Module):
@@ -55,12 +53,13 @@ class Task(TrainedModule):
         self.model = MSTAT(config.model)
         self.dims = feature_dims(config.model)
         dims = dict(zip(config.model.stages, self.dims, strict=True))
-        self.heads = nn.ModuleDict({s: Head(dim, num_classes, config.model.bnneck) for s, dim in dims.items()})
+        self.heads = nn.ModuleDict({s: Head(dim, num_classes, bias=not config.model.bnneck) for s, dim in dims.items()})
         self.metrics = nn.ModuleDict()
         self.metric_term = ""
         if config.loss.metric != "none":
             self.metric_term = METRIC_LOSSES[config.loss.metric].term
             self.metrics.update({s: metric_loss(config.loss, dim, num_classes) for s, dim in dims.items()})
+        self.register_load_state_dict_pre_hook(lambda module, state, *_: rename_necks(state))
 
     def forward(
         self,
@@ -76,10 +75,13 @@ class Task(TrainedModule):
         losses: dict[str, torch.Tensor] = {}
         with torch.autocast(features.device.type, enabled=False):
             for (stage, head), features_nD in zip(self.heads.items(), stages, strict=True):
-                logits = head(features_nD)
+                necks = self.model.necks
+                behind_nD = necks[stage](features_nD, of_batch=True) if stage in necks else features_nD
+                logits = head(behind_nD)
                 losses[f"loss/{stage}/cross_entropy"] = cross_entropy(logits, labels_n, self.config.label_smoothing)
                 if stage in self.metrics:
-                    losses[f"loss/{stage}/{self.metric_term}"] = self.metrics[stage](features_nD, labels_n)
+                    seen_nD = behind_nD if self.config.metric_on == "neck" else features_nD
+                    losses[f"loss/{stage}/{self.metric_term}"] = self.metrics[stage](seen_nD, labels_n)
         weights = {"cross_entropy": self.config.cross_entropy_weight, self.metric_term: metric_weight}
         total = torch.stack([weights[name.rpartition("/")[2]] * loss for name, loss in losses.items()]).sum()
         return {"loss": total, **losses}

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from mstat.config import Config, ModelConfig
 from mstat.errors import UserError
 from mstat.files import read_plain_json, write_json
-from mstat.model import MSTAT
+from mstat.model import MSTAT, Embedding
 from mstat.weights.checkpoint_files import META, checksum, folders, read_meta, read_weights
-from mstat.weights.checkpoint_keys import to_timesformer
+from mstat.weights.checkpoint_keys import rename_necks, to_timesformer
 from mstat.weights.rebuild import FLOATS, check_tensors, fill, model_config
 from mstat.weights.safe_load import named
 from mstat.weights.source import refuse_changed
@@ -26,6 +26,7 @@ from shards.records import UsageError
 from shards.text import printable
 
 FORMAT = 1
+DEFAULT = Embedding()
 MOST_DESCRIPTION = 1 << 20  # bytes of a model.json
 CLASSIFIER = (
     "an action classifier of launch/pretrain.py, which cannot tell people apart; "
@@ -33,12 +34,14 @@ CLASSIFIER = (
 )
 
 
-def export(folder: Path, weights: Mapping[str, torch.Tensor], config: ModelConfig) -> None:
+def export(
+    folder: Path, weights: Mapping[str, torch.Tensor], config: ModelConfig, embedding: Embedding = DEFAULT
+) -> None:
     """Write the model of a task's weights, without the classifiers, which evaluation does not use.
 
     The weights include pixel mean and deviation; the description has the frame size.
     """
-    _write(folder, _of_model(weights), {"model": dataclasses.asdict(config)})
+    _write(folder, _of_model(weights), {"model": dataclasses.asdict(config), "embedding": embedding._asdict()})
 
 
 def export_classifier(
@@ -93,7 +96,7 @@ def _load(source: Path) -> MSTAT:
             raise UserError(
                 f"{path}: no such file; a finished run has model.safetensors and model.json side by side{newest}"
             )
-    config = _described(description_file, weights_file)
+    config, embedding = _described(description_file, weights_file)
     refuse_changed(weights_file)
     try:
         with safe_open(weights_file, "pt") as file:
@@ -102,15 +105,17 @@ def _load(source: Path) -> MSTAT:
             if odd:
                 raise UserError(f"tensors that are not floating-point: {named(odd)}")
             model = check_tensors(config, {name: tuple(stored.get_shape()) for name, stored in slices.items()})
-            return fill(model, {name: file.get_tensor(name) for name in slices})
+            model = fill(model, {name: file.get_tensor(name) for name in slices})
+            model.embedding = embedding
+            return model
     except UserError as error:
         raise UserError(f"{weights_file}: does not fit {description_file.name}: {error}") from None
     except (RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(f"{weights_file}: not a valid safetensors file: {error}; copy it again") from None
 
 
-def _described(path: Path, weights_file: Path) -> ModelConfig:
-    """Return the model settings of a model.json."""
+def _described(path: Path, weights_file: Path) -> tuple[ModelConfig, Embedding]:
+    """Return the model settings and the form of features in a model.json."""
     try:
         description = read_plain_json(path.resolve(), MOST_DESCRIPTION)
         if not isinstance(description, dict):
@@ -119,9 +124,19 @@ def _described(path: Path, weights_file: Path) -> ModelConfig:
             raise UserError(f"format {description.get('format')!r:.60}; this version of mstat reads format {FORMAT}")
         if "classifier" in description:
             raise UserError(CLASSIFIER.format(weights_file))
-        return model_config(description.get("model"))
+        return model_config(description.get("model")), _embedding(description.get("embedding", {}))
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: not a model description: {error}") from None
+
+
+def _embedding(value: Any) -> Embedding:
+    """Return the form of features in a model.json; a file of an older version has the default."""
+    if not isinstance(value, dict) or value.keys() - Embedding._fields:
+        raise UserError(f"embedding is {value!r:.60}; it must hold feature and stage_norm")
+    embedding = Embedding(**value)
+    if embedding.feature not in ("feature", "neck") or not isinstance(embedding.stage_norm, bool):
+        raise UserError(f"embedding is {value!r:.60}; feature must be feature or neck, stage_norm true or false")
+    return embedding
 
 
 def _from_checkpoint(folder: Path) -> MSTAT:
@@ -129,7 +144,9 @@ def _from_checkpoint(folder: Path) -> MSTAT:
     meta = read_meta(folder)
     if meta.get("pretrain") is not None:
         raise UserError(f"{folder}: {CLASSIFIER.format(folder)}")
-    weights = _of_model(read_weights(folder))
+    weights = read_weights(folder)
+    rename_necks(weights)
+    weights = _of_model(weights)
     try:
         model = check_tensors(model_config(meta.get("model")), {name: tuple(t.shape) for name, t in weights.items()})
         return fill(model, weights)

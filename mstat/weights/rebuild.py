@@ -6,6 +6,7 @@ shapes and types against a model on the meta device.
 
 from __future__ import annotations
 
+import dataclasses
 import types
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -71,6 +72,8 @@ def check_tensors(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) ->
     """
     if sum(config.depths) > len(shapes):  # a block has more than one tensor
         raise UserError(f"model.depths {list(config.depths)} does not fit the {len(shapes)} tensors in the file")
+    if not any(name.startswith("necks.") for name in shapes):
+        config = dataclasses.replace(config, bnneck=False)  # exported before the neck was part of the model
     try:
         with torch.device("meta"):
             model = MSTAT(config)

@@ -116,6 +116,8 @@ class Job(NamedTuple):
     gather: str | None = None
     cross_entropy_weight: float = 1.0
     metric: Literal["batch_hard", "arcface", "sphereface", "oim"] = "batch_hard"
+    metric_on: Literal["feature", "neck"] = "feature"
+    distance: Literal["euclidean", "cosine"] = "euclidean"
 
 
 class Result(NamedTuple):
@@ -126,6 +128,10 @@ class Result(NamedTuple):
 
 EXACT = [Job(*job) for job in product(BATCHES, (False, True))]
 EXACT += [Job("duplicates and a lone identity", metric=metric) for metric in ("arcface", "sphereface", "oim")]
+EXACT += [
+    Job("duplicates and a lone identity", True, metric=metric, metric_on="neck", distance=distance)
+    for metric, distance in (("batch_hard", "euclidean"), ("batch_hard", "cosine"), ("oim", "euclidean"))
+]
 TRIPLET_ONLY = [Job(f"{which} anchors inactive", cross_entropy_weight=0.0) for which in ("some", "all")]
 WRONG = [Job("some anchors inactive", gather=name) for name in BROKEN]
 
@@ -136,11 +142,18 @@ def world() -> tuple[int, int]:
 
 def small_task(job: Job) -> Task:
     torch.manual_seed(0)
-    config = Config(model=SMALL, loss=LossConfig(metric=job.metric, cross_entropy_weight=job.cross_entropy_weight))
+    loss = LossConfig(
+        metric=job.metric,
+        cross_entropy_weight=job.cross_entropy_weight,
+        metric_on=job.metric_on,
+        distance=job.distance,
+    )
+    config = Config(model=SMALL, loss=loss)
     config = changed(config, {"model.bnneck": job.bnneck})
     task = Task(config, CLASSES).double()
     if job.batch == LINEAR:
-        task.model = Linear(task.dims)
+        necks, task.model = task.model.necks, Linear(task.dims)
+        task.model.necks = necks
         return task
     for block in task.model.stage3.blocks:
         nn.init.constant_(block.alpha, 0.5)  # 0 at the start of training: no gradient would reach its proxies
@@ -210,7 +223,7 @@ def difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
-@pytest.mark.parametrize("job", EXACT, ids=lambda job: f"{job.batch}{', BNNeck' * job.bnneck}-{job.metric}")
+@pytest.mark.parametrize("job", EXACT, ids=lambda job: "-".join(map(str, job)))
 def test_any_number_of_ranks_is_one_process(job: Job, world_size: int) -> None:
     """fp64, on every rank: all losses and the gradient of every parameter, in backbone and heads, to 1e-12."""
     one = on_one_process(job)
