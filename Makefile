@@ -52,32 +52,31 @@ fuzz: $(VENV)/.dev ## mutated inputs of every kind: read right or refused in one
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m tests.fuzz --record
 
 bench: bench-step bench-evaluation bench-memory bench-loading bench-shards bench-startup bench-growth ## all that is measured against a rival or a limit, in one table (an hour)
-	$(BIN)/python benchmarks/table.py training-step evaluation memory zero-memory loading shards startup growth
+	$(BIN)/python -m benchmarks.table training-step evaluation memory zero-memory loading shards startup growth
 .NOTPARALLEL: bench
 
-# The scripts of `make bench-NAME`; by default benchmarks/NAME.py, with _ for -. Each has a --help, or says in its
-# docstring what it measures.
-BENCH.step := training_step.py
-BENCH.memory := memory.py zero_memory.py
-bench-%: $(VENV)/.train ## one benchmark with its record: step, memory, loading, startup, growth, accuracy, mining, ... (benchmarks/*.py)
-	@set -e; for script in $(or $(BENCH.$*),$(subst -,_,$*).py); do \
-		echo "$(BIN)/python benchmarks/$$script"; $(BIN)/python benchmarks/$$script; done
+# The modules of `make bench-NAME`; by default benchmarks/NAME.py, with _ for -. Each docstring says what it measures.
+BENCH.step := training_step
+BENCH.memory := memory zero_memory
+bench-%: $(VENV)/.train ## one benchmark with its record: step, memory, loading, startup, growth, accuracy, ... (benchmarks/*.py)
+	@set -e; for module in $(or $(BENCH.$*),$(subst -,_,$*)); do \
+		echo "$(BIN)/python -m benchmarks.$$module"; $(BIN)/python -m benchmarks.$$module; done
 
-bench-shards: ## build, random access and opening of shards against tar and torchreid (40 GB of disk)
+bench-shards: ## build of shards and random access to them against tar and torchreid (40 GB of disk)
 	@$(MAKE) --no-print-directory VENV=$(RIVALS) $(RIVALS)/.bench
-	$(RIVALS)/bin/python benchmarks/shard_speed.py
+	$(RIVALS)/bin/python -m benchmarks.shard_speed
 
 bench-evaluation: ## ranking, search and extraction against torchreid, matrix product and forward (8 GB of memory)
 	@$(MAKE) --no-print-directory VENV=$(RIVALS) $(RIVALS)/.bench
 	@# torchreid's compiled ranker, whose source its own packages lack; all that it says it needs is not needed for that
 	$(RIVALS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps pyppbox-torchreid==1.4.1.0
-	$(RIVALS)/bin/python benchmarks/evaluation_speed.py
+	$(RIVALS)/bin/python -m benchmarks.evaluation_speed
 
 bench-gpu: $(VENV)/.train ## the training step on a GPU, at the paper's batch and at one that fills it; kernels, waits, memory
-	$(BIN)/python benchmarks/gpu.py
-	$(BIN)/python benchmarks/training_step.py
-	$(BIN)/python benchmarks/training_step.py --clips 64 --precisions bf16 --name training-step-64
-	$(BIN)/python benchmarks/table.py training-step training-step-64 gpu
+	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python -m benchmarks.training_step
+	$(BIN)/python -m benchmarks.training_step --clips 64 --precisions bf16 --name training-step-64
+	$(BIN)/python -m benchmarks.table training-step training-step-64 gpu
 
 clean: ## remove the environment and what was built; data and runs stay
 	rm -rf $(VENV) $(RIVALS) build

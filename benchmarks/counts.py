@@ -1,7 +1,8 @@
-"""What the paper's training step and evaluation cost in counts, which no clock can disturb: a guard for CI.
+"""Counts of the paper's training step and evaluation, which no clock can disturb: a guard against a slower step.
 
-`python benchmarks/counts.py` traces them (benchmarks/tracing.py), compares with benchmarks/counts.json, and says what
-has changed; exit status 1 if anything has. `--write` takes the new counts: say in the commit why they changed.
+`python -m benchmarks.counts` traces them (benchmarks/tracing.py) and names what is not within the tolerance of
+benchmarks/counts.json; the tolerances leave room for the versions of torch that pyproject.toml allows. `--write` takes
+the new counts: say in the commit why they changed.
 """
 
 from __future__ import annotations
@@ -9,70 +10,44 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import torch
-from tracing import Trace, evaluation, kinds, training_step
-
+from benchmarks.tracing import Trace, evaluation, training_step
 from mstat.config import Config, changed
 
 FILE = Path(__file__).with_suffix(".json")
-REWRITE = "If that is meant, write them anew and say why in the commit: python benchmarks/counts.py --write"
+TOLERANCES = {"FLOP": 0.001, "bytes": 0.02, "kernels": 0.05}  # by a count's first word
+Counts = dict[str, dict[str, int]]
 
 
-def counts(trace: Trace) -> dict[str, Any]:
-    """A trace as JSON values: operations that launch kernels, FLOP, and bytes."""
+def counts(trace: Trace) -> dict[str, int]:
     return {
-        "FLOP": {phase: count for phase, count in trace.flops.items() if count},
-        "kernels": {"all": sum(trace.ops.values()), **kinds(trace.ops)},
-        "kernels by operation": dict(sorted(trace.ops.items())),
+        **{f"FLOP, {phase}": count for phase, count in trace.flops.items() if count},
+        "bytes at the peak": trace.peak,
         "bytes read and written": trace.traffic,
-        "allocations": len(trace.allocations),
-        "bytes allocated": sum(one.bytes for one in trace.allocations),
-        "bytes at the peak": {"all": trace.peak, **dict(sorted(trace.held(trace.peak_at).items()))},
+        "kernels": sum(trace.ops.values()),
     }
 
 
-def count_all() -> dict[str, Any]:
-    """Counts of the paper's configuration with MARS's 625 identities, and the torch that they hold for."""
+def count_all() -> Counts:
+    """Count the paper's configuration with MARS's 625 identities."""
     recomputing = changed(Config(), {"train.activation_checkpointing": True})
     return {
-        "torch": torch_version(),
         "training step": counts(training_step(Config())),
         "training step, activation checkpointing": counts(training_step(recomputing)),
         "evaluation of 8 tracklets, 32 frames": counts(evaluation(Config())),
     }
 
 
-def torch_version() -> str:
-    """Without what it was built for."""
-    return torch.__version__.partition("+")[0]
-
-
-def differences(expected: dict[str, Any], result: dict[str, Any]) -> list[str]:
-    """A line for each count that is another one, or is new, or is gone."""
-    before, after = dict(_leaves(expected)), dict(_leaves(result))
+def differences(expected: Counts, result: Counts) -> list[str]:
+    """Return a line for each count that is not within its tolerance."""
     lines = []
-    for name in dict.fromkeys([*before, *after]):
-        old, new = before.get(name, 0), after.get(name, 0)
-        if old != new:
-            change = f" ({new / old - 1:+.1%})" if old and isinstance(old, int) else ""
-            lines.append(f"{name}: {_shown(old)} -> {_shown(new)}{change}")
+    for trace, of_trace in expected.items():
+        for name, old in of_trace.items():
+            new = result[trace].get(name, 0)
+            if abs(new / old - 1) > TOLERANCES[name.replace(",", "").split()[0]]:
+                lines.append(f"{trace}: {name}: {old:,} -> {new:,} ({new / old - 1:+.1%})")
     return lines
-
-
-def _leaves(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{path}{name}: ")
-        else:
-            yield path + name, value
-
-
-def _shown(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def main() -> int:
@@ -84,10 +59,10 @@ def main() -> int:
         FILE.write_text(json.dumps(result, indent=2) + "\n")
         print(f"written to {FILE}")
         return 0
-    changed = differences(json.loads(FILE.read_text()), result)
-    if changed:
-        print(f"Counts of the traced step are not those of {FILE.name}:", *changed, REWRITE, sep="\n")
-    return bool(changed)
+    lines = differences(json.loads(FILE.read_text()), result)
+    if lines:
+        print(*lines, "If that is meant, say why in the commit of: python -m benchmarks.counts --write", sep="\n")
+    return bool(lines)
 
 
 if __name__ == "__main__":

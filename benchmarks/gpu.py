@@ -1,7 +1,7 @@
 """What only a GPU can tell of the training step: `make bench-gpu`, before training_step.py times it.
 
 Which kernels a step spends its time in, that nothing in the steady loop waits for the device, what memory it peaks at,
-and which attention kernel suits the two lengths of sequence. Writes benchmarks/gpu_<hardware>_<date>.md.
+and which attention kernel suits the two lengths of sequence.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from record import Figure, conditions, save
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
-from training_step import DEVICE, ON_GPU, Ours, paper, timed
+
+from benchmarks.harness import Figure, in_turn, save, table
+from benchmarks.training_step import DEVICE, ON_GPU, Ours, finish, finished, paper
 
 CLIPS = 24  # of the paper's batch
 STEADY = 5  # steps that must not wait
@@ -38,7 +39,7 @@ def kernels(step: Callable[[], None]) -> list[Kernel]:
     """Of one step, the longest first."""
     activity = ProfilerActivity.CUDA if ON_GPU else ProfilerActivity.CPU
     with profile(activities=[activity]) as seen:
-        timed(step)
+        finished(step)()
     events = seen.key_averages()
     # On CPUs operators take the place of kernels.
     spent = {event.key: event.self_device_time_total if ON_GPU else event.self_cpu_time_total for event in events}
@@ -85,8 +86,8 @@ def attention_calls() -> dict[str, Attend]:
     return calls
 
 
-def attention_table(clips: int, num_frames: int, num_tokens: int, num_heads: int, width: int) -> list[str]:
-    """A row for each way of computing temporal and spatial attention, forward and backward, as the blocks call it."""
+def attention_rows(clips: int, num_frames: int, num_tokens: int, num_heads: int, width: int) -> list[list[str]]:
+    """Return a row for each way of computing temporal and spatial attention, forward and backward."""
     rows = []
     lengths = {"temporal": (clips * (num_tokens - 1), num_frames), "spatial": (clips * num_frames, num_tokens)}
     for (what, (sequences, length)), (name, attend) in itertools.product(lengths.items(), attention_calls().items()):
@@ -98,28 +99,23 @@ def attention_table(clips: int, num_frames: int, num_tokens: int, num_heads: int
             attend(*qkv.permute(2, 0, 3, 1, 4)).transpose(1, 2).flatten(2).sum().backward()
 
         try:
-            call()
+            seconds = min(in_turn({name: finished(call)}, rounds=10, warm_up=1, before=finish)[name])
         except RuntimeError as error:
-            rows.append(f"| {what} | {name} | not here: {str(error).splitlines()[0]} | |")
+            rows.append([what, name, f"not here: {str(error).splitlines()[0]}", ""])
             continue
-        seconds = min(timed(call) for _ in range(10))
         # q, k, v and their gradients, the result and its gradient, each once.
-        rows.append(f"| {what} | {name} | {seconds * 1e3:.3f} | {qkv.nbytes * 8 / 3 / seconds / 1e9:,.0f} |")
+        rows.append([what, name, f"{seconds * 1e3:.3f}", f"{qkv.nbytes * 8 / 3 / seconds / 1e9:,.0f}"])
     return rows
 
 
-def peaks(clips: int) -> list[str]:
-    """A row for each kind of work: bytes that torch's allocator held at most."""
-    rows = []
-    for name, compiled in (("a step", False), ("a step, compiled blocks", True)):
-        torch.cuda.reset_peak_memory_stats()
-        ours = Ours(clips, "bf16")
-        with torch.compiler.set_stance("default" if compiled else "force_eager"):
-            ours.step()
-            ours.step()
-        rows.append(f"| {name} | {torch.cuda.max_memory_allocated() / 2**30:.1f} |")
-        del ours
-    return rows
+def peak(stance: str) -> str:
+    """Return the most GiB that torch's allocator held in a step."""
+    torch.cuda.reset_peak_memory_stats()
+    ours = Ours(CLIPS, "bf16")
+    with torch.compiler.set_stance(stance):
+        ours.step()
+        ours.step()
+    return f"{torch.cuda.max_memory_allocated() / 2**30:.1f}"
 
 
 def main() -> int:
@@ -137,39 +133,21 @@ def main() -> int:
     del ours
     height, width = config.model.image_size
     num_tokens = height * width // config.model.patch_size**2 + 1
-    lines = [
-        "# Kernels, waits, memory and attention on a GPU\n",
-        conditions("bench-gpu") + "\n",
-        f"The paper's model, {CLIPS} clips of {config.clip.num_frames} frames, bf16, compiled blocks, "
-        f"{torch.cuda.get_device_name()}.\n",
-        "## Kernels of one step\n",
-        f"Those above {LARGE:.0%} in bold: each is to be explained.\n",
-        "| kernel | share | calls |",
-        "|---|---|---|",
-        *(row(kernel) for kernel in result[:25]),
-        "",
-        "## Waits\n",
-        f"{STEADY} steps under `torch.cuda.set_sync_debug_mode('error')`: none waited for the device.\n",
-        "## Memory\n",
-        "| | peak, GiB |",
-        "|---|---|",
-        *peaks(CLIPS),
-        "",
-        "## Attention, forward and backward\n",
-        "| sequence | kernel | ms | GB/s of what must be moved |",
-        "|---|---|---|---|",
-        *attention_table(CLIPS, config.clip.num_frames, num_tokens, config.model.num_heads, config.model.width),
-        "",
-    ]
+    sizes = (CLIPS, config.clip.num_frames, num_tokens, config.model.num_heads, config.model.width)
     largest = result[0]
-    figures = [Figure("largest kernel of a step", largest.name[:40], wanted="≤ 5 % or explained", share=largest.share)]
-    save("gpu", "\n".join(lines), figures)
+    save(
+        "gpu",
+        "Kernels, waits, memory and attention on a GPU",
+        f"The paper's model, {CLIPS} clips of {config.clip.num_frames} frames, bf16, compiled blocks. Kernels above "
+        f"{LARGE:.0%} of a step are to be explained.",
+        table(["kernel", "share", "calls"], [[f"`{k.name[:90]}`", f"{k.share:.1%}", k.calls] for k in result[:25]]),
+        f"{STEADY} steps under `torch.cuda.set_sync_debug_mode('error')`: none waited for the device.",
+        table(["a step", "peak, GiB"], [["plain", peak("force_eager")], ["compiled blocks", peak("default")]]),
+        "Attention, forward and backward:",
+        table(["sequence", "kernel", "ms", "GB/s of what must be moved"], attention_rows(*sizes)),
+        figures=[Figure("largest kernel", largest.name[:40], wanted="≤ 5 % or explained", share=largest.share)],
+    )
     return 0
-
-
-def row(kernel: Kernel) -> str:
-    mark = "**" if kernel.share > LARGE else ""
-    return f"| `{kernel.name[:90]}` | {mark}{kernel.share:.1%}{mark} | {kernel.calls} |"
 
 
 if __name__ == "__main__":

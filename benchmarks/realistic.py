@@ -1,22 +1,25 @@
-"""Shard sets of any size with real pictures in them: what the benchmarks of the loader and of growth read and build."""
+"""Sets with real pictures in them, of any size: what the benchmarks of loading and shards read and build."""
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from shard_speed import real_pictures
+from PIL import Image
 
+from benchmarks.harness import SHARED
 from shards.records import Frame, Protocol, Role, Source, SourceTracklet
+from shards.sources import mot
 from shards.sources.common import files_of
 
 LENGTH, CAMERAS = 58, 2  # frames of a tracklet, as MARS has in the mean; one tracklet of each identity and camera
 
 
-class Drawn(NamedTuple):
-    """The frames of a tracklet: files of a folder, in any order, any of them more than once. Picklable."""
+class Files(NamedTuple):
+    """The frames of a tracklet: the files of a folder. Picklable."""
 
     folder: Path
     names: tuple[str, ...]
@@ -25,28 +28,27 @@ class Drawn(NamedTuple):
         return files_of(self.folder, list(self.names))
 
 
-def pictures(folder: Path) -> Path:
-    """A new folder in `folder` with some hundred crops of the real video, 256x128, as JPEGs of MARS's weight."""
-    place = folder / "pictures"
-    place.mkdir()
-    for number, crop in enumerate(real_pictures(folder)):
-        (place / f"{number:04d}.jpg").write_bytes(crop)
-    return place
+def crops(scratch: Path) -> list[bytes]:
+    """Return some hundred crops of the real video, 256x128, as JPEGs of the weight of MARS's: quality 75."""
+    data = SHARED / "data" / "pets2009"
+    source = mot.read([data / "vtest.avi"], [data / "gt.txt"], scratch=scratch / "crops", halve_tracks=True)
+    result = []
+    for tracklet in source.tracklets:
+        for frame in list(tracklet.frames())[::8]:
+            buffer = io.BytesIO()
+            Image.open(io.BytesIO(frame.read())).convert("RGB").save(buffer, "JPEG", quality=75)
+            result.append(buffer.getvalue())
+    return result
 
 
-def source(place: Path, num_tracklets: int) -> Source:
-    """Training tracklets of LENGTH pictures, drawn from those of a folder made by `pictures`."""
-    names: Sequence[str] = sorted(path.name for path in place.iterdir())
-    rng = random.Random(0)
-    tracklets = tuple(
-        SourceTracklet(
-            key=f"{number:06d}",
-            pid=number // CAMERAS + 1,
-            camid=number % CAMERAS + 1,
-            num_frames=LENGTH,
-            roles=(Role.TRAIN,),
-            frames=Drawn(place, tuple(rng.choices(names, k=LENGTH))),
-        )
-        for number in range(num_tracklets)
-    )
-    return Source("realistic", (Protocol("all"),), tracklets)
+def source(folder: Path, crops: Sequence[bytes], num_tracklets: int) -> Source:
+    """Write training tracklets of LENGTH files to a new folder, each file a crop drawn at random."""
+    rng, tracklets = random.Random(0), []
+    for number in range(num_tracklets):
+        key, names = f"{number:06d}", tuple(f"{frame:04d}.jpg" for frame in range(LENGTH))
+        (folder / key).mkdir(parents=True)
+        for name in names:
+            (folder / key / name).write_bytes(rng.choice(crops))
+        pid, camid, files = number // CAMERAS + 1, number % CAMERAS + 1, Files(folder / key, names)
+        tracklets.append(SourceTracklet(key, pid, camid, LENGTH, (Role.TRAIN,), files))
+    return Source("realistic", (Protocol("all"),), tuple(tracklets))

@@ -1,18 +1,21 @@
 """A model, not a measurement, of training on 8, 64 and 512 GPUs: prints the tables of docs/scaling.md.
 
-`python benchmarks/scaling.py`; tests/benchmarks/test_scaling.py compares the page with it, and the constants of the
+`python -m benchmarks.scaling`; tests/benchmarks/test_scaling.py compares the page with it, and the constants of the
 model with the model itself. Every figure of hardware has its source beside it, and again in the page.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+
+from benchmarks.harness import MARS_IDENTITIES, table
 
 # MSTAT as published, `python -m mstat.model`, with the classifiers of MARS's 625 identities.
 CLIPS = 24  # a GPU's clips in a step: the paper's batch
 FEATURE = 18_432 + 768 + 768  # floats of a clip that cross ranks: three stages
-CLASSES = 625
-WEIGHTS = 165_986_332 + FEATURE * CLASSES + 3 * CLASSES
+WEIGHTS = 165_986_332 + FEATURE * MARS_IDENTITIES + 3 * MARS_IDENTITIES
 FORWARD_FLOP = 231.591e9  # a clip of 8 frames; forward and backward are three times that
 FP32 = 4  # bytes
 
@@ -27,7 +30,7 @@ NETWORK_BUS = 8 * 25e9 * 0.86  # 8 HDR links a node; 0.86 of 4 links is what two
 BUCKET = 25 * 2**20  # bytes: DDP's default bucket; the last one has no backward pass left to hide behind
 
 TOGETHER, TILED, SHARED = "as it is", "tiled distances", "each rank its own rows"
-DESIGNS = (TOGETHER, TILED, SHARED)
+MANY = (8, 64, 512)  # GPUs
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Step:
     @property
     def head(self) -> float:
         """Classifiers, forward and twice that backward, in fp32."""
-        return 3 * 2 * self.rows * FEATURE * CLASSES / FP32_PEAK
+        return 3 * 2 * self.rows * FEATURE * MARS_IDENTITIES / FP32_PEAK
 
     @property
     def distances(self) -> float:
@@ -118,11 +121,6 @@ def crossing(share: float, design: str, memory: float) -> int:
     return gpus
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
 def ms(seconds: float) -> str:
     return f"{1e3 * seconds:,.1f}"
 
@@ -131,93 +129,81 @@ def mb(count: float) -> str:
     return f"{count / 1e6:,.0f}"
 
 
+def step_table(steps: list[Step], rows: dict[str, Callable[[Step], str]]) -> str:
+    head = ["GPUs, R", *(f"{step.gpus}" for step in steps)]
+    return table(head, [[name, *(cell(step) for step in steps)] for name, cell in rows.items()])
+
+
 def weak_table() -> str:
-    steps = [Step(gpus, CLIPS) for gpus in (1, 8, 64, 512)]
-    rows = [
-        ["clips in a step, n", *(f"{step.batch:,}" for step in steps)],
-        ["sent by a GPU: gradients, MB", *(mb(step.gradient_bytes) for step in steps)],
-        ["sent by a GPU: gather, MB", *(mb(step.gather_bytes) for step in steps)],
-        ["backbone, ms", *(ms(step.backbone) for step in steps)],
-        ["classifiers, ms (replicated)", *(ms(step.head) for step in steps)],
-        ["distances, ms (replicated)", *(ms(step.distances) for step in steps)],
-        ["gather, both ways, ms", *(ms(step.gather) for step in steps)],
-        ["gradients, ms", *(ms(step.gradients) for step in steps)],
-        ["gradients not hidden by the backward pass, ms", *(ms(step.exposed_gradients) for step in steps)],
-        ["**step without overlap, ms**", *(ms(step.seconds(False)) for step in steps)],
-        ["**step with overlap, ms**", *(ms(step.seconds(True)) for step in steps)],
-        ["**efficiency without overlap**", *(f"{weak_efficiency(step, False):.0%}" for step in steps)],
-        ["**efficiency with overlap**", *(f"{weak_efficiency(step, True):.0%}" for step in steps)],
-    ]
-    return table(["GPUs, R", *(f"{step.gpus}" for step in steps)], rows)
+    rows: dict[str, Callable[[Step], str]] = {
+        "clips in a step, n": lambda step: f"{step.batch:,}",
+        "sent by a GPU: gradients, MB": lambda step: mb(step.gradient_bytes),
+        "sent by a GPU: gather, MB": lambda step: mb(step.gather_bytes),
+        "backbone, ms": lambda step: ms(step.backbone),
+        "classifiers, ms (replicated)": lambda step: ms(step.head),
+        "distances, ms (replicated)": lambda step: ms(step.distances),
+        "gather, both ways, ms": lambda step: ms(step.gather),
+        "gradients, ms": lambda step: ms(step.gradients),
+        "gradients not hidden by the backward pass, ms": lambda step: ms(step.exposed_gradients),
+        "**step without overlap, ms**": lambda step: ms(step.seconds(False)),
+        "**step with overlap, ms**": lambda step: ms(step.seconds(True)),
+        "**efficiency without overlap**": lambda step: f"{weak_efficiency(step, False):.0%}",
+        "**efficiency with overlap**": lambda step: f"{weak_efficiency(step, True):.0%}",
+    }
+    return step_table([Step(gpus, CLIPS) for gpus in (1, 8, 64, 512)], rows)
 
 
 def design_table() -> str:
     rows = []
-    for design in DESIGNS:
-        steps = [Step(gpus, CLIPS, design) for gpus in (8, 64, 512)]
+    for design in (TOGETHER, TILED, SHARED):
+        steps = [Step(gpus, CLIPS, design) for gpus in MANY]
         rows.append([design, *(f"{ms(step.replicated)} ms, {weak_efficiency(step, True):.0%}" for step in steps)])
-    return table(["classifiers and distances, efficiency with overlap", "8 GPUs", "64 GPUs", "512 GPUs"], rows)
+    return table(["classifiers and distances, efficiency with overlap", *(f"{gpus} GPUs" for gpus in MANY)], rows)
 
 
 def crossing_table() -> str:
+    designs = [(TOGETHER, name, memory) for name, memory in MEMORY.items()] + [(TILED, "either", min(MEMORY.values()))]
     rows = [
-        [design, name, *(f"{crossing(share, design, memory)}" for share in (0.05, 0.5))]
-        for design in (TOGETHER, TILED)
-        for name, memory in MEMORY.items()
-        if design == TOGETHER or memory == min(MEMORY.values())
+        [design, name, *(crossing(share, design, memory) for share in (0.05, 0.5))] for design, name, memory in designs
     ]
-    rows[-1][1] = "either"
     return table(["design", "GPU", "5 % of the step", "50 % of the step"], rows)
 
 
 def utilisation_table() -> str:
     rows = []
-    for utilisation in (0.5, 0.25):
-        for design in (TOGETHER, SHARED):
-            steps = [Step(gpus, CLIPS, design, utilisation=utilisation) for gpus in (8, 64, 512)]
-            rows.append([f"{utilisation:.0%}, {design}", *(f"{weak_efficiency(step, True):.0%}" for step in steps)])
-    return table(["backbone's share of the peak, design", "8 GPUs", "64 GPUs", "512 GPUs"], rows)
+    for utilisation, design in itertools.product((0.5, 0.25), (TOGETHER, SHARED)):
+        steps = [Step(gpus, CLIPS, design, utilisation=utilisation) for gpus in MANY]
+        rows.append([f"{utilisation:.0%}, {design}", *(f"{weak_efficiency(step, True):.0%}" for step in steps)])
+    return table(["backbone's share of the peak, design", *(f"{gpus} GPUs" for gpus in MANY)], rows)
 
 
 def strong_table() -> str:
-    steps = [Step(gpus, CLIPS // gpus) for gpus in (1, 2, 4, 8, 24)]
-    rows = [
-        ["clips of a GPU", *(f"{step.clips}" for step in steps)],
-        ["backbone, ms", *(ms(step.backbone) for step in steps)],
-        ["gather, both ways, ms", *(ms(step.gather) for step in steps)],
-        ["gradients, ms", *(ms(step.gradients) for step in steps)],
-        ["**step with overlap, ms**", *(ms(step.seconds(True)) for step in steps)],
-        ["speed-up", *(f"{steps[0].seconds(True) / step.seconds(True):.1f}" for step in steps)],
-        ["efficiency", *(f"{steps[0].seconds(True) / step.seconds(True) / step.gpus:.0%}" for step in steps)],
-    ]
-    return table(["GPUs, R", *(f"{step.gpus}" for step in steps)], rows)
+    alone = Step(1, CLIPS).seconds(True)
+    rows: dict[str, Callable[[Step], str]] = {
+        "clips of a GPU": lambda step: f"{step.clips}",
+        "backbone, ms": lambda step: ms(step.backbone),
+        "gather, both ways, ms": lambda step: ms(step.gather),
+        "gradients, ms": lambda step: ms(step.gradients),
+        "**step with overlap, ms**": lambda step: ms(step.seconds(True)),
+        "speed-up": lambda step: f"{alone / step.seconds(True):.1f}",
+        "efficiency": lambda step: f"{alone / step.seconds(True) / step.gpus:.0%}",
+    }
+    return step_table([Step(gpus, CLIPS // gpus) for gpus in (1, 2, 4, 8, 24)], rows)
 
 
 def zero_table() -> str:
     rows = []
     for name, factor in {"DDP": 2, "ZeRO-2": 2, "ZeRO-2, DeepSpeed's default": 3, "ZeRO-3": 3}.items():
-        cells = []
-        for gpus in (8, 64, 512):
-            step = Step(gpus, CLIPS)
-            sent = factor * step.share * WEIGHTS * FP32
-            cells.append(f"{mb(sent)} MB, {ms(sent / step.bus)} ms")
+        steps = [Step(gpus, CLIPS) for gpus in MANY]
+        sent = [factor * step.share * WEIGHTS * FP32 for step in steps]
+        cells = [f"{mb(count)} MB, {ms(count / step.bus)} ms" for count, step in zip(sent, steps, strict=True)]
         rows.append([name, f"{factor} (R-1)/R", *cells])
-    return table(["", "times the weights", "8 GPUs", "64 GPUs", "512 GPUs"], rows)
-
-
-TABLES = {
-    "Weak scaling": weak_table,
-    "Where the replicated part exceeds": crossing_table,
-    "What could be done": design_table,
-    "If the backbone is slower": utilisation_table,
-    "Strong scaling": strong_table,
-    "Gradients and weights, by kind of run": zero_table,
-}
+    return table(["", "times the weights", *(f"{gpus} GPUs" for gpus in MANY)], rows)
 
 
 def main() -> None:
-    for title, made in TABLES.items():
-        print(f"{title}\n\n{made()}\n")
+    for made in (weak_table, crossing_table, design_table, utilisation_table, strong_table, zero_table):
+        print(f"{made()}\n")
 
 
 if __name__ == "__main__":

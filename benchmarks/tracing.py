@@ -7,7 +7,6 @@ of here:
 
 - Autocast on CUDA computes LayerNorm in fp32 whatever it is given (`_layer_norm`).
 - Optimiser and gradient norm work on lists of tensors (`as_on_cuda`).
-- Attention and linear layers do not go the ways that are for CPUs alone (`cuda_kernels`).
 - Attention is another operation of another name, which keeps as many bytes for its backward pass, and needs memory of
   its own there, which no trace shows (`workspace`).
 
@@ -17,7 +16,6 @@ tests/benchmarks/test_tracing.py compares the forward pass with one on fake CUDA
 from __future__ import annotations
 
 import contextlib
-import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -39,24 +37,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from benchmarks.harness import MARS_IDENTITIES
 from mstat.config import Config
 from mstat.distributed.engine import Engine
 from mstat.distributed.optimizer import make_optimizer
-from mstat.model import MSTAT, attention, linear, num_residuals
+from mstat.model import MSTAT, num_residuals
 from mstat.model.stem import patch_grid
 from mstat.training.task import Task
 
 M = TypeVar("M", bound=torch.nn.Module)
-MARS_IDENTITIES = 625
 BLOCK = 512  # bytes: the CUDA allocator rounds up to it
 LAYER_NORM = F.layer_norm
 CPU_FLASH = "_scaled_dot_product_flash_attention_for_cpu"
-KINDS = {
-    "attention": ("_scaled_dot_product",),
-    "matrix products": ("mm", "addmm", "bmm", "baddbmm"),
-    "copies": ("_to_copy", "clone", "copy_", "cat", "stack"),
-}
-OTHER = "elementwise, reductions, indexing"
 
 
 class HostSyncError(RuntimeError):
@@ -65,60 +57,43 @@ class HostSyncError(RuntimeError):
 
 @dataclass(eq=False)
 class Allocation:
-    """Memory of one storage. `born` and `died` count operations; `label` says what it is for, where that is known."""
+    """Memory of one storage; `label` is its purpose, else the phase it is from."""
 
     bytes: int
-    op: str
-    phase: str
-    born: int
-    label: str | None = None
-    died: int | None = None
+    label: str
 
 
 class Trace(TorchDispatchMode):
     """Counts what runs inside it and follows every storage from its first tensor to its last.
-
-    Args:
-        inside: Bytes that an operation of that name and arguments needs while it runs; those of CUDA by default.
 
     Attributes:
         phase: Name of the part of the step that is running; set by whoever traces.
         ops: Operations that write memory, and so launch a kernel at least, by name.
         flops: By phase, 2 a multiply-add, of matrix products and attention.
         traffic: Bytes that those operations read and write, if each touches its arguments and results once.
-        peak: Most bytes alive at a time; `peak_workspace` of them are inside the operation that runs then.
+        peak: Most bytes alive at a time, with those that the operation needs for itself.
     """
 
-    def __init__(self, inside: Callable[[str, tuple[Any, ...]], int] | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.inside = inside or workspace
         self.phase = "before"
         self.ops: Counter[str] = Counter()
         self.flops: Counter[str] = Counter()
-        self.traffic = 0
-        self.allocations: list[Allocation] = []
-        self.live = self.peak = self.peak_at = self.peak_workspace = 0
+        self.traffic = self.live = self.peak = 0
         self._alive: dict[int, Allocation] = {}
-        self._now = 0
+        self._at_peak: list[Allocation] = []
 
     def hold(self, label: str, tensors: Iterable[Tensor]) -> None:
         """Say what tensors are for; those from before the trace begin to count."""
         for tensor in tensors:
-            self._allocation(tensor, label).label = label
+            self._allocation(tensor).label = label
 
-    def held(self, at: int) -> dict[str, int]:
-        """Bytes alive at an operation, by label or by the phase that made them."""
-        held: Counter[str] = Counter()
-        for one in self.alive(at):
-            held[one.label or one.phase] += one.bytes
-        return dict(held)
+    def held(self) -> dict[str, int]:
+        """Return the bytes alive now, by label."""
+        return _by_label(self._alive.values())
 
-    def alive(self, at: int) -> list[Allocation]:
-        return [one for one in self.allocations if one.born <= at and (one.died is None or one.died > at)]
-
-    @property
-    def now(self) -> int:
-        return self._now
+    def held_at_peak(self) -> dict[str, int]:
+        return _by_label(self._at_peak)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -130,43 +105,46 @@ class Trace(TorchDispatchMode):
             result = func(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             raise HostSyncError(f"{func} needs a value of the device on the host, in the {self.phase} pass") from error
-        self._now += 1
         name = func._schema.name.removeprefix("aten::")
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         fresh = [tensor for tensor in outputs if id(tensor.untyped_storage()) not in self._alive]
         for tensor in outputs:
-            self._allocation(tensor, name)
-        if name == "_to_copy" and self._allocation(inputs[0], "argument").label == "weights":
-            self._allocation(outputs[0], name).label = "weights in half precision"
+            self._allocation(tensor)
+        if name == "_to_copy" and self._allocation(inputs[0]).label == "weights":
+            self._allocation(outputs[0]).label = "weights in half precision"
         if func._schema.is_mutable or (fresh and not name.startswith("empty")):
             self.ops[name] += 1
             self.traffic += sum(_touched(tensor) for tensor in [*inputs, *outputs])
             self.flops[self.phase] += _flops(func, args, kwargs, result)
-        inside = self.inside(name, args)
-        if self.live + inside > self.peak:
-            self.peak, self.peak_at, self.peak_workspace = self.live + inside, self._now, inside
+        needed = self.live + workspace(name, args)
+        if needed > self.peak:
+            self.peak, self._at_peak = needed, list(self._alive.values())
         return result
 
-    def _allocation(self, tensor: Tensor, op: str) -> Allocation:
+    def _allocation(self, tensor: Tensor) -> Allocation:
         storage = tensor.untyped_storage()
         result = self._alive.get(id(storage))
         if result is None:
             size = -(-storage.nbytes() // BLOCK) * BLOCK
-            result = self._alive[id(storage)] = Allocation(size, op, self.phase, self._now)
-            self.allocations.append(result)
+            result = self._alive[id(storage)] = Allocation(size, self.phase)
             self.live += size
             weakref.finalize(storage, self._free, id(storage)).atexit = False
         return result
 
     def _free(self, key: int) -> None:
-        gone = self._alive.pop(key)
-        gone.died = self._now + 1  # the operation that is running, or ran last, still had it
-        self.live -= gone.bytes
+        self.live -= self._alive.pop(key).bytes
+
+
+def _by_label(allocations: Iterable[Allocation]) -> dict[str, int]:
+    held: Counter[str] = Counter()
+    for one in allocations:
+        held[one.label] += one.bytes
+    return dict(held)
 
 
 def _touched(tensor: Tensor) -> int:
-    """Bytes of a tensor in memory: what is expanded lies there once."""
+    """Return the bytes of a tensor in memory: what is expanded lies there once."""
     return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
 
 
@@ -185,7 +163,7 @@ def _flops(func: Any, args: Any, kwargs: Any, result: Any) -> int:
 
 
 def workspace(name: str, args: tuple[Any, ...]) -> int:
-    """Bytes that flash attention's backward pass allocates for itself and frees at its end.
+    """Return the bytes that flash attention's backward pass on CUDA allocates for itself and frees at its end.
 
     A gradient of the queries in fp32, and a sum a row, for sequences rounded up to 128 tokens and heads to 32
     (PyTorch's flash_api.cpp, mha_bwd: dq_accum, softmax_d).
@@ -201,49 +179,32 @@ def _round_up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def kinds(ops: Mapping[str, int]) -> dict[str, int]:
-    """Kernels by kind."""
-    result = dict.fromkeys((*KINDS, OTHER), 0)
-    for name, count in ops.items():
-        kind = next((k for k, names in KINDS.items() if name in names or name.startswith(CPU_FLASH)), OTHER)
-        result["attention" if name.startswith(CPU_FLASH) else kind] += count
-    return result
-
-
 def _layer_norm(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """LayerNorm as autocast on CUDA has it, in fp32; on CPUs it would keep half precision."""
+    """Compute LayerNorm in fp32, as autocast on CUDA does; on CPUs it would keep half precision."""
     return LAYER_NORM(input.float() if torch.is_autocast_enabled("cpu") else input, *args, **kwargs)
 
 
 @contextlib.contextmanager
-def cuda_kernels() -> Iterator[None]:
-    """Fused attention whatever the length, and no convolutions for linear layers, on CPUs too."""
-    with patch.object(attention, "SHORT", 0), patch.object(linear, "FEWEST_ROWS", sys.maxsize):
-        yield
-
-
-@contextlib.contextmanager
 def as_on_cuda() -> Iterator[None]:
-    """Fake CPU tensors are treated as CUDA tensors are."""
+    """Treat fake CPU tensors as CUDA tensors are."""
     types = [*_foreach_utils._foreach_supported_types, FakeTensor]
     with (
         FakeTensorMode(),
-        cuda_kernels(),
         patch.object(F, "layer_norm", _layer_norm),
         patch.object(_foreach_utils, "_foreach_supported_types", types),
     ):
         yield
 
 
-def training_step(
-    config: Config, num_classes: int = MARS_IDENTITIES, inside: Callable[[str, tuple[Any, ...]], int] | None = None
-) -> Trace:
-    """One step of training as `mstat.training.train` takes it, not the first: momentum is there. Phases: forward,
-    backward, update. `inside`: see `Trace`."""
+def training_step(config: Config, num_classes: int = MARS_IDENTITIES) -> Trace:
+    """Trace a step as `mstat.training.train` takes it, not the first: momentum is there.
+
+    Phases: forward, backward, update.
+    """
     engine = Engine(config)
     engine.device = torch.device("cpu")
     with as_on_cuda():
-        task = _without_data(lambda: Task(config, num_classes))
+        task = without_data(lambda: Task(config, num_classes))
         if config.train.activation_checkpointing:
             task.model.recompute_blocks()
         optimizer = make_optimizer(task, config.optim)
@@ -257,7 +218,7 @@ def training_step(
         optimizer.zero_grad()
         batch = _batch(config)
 
-        trace = Trace(inside)
+        trace = Trace()
         trace.hold("weights", [*task.parameters(), *task.buffers()])
         states = [state.values() for state in optimizer.state.values()]
         trace.hold("optimiser state", [value for state in states for value in state if isinstance(value, Tensor)])
@@ -275,9 +236,9 @@ def training_step(
 
 
 def evaluation(config: Config) -> Trace:
-    """The features of a batch of `eval.batch_size` tracklets, `eval.num_frames` frames of each. Phase: evaluation."""
+    """Trace the features of a batch of `eval.batch_size` tracklets, `eval.num_frames` frames of each."""
     with as_on_cuda():
-        model = _without_data(lambda: MSTAT(config.model))
+        model = without_data(lambda: MSTAT(config.model))
         shape = (config.eval.batch_size, config.eval.num_frames, *config.model.image_size, 3)
         frames_BTHWC = torch.empty(shape, dtype=torch.uint8)
         trace = Trace()
@@ -290,8 +251,8 @@ def evaluation(config: Config) -> Trace:
     return trace
 
 
-def _without_data(make: Callable[[], M], device: str = "cpu") -> M:
-    """A module of fake tensors. Made on the meta device, where nothing is initialised by looking at values."""
+def without_data(make: Callable[[], M], device: str = "cpu") -> M:
+    """Make a module of fake tensors, on the meta device, where nothing is initialised by looking at values."""
     with torch.device("meta"):
         module = make()
     state = {name: torch.empty_like(tensor, device=device) for name, tensor in module.state_dict().items()}

@@ -1,27 +1,24 @@
 """The training step of the paper's model against the same mathematics as the field writes it: `make bench-step`.
 
 On a GPU where there is one, else on CPUs. Step by step in turn: the rival (rival.py, in a plain loop of PyTorch), ours,
-and ours with compiled blocks (`train.compile`), each through forward, backward and update. Writes
-benchmarks/training-step_<hardware>_<date>.md. What only a GPU can tell is in gpu.py.
+and ours with compiled blocks (`train.compile`), each through forward, backward and update. What
+only a GPU can tell is in gpu.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import multiprocessing
 import statistics
-import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
-from record import Figure, conditions, save
-from rival import EagerMSTAT
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.harness import MARS_IDENTITIES, Figure, call_elsewhere, in_turn, ratio, save, table
+from benchmarks.rival import EagerMSTAT
 from mstat.config import Config, TrainConfig
 from mstat.distributed.engine import Engine
 from mstat.training.task import Task
@@ -29,23 +26,11 @@ from mstat.training.task import Task
 Precision = Literal["no", "bf16"]
 NAMES: dict[Precision, str] = {"no": "fp32", "bf16": "bf16"}
 DTYPES: dict[Precision, torch.dtype] = {"no": torch.float32, "bf16": torch.bfloat16}
-WANTED = 1.3
-CLASSES = 625  # identities of MARS
 SIDE = 4096  # of the square products that tell what the machine can do
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
-
-
-class Found(NamedTuple):
-    """Of one precision: seconds of every round, losses before the first update, FLOP/s of matrix products."""
-
-    rival: list[float]
-    eager: list[float]
-    compiled: list[float]
-    rival_loss: float
-    loss: float
-    compiled_loss: float
-    product_rate: float
+WANTED = "≥ 2" if ON_GPU else "≥ 1.3"
+RIVAL, EAGER, COMPILED = "rival", "mstat", "mstat, compiled"
 
 
 def paper(precision: Precision = "no") -> Config:
@@ -53,7 +38,7 @@ def paper(precision: Precision = "no") -> Config:
 
 
 def batch(clips: int) -> dict[str, torch.Tensor]:
-    """Random frames, on the CPU: their way to the device is part of a step."""
+    """Draw frames, on the CPU: their way to the device is part of a step."""
     config = paper()
     shape = (clips, config.clip.num_frames, *config.model.image_size, 3)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -62,9 +47,9 @@ def batch(clips: int) -> dict[str, torch.Tensor]:
 
 
 def our_task() -> Task:
-    """From a fixed seed. The attributes have a voice: alpha starts at 0, and keeps half of Stage III from learning."""
+    """Make a task from a fixed seed, with alpha 0.5: it starts at 0, which keeps half of Stage III from learning."""
     torch.manual_seed(0)
-    task = Task(paper(), CLASSES)
+    task = Task(paper(), MARS_IDENTITIES)
     assert task.model.stage3 is not None
     for block in task.model.stage3.blocks:
         nn.init.constant_(block.alpha, 0.5)
@@ -72,7 +57,7 @@ def our_task() -> Task:
 
 
 def rival_task() -> Task:
-    """The same weights and losses around the rival's model."""
+    """Make a task of the same weights and losses around the rival's model."""
     task = our_task()
     eager = copy.deepcopy(task)
     eager.model = EagerMSTAT(task.model, paper().clip.num_frames)  # type: ignore[assignment]
@@ -120,67 +105,59 @@ class Rival:
         self.optimizer.step()
 
 
-def measure(clips: int, precision: Precision, rounds: int) -> Found:
-    """In a process of its own: an Accelerator's precision is that of its process for good."""
+def finish() -> None:
+    """Wait until the device is done."""
+    if ON_GPU:
+        torch.cuda.synchronize()
+
+
+def finished(call: Callable[[], object]) -> Callable[[], None]:
+    """Return a call that ends when the device is done."""
+
+    def run() -> None:
+        call()
+        finish()
+
+    return run
+
+
+def measure(clips: int, precision: Precision, rounds: int) -> dict[str, Any]:
+    """Return the seconds of every round, the losses before the first update, and the FLOP/s of matrix products.
+
+    Runs in a process of its own: an Accelerator's precision is that of its process for good.
+    """
     torch.set_num_threads(torch.get_num_threads())
     ours, rival = Ours(clips, precision), Rival(clips, precision)
 
-    def eager() -> None:
+    def eager(call: Callable[[], Any]) -> Any:
         with torch.compiler.set_stance("force_eager"):
-            ours.step()
+            return call()
 
     with torch.no_grad():
-        rival_loss, compiled_loss = rival.loss().item(), ours.loss().item()
-        with torch.compiler.set_stance("force_eager"):
-            loss = ours.loss().item()
-    contestants = {"rival": rival.step, "eager": eager, "compiled": ours.step}
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for round_number in range(-2, rounds):
-        for name, step in contestants.items():
-            took = timed(step)
-            if round_number >= 0:  # compilers, caches and the allocator have settled
-                seconds[name].append(took)
-    return Found(
-        **seconds, rival_loss=rival_loss, loss=loss, compiled_loss=compiled_loss, product_rate=product_rate(precision)
-    )
-
-
-def timed(call: Callable[[], object]) -> float:
-    """Seconds until the device is done."""
-    if ON_GPU:
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    call()
-    if ON_GPU:
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
+        losses = {RIVAL: rival.loss().item(), EAGER: eager(ours.loss).item(), COMPILED: ours.loss().item()}
+    steps = {RIVAL: rival.step, EAGER: lambda: eager(ours.step), COMPILED: ours.step}
+    # Two rounds to warm up: compilers, caches and the allocator settle.
+    seconds = in_turn({name: finished(step) for name, step in steps.items()}, rounds, warm_up=2, before=finish)
+    return {"seconds": seconds, "losses": losses, "products": product_rate(precision)}
 
 
 def product_rate(precision: Precision) -> float:
-    """FLOP/s of square matrix products, the best of ten; fp32 without TF32, on CPUs the better of MKL and oneDNN."""
+    """Return FLOP/s of square matrix products, the best of ten; fp32 without TF32, on CPUs of MKL and oneDNN."""
     a, b = (torch.randn(SIDE, SIDE, device=DEVICE, dtype=DTYPES[precision]) for _ in range(2))
-    calls: list[Callable[[], object]] = [lambda: torch.mm(a, b)]
+    calls: dict[str, Callable[[], object]] = {"MKL": lambda: torch.mm(a, b)}
     if not ON_GPU:
-        calls.append(lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], ""))
-    return 2 * SIDE**3 / min(timed(call) for call in calls for _ in range(10))
+        calls["oneDNN"] = lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+    seconds = in_turn({name: finished(call) for name, call in calls.items()}, 10, before=finish)
+    return 2 * SIDE**3 / min(min(of_rounds) for of_rounds in seconds.values())
 
 
 def step_flops(task: Task) -> int:
-    """Of matrix products in a clip's forward and backward pass; counted on no data."""
+    """Return the FLOPs of matrix products in a clip's forward and backward pass; counted on no data."""
     model = task.model.to("meta")
     frames = batch(1)["frames_BTHWC"].to("meta")
     with FlopCounterMode(display=False) as counter:
         torch.cat(model(frames), 1).sum().backward()
     return int(counter.get_total_flops())
-
-
-def spread(seconds: list[float]) -> str:
-    return f"{statistics.median(seconds):.3f} ({min(seconds):.3f} to {max(seconds):.3f})"
-
-
-def ratio(result: Found, ours: list[float]) -> float:
-    """Of medians of the pairs that stood next to each other."""
-    return statistics.median(theirs / own for theirs, own in zip(result.rival, ours, strict=True))
 
 
 def main() -> None:
@@ -192,55 +169,36 @@ def main() -> None:
     options = parser.parse_args()
     flops, rival_flops = step_flops(our_task()), step_flops(rival_task())
     assert abs(flops / rival_flops - 1) < 0.01, (flops, rival_flops)
-    lines, figures = [], []
+    rows, figures = [], []
     for precision in options.precisions:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            result: Found = pool.submit(measure, options.clips, precision, options.rounds).result()
-        name, tolerance = NAMES[precision], 1e-5 if precision == "no" else 1e-2
-        for loss in (result.loss, result.compiled_loss):
-            assert abs(loss / result.rival_loss - 1) < tolerance, result
-        floor = flops * options.clips / result.product_rate
-        for what, seconds in (("rival", result.rival), ("mstat", result.eager), ("mstat, compiled", result.compiled)):
-            loss = {"rival": result.rival_loss, "mstat": result.loss}.get(what, result.compiled_loss)
-            lines.append(
-                f"| {name} | {what} | {spread(seconds)} | {ratio(result, seconds):.2f} | {loss:.6f} | "
-                f"{flops * options.clips / statistics.median(seconds) / 1e9:,.0f} | {result.product_rate / 1e9:,.0f} | "
-                f"{floor / statistics.median(seconds):.0%} |"
-            )
-            if what != "rival":
-                figures.append(
-                    Figure(
-                        f"training step of {options.clips} clips, {name}" + ", compiled" * (seconds is result.compiled),
-                        f"{statistics.median(seconds):.2f} s",
-                        "TimeSformer of transformers, eager",
-                        f"{statistics.median(result.rival):.2f} s",
-                        ratio(result, seconds),
-                        "≥ 2" if ON_GPU else f"≥ {WANTED}",
-                        f"matrix products: {floor:.2f} s",
-                        floor / statistics.median(seconds),
-                    )
-                )
-        print(*lines[-3:], sep="\n", flush=True)
-    save(options.name, record(options.clips, options.rounds, flops, rival_flops, lines), figures)
-
-
-def record(clips: int, rounds: int, flops: int, rival_flops: int, lines: list[str]) -> str:
-    return "\n".join(
-        [
-            "# The training step against the field's\n",
-            conditions("bench-step") + "\n",
-            f"The paper's model, {clips} clips of 8 frames, {CLASSES} identities: forward pass, losses, backward pass, "
-            f"update by SGD. Median of {rounds} rounds in turn after two to settle, in brackets the least and the "
-            "most; ratios are medians over the rounds. *Rival*: benchmarks/rival.py, the layers of `transformers`' "
-            "TimeSformer with eager attention and the proxies in plain PyTorch, with the same weights and losses. "
-            f"FLOPs of a clip: ours {flops / 1e9:,.1f} G, the rival's {rival_flops / 1e9:,.1f} G. *Products*: the best "
-            f"rate of square matrix products ({SIDE}) in the same process; *share*: of the step in which that rate "
-            "would do its FLOPs.\n",
-            "| precision | | seconds | ratio | first loss | GFLOP/s | products, GFLOP/s | share |",
-            "|---|---|---|---|---|---|---|---|",
-            *lines,
-            "",
-        ]
+        result = call_elsewhere(measure, options.clips, precision, options.rounds)
+        seconds, losses = result["seconds"], result["losses"]
+        tolerance = 1e-5 if precision == "no" else 1e-2
+        assert all(abs(loss / losses[RIVAL] - 1) < tolerance for loss in losses.values()), losses
+        floor = flops * options.clips / result["products"]
+        middle = {name: statistics.median(of_rounds) for name, of_rounds in seconds.items()}
+        for name, of_rounds in seconds.items():
+            times, share = ratio(seconds[RIVAL], of_rounds), floor / middle[name]
+            spread = f"{middle[name]:.3f} ({min(of_rounds):.3f} to {max(of_rounds):.3f})"
+            rows.append([NAMES[precision], name, spread, f"{times:.2f}", f"{losses[name]:.6f}", f"{share:.0%}"])
+            if name != RIVAL:
+                what = f"training step of {options.clips} clips, {NAMES[precision]}" + name.removeprefix(EAGER)
+                ours, theirs, limit = f"{middle[name]:.2f} s", f"{middle[RIVAL]:.2f} s", f"products: {floor:.2f} s"
+                rival = "TimeSformer of transformers, eager"
+                figures.append(Figure(what, ours, rival, theirs, times, WANTED, limit, share))
+        print(*rows[-3:], sep="\n", flush=True)
+    save(
+        options.name,
+        "The training step against the field's",
+        f"The paper's model, {options.clips} clips of 8 frames, {MARS_IDENTITIES} identities: forward pass, losses, "
+        f"backward pass, update by SGD. Median of {options.rounds} rounds in turn after two to settle, in brackets the "
+        "least and the most; ratios are medians over the rounds. *Rival*: benchmarks/rival.py, the layers of "
+        "`transformers`' TimeSformer with eager attention and the proxies in plain PyTorch, with the same weights and "
+        f"losses. FLOPs of a clip: ours {flops / 1e9:,.1f} G, the rival's {rival_flops / 1e9:,.1f} G. *Share*: of the "
+        f"step in which the best rate of square matrix products ({SIDE}) in the same process would do its FLOPs.",
+        table(["precision", "", "seconds", "ratio", "first loss", "share"], rows),
+        target="bench-step",
+        figures=figures,
     )
 
 

@@ -72,7 +72,7 @@ def export_run(run: Path, checkpoint: str | None, config: Config, out: Path) -> 
         raise UserError(f"{folder / META}: {error}") from None
     out.mkdir(parents=True, exist_ok=True)
     if meta.get("pretrain") is None:
-        export(out, weights, config)
+        export(out, weights, config.model)
     else:
         from mstat.pretraining.pretrain import ActionRecognition
 

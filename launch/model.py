@@ -14,16 +14,16 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from launch.common import report_errors
 from mstat.config import Config, ModelConfig
 from mstat.config.cli import parse
+from mstat.console import console
 from mstat.errors import UserError
 from mstat.model.mstat import MSTAT
 from mstat.report.init_table import print_start
+from mstat.report.tables import Part, Row, Table
 from mstat.weights.pretrained import load_pretrained
 from shards.paths import path
 from shards.terminal import print_anything
@@ -87,19 +87,18 @@ def main(arguments: list[str] | None = None) -> int:
         print(printable(error), file=sys.stderr)
         return 2
     height, width = config.image_size
+    total = Size(*(sum(column) for column in zip(*sizes.values(), strict=True)))
+    *rows, last = (
+        Row(part, [f"{size.parameters:,}", f"{size.flops / 1e9:,.3f}"])
+        for part, size in {**sizes, "total": total}.items()
+    )
     table = Table(
+        ["part", "parameters", "GFLOP"],
+        [*rows, Part(), last],
         title=f"MSTAT, one clip of {frames} frames, {height} x {width}",
         caption="Forward pass; 2 FLOPs per multiply-add of matrix products and attention. Classifiers are not counted.",
     )
-    table.add_column("part")
-    table.add_column("parameters", justify="right")
-    table.add_column("GFLOP", justify="right")
-    for part, size in sizes.items():
-        table.add_row(part, f"{size.parameters:,}", f"{size.flops / 1e9:,.3f}")
-    table.add_section()
-    total = Size(*(sum(column) for column in zip(*sizes.values(), strict=True)))
-    table.add_row("total", f"{total.parameters:,}", f"{total.flops / 1e9:,.3f}")
-    Console().print(table)
+    console().print(table)
     return 0
 
 

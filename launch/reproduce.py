@@ -49,7 +49,7 @@ def main() -> int:
             runs = runs[number - 1 :: count]
         also = {f"--{name}": str(value) for name, value in vars(options).items()}
         with Engine(settings, also=also) as engine, suppress(StopRequested):  # already printed and recorded
-            make_synthetic(settings, engine)
+            make_synthetic(settings.data, engine)
             for number, job in enumerate(runs, start=1):
                 done = engine.from_main(job.is_done())
                 if engine.is_main:

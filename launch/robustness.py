@@ -23,8 +23,7 @@ def main() -> int:
     def command() -> None:
         config = config_of_run(arguments.run, overrides)
 
-        import rich
-
+        from mstat.console import console
         from mstat.distributed.engine import Engine
         from mstat.evaluation.robustness import study
         from mstat.report.robustness import table
@@ -36,7 +35,7 @@ def main() -> int:
         with Engine(config, also=also) as engine:
             result = study(config, engine, arguments.quick)
             if engine.is_main:
-                rich.print(table(result))
+                console().print(table(result))
 
     return report_errors(command)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import SYNTHETIC_CONFIG, report_errors
-from mstat.config import Config, DataConfig
+from mstat.config import DataConfig
 from mstat.config.cli import parse
 from mstat.errors import UserError
 
@@ -31,17 +31,17 @@ def main() -> int:
         from mstat.training.splits import train_runs
 
         with Engine(config) as engine:
-            make_synthetic(config, engine)
+            make_synthetic(config.data, engine)
             with suppress(StopRequested):  # already printed and recorded
                 train_runs(config, engine)
 
     return report_errors(command)
 
 
-def make_synthetic(config: Config, engine: Engine) -> None:
+def make_synthetic(config: DataConfig, engine: Engine) -> None:
     """Make the synthetic data set if the config uses it and it is missing."""
-    if config.data.shards == DataConfig.shards:
-        build_missing("synthetic", config.data.shards, engine)
+    if config.shards == DataConfig.shards:
+        build_missing("synthetic", config.shards, engine)
 
 
 def build_missing(source: str, shards: str, engine: Engine) -> None:

@@ -14,7 +14,7 @@ from mstat.console import console
 from mstat.errors import UserError
 from mstat.files import read_json, write_json
 from mstat.report.averages import mean_of, numbers
-from mstat.report.progress import score_table
+from mstat.report.scores import score_table
 from shards.text import printable
 
 

@@ -10,14 +10,15 @@ from dataclasses import asdict
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NoReturn
+from types import NoneType
+from typing import Any, Literal, NoReturn, get_origin
 
 import jsonargparse
 import yaml
 
 from mstat.config import Config, changed
-from mstat.config.ranges import is_number, out_of_range, setting_types
-from mstat.config.yaml_settings import flags_of
+from mstat.config.ranges import alternatives, is_number, out_of_range, setting_types
+from mstat.config.yaml_settings import NULLS, flags_of
 from mstat.errors import UserError
 from mstat.files import write_text
 from mstat.foreign_messages import UNKNOWN_KEY, UNKNOWN_KEY_IN_GROUP
@@ -175,7 +176,7 @@ def override(config: Config, settings: Mapping[str, str]) -> Config:
         if key not in setting_types():  # a whole section could name a class, which jsonargparse would import
             raise UserError(_unknown_setting(key))
         section, _, name = key.rpartition(".")
-        (plain[section] if section else plain)[name] = yaml.safe_load(value)
+        (plain[section] if section else plain)[name] = _parse(setting_types()[key], value)
     parser = _plain_parser()
     try:
         parsed = parser.instantiate(parser.parse_object(plain))
@@ -185,6 +186,12 @@ def override(config: Config, settings: Mapping[str, str]) -> Config:
     if complaint := out_of_range(config):
         raise UserError(complaint)
     return config
+
+
+def _parse(kind: Any, text: str) -> Any:
+    """Return the value that a text stands for; where a setting is a word, `0` and `no` are words, too."""
+    is_word = all(one in (str, NoneType) or get_origin(one) is Literal for one in alternatives(kind))
+    return text if is_word and text not in NULLS else yaml.safe_load(text)
 
 
 def save_config(config: Config, path: Path) -> None:

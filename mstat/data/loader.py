@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from mstat.config import Config
+from mstat.config import Config, EvalConfig
 from mstat.data.augment import GREY, Fill, augment
 from mstat.data.clips import evaluation_clips, training_frames
 from mstat.data.corruptions import occlude, shrink
@@ -98,7 +98,7 @@ class EvaluationBatches:
         reader: Reader,
         tracklets: Sequence[int],
         batches: list[list[tuple[int, int]]],
-        config: Config,
+        config: EvalConfig,
         size: tuple[int, int],
         num_intact: int,
     ) -> None:
@@ -106,7 +106,7 @@ class EvaluationBatches:
         self.num_intact = num_intact
 
     def room(self) -> Arrays:
-        config = self.config.eval
+        config = self.config
         return {
             "frames_BTHWC": np.empty((config.batch_size, config.num_frames, *self.size, 3), np.uint8),
             "rows_B": np.empty(config.batch_size, np.int64),
@@ -116,14 +116,14 @@ class EvaluationBatches:
         clips = self.batches[number]
         for place, (row, clip) in enumerate(clips):
             tracklet = int(self.tracklets[row])
-            numbers = evaluation_clips(int(self.reader.num_frames[tracklet]), self.config.eval, tracklet)[clip]
+            numbers = evaluation_clips(int(self.reader.num_frames[tracklet]), self.config, tracklet)[clip]
             room["frames_BTHWC"][place] = self._frames(tracklet, numbers, intact=row < self.num_intact)
             room["rows_B"][place] = row
         room["frames_BTHWC"][len(clips) :] = room["frames_BTHWC"][len(clips) - 1]
         room["rows_B"][len(clips) :] = -1
 
     def _frames(self, tracklet: int, numbers: np.ndarray, intact: bool) -> np.ndarray:
-        config = self.config.eval
+        config = self.config
         if intact:
             return self.reader.frames(tracklet, numbers, size=self.size)
         if config.resolution is None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -32,11 +32,13 @@ from mstat.distributed.optimizer import make_optimizer
 from mstat.distributed.process_groups import set_timeouts
 from mstat.distributed.rendezvous import join, launcher_keeps_store
 from mstat.errors import UserError
+from mstat.model.cpu import use_cpu_kernels
 from mstat.weights.checkpoint_files import OPTIMIZER_FILE, WEIGHTS_FILE, not_finite
 from mstat.weights.safe_load import load_state, reason
 from shards.text import markup
 from shards.workers import available_cpus
 
+M = TypeVar("M", bound=nn.Module)
 START_UP = timedelta(minutes=5)  # ranks start apart: a cold start of torch alone took 40 s
 
 
@@ -126,10 +128,16 @@ class Engine:
         elif (explained := self.explain(error)) is not error:
             raise explained from None
 
+    def place(self, model: M) -> M:
+        """Move a module to the device, in place, with the kernels that are fastest there; return it."""
+        if self.device.type == "cpu":
+            use_cpu_kernels(model)
+        return model.to(self.device)
+
     def prepare(self, task: nn.Module) -> None:
         """Take over a module for training: weights to the device, gradients across ranks, an optimiser."""
         self.accelerator.free_memory()  # of a run before this one
-        self.task = task
+        self.task = self.place(task)
         optimizer = make_optimizer(task, self.config.optim)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # Accelerate's name for it

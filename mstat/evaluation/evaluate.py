@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from mstat.config import Config, DataConfig, EvalConfig
+from mstat.config import Config, DataConfig, EvalConfig, ModelConfig
 from mstat.config.cli import load_config, save_config
 from mstat.console import console
 from mstat.distributed.engine import Engine
@@ -25,8 +25,8 @@ from mstat.evaluation.extraction import Trial
 from mstat.evaluation.metrics import Scores
 from mstat.files import why_not_writable, write_json
 from mstat.model import MSTAT
-from mstat.report.progress import score_table
 from mstat.report.run_reader import Folder
+from mstat.report.scores import score_table
 from mstat.runs.scored_set import dataset, deciding, evaluation_folder, is_trained_on, trained_checksum
 from mstat.weights.pretrained import load_pretrained
 from shards.read import Reader
@@ -100,7 +100,7 @@ def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> di
     if config.eval.baselines:
         cmc_only = reader.protocol(config.data.protocol).cmc_only
         evaluation["baselines"] = _baselines(trial, config, cmc_only)
-        if not can_start(config):
+        if not can_start(config.model):
             missing = f"model.init ({config.model.init}) is not there any more: no score of the untrained model"
             evaluation["warnings"] = [*evaluation["warnings"], missing]
     message = {key: evaluation[key] for key in ("dataset", "protocol", "split", "eval")}
@@ -219,17 +219,17 @@ def summarise(scores: Scores, cmc_only: bool) -> dict[str, Any]:
     return {**summary, "mAP": None} if cmc_only else summary
 
 
-def can_start(config: Config) -> bool:
+def can_start(config: ModelConfig) -> bool:
     """Return whether the untrained model can be made: a run that goes on does not need the file of `model.init`."""
-    return not config.model.init or Path(config.model.init).exists()
+    return not config.init or Path(config.init).exists()
 
 
 def _baselines(trial: Trial, config: Config, cmc_only: bool) -> dict[str, Any]:
     """Score the untrained model and the colour histograms under the same protocol."""
     result = {}
-    if can_start(config):
+    if can_start(config.model):
         torch.manual_seed(config.seed)
-        untrained = MSTAT(config.model).to(trial.engine.device)
+        untrained = trial.engine.place(MSTAT(config.model))
         if config.model.init:
             load_pretrained(untrained, Path(config.model.init))
         parts = trial.extract(untrained, config.model.image_size)

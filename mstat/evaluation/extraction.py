@@ -79,7 +79,8 @@ class Extraction:
             sum(len(self._batches(tile, last, num_clips, known)) for tile in range(first, last, TILE))
             for first, last in self.slices
         )
-        dataset = EvaluationBatches(self.reader, self.tracklets.tolist(), batches, self.config, size, self.num_intact)
+        tracklets = self.tracklets.tolist()
+        dataset = EvaluationBatches(self.reader, tracklets, batches, self.config.eval, size, self.num_intact)
         on_gpu = self.engine.device.type == "cuda"
         workers = min(self.config.data.num_workers, len(batches))
         features: torch.Tensor | None = None

@@ -29,7 +29,7 @@ from mstat.evaluation.extraction import Trial
 from mstat.files import read_plain_json, write_json, write_text
 from mstat.model import MSTAT
 from mstat.report.html import write_reports
-from mstat.report.robustness import FILE, markdown
+from mstat.report.robustness import FILE, table
 from mstat.report.scores import COLUMNS, percent
 from mstat.runs.scored_set import dataset, deciding, evaluation_folder
 from mstat.weights.export import load_model
@@ -69,7 +69,7 @@ def study(config: Config, engine: Engine, quick: bool = False) -> dict[str, Any]
         raise UserError(f"{run}: a set of splits; give the folder of one of them as --run, as in {run}/split-NAME")
     reader = shards.open(config.data.shards)
     refuse_trained(reader, run, config.data)
-    model = load_model(run).to(engine.device)
+    model = engine.place(load_model(run))
     folder: Path = engine.from_main(evaluation_folder(run, reader, config.data) if engine.is_main else None)
     result = engine.from_main(_begun(folder, config, reader) if engine.is_main else None)
     points: list[dict[str, Any]] = result["points"]
@@ -93,7 +93,7 @@ def study(config: Config, engine: Engine, quick: bool = False) -> dict[str, Any]
     if engine.is_main:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / FILE, result)
-        write_text(folder / "robustness.md", markdown(result))
+        write_text(folder / "robustness.md", table(result).markdown())
         report = write_reports(folder, run, reader)
         print(printable(folder / "figures" / "robustness.svg"))
         print(printable(f"report: {report}"))

@@ -9,9 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mstat.config import ModelConfig
-from mstat.model.linear import Linear
-
-SHORT = 256  # with at most so many keys, a CPU computes the whole score matrix faster than PyTorch's fused kernel
 
 
 def layer_norm(config: ModelConfig) -> nn.LayerNorm:
@@ -19,12 +16,11 @@ def layer_norm(config: ModelConfig) -> nn.LayerNorm:
     return nn.LayerNorm(config.width, eps=1e-6)
 
 
-def attend(q_FhQd: Tensor, k_FhSd: Tensor, v_FhSd: Tensor) -> Tensor:
-    """Compute softmax(q k^T / sqrt(d)) v, (F, h, Q, d), with the faster kernel for this device and length."""
-    if q_FhQd.device.type != "cpu" or k_FhSd.shape[2] > SHORT:
+class Attend(nn.Module):
+    """softmax(q k^T / sqrt(d)) v, by PyTorch's fused kernel: (F, h, Q, d), (F, h, S, d) twice -> (F, h, Q, d)."""
+
+    def forward(self, q_FhQd: Tensor, k_FhSd: Tensor, v_FhSd: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q_FhQd, k_FhSd, v_FhSd)
-    scores_FhQS = q_FhQd @ k_FhSd.mT * q_FhQd.shape[-1] ** -0.5
-    return scores_FhQS.softmax(-1) @ v_FhSd
 
 
 class Attention(nn.Module):
@@ -33,15 +29,15 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.qkv = Linear(config.width, 3 * config.width)
-        self.proj = Linear(config.width, config.width)
+        self.attend = Attend()
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.proj = nn.Linear(config.width, config.width)
 
-    def forward(self, x_FSD: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Apply attention; `scale` (1,) multiplies the result."""
+    def forward(self, x_FSD: Tensor) -> Tensor:
         qkv = self.qkv(x_FSD).unflatten(-1, (3, self.num_heads, -1))
         q_FhSd, k_FhSd, v_FhSd = qkv.permute(2, 0, 3, 1, 4)
-        out_FhSd = attend(q_FhSd, k_FhSd, v_FhSd)
-        return self.proj(out_FhSd.transpose(1, 2).flatten(2), scale)
+        out_FhSd = self.attend(q_FhSd, k_FhSd, v_FhSd)
+        return self.proj(out_FhSd.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
@@ -50,8 +46,8 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         hidden = round(config.mlp_ratio * config.width)
-        self.fc1 = Linear(config.width, hidden)
-        self.fc2 = Linear(hidden, config.width)
+        self.fc1 = nn.Linear(config.width, hidden)
+        self.fc2 = nn.Linear(hidden, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))

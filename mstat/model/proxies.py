@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mstat.config import ModelConfig
-from mstat.model.attention import MLP, attend, layer_norm
-from mstat.model.linear import Linear
+from mstat.model.attention import MLP, Attend, layer_norm
 from mstat.model.stem import INIT_STD
 from mstat.numerics import at_least_fp32
 
@@ -37,14 +36,15 @@ class AAP(nn.Module):
         self.num_heads = config.num_heads
         self.proxies = nn.Parameter(anisotropic_(torch.empty(num_proxies, config.width)))
         self.norm = layer_norm(config)
-        self.kv = Linear(config.width, 2 * config.width)
-        self.proj = Linear(config.width, config.width)
+        self.attend = Attend()
+        self.kv = nn.Linear(config.width, 2 * config.width)
+        self.proj = nn.Linear(config.width, config.width)
 
     def forward(self, x_FSD: Tensor) -> Tensor:
         k_FhSd, v_FhSd = self.kv(self.norm(x_FSD)).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         # A copy: attention on CPUs rounds by where its input lies in memory, and ZeRO packs weights without alignment.
         q_hAd = self.proxies.unflatten(1, (self.num_heads, -1)).transpose(0, 1).clone()
-        out_FhAd = attend(q_hAd.expand(len(x_FSD), -1, -1, -1), k_FhSd, v_FhSd)
+        out_FhAd = self.attend(q_hAd.expand(len(x_FSD), -1, -1, -1), k_FhSd, v_FhSd)
         return self.proj(out_FhAd.transpose(1, 2).flatten(2))
 
     def attention(self, x_FSD: Tensor) -> Tensor:
@@ -68,12 +68,12 @@ class IAP(nn.Module):
         self.norm_order = config.iap_norm
         self.norm = layer_norm(config)
         # A softmax over tokens cancels what is the same for all of them: there a query bias would be inert.
-        self.query = Linear(config.width, config.width, bias=config.iap_norm == "l1-softmax")
+        self.query = nn.Linear(config.width, config.width, bias=config.iap_norm == "l1-softmax")
         self.keys = nn.Parameter(anisotropic_(torch.empty(config.num_prototypes, config.width)))
         # As spread as values are that a fresh linear layer projects from normalised tokens.
         self.values = nn.Parameter(torch.empty(config.num_prototypes, config.width))
         nn.init.trunc_normal_(self.values, std=INIT_STD * config.width**0.5)
-        self.proj = Linear(config.width, config.width)
+        self.proj = nn.Linear(config.width, config.width)
         self.mlp_norm = layer_norm(config)
         self.mlp = MLP(config)
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from mstat.config import ModelConfig
 from mstat.model.attention import MLP, Attention, layer_norm
-from mstat.model.linear import Linear
 from mstat.model.proxies import AAP
 from mstat.model.stem import patch_grid
 
@@ -26,11 +25,11 @@ class TemporalBranch(nn.Module):
         super().__init__()
         self.norm = layer_norm(config)
         self.attention = Attention(config)
-        self.fc = Linear(config.width, config.width)
+        self.fc = nn.Linear(config.width, config.width)
 
-    def forward(self, tokens_BNTD: Tensor, alpha: Tensor) -> Tensor:
+    def forward(self, tokens_BNTD: Tensor) -> Tensor:
         mixed = self.attention(self.norm(tokens_BNTD).flatten(0, 1))
-        return self.fc(mixed, alpha).view_as(tokens_BNTD)
+        return self.fc(mixed).view_as(tokens_BNTD)
 
 
 class AttributeTemporalBranch(nn.Module):
@@ -46,15 +45,15 @@ class AttributeTemporalBranch(nn.Module):
         self.norm = layer_norm(config)
         self.attention = Attention(config)
         self.expand = AAP(config, rows * columns)
-        self.fc = Linear(config.width, config.width)
+        self.fc = nn.Linear(config.width, config.width)
 
-    def forward(self, tokens_BNTD: Tensor, alpha: Tensor) -> Tensor:
+    def forward(self, tokens_BNTD: Tensor) -> Tensor:
         batch, _, frames, _ = tokens_BNTD.shape
         attributes_FAD = self.condense(tokens_BNTD.transpose(1, 2).flatten(0, 1))
         attributes_BATD = attributes_FAD.unflatten(0, (batch, frames)).transpose(1, 2)
         mixed = self.attention(self.norm(attributes_BATD).flatten(0, 1))
         mixed_BTAD = mixed.view(attributes_BATD.shape).transpose(1, 2)
-        expanded_FND = self.fc(self.expand(mixed_BTAD.flatten(0, 1)), alpha)
+        expanded_FND = self.fc(self.expand(mixed_BTAD.flatten(0, 1)))
         return expanded_FND.unflatten(0, (batch, frames)).transpose(1, 2)
 
 
@@ -77,7 +76,7 @@ class STA(nn.Module):
         self.mlp = MLP(config)
 
     def temporal_branch(self, config: ModelConfig) -> nn.Module:
-        """A module that mixes over time: (B, N, T, D) and alpha -> residual of that shape, times alpha."""
+        """A module that mixes over time: (B, N, T, D) -> residual of that shape."""
         return TemporalBranch(config)
 
     def forward(self, tokens_BNTD: Tensor, class_BD: Tensor, keep_B3: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -89,14 +88,14 @@ class STA(nn.Module):
         keep_t, keep_s, keep_m = (None, None, None) if keep_B3 is None else keep_B3.unbind(1)
         _, positions, frames, _ = tokens_BNTD.shape
 
-        tokens_BNTD = add(tokens_BNTD, self.temporal(tokens_BNTD, self.alpha), keep_t)
+        tokens_BNTD = add(tokens_BNTD, self.temporal(tokens_BNTD), keep_t, self.alpha)
 
         copies_BT1D = class_BD[:, None, None].expand(-1, frames, -1, -1)
         joined_BTMD = torch.cat([copies_BT1D, tokens_BNTD.transpose(1, 2)], dim=2)
-        mixed = self.spatial(self.spatial_norm(joined_BTMD).flatten(0, 1), self.beta).view_as(joined_BTMD)
+        mixed = self.spatial(self.spatial_norm(joined_BTMD).flatten(0, 1)).view_as(joined_BTMD)
         to_copies_BT1D, to_tokens_BTND = mixed.split([1, positions], dim=2)
-        tokens_BNTD = add(tokens_BNTD, to_tokens_BTND.transpose(1, 2), keep_s)
-        class_BD = add(class_BD, to_copies_BT1D.mean((1, 2), dtype=class_BD.dtype), keep_s)
+        tokens_BNTD = add(tokens_BNTD, to_tokens_BTND.transpose(1, 2), keep_s, self.beta)
+        class_BD = add(class_BD, to_copies_BT1D.mean((1, 2), dtype=class_BD.dtype), keep_s, self.beta)
 
         # Together: with the class tokens apart, all the MLP's weights would be read, and have gradients, twice.
         joined_BSD = torch.cat([self.mlp_norm(class_BD)[:, None], self.mlp_norm(tokens_BNTD).flatten(1, 2)], dim=1)
@@ -121,8 +120,15 @@ class AttributeSTA(STA):
         return AttributeTemporalBranch(config)
 
 
-def add(tokens: Tensor, residual: Tensor, keep_B: Tensor | None) -> Tensor:
-    """Add each clip's residual, (B, ...), times its number; None is ones."""
-    if keep_B is None:
+def add(tokens: Tensor, residual: Tensor, keep_B: Tensor | None, scale: Tensor | None = None) -> Tensor:
+    """tokens + scale * residual, (B, ...): a sum of Eq. 3, whose scale is alpha or beta.
+
+    Args:
+        keep_B: Drop path: multiplier of each clip's residual; None is ones.
+        scale: (1,), learnable; None is 1.
+    """
+    if keep_B is not None:
+        scale = keep_B if scale is None else scale * keep_B
+    if scale is None:
         return tokens + residual
-    return torch.addcmul(tokens, residual, keep_B.view(-1, *[1] * (residual.dim() - 1)))
+    return tokens + scale.view(-1, *[1] * (residual.dim() - 1)) * residual

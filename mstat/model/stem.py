@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from mstat.config import ModelConfig
-from mstat.model.linear import Linear
 
 INIT_STD = 0.02
 
@@ -59,7 +58,7 @@ class Stem(nn.Module):
         super().__init__()
         self.grid = patch_grid(config)
         self.patch_size = config.patch_size
-        self.patch = Linear(3 * config.patch_size**2, config.width)
+        self.patch = nn.Linear(3 * config.patch_size**2, config.width)
         self.position = nn.Parameter(sinusoid(self.grid, config.width))
         self.class_token = nn.Parameter(torch.empty(config.width))
         nn.init.trunc_normal_(self.class_token, std=INIT_STD)

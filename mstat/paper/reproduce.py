@@ -14,20 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from mstat.config import Config
 from mstat.config.cli import flat, load_config, override
 from mstat.errors import UserError
 from mstat.files import read_json, write_json, write_text
 from mstat.paper.experiments import Experiment, Row
 from mstat.report import figures
-from mstat.report.scores import ABSENT, COLUMNS
+from mstat.report.scores import COLUMNS, DISTANCES, number, warnings
+from mstat.report.tables import Row as TableRow
+from mstat.report.tables import Table
 from mstat.runs.folder import read_state
 from mstat.runs.scored_set import scored_checksum
-from shards.text import markup
 
-NAMES = {**COLUMNS, "intra": "intra", "intra_correct": "intra, correct", "inter": "inter"}
+NAMES = {**COLUMNS, **DISTANCES}
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def write_results(out: Path, experiment: Experiment, result: Mapping[str, Any]) 
     stem = result["experiment"]
     paths = [out / f"{stem}.json", out / f"{stem}.md"]
     write_json(paths[0], result)
-    write_text(paths[1], _markdown(result))
+    write_text(paths[1], "\n".join(table.markdown() for table in tables(result)))
     if experiment.plotted:
         paths.append(out / f"{stem}.svg")
         paths[2].write_bytes(figures.sweep_figure(result, experiment.plotted))
@@ -145,32 +144,16 @@ def write_results(out: Path, experiment: Experiment, result: Mapping[str, Any]) 
 
 
 def tables(result: Mapping[str, Any]) -> Iterator[Table]:
-    """For a terminal. Two lines a row, ours and the paper's; distances of two kinds make two tables."""
+    """Two rows for each of the experiment, ours and the paper's; distances of two kinds make two tables."""
     for kind, columns in _groups(result["columns"]):
-        table = Table(title=markup(_title(result, kind)), caption=markup(_caption(result)))
-        table.add_column("", no_wrap=True)
-        for column in columns:
-            table.add_column(NAMES[column.rpartition("/")[2]], justify="right", no_wrap=True)
+        rows = []
         for row in result["rows"]:
-            table.add_row(markup(row["name"]), *_ours(row, columns), style="bold")
+            rows.append(TableRow(row["name"], _ours(row, columns), "strong"))
             if any(column in row["paper"] for column in columns):
-                table.add_row(f"  paper, {result['paper_dataset']}", *_papers(row, columns), style="dim")
-        yield table
-
-
-def _markdown(result: Mapping[str, Any]) -> str:
-    parts = []
-    for kind, columns in _groups(result["columns"]):
-        lines = [f"# {_title(result, kind)}", "", _caption(result), ""]
-        lines.append("| |" + "".join(f" {NAMES[column.rpartition('/')[2]]} |" for column in columns))
-        lines.append("|---|" + "---|" * len(columns))
-        for row in result["rows"]:
-            name = row["name"].replace("|", r"\|")
-            lines.append("| " + " | ".join([name, *(f"**{cell}**" for cell in _ours(row, columns))]) + " |")
-            if any(column in row["paper"] for column in columns):
-                lines.append(f"| *paper, {result['paper_dataset']}* | " + " | ".join(_papers(row, columns)) + " |")
-        parts.append("\n".join(lines) + "\n")
-    return "\n".join(parts)
+                rows.append(TableRow(f"  paper, {result['paper_dataset']}", _papers(row, columns), "faint"))
+        title = result["title"] + (f" ({kind} distance)" if kind else "")
+        headings = ["", *(NAMES[column.rpartition("/")[2]] for column in columns)]
+        yield Table(headings, rows, title, _caption(result), warnings(result))
 
 
 def _groups(columns: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -180,32 +163,22 @@ def _groups(columns: Sequence[str]) -> list[tuple[str, list[str]]]:
     return [(kind, [c for c in columns if c.startswith(f"{kind}/")] + scores) for kind in kinds] or [("", scores)]
 
 
-def _title(result: Mapping[str, Any], kind: str) -> str:
-    return result["title"] + (f" ({kind} distance)" if kind else "")
-
-
 def _caption(result: Mapping[str, Any]) -> str:
     seeds = len(result["seeds"])
     over = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
     steps = result["steps"]
     length = f"{steps} steps" if isinstance(steps, int) else steps
-    message = [f"Ours: {result['shards']}, protocol {result['protocol']}, split {result['split']}, {length}, {over}."]
-    message += [f"Not comparable with published scores: {warning}." for warning in result["warnings"]]
-    return " ".join([*message, *([result["remark"]] if result["remark"] else [])])
+    ours = f"Ours: {result['shards']}, protocol {result['protocol']}, split {result['split']}, {length}, {over}."
+    return " ".join(filter(None, [ours, result["remark"]]))
 
 
 def _ours(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
-    cells = []
-    for column in columns:
-        spread = row["ours"][column]
-        deviation = "" if spread["sd"] is None else f" ± {_digits(spread['sd'], column)}"
-        cells.append(ABSENT if spread["mean"] is None else _digits(spread["mean"], column) + deviation)
-    return cells
+    return [number(row["ours"][column]["mean"], row["ours"][column]["sd"], _digits(column)) for column in columns]
 
 
 def _papers(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
-    return [_digits(row["paper"][column], column) if column in row["paper"] else ABSENT for column in columns]
+    return [number(row["paper"].get(column), digits=_digits(column)) for column in columns]
 
 
-def _digits(value: float, column: str) -> str:
-    return f"{value:.4f}" if "/" in column else f"{value:.1f}"
+def _digits(column: str) -> int:
+    return 4 if "/" in column else 1

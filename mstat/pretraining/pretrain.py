@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import rich
 import torch
-from rich.table import Table
 
 import shards
-from mstat.config import Config
+from mstat.config import Config, DataConfig
+from mstat.console import console
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
 from mstat.evaluation.extraction import Extraction
@@ -27,13 +26,13 @@ from mstat.model.stem import patch_grid
 from mstat.pretraining.task import ActionTask
 from mstat.pretraining.timesformer import Classifier
 from mstat.report.scores import percent
+from mstat.report.tables import Part, Row, Table
 from mstat.runs.scored_set import dataset
 from mstat.training.task import TrainedModule
 from mstat.training.train import train, training_sampler
 from mstat.weights.export import export_classifier
 from shards.read import Reader
 from shards.records import Role
-from shards.text import markup
 
 SHOWN = 20  # classes in the table, least recognised first
 
@@ -77,17 +76,17 @@ def check_settings(config: Config) -> None:
         )
 
 
-def held_out(reader: Reader, config: Config) -> HeldOut:
+def held_out(reader: Reader, config: DataConfig) -> HeldOut:
     """Return the clips that are scored. Raises ValueError if there are none, or if a class is not trained."""
-    roles = reader.roles(config.data.protocol, config.data.split)
+    roles = reader.roles(config.protocol, config.split)
     tracklets = np.flatnonzero(roles & Role.GALLERY)
     if not len(tracklets):
-        raise UserError(f"{config.data.shards}: no held-out clips in this protocol; train.eval_every null asks none")
+        raise UserError(f"{config.shards}: no held-out clips in this protocol; train.eval_every null asks none")
     trained = np.unique(reader.pids[(roles & Role.TRAIN) > 0])
     pids = reader.pids[tracklets]
     if untrained := len(np.setdiff1d(pids, trained)):
         raise UserError(
-            f"{config.data.shards}: {untrained} of the {len(np.unique(pids))} held-out classes are not in training; "
+            f"{config.shards}: {untrained} of the {len(np.unique(pids))} held-out classes are not in training; "
             "pretraining wants clips of actions, as `python -m shards build actions` makes them"
         )
     return HeldOut(tracklets, np.searchsorted(trained, pids), class_names(reader, trained))
@@ -106,7 +105,7 @@ def accuracy(engine: Engine, model: Classifier, reader: Reader, config: Config) 
     `accuracy` (and `top5`, of more than five classes) are fractions of the clips. Of `classes`, `predicted` counts what
     the clips of a class were taken for.
     """
-    tracklets, labels, classes = held_out(reader, config)
+    tracklets, labels, classes = held_out(reader, config.data)
     extraction = Extraction(engine, reader, config, tracklets)
     (scores_SC,) = extraction.extract(model, config.model.image_size)
     start, stop = extraction.bounds
@@ -150,24 +149,24 @@ def _share(hits: torch.Tensor) -> float:
 
 def accuracy_table(result: Mapping[str, Any]) -> Table:
     """Return evaluation.json as a table, in percent: the least recognised classes, and all."""
-    table = Table(
-        title=f"Held-out clips of {markup(result['protocol'])}",
-        caption=f"{result['num_clips']:,} clips of {result['num_classes']:,} classes. In percent.",
-    )
-    for heading in ("class", "clips", "accuracy", "taken for"):
-        table.add_column(heading, justify="left" if heading in ("class", "taken for") else "right")
     hardest = sorted(result["classes"].items(), key=lambda entry: entry[1]["accuracy"])[:SHOWN]
+    rows: list[Row | Part] = []
     for name, of_class in hardest:
         wrong = sorted(((n, other) for other, n in of_class["predicted"].items() if other != name), reverse=True)[:2]
         taken_for = ", ".join(f"{other} {n}" for n, other in wrong)
-        table.add_row(markup(name), f"{of_class['num_clips']:,}", percent(of_class["accuracy"]), markup(taken_for))
+        rows.append(Row(name, [f"{of_class['num_clips']:,}", percent(of_class["accuracy"]), taken_for]))
     if more := len(result["classes"]) - len(hardest):
-        table.add_row(f"and {more:,} more", style="dim")
-    table.add_section()
-    table.add_row("all", f"{result['num_clips']:,}", percent(result["accuracy"]), style="bold")
+        rows.append(Row(f"and {more:,} more", emphasis="faint"))
+    rows += [Part(), Row("all", [f"{result['num_clips']:,}", percent(result["accuracy"])], "strong")]
     if "top5" in result:
-        table.add_row("all, among five", "", percent(result["top5"]))
-    return table
+        rows.append(Row("all, among five", ["", percent(result["top5"])]))
+    return Table(
+        ["class", "clips", "accuracy", "taken for"],
+        rows,
+        title=f"Held-out clips of {result['protocol']}",
+        caption=f"{result['num_clips']:,} clips of {result['num_classes']:,} classes. In percent.",
+        align="lrrl",
+    )
 
 
 class ActionRecognition:
@@ -179,7 +178,7 @@ class ActionRecognition:
         return ActionTask(config, num_classes)
 
     def check(self, engine: Engine, reader: Reader, config: Config) -> None:
-        held_out(reader, config)
+        held_out(reader, config.data)
 
     def score(self, engine: Engine, model: Classifier, reader: Reader, config: Config) -> tuple[dict[str, Any], str]:
         scores = accuracy(engine, model, reader, config)
@@ -189,7 +188,7 @@ class ActionRecognition:
         scores = accuracy(engine, model, reader, config)
         if engine.is_main:
             write_json(Path(config.run) / "evaluation.json", scores)
-            rich.print(accuracy_table(scores))
+            console().print(accuracy_table(scores))
         engine.barrier()
         return scores
 

@@ -36,7 +36,7 @@ def stack_config(config: ModelConfig) -> ModelConfig:
 class NoTime(nn.Module):
     """Replacement of a block's temporal branch that adds nothing: frames interact only through the class token."""
 
-    def forward(self, tokens_BNTD: Tensor, alpha: Tensor) -> Tensor:
+    def forward(self, tokens_BNTD: Tensor) -> Tensor:
         return torch.zeros_like(tokens_BNTD)
 
 

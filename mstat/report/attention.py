@@ -72,13 +72,11 @@ def _similarity(folder: Folder, proxies_AD: np.ndarray) -> str:
     directions_AD = proxies_AD / np.linalg.norm(proxies_AD, axis=1, keepdims=True).clip(1e-12)
     matrix = directions_AD @ directions_AD.T
     others = matrix[~np.eye(len(matrix), dtype=bool)]
-    svg = figures.similarity_figure(matrix)
-    folder.save("proxies.svg", svg)
     message = (
         f"Similarity of the attribute proxies of Stage I: {len(matrix)} proxies, "
         f"the most alike have a cosine of {others.max(initial=0.0):.2f}"
     )
-    return page.figure(svg, page.SVG, message, f"{message}.")
+    return folder.figure("proxies.svg", figures.similarity_figure(matrix), message, f"{message}.")
 
 
 def _attention(folder: Folder, model: MSTAT, reader: Reader, evaluation: Mapping[str, Any]) -> list[str]:
@@ -166,7 +164,6 @@ def embedding(folder: Folder) -> str:
         return page.note(remark)
     pids = np.array(result["pids"])
     svg = figures.embedding_figure(np.array(result["points"], dtype=np.float64).reshape(-1, 2), pids)
-    folder.save("embedding.svg", svg)
     message = f"{len(pids)} tracklets of {len(np.unique(pids))} people, the first third of those who are tested"
     caption = f"t-SNE of the joined features, each number a person: {message}"
-    return page.figure(svg, page.SVG, caption, f"{caption}.")
+    return folder.figure("embedding.svg", svg, caption, f"{caption}.")

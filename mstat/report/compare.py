@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mstat.errors import UserError
 from mstat.files import write_plain
 from mstat.report import figures, page, results, scores
+from mstat.report.page import Section
 from mstat.report.run_groups import Compared, Group, compared, differing, grouped, why_not_comparable
-from mstat.report.training import trend
+from mstat.report.tables import Row, Table
+from mstat.report.training import median_speed, trend
 
 
 @dataclass
@@ -26,16 +27,7 @@ class Comparison:
 
     def figure(self, file: str, svg: bytes, name: str, message: str) -> str:
         write_plain(self.figures / file, svg)
-        return page.figure(svg, page.SVG, f"{name}: {message}", name)
-
-
-class Section(NamedTuple):
-    """A section of the page, and the function that makes it."""
-
-    name: str
-    heading: str
-    make: Callable[[Comparison], str]  # gives HTML, empty where there is nothing to compare
-    half: bool = False  # of the page's width, where there is room
+        return page.figure(svg, f"{name}: {message}", name)
 
 
 def write_comparison(paths: Sequence[Path], out: Path) -> Path:
@@ -53,10 +45,8 @@ def write_comparison(paths: Sequence[Path], out: Path) -> Path:
     runs = compared(paths)
     out.parent.mkdir(parents=True, exist_ok=True)
     comparison = Comparison(runs, grouped(runs), out.with_name(f"{out.stem}-figures"))
-    made = [(section, page.shown("evaluation.json", section.make, comparison)) for section in SECTIONS]
-    sections = [page.section(section.name, section.heading, html, section.half) for section, html in made if html]
-    heading = f"<h1>{len(runs)} runs compared</h1>\n"
-    header = heading + page.shown("evaluation.json", _remarks, comparison)
+    sections = [section.html(comparison) for section in SECTIONS]
+    header = f"<h1>{len(runs)} runs compared</h1>\n" + page.shown("evaluation.json", _remarks, comparison)
     write_plain(out, page.document("Runs compared – MSTAT", header, sections).encode(errors="backslashreplace"))
     return out
 
@@ -70,8 +60,9 @@ def _remarks(comparison: Comparison) -> str:
         state = run.folder.json("state.json")
         if not isinstance(state, str) and state.get("state") != "done":
             parts.append(page.note(f"{run.name}: {state.get('state')} at step {state.get('step')}, not done."))
-    published = {warning: None for run in comparison.runs for warning in run.evaluation.get("warnings", [])}
-    parts += [page.note(f"Not comparable with published scores: {warning}.") for warning in published]
+    scored = [run for run in comparison.runs if "warnings" in run.evaluation]
+    published = dict.fromkeys(warning for run in scored for warning in scores.warnings(run.evaluation))
+    parts += map(page.note, published)
     return "\n".join(parts)
 
 
@@ -79,9 +70,9 @@ def _scores(comparison: Comparison) -> str:
     rows = []
     for group in comparison.groups:
         if group.evaluation:
-            rows.append(("whole", page.escape(group.name), scores.cells(group.evaluation)))
+            rows.append(Row(group.name, scores.cells(group.evaluation), "strong"))
         if len(group.runs) > 1:
-            rows += [("baseline", page.escape(run.name), scores.cells(run.evaluation)) for run in group.runs]
+            rows += [Row(run.name, scores.cells(run.evaluation), "faint") for run in group.runs]
     if not rows:
         return page.note("No run has an evaluation.json; launch/evaluate.py --run makes it.")
     rows += _baselines(comparison)
@@ -90,23 +81,21 @@ def _scores(comparison: Comparison) -> str:
         message += " Runs that differ in the seed alone are under their mean ± standard deviation (n - 1)."
     if any("splits" in run.evaluation for run in comparison.runs):
         message += " A run of all splits has the mean ± standard deviation over them."
-    return page.table(["run", *scores.HEADINGS], rows, message)
+    return Table(["run", *scores.COLUMNS.values()], rows, caption=message).html()
 
 
-def _baselines(comparison: Comparison) -> list[tuple[str, str, list[str]]]:
+def _baselines(comparison: Comparison) -> list[Row]:
     """Return the baselines, which need no training: once if equal for all runs, otherwise for each group."""
-    result: dict[str, list[list[str]]] = {}
-    for run in comparison.runs:
-        for name, cells in scores.baseline_rows(run.evaluation):
-            result.setdefault(name, []).append(cells)
+    of_runs = [row for run in comparison.runs for row in scores.baseline_rows(run.evaluation)]
     rows = []
-    for name, of_runs in result.items():
-        if all(cells == of_runs[0] for cells in of_runs):
-            rows.append(("baseline", page.escape(name), of_runs[0]))
+    for name in dict.fromkeys(row.name for row in of_runs):
+        first, *others = [row for row in of_runs if row.name == name]
+        if all(row == first for row in others):
+            rows.append(first)
             continue
         for group in comparison.groups:
-            if cells := dict(scores.baseline_rows(group.evaluation)).get(name, []):
-                rows.append(("baseline", page.escape(f"{name}, {group.name}"), cells))
+            of_group = [row for row in scores.baseline_rows(group.evaluation) if row.name == name]
+            rows += [row._replace(name=f"{name}, {group.name}") for row in of_group]
     return rows
 
 
@@ -120,10 +109,9 @@ def _settings(comparison: Comparison) -> str:
     for key, values in result.items():
         left = iter(values)
         cells = [dict.fromkeys(_told(next(left)) for _ in group.runs) for group in comparison.groups]
-        rows.append(("", page.escape(key), [page.escape(", ".join(cell)) for cell in cells]))
-    return page.table(
-        ["setting", *(group.name for group in comparison.groups)], rows, "All others are the same.", words=True
-    )
+        rows.append(Row(key, [", ".join(cell) for cell in cells]))
+    headings = ["setting", *(group.name for group in comparison.groups)]
+    return Table(headings, rows, caption="All others are the same.", align="l" * len(headings)).html()
 
 
 def _told(value: Any) -> str:
@@ -136,9 +124,8 @@ def _cmc(comparison: Comparison) -> str:
     curves = {group.name: group.evaluation.get("cmc") or [] for group in comparison.groups}
     if not any(curves.values()):
         return ""
-    message = "; ".join(f"{name} {scores.percent(curve[0])} % at rank 1" for name, curve in curves.items() if curve)
     svg = figures.cmc_figure(curves, equals=True)
-    return comparison.figure("cmc.svg", svg, "Queries with a right match among the first k", message)
+    return comparison.figure("cmc.svg", svg, results.CMC, results.at_rank_1(curves))
 
 
 # File of the figure, journal, key in it, what is on the axis, its unit, caption.
@@ -165,57 +152,56 @@ def _training(comparison: Comparison) -> str:
 def _stages(comparison: Comparison) -> str:
     """Table II of each group."""
     tables = []
-    for column, heading in list(zip(scores.COLUMNS, scores.HEADINGS, strict=True))[:2]:
+    for column, heading in list(scores.COLUMNS.items())[:2]:
         rows = [
-            (
-                "",
-                page.escape(group.name),
+            Row(
+                group.name,
                 [scores.score(group.evaluation["stages"].get(name, {}), column) for name in scores.STAGES],
             )
             for group in comparison.groups
             if any(of.get(column) is not None for of in group.evaluation.get("stages", {}).values())
         ]
         if rows:
-            message = f"{heading} in percent of every subset of stages."
-            tables.append(page.table([heading, *scores.STAGES], rows, message))
+            caption = f"{heading} in percent of every subset of stages."
+            tables.append(Table([heading, *scores.STAGES], rows, caption=caption).html())
     return "\n".join(tables)
 
 
 def _distances(comparison: Comparison) -> str:
     """Table VI of each group."""
     rows = [
-        ("", page.escape(f"{group.name}, {kind}"), results.distance_cells(group.evaluation["distances"][kind]))
+        Row(f"{group.name}, {kind}", results.distance_cells(group.evaluation["distances"][kind]))
         for kind in ("cosine", "euclidean")
         for group in comparison.groups
         if kind in group.evaluation.get("distances", {})
     ]
     if not rows:
         return ""
-    return page.table(["run, distance", *results.DISTANCES.values()], rows, results.DISTANCES_CAPTION)
+    return Table(["run, distance", *scores.DISTANCES.values()], rows, caption=results.DISTANCES_CAPTION).html()
 
 
 def _environment(comparison: Comparison) -> str:
-    columns = {"state": "state", "step": "step", "speed": "clips/s", "hardware": "hardware", "world_size": "processes"}
-    columns |= {"commit": "commit", "started": "started", "versions": "versions", "path": "folder"}
     rows = []
     packages = [run.environment.get("versions") or {} for run in comparison.runs]
     changed = [name for name in packages[0] if len({str(of.get(name)) for of in packages}) > 1]
     for run, versions in zip(comparison.runs, packages, strict=True):
         state = run.folder.json("state.json")
         records, _ = run.folder.records("metrics.jsonl", ("step", "clips_per_s"))
-        speeds = [record["clips_per_s"] for record in records if record["clips_per_s"] is not None]
-        result = {
-            **run.environment,
-            **({} if isinstance(state, str) else state),
-            "started": str(run.environment.get("started") or scores.ABSENT)[:16].replace("T", " "),
-            "speed": f"{statistics.median(speeds):.0f}" if speeds else None,
+        values = {
+            "state": None if isinstance(state, str) else state.get("state"),
+            "step": None if isinstance(state, str) else state.get("step"),
+            "clips/s": median_speed(records),
+            "hardware": run.environment.get("hardware"),
+            "processes": run.environment.get("world_size"),
             "commit": str(run.environment.get("commit") or scores.ABSENT)[:12],
+            "started": str(run.environment.get("started") or scores.ABSENT)[:16].replace("T", " "),
             "versions": ", ".join(f"{name} {versions.get(name)}" for name in changed) or "the same",
-            "path": run.folder.run,
+            "folder": run.folder.run,
         }
-        cells = [page.escape(scores.ABSENT if result.get(key) is None else result[key]) for key in columns]
-        rows.append(("", page.escape(run.name), cells))
-    return page.table(["run", *columns.values()], rows, "Versions: those that differ between the runs.", words=True)
+        rows.append(Row(run.name, [scores.ABSENT if value is None else str(value) for value in values.values()]))
+    headings = ["run", *values]
+    caption = "Versions: those that differ between the runs."
+    return Table(headings, rows, caption=caption, align="l" * len(headings)).html()
 
 
 SECTIONS = (

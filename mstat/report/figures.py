@@ -61,8 +61,7 @@ def loss_figure(records: Records, term: str | None = None) -> bytes:
             steps, values = _series(records, key)
             axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.35)
             axes.plot(steps, smooth(values), color=colour, linewidth=1.8, label=f"Stage {stage}")
-        axes.set(xlabel="step", ylabel="loss" if term is None else term.replace("_", " "))
-        axes.set_ylim(bottom=0)
+        axes.set(xlabel="step", ylabel="loss" if term is None else term.replace("_", " "), ylim=(0, None))
         if term is not None:
             axes.legend()
 
@@ -74,8 +73,7 @@ def learning_rate_figure(records: Records) -> bytes:
 
     def draw(axes: Axes) -> None:
         axes.plot(*_series(records, "lr"), color=COLOURS[0], linewidth=1.8)
-        axes.set(xlabel="step", ylabel="learning rate")
-        axes.set_ylim(bottom=0)
+        axes.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
 
     return _svg(draw)
@@ -105,8 +103,7 @@ def compared_figure(groups: Mapping[str, Sequence[Records]], key: str, quantity:
                 look = _look(index) | {"label": name if records is runs[0] else None}
                 marker = "o" if len(steps) < 25 else ""  # a single point makes no line
                 axes.plot(steps, scale * smooth(values), linewidth=1.4, marker=marker, markersize=3, **look)
-        axes.set(xlabel="step", ylabel=quantity)
-        axes.set_ylim(bottom=0)
+        axes.set(xlabel="step", ylabel=quantity, ylim=(0, None))
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
         axes.legend(fontsize=8)
 
@@ -179,7 +176,8 @@ def sweep_figure(result: Mapping[str, Any], varied: str) -> bytes:
             axes.plot(range(len(rows)), papers, color=colour, marker="D", fillstyle="none", linestyle="none")
         axes.set_xticks(range(len(rows)), [row["name"] for row in rows], rotation=30, ha="right")
         axes.set(xlabel=varied, ylabel="score (%)")
-        axes.plot([], [], color=TEXT, marker="D", fillstyle="none", linestyle="none", label=_paper_label(result))
+        label = f"paper, {result['paper_dataset']}"
+        axes.plot([], [], color=TEXT, marker="D", fillstyle="none", linestyle="none", label=label)
         axes.legend(fontsize=8)
 
     return _svg(draw)
@@ -210,10 +208,6 @@ def panels_figure(panels: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]],
     return _svg(draw, len(panels), WIDE_INCHES)
 
 
-def _paper_label(result: Mapping[str, Any]) -> str:
-    return f"paper, {result['paper_dataset']}"
-
-
 def similarity_figure(matrix: np.ndarray) -> bytes:
     """Cosine similarity of every two proxies (Fig. 10), (A, A)."""
 
@@ -222,9 +216,8 @@ def similarity_figure(matrix: np.ndarray) -> bytes:
         places = range(len(matrix))
         # The diagonal, 1, is off the scale.
         mesh = axes.pcolormesh(places, places, matrix, cmap="PuOr", vmin=-largest, vmax=largest)
-        axes.set(xlabel="proxy", ylabel="proxy", aspect="equal")
-        axes.set_xticks(places[:: 1 + len(places) // 13])
-        axes.set_yticks(places[:: 1 + len(places) // 13])
+        ticks = places[:: 1 + len(places) // 13]
+        axes.set(xlabel="proxy", ylabel="proxy", aspect="equal", xticks=ticks, yticks=ticks)
         _as_matrix(axes, mesh, "cosine similarity")
 
     return _svg(draw)

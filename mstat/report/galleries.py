@@ -107,24 +107,25 @@ def _strip(reader: Reader | str, item: Mapping[str, Any], num_frames: int, alt: 
     """The tracklet of a query or gallery entry as one picture, or the reason why there is none."""
     if isinstance(reader, str):
         return ""
-    try:
-        jpeg, size = encode_strip(_frames(reader, item, num_frames))
-    except (DataError, IndexError, OSError) as error:
-        return page.note(f"No frames of {item['key']}: {error}")
+    frames_THWC = _frames(reader, item, num_frames)
+    if isinstance(frames_THWC, str):
+        return page.note(frames_THWC)
+    jpeg, size = encode_strip(frames_THWC)
     return page.picture(jpeg, page.JPEG, alt, size)
 
 
 def _middle(reader: Reader, item: Mapping[str, Any]) -> np.ndarray | None:
     """A frame from the middle of a tracklet; None where it cannot be read, which `_strip` tells."""
+    frames_THWC = _frames(reader, item, 3)
+    return None if isinstance(frames_THWC, str) else frames_THWC[len(frames_THWC) // 2]
+
+
+def _frames(reader: Reader, item: Mapping[str, Any], num_frames: int) -> np.ndarray | str:
+    """Frames spread evenly over a tracklet, or why there are none."""
     try:
-        frames_THWC = _frames(reader, item, 3)
-    except (DataError, IndexError, OSError):
-        return None
-    return frames_THWC[len(frames_THWC) // 2]
-
-
-def _frames(reader: Reader, item: Mapping[str, Any], num_frames: int) -> np.ndarray:
-    tracklet = reader[item["index"]]
-    if tracklet.key != item["key"]:
-        raise DataError(f"the shards hold {tracklet.key} at its place {item['index']}")
-    return reader.frames(item["index"], even_numbers(tracklet.num_frames, num_frames))
+        tracklet = reader[item["index"]]
+        if tracklet.key != item["key"]:
+            raise DataError(f"the shards hold {tracklet.key} at its place {item['index']}")
+        return reader.frames(item["index"], even_numbers(tracklet.num_frames, num_frames))
+    except (DataError, IndexError, OSError) as error:
+        return f"No frames of {item['key']}: {error}"

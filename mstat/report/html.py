@@ -6,45 +6,27 @@ failed half-way is the one that is needed most.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mstat.errors import UserError
 from mstat.files import read_plain, write_plain
 from mstat.report import attention, galleries, page, results, scores, training
+from mstat.report.page import Section
 from mstat.report.robustness import FILE, robustness
-from mstat.report.run_reader import Folder, Json
+from mstat.report.run_reader import Folder, Json, why_unreadable
 
 if TYPE_CHECKING:
     from shards.read import Reader
-
-
-class Section(NamedTuple):
-    """A section of the page.
-
-    Attributes:
-        name: It is linked to as #name.
-        heading: Text.
-        file: Of the run folder, which is blamed if it does not hold what `make` reads.
-        make: Gives the HTML, empty where a run has no such section, and leaves its pictures in RUN/figures.
-    """
-
-    name: str
-    heading: str
-    file: str
-    make: Callable[[Folder], str]
-    half: bool = False  # of the page's width, where there is room
 
 
 def settings(folder: Folder) -> str:
     try:
         text = read_plain(folder.run / "config.yaml").decode(errors="replace")
         message = page.details("config.yaml", f"<pre>{page.escape(text)}</pre>")
-    except FileNotFoundError:
-        message = page.note("config.yaml is not in the run folder.")
     except (OSError, UserError) as error:
-        message = page.note(f"config.yaml cannot be read: {error}.")
+        message = page.note(why_unreadable("config.yaml", error))
     if folder.is_set or folder.of_run != folder.run:  # the runs have environments of their own
         return message
     environment = folder.environment
@@ -58,19 +40,19 @@ def settings(folder: Folder) -> str:
 
 
 SECTIONS = (
-    Section("scores", "Scores", "evaluation.json", results.scores, half=True),
-    Section("cmc", "Cumulative matching", "evaluation.json", results.cmc, half=True),
-    Section("training", "Training", "metrics.jsonl", training.training),
-    Section("others", "Other data sets", "evaluations", results.others),
-    Section("splits", "Splits", "evaluation.json", results.splits),
-    Section("cameras", "Cameras", "evaluation.json", results.cameras, half=True),
-    Section("embedding", "People in the plane", "embedding.json", attention.embedding, half=True),
-    Section("distances", "Distances", "evaluation.json", results.distances),
-    Section("attributes", "Attributes", "evaluation.json", attention.attributes),
-    Section("robustness", "Robustness", FILE, robustness),
-    Section("galleries", "Ranked galleries", "rankings.json", galleries.typical),
-    Section("failures", "Hardest failures", "rankings.json", galleries.failures),
-    Section("settings", "Configuration and environment", "config.yaml", settings),
+    Section("scores", "Scores", results.scores, half=True),
+    Section("cmc", "Cumulative matching", results.cmc, half=True),
+    Section("training", "Training", training.training, "metrics.jsonl"),
+    Section("others", "Other data sets", results.others, "evaluations"),
+    Section("splits", "Splits", results.splits),
+    Section("cameras", "Cameras", results.cameras, half=True),
+    Section("embedding", "People in the plane", attention.embedding, "embedding.json", half=True),
+    Section("distances", "Distances", results.distances),
+    Section("attributes", "Attributes", attention.attributes),
+    Section("robustness", "Robustness", robustness, FILE),
+    Section("galleries", "Ranked galleries", galleries.typical, "rankings.json"),
+    Section("failures", "Hardest failures", galleries.failures, "rankings.json"),
+    Section("settings", "Configuration and environment", settings, "config.yaml"),
 )
 
 
@@ -92,8 +74,7 @@ def write_report(
         raise UserError(f"{run}: no such run folder")
     folder = Folder(run, reader, proxies, tracklets)
     attention.check(folder)
-    made = [(section, page.shown(section.file, section.make, folder)) for section in SECTIONS]
-    sections = [page.section(section.name, section.heading, html, section.half) for section, html in made if html]
+    sections = [section.html(folder) for section in SECTIONS]
     name = run.resolve().name
     text = page.document(f"{name} – MSTAT", _header(name, folder), sections)
     write_plain(run / "report.html", text.encode(errors="backslashreplace"))

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
-from rich import box
-from rich.table import Table
-
 from mstat.console import console
+from mstat.report.tables import Emphasis, Part, Table
+from mstat.report.tables import Row as TableRow
 from mstat.weights.pretrained import KEPT, NO_KEY, NOWHERE, Row
-from shards.text import markup
 
 # Parts of a name (group 1) in which the rows of one line may differ, in the order in which lines are joined.
 BLOCK, KIND, STAGE, SCALARS = r"\.(\d+)\.", r"\.(weight|bias)$", r"stage(\d)", r"\.(alpha|beta)$"
@@ -53,25 +52,22 @@ def start_table(file: str, rows: Sequence[Row]) -> Table:
     used = {row.key for row in rows if row.key != NO_KEY and row.ours != NOWHERE}
     ours = {row.ours for row in rows if row.ours not in (NOWHERE, NO_KEY)}
     kept = sum(row.action == KEPT for row in rows)
-    table = Table(
-        title=f"Start from {markup(file)}",
+    cells: list[TableRow | Part] = []
+    for kind, part in groupby(lines(rows), lambda line: (line.ours == NOWHERE, line.action == KEPT)):
+        cells.append(Part())
+        for line in part:
+            is_note = line.key == line.ours == NO_KEY
+            emphasis: Emphasis = "warning" if is_note else "faint" if any(kind) else ""
+            cells.append(TableRow(str(line.num_keys or ""), line[:3], emphasis))
+    return Table(
+        ["keys", "in the file", "here", "how, or why not"],
+        cells,
+        title=f"Start from {file}",
         caption=f"{len(keys)} keys in the file: {len(used)} used, {len(keys) - len(used)} dropped. "
         f"{len(ours)} tensors here: {len(ours) - kept} filled, {kept} keep their own start.",
-        box=box.SIMPLE_HEAD,
+        align="rlll",
+        framed=False,
     )
-    table.add_column("keys", justify="right")
-    for heading in ("in the file", "here", "how, or why not"):
-        table.add_column(heading, overflow="fold")
-    before: tuple[bool, bool] | None = None
-    for line in lines(rows):
-        part = (line.ours == NOWHERE, line.action == KEPT)
-        if part != before and before is not None:
-            table.add_section()
-        before = part
-        cells = (markup(text) for text in line[:3])
-        is_note = line.key == line.ours == NO_KEY
-        table.add_row(str(line.num_keys or ""), *cells, style="yellow" if is_note else "dim" if any(part) else None)
-    return table
 
 
 def print_start(file: str, rows: Sequence[Row]) -> None:

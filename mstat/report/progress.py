@@ -1,4 +1,4 @@
-"""Progress of training: one live line on a terminal, plain lines in a log, a table at the end.
+"""Progress of training: one live line on a terminal, plain lines in a log.
 
 Only `update` redraws the live line, never rich's own thread, so that nothing takes time from training between two
 steps. (Loader workers come from a fork server, so a thread here would not harm them.)
@@ -14,10 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
-from rich.table import Column, Table
-
-from mstat.report import scores
-from shards.text import markup
+from rich.table import Column
 
 REDRAW_SECONDS = 0.1
 
@@ -91,27 +88,6 @@ class Progress:
     def _seconds_left(self, step: int) -> float:
         seconds_a_step = (time.monotonic() - self._started) / max(1, step - self.start_step)
         return seconds_a_step * max(0, self.total_steps - step)
-
-
-def score_table(evaluation: Mapping[str, Any]) -> Table:
-    """Return the scores of evaluation.json in percent: baselines, then splits, then every subset of stages."""
-    caption = " ".join([scores.caption(evaluation), *map(_in_colour, scores.warnings(evaluation))])
-    table = Table(title=markup(scores.title(evaluation)), caption=caption)
-    table.add_column("features", no_wrap=True)
-    for heading in scores.COLUMNS.values():
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, cells in scores.baseline_rows(evaluation):
-        table.add_row(markup(name), *cells, style="dim")
-    for name, cells in scores.split_rows(evaluation):
-        table.add_row(f"{markup(scores.STAGES[-1])}, split {markup(name)}", *cells, style="dim")
-    table.add_section()
-    for name, cells in scores.stage_rows(evaluation):
-        table.add_row(name, *cells, style="bold" if name == scores.STAGES[-1] else None)
-    return table
-
-
-def _in_colour(warning: str) -> str:
-    return f"[not dim bold yellow]{markup(warning)}[/]"
 
 
 def _summary(record: Mapping[str, Any]) -> list[str]:

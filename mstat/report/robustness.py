@@ -1,20 +1,16 @@
-"""What `mstat.evaluation.robustness` found, to read and to look at. `found`: what a robustness.json holds."""
+"""What `mstat.evaluation.robustness` found, to read and to look at. `result`: what a robustness.json holds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
-
 from mstat.report import figures, page
 from mstat.report.run_reader import Folder
-from mstat.report.scores import COLUMNS, of_set, percent
-from shards.text import markup
+from mstat.report.scores import COLUMNS, cells, of_set, percent, warnings
+from mstat.report.tables import Part, Row, Table
 
 TITLES = {"num_frames": "test frames", "occlusion": "occluded area", "resolution": "height in pixels"}
-
-
 FILE = "robustness.json"
 
 
@@ -25,45 +21,42 @@ def robustness(folder: Folder) -> str:
     result = folder.json(FILE)
     if isinstance(result, str):
         return page.note(result)
-    svg = robustness_figure(result)
-    folder.save("robustness.svg", svg)
     ends = [
         f"mAP {percent(points[0]['mAP'])} to {percent(points[-1]['mAP'])} % over {TITLES[sweep]} "
         f"from {value_label(sweep, points[0]['value'])} to {value_label(sweep, points[-1]['value'])}"
         for sweep, points in result["sweeps"].items()
         if points
     ]
-    figure = page.figure(svg, page.SVG, f"Scores under worse frames: {'; '.join(ends)}", caption(result))
+    alt = f"Scores under worse frames: {'; '.join(ends)}"
+    remarks = " ".join([caption(result), *warnings(result)])
+    panels = {
+        TITLES[sweep]: [(value_label(sweep, point["value"]), point) for point in points]
+        for sweep, points in result["sweeps"].items()
+    }
+    svg = figures.panels_figure(panels, {key: COLUMNS[key] for key in ("mAP", "rank1")})
+    figure = folder.figure("robustness.svg", svg, alt, remarks)
     return f'<div class="scroll wide" tabindex="0">{figure}</div>'  # three panels: on a phone they scroll aside
 
 
 def table(result: Mapping[str, Any]) -> Table:
-    """For a terminal: a line a point, in percent."""
-    title = f"Robustness, protocol {result['protocol']}{of_set(result)}"
-    message = Table(title=markup(title), caption=markup(caption(result)))
-    message.add_column("", no_wrap=True)
-    for heading in COLUMNS.values():
-        message.add_column(heading, justify="right", no_wrap=True)
+    """A row a point, in percent; each sweep is a part."""
+    rows: list[Row | Part] = []
     for sweep, points in result["sweeps"].items():
-        message.add_section()
-        message.add_row(TITLES[sweep], style="bold")
-        for point in points:
-            message.add_row(f"  {value_label(sweep, point['value'])}", *(percent(point[column]) for column in COLUMNS))
-    return message
+        rows.append(Part(TITLES[sweep]))
+        rows += [Row(f"  {value_label(sweep, point['value'])}", cells(point)) for point in points]
+    title = f"Robustness, protocol {result['protocol']}{of_set(result)}"
+    return Table(["", *COLUMNS.values()], rows, title, caption(result), warnings(result))
 
 
 def caption(result: Mapping[str, Any]) -> str:
-    """Return the remarks beside the numbers."""
+    """Return how the frames were spoiled."""
     base = result["base"]
     owner = "queries, searched in a gallery of good frames" if base["degrade"] == "queries" else "queries and gallery"
     frames = f"{base['num_frames']} frames" + " a clip, all clips" * (base["mode"] == "clips")
-    message = [
-        f"In percent{of_set(result)}. Occlusion and resolution spoil the frames of {owner},",
-        f"with {frames} of each tracklet;",
-        "the number of frames is that of both.",
-        *(f"Not comparable with published scores: {warning}." for warning in result["warnings"]),
-    ]
-    return " ".join(message)
+    return (
+        f"In percent{of_set(result)}. Occlusion and resolution spoil the frames of {owner}, with {frames} of each "
+        "tracklet; the number of frames is that of both."
+    )
 
 
 def value_label(sweep: str, value: float | None) -> str:
@@ -71,25 +64,3 @@ def value_label(sweep: str, value: float | None) -> str:
     if value is None:
         return "stored"
     return f"{value:.0%}" if sweep == "occlusion" else f"{value:g}"
-
-
-def markdown(result: Mapping[str, Any]) -> str:
-    """For a file: a table a setting."""
-    lines = ["# Robustness", "", caption(result), ""]
-    for sweep, points in result["sweeps"].items():
-        lines.append(f"| {TITLES[sweep]} |" + "".join(f" {heading} |" for heading in COLUMNS.values()))
-        lines.append("|---|" + "---|" * len(COLUMNS))
-        for point in points:
-            cells = [value_label(sweep, point["value"]), *(percent(point[column]) for column in COLUMNS)]
-            lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def robustness_figure(result: Mapping[str, Any]) -> bytes:
-    """The plot of a robustness.json."""
-    panels = {
-        TITLES[sweep]: [(value_label(sweep, point["value"]), point) for point in points]
-        for sweep, points in result["sweeps"].items()
-    }
-    return figures.panels_figure(panels, {key: COLUMNS[key] for key in ("mAP", "rank1")})

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mstat.config.plain_yaml import read_plain_yaml
 from mstat.errors import UserError
 from mstat.files import MOST_JOURNAL_BYTES, read_plain, read_plain_json, write_plain
+from mstat.report import page
 from mstat.runs.relocate import find_shards
 from mstat.runs.scored_set import EVALUATIONS, scored_checksum, shards_checksum
 from shards.records import DataError
@@ -41,6 +42,13 @@ def check_is_run(run: Path) -> None:
         raise UserError(f"{run}: no run folder: it holds neither config.yaml nor evaluation.json")
 
 
+def why_unreadable(name: str, error: Exception) -> str:
+    """Return the sentence that stands for a file of the run folder."""
+    return (
+        f"{name} {'is not in the run folder' if isinstance(error, FileNotFoundError) else f'cannot be read: {error}'}."
+    )
+
+
 class Folder:
     """Reader of a run folder.
 
@@ -59,10 +67,8 @@ class Folder:
         """The object in a file of the folder."""
         try:
             content = read_plain_json(self.run / name)
-        except FileNotFoundError:
-            return f"{name} is not in the run folder."
         except (OSError, ValueError) as error:
-            return f"{name} cannot be read: {error}."
+            return why_unreadable(name, error)
         return content if isinstance(content, dict) else f"{name} cannot be read: it holds no JSON object."
 
     @cached_property
@@ -131,10 +137,8 @@ class Folder:
         """
         try:
             text = read_plain(self.run / name, MOST_JOURNAL_BYTES).decode(errors="replace")
-        except FileNotFoundError:
-            return [], f"{name} is not in the run folder."
         except (OSError, ValueError) as error:
-            return [], f"{name} cannot be read: {error}."
+            return [], why_unreadable(name, error)
         records, num_bad = {}, 0
         for line in text.splitlines():
             try:
@@ -187,6 +191,11 @@ class Folder:
         if not Path(place).is_dir():
             raise DataError(f"{place} (data.shards) is not there, seen from the current folder or where the run began")
         return shards.open(place)
+
+    def figure(self, name: str, svg: bytes, alt: str, caption: str) -> str:
+        """Save an SVG as RUN/figures/<name>, and return the HTML that shows it."""
+        self.save(name, svg)
+        return page.figure(svg, alt, caption)
 
     def save(self, name: str, data: bytes) -> None:
         """Leave a picture of the report as RUN/figures/<name>, a name that never comes from a file as it stands."""

@@ -1,21 +1,28 @@
-"""One order, one naming and one rounding of the scores, shared by the terminal's table and the HTML report."""
+"""The scores of evaluation.json: one order, one naming, one rounding and one table for the terminal and all pages."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from mstat.report.tables import Part, Row, Table
+
 STAGES = ("I", "II", "III", "I+II", "I+III", "II+III", "I+II+III")
 COLUMNS = {"mAP": "mAP", "rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "rank20": "rank-20"}
-HEADINGS = [text.replace("-", "\N{NON-BREAKING HYPHEN}") for text in COLUMNS.values()]  # narrow, on a page
+DISTANCES = {"intra": "intra", "intra_correct": "intra, correct", "inter": "inter", "inter_mean": "inter, mean"}
 ABSENT = "–"
 
 
-def percent(fraction: float | None, sd: float | None = None) -> str:
-    """0.4567 -> `45.7`, with a deviation `45.7 ± 1.2`; None (a protocol without mAP) -> a dash."""
-    if fraction is None:
+def number(value: float | None, sd: float | None = None, digits: int = 1) -> str:
+    """45.67 -> `45.7`, with a deviation `45.7 ± 1.2`; None (a protocol without mAP) -> a dash."""
+    if value is None:
         return ABSENT
-    return f"{100 * fraction:.1f}" + (f" ± {100 * sd:.1f}" if sd is not None else "")
+    return f"{value:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
+
+
+def percent(fraction: float | None, sd: float | None = None) -> str:
+    """The `number` of a fraction, in percent."""
+    return number(None if fraction is None else 100 * fraction, None if sd is None else 100 * sd)
 
 
 def score(scores: Mapping[str, Any], column: str) -> str:
@@ -23,20 +30,31 @@ def score(scores: Mapping[str, Any], column: str) -> str:
     return percent(scores.get(column), scores.get("sd", {}).get(column))
 
 
-def baseline_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """(name, one cell for each of COLUMNS) of each baseline, as ordered in the evaluation."""
-    return [(name, cells(scores)) for name, scores in (evaluation.get("baselines") or {}).items()]
-
-
-def stage_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """(name, one cell for each of COLUMNS) of each subset of stages, single stages first."""
+def score_table(evaluation: Mapping[str, Any], splits: bool = True) -> Table:
+    """Return the scores in percent: baselines, the splits of a mean (none if not `splits`), every subset of stages."""
+    rows = baseline_rows(evaluation)
+    if splits:
+        rows += [
+            Row(f"split {name}", cells(scores), "faint") for name, scores in (evaluation.get("splits") or {}).items()
+        ]
     stages = evaluation.get("stages") or {}
-    return [(name, cells(stages[name])) for name in STAGES if name in stages]
+    of_stages = [
+        Row(f"Stage {name}", cells(stages[name]), "strong" if name == STAGES[-1] else "")
+        for name in STAGES
+        if name in stages
+    ]
+    return Table(
+        ["features", *COLUMNS.values()],
+        [*rows, Part(), *of_stages],
+        title(evaluation),
+        caption(evaluation),
+        warnings(evaluation),
+    )
 
 
-def split_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """(name, one cell for each of COLUMNS) of each split that a mean is of; none where it is of a single run."""
-    return [(name, cells(scores)) for name, scores in (evaluation.get("splits") or {}).items()]
+def baseline_rows(evaluation: Mapping[str, Any]) -> list[Row]:
+    """A row of each baseline, as ordered in the evaluation."""
+    return [Row(name, cells(scores), "faint") for name, scores in (evaluation.get("baselines") or {}).items()]
 
 
 def title(evaluation: Mapping[str, Any]) -> str:

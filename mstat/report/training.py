@@ -23,8 +23,8 @@ def training(folder: Folder) -> str:
     if records:
         last = records[-1]
         message = [f"{len(records):,} steps logged, the last is {last['step']:,}"]
-        if speeds := [record["clips_per_s"] for record in records if record.get("clips_per_s") is not None]:
-            message.append(f"median {statistics.median(speeds):.0f} clips/s")
+        if speed := median_speed(records):
+            message.append(f"median {speed} clips/s")
         parts.append(f'<p class="soft">{page.escape(", ".join(message))}. Thin: each step; thick: running mean.</p>')
         parts.append('<div class="figures">\n' + "\n".join(_curves(folder, records)) + "\n</div>")
     return "\n".join(parts)
@@ -34,8 +34,7 @@ def _curves(folder: Folder, records: list[dict[str, Any]]) -> list[str]:
     drawn = []
 
     def add(file: str, svg: bytes, name: str, trend: str) -> None:
-        folder.save(file, svg)
-        drawn.append(page.figure(svg, page.SVG, f"{name}: {trend}", name))
+        drawn.append(folder.figure(file, svg, f"{name}: {trend}", name))
 
     if any("loss" in record for record in records):
         add("loss.svg", figures.loss_figure(records), "Total loss", trend(records, "loss"))
@@ -54,6 +53,12 @@ def _curves(folder: Folder, records: list[dict[str, Any]]) -> list[str]:
         message = f"rank-1 {trend(evaluated, 'rank1')}, as fractions"
         add("scores.svg", figures.scores_figure(evaluated), "Scores during training", message)
     return drawn
+
+
+def median_speed(records: Sequence[dict[str, Any]]) -> str | None:
+    """Return the median of the clips a second, rounded; None where no record has them."""
+    speeds = [record["clips_per_s"] for record in records if record.get("clips_per_s") is not None]
+    return f"{statistics.median(speeds):.0f}" if speeds else None
 
 
 def trend(records: Sequence[dict[str, Any]], key: str) -> str:

@@ -75,7 +75,7 @@ class ReIdentification:
         return evaluate_run(engine, model, reader, config)
 
     def export(self, run: Path, weights: Weights, config: Config) -> None:
-        export(run, weights, config)
+        export(run, weights, config.model)
 
     def report(self, run: Path, reader: Reader) -> str:
         return f"report: {write_report(run, reader)}"

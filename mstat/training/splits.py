@@ -15,7 +15,7 @@ from typing import Any
 import rich
 
 import shards
-from mstat.config import ALL_SPLITS, Config
+from mstat.config import ALL_SPLITS, Config, DataConfig
 from mstat.config.cli import load_config, save_config
 from mstat.console import console
 from mstat.distributed.engine import Engine
@@ -25,7 +25,7 @@ from mstat.evaluation.extraction import Trial
 from mstat.files import write_json
 from mstat.report.averages import mean_of, numbers
 from mstat.report.html import write_report, write_reports
-from mstat.report.progress import score_table
+from mstat.report.scores import score_table
 from mstat.runs.checkpoint import find
 from mstat.runs.folder import State, read_state, write_state
 from mstat.runs.scored_set import evaluation_folder, folder_in, is_trained_on
@@ -99,11 +99,12 @@ def evaluate_runs(config: Config, engine: Engine, checkpoint: str | None = None,
             raise UserError(f"{run}: no config.yaml in it; {again} makes this run")
         refuse_trained(reader, run, of_split.data)
         source = run if checkpoint is None else find(run, checkpoint)
-        model = load_model(source).to(engine.device)
+        model = engine.place(load_model(source))
         notes = {}
         if checkpoint is not None:
             of_split = dataclasses.replace(of_split, model=dataclasses.replace(model.config, init=of_split.model.init))
-            notes, folder = {"checkpoint": str(source)}, folder or _checkpoint_folder(source, run, reader, of_split)
+            notes = {"checkpoint": str(source)}
+            folder = folder or _checkpoint_folder(source, run, reader, of_split.data)
         evaluation = evaluate_run(engine, model, reader, of_split, folder, notes)
         if engine.is_main:
             if folder is None:
@@ -134,9 +135,9 @@ def evaluate_runs(config: Config, engine: Engine, checkpoint: str | None = None,
         _leave_mean(out or evaluation_folder(run, reader, config.data), run, evaluations)
 
 
-def _checkpoint_folder(checkpoint: Path, run: Path, reader: Reader, config: Config) -> Path:
+def _checkpoint_folder(checkpoint: Path, run: Path, reader: Reader, config: DataConfig) -> Path:
     """RUN/evaluations/step-..., where the scores of a checkpoint go; another set than its own is named before it."""
-    name, usual = checkpoint.resolve().name, evaluation_folder(run, reader, config.data)
+    name, usual = checkpoint.resolve().name, evaluation_folder(run, reader, config)
     return folder_in(run, name if usual == run else f"{usual.name}-{name}")
 
 

@@ -33,12 +33,12 @@ CLASSIFIER = (
 )
 
 
-def export(folder: Path, weights: Mapping[str, torch.Tensor], config: Config) -> None:
+def export(folder: Path, weights: Mapping[str, torch.Tensor], config: ModelConfig) -> None:
     """Write the model of a task's weights, without the classifiers, which evaluation does not use.
 
     The weights include pixel mean and deviation; the description has the frame size.
     """
-    _write(folder, _of_model(weights), {"model": dataclasses.asdict(config.model)})
+    _write(folder, _of_model(weights), {"model": dataclasses.asdict(config)})
 
 
 def export_classifier(

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import dataclasses
 import math
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,14 +18,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.overrides import TorchFunctionMode
 
+from benchmarks import tracing
 from launch.model import count
 from mstat.config import BatchConfig, Config, TrainConfig
 from mstat.model import MSTAT
-from tests.conftest import PROJECT
 from tests.mstat.model.small import SMALL
-
-sys.path.insert(0, str(PROJECT / "benchmarks"))
-import tracing
 
 # Attention in a block over frames and over patches, and of proxies: sequences, heads, queries, keys, width of a head.
 PAPERS_ATTENTION = [(2352, 12, 8, 8, 64), (192, 12, 99, 99, 64), (192, 12, 24, 98, 64), (24, 12, 24, 785, 64)]
@@ -59,12 +55,13 @@ def test_storages_are_followed_to_their_end() -> None:
 def test_the_peak_is_that_of_torchs_own_tracker(recompute: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward and backward pass of a small MSTAT: what torch.distributed's MemTracker finds, to the byte."""
     monkeypatch.setattr(tracing, "BLOCK", 1)  # on CPUs it does not round up
+    monkeypatch.setattr(tracing, "workspace", lambda *_: 0)
     with FakeTensorMode():
-        model = tracing._without_data(lambda: MSTAT(SMALL))
+        model = tracing.without_data(lambda: MSTAT(SMALL))
         if recompute:
             model.recompute_blocks()
         frames = torch.empty(4, 4, *SMALL.image_size, 3, dtype=torch.uint8)
-        theirs, ours = MemTracker(), tracing.Trace(inside=lambda *_: 0)
+        theirs, ours = MemTracker(), tracing.Trace()
         theirs.track_external(model, frames)
         ours.hold("weights", [*model.parameters(), *model.buffers(), frames])
         with theirs, ours:
@@ -141,7 +138,7 @@ def test_the_forward_pass_is_that_of_cuda() -> None:
         for part in (FakeTensorMode(), CudaAttention()) if device == "cuda" else (tracing.as_on_cuda(),):
             context.enter_context(part)
         with context, torch.no_grad():
-            model = tracing._without_data(lambda: MSTAT(SMALL), device)
+            model = tracing.without_data(lambda: MSTAT(SMALL), device)
             frames = torch.empty(frames_shape, dtype=torch.uint8, device=device)
             trace = tracing.Trace()
             enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from tests.conftest import PROJECT
-
-sys.path.insert(0, str(PROJECT / "benchmarks"))
-import zero_memory
+from benchmarks import zero_memory
 
 SIZES = [[200_000, 6], [1, 1, 1]]  # a matrix and a small one with weight decay, three scalars without
 

@@ -58,6 +58,7 @@ def main() -> int:
     import torch
 
     import shards.__main__  # noqa: F401 - imported once, before the children
+    from benchmarks.harness import save, table
 
     torch.set_num_threads(1)
     chosen = [target for target in TARGETS if options.only in target.name]
@@ -73,25 +74,13 @@ def main() -> int:
                 print(f"{result.outcome}: python -m tests.fuzz {again}")
                 print("\n".join(result.output.splitlines()[-40 if options.number is not None else -3 :]))
         print(f"{target.name}: " + ", ".join(f"{counts[target.name][outcome]} {outcome}" for outcome in Outcome))
-    lines = table(counts)
-    print("\n".join(lines))
+    every = {**counts, "**all**": sum(counts.values(), Counter())}
+    rows = [[name, f"{count.total():,}", *(f"{count[one]:,}" for one in Outcome)] for name, count in every.items()]
+    result = table(["input", "cases", *Outcome], rows)
+    print(result)
     if options.record:
-        sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-        import record
-
-        title = f"# Mutated inputs, seed {options.seed}: what became of them\n\n{record.conditions('fuzz')}\n\n"
-        record.save("fuzz", title + "\n".join(lines) + "\n")
+        save("fuzz", f"Mutated inputs, seed {options.seed}: what became of them", result, target="fuzz")
     return int(any(count[outcome] for count in counts.values() for outcome in FAULTS))
-
-
-def table(counts: dict[str, Counter[Outcome]]) -> list[str]:
-    """The counts as Markdown."""
-    lines = ["| input | cases | " + " | ".join(Outcome) + " |", "|---|" + "---:|" * (1 + len(Outcome))]
-    for name, count in counts.items():
-        lines.append(f"| {name} | {count.total():,} | " + " | ".join(f"{count[o]:,}" for o in Outcome) + " |")
-    total = sum(counts.values(), Counter())
-    lines.append(f"| **all** | {total.total():,} | " + " | ".join(f"{total[o]:,}" for o in Outcome) + " |")
-    return lines
 
 
 if __name__ == "__main__":

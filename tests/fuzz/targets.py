@@ -284,14 +284,14 @@ def _read_weights(folder: Path) -> bool:
 
 def make_export(folder: Path) -> None:
     """A trained model's two files."""
-    from mstat.config import Config, ModelConfig
+    from mstat.config import ModelConfig
     from mstat.weights.export import export
 
     model = _model()
     weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     fields = {key: tuple(value) if isinstance(value, list) else value for key, value in TINY_MODEL.items()}
     (folder / "run").mkdir()
-    export(folder / "run", weights, Config(model=ModelConfig(**fields)))  # type: ignore[arg-type]
+    export(folder / "run", weights, ModelConfig(**fields))  # type: ignore[arg-type]
 
 
 def _spoil_export(folder: Path, draw: random.Random) -> None:

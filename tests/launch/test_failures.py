@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -52,7 +53,7 @@ def test_a_signal_to_all_processes_loses_nothing(reference: Path, tiny_config: P
     wait_for_step(folder, 7, process)
     for pid in members(process.pid):
         os.kill(pid, signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)  # ends when the last of them has closed it
+    output, _ = process.communicate(timeout=300)  # ends when the last of them has closed it
     assert state(folder)["state"] == "requeue", output
     assert 7 <= state(folder)["step"] < 20
     assert [record["step"] for record in metrics(folder)] == list(range(1, state(folder)["step"] + 1))
@@ -71,7 +72,7 @@ def test_a_dead_launcher_leaves_no_orphan(tiny_config: Path, tmp_path: Path) -> 
     process = start("train", arguments, **DDP)
     wait_for_step(folder, 7, process)
     process.kill()
-    process.communicate(timeout=60)  # ends when the ranks have closed it
+    process.communicate(timeout=300)  # ends when the ranks have closed it
     assert state(folder)["state"] == "requeue"
 
 
@@ -83,12 +84,13 @@ def test_a_rank_that_hangs_is_named(tiny_config: Path, tmp_path: Path) -> None:
     wait_for_step(folder, 6, process)
     stopped = time.monotonic()
     while state(folder)["state"] != "failed":
-        assert time.monotonic() - stopped < 6 + 30
+        assert time.monotonic() - stopped < 6 + 120
         time.sleep(0.1)
     match = re.search(r"no answer from rank 0 \(host \S+, pid (\d+)\)", state(folder)["reason"])
     assert match
-    os.kill(int(match[1]), signal.SIGKILL)  # which the launcher would do 30 s later
-    process.communicate(timeout=60)
+    with contextlib.suppress(ProcessLookupError):  # the launcher does so after 30 s
+        os.kill(int(match[1]), signal.SIGKILL)
+    process.communicate(timeout=300)
     assert process.returncode != 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.record import conditions, save
+from benchmarks.harness import save, table
 
 Rows = dict[str, list[dict[str, object]]]
 
@@ -35,17 +35,13 @@ def rows(request: pytest.FixtureRequest) -> Iterator[Rows]:
     found: Rows = {}
     yield found
     if name := request.config.getoption("--record"):
-        session = request.session
-        save(name, _record(found, name, session.testscollected, session.testsfailed))
+        checks = f"{request.session.testscollected} checks, {request.session.testsfailed} of them failed."
+        setting = "One thread a process; the small configuration of tests/conftest.py."
+        sections = [f"## {section}\n\n{_section(of_section)}" for section, of_section in found.items()]
+        title = f"{name.capitalize()}: exact through ranks and failures"
+        save(name, title, f"{checks} {setting}", *sections, target=name)
 
 
-def _record(found: Rows, name: str, collected: int, failed: int) -> str:
-    lines = [f"# {name.capitalize()}: exact through ranks and failures", "", conditions(name), ""]
-    lines += [f"{collected} checks, {failed} of them failed. One thread a process; the small configuration of", ""]
-    lines[-2] += " tests/conftest.py."
-    for section, table in found.items():
-        columns = list(dict.fromkeys(column for row in table for column in row))
-        lines += [f"## {section}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-        lines += [f"| {' | '.join(str(row.get(column, '')) for column in columns)} |" for row in table]
-        lines.append("")
-    return "\n".join(lines)
+def _section(rows: list[dict[str, object]]) -> str:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return table(columns, [[row.get(column, "") for column in columns] for row in rows])

@@ -23,7 +23,7 @@ from tests.conftest import PROJECT
 ESCAPE = "\x1b]0;owned\x07"
 
 
-def _submit(*words: object, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+def _submit(*words: object, seconds: float = 300) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(PROJECT / "launch" / "submit.py"), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=seconds)
 

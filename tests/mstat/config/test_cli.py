@@ -217,3 +217,22 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         load_config(tmp_path / "bad.yaml")
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         load_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("data.split", "0", "0"),
+        ("data.split", "null", None),
+        ("data.split", "1:30", "1:30"),
+        ("train.precision", "no", "no"),
+        ("train.steps", "null", None),
+        ("train.steps", "40", 40),
+        ("optim.clip_grad_norm", "0.5", 0.5),
+        ("model.stages", "[I]", ("I",)),
+    ],
+)
+def test_override_takes_a_word_for_a_word(key: str, text: str, value: object) -> None:
+    """As the command line does: a split may be named 0, and a precision no."""
+    section, _, name = key.partition(".")
+    assert getattr(getattr(override(Config(), {key: text}), section), name) == value

@@ -77,7 +77,7 @@ def memory() -> Iterator[Memory]:
     shared = {"pid": torch.zeros(SLOTS, dtype=torch.int64).share_memory_()}
     yield shared
     workers = [pid for pid in shared["pid"].tolist() if pid]
-    deadline = time.monotonic() + 20  # they die at once, but the machine may be busy
+    deadline = time.monotonic() + 120  # they die at once, but the machine may be busy
     while any(map(alive, workers)):
         assert time.monotonic() < deadline, "a worker is left"
         time.sleep(0.05)
@@ -133,7 +133,7 @@ def test_workers_that_do_not_end_are_killed(memory: Memory) -> None:
         assert [next(slots) for _ in range(5)] == [0, 1, 2, 3, 4]
         os.kill(int(memory["pid"][4]), signal.SIGSTOP)
         begin = time.monotonic()
-    assert time.monotonic() - begin < 2 * GRACE + 10
+    assert time.monotonic() - begin < 2 * GRACE + 60
 
 
 def test_all_workers_killed_while_nobody_waits(memory: Memory) -> None:

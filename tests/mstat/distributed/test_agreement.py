@@ -23,7 +23,7 @@ from mstat.distributed.rendezvous import agree_on_attempt
 from mstat.errors import UserError
 from tests.conftest import PROJECT
 
-WAIT = timedelta(seconds=20)
+WAIT = timedelta(seconds=120)
 
 
 def outcomes(sizes: Sequence[int], facts: Sequence[dict[str, object]]) -> dict[int, str]:
@@ -134,7 +134,7 @@ def two(
             )
         )
     try:
-        outputs = [process.communicate(timeout=120)[0] for process in started]
+        outputs = [process.communicate(timeout=300)[0] for process in started]
     finally:
         for process in started:
             with contextlib.suppress(OSError):

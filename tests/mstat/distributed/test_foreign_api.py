@@ -45,7 +45,7 @@ def test_torch_has_the_stager_of_checkpoints() -> None:
 
 
 def test_torch_has_the_convolution_of_onednn() -> None:
-    """mstat/model/linear.py."""
+    """mstat/model/cpu.py."""
     x_1KR1, kernel_DK11 = torch.randn(1, 3, 5, 1), torch.randn(2, 3, 1, 1)
     out_1DR1 = torch.mkldnn_convolution(x_1KR1, kernel_DK11, None, (0, 0), (1, 1), (1, 1), 1)
     torch.testing.assert_close(out_1DR1, torch.nn.functional.conv2d(x_1KR1, kernel_DK11))

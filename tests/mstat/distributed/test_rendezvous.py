@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from mstat.distributed.rendezvous import agree_on_attempt
 
-WAIT = timedelta(seconds=20)
+WAIT = timedelta(seconds=120)
 
 
 def attempt(store: dist.Store, order: Sequence[int]) -> dict[int, str]:

@@ -20,9 +20,9 @@ class Ranks:
     def run(self, func):
         def reduce(rank, tensor):
             self.slots[rank] = tensor
-            self.barrier.wait(timeout=30)
+            self.barrier.wait(timeout=120)
             total = torch.stack(self.slots).sum(dim=0)
-            self.barrier.wait(timeout=30)
+            self.barrier.wait(timeout=120)
             return total
 
         with ThreadPoolExecutor(self.world_size) as pool:

@@ -95,6 +95,29 @@ def test_drop_path_scales_what_it_keeps() -> None:
     torch.testing.assert_close(twice - patches, 2 * (once - patches), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("drop", [False, True])
+def test_alpha_and_beta_scale_residuals(drop: bool) -> None:
+    """Output and gradients are those of x + alpha * branch(x), written out; at 0 alpha has a gradient too."""
+    block = randomised(STA(SMALL)).double()
+    patches, cls = (part.double() for part in tokens())
+    keep = torch.tensor([[0.5, 2.0, 0.0]] * B, dtype=torch.double) if drop else None
+    for value in (0.0, 0.7):
+        nn.init.constant_(block.alpha, value)
+        nn.init.constant_(block.beta, value)
+        multipliers = [1.0, 1.0, 1.0] if keep is None else keep[0].tolist()
+        x = patches + value * multipliers[0] * block.temporal(patches)
+        joined = torch.cat([cls[:, None, None].expand(-1, patches.shape[2], -1, -1), x.transpose(1, 2)], dim=2)
+        mixed = block.spatial(block.spatial_norm(joined).flatten(0, 1)).view_as(joined) * value * multipliers[1]
+        x, own = x + mixed[:, :, 1:].transpose(1, 2), cls + mixed[:, :, 0].mean(1)
+        expected = x + multipliers[2] * block.mlp(block.mlp_norm(x))
+        expected_class = own + multipliers[2] * block.mlp(block.mlp_norm(own))
+        ours, our_class = block(patches, cls, keep)
+        torch.testing.assert_close(ours, expected)
+        torch.testing.assert_close(our_class, expected_class)
+        gradients = torch.autograd.grad(ours.square().sum(), [block.alpha, block.beta])
+        assert all(gradient.abs() > 1e-3 for gradient in gradients)
+
+
 def test_attribute_block_starts_without_a_voice() -> None:
     """A new A-STA (alpha = 0) passes tokens on as if its temporal part were dropped."""
     block = AttributeSTA(SMALL)
@@ -108,7 +131,7 @@ def test_temporal_attention_joins_frames_of_one_position_only() -> None:
     patches, _ = tokens()
     changed = patches.clone()
     changed[0, 3, 5] *= -1
-    moved = (branch(changed, torch.ones(1)) - branch(patches, torch.ones(1))).abs().amax(-1) > 1e-6
+    moved = (branch(changed) - branch(patches)).abs().amax(-1) > 1e-6
     expected = torch.zeros(B, N, T, dtype=torch.bool)
     expected[0, 3] = True
     assert torch.equal(moved, expected)
@@ -120,6 +143,6 @@ def test_attribute_exchange_joins_all_positions_of_a_clip() -> None:
     patches, _ = tokens()
     changed = patches.clone()
     changed[0, 3, 5] *= -1
-    moved = (branch(changed, torch.ones(1)) - branch(patches, torch.ones(1))).abs().amax(-1)
+    moved = (branch(changed) - branch(patches)).abs().amax(-1)
     assert (moved[0] > 1e-6).all()
     assert (moved[1] < 1e-6).all()

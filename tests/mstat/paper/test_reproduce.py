@@ -129,7 +129,7 @@ def test_the_papers_row_stands_beside_ours(done: dict[str, Any]) -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     for table in tables(done):
         console.print(table)
-    text = console.export_text()
+    text = " ".join(console.export_text().split())
     assert text.count("60.0 ± 10.0") == 4  # rows of equal scores, in two tables
     assert text.count("paper, MARS") == 2
     assert "(cosine distance)" in text

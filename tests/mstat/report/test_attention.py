@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from mstat.config import Config, ModelConfig
+from mstat.config import ModelConfig
 from mstat.model import MSTAT
 from mstat.report.html import write_report
 from mstat.weights.export import export
@@ -28,7 +28,7 @@ KEYS = list(TRACKLETS)
 def give_model(run: Path, model: ModelConfig = SMALL) -> None:
     torch.manual_seed(0)
     weights = {f"model.{name}": value for name, value in MSTAT(model).state_dict().items()}
-    export(run, weights, dataclasses.replace(Config(), model=model))
+    export(run, weights, model)
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import threading
 import pytest
 from rich.console import Console
 
-from mstat.report.progress import Progress, score_table
-from mstat.report.scores import short
-from tests.mstat.report.conftest import make_evaluation, make_record
+from mstat.report.progress import Progress
+from mstat.report.scores import score_table, short
+from tests.mstat.report.conftest import STAGES, make_evaluation, make_record
 
 
 def show(evaluation: dict) -> str:
@@ -121,7 +121,7 @@ def test_incomplete_record() -> None:
 def test_score_table_shows_the_numbers() -> None:
     """Baselines in their order, then the subsets of stages, in percent, with protocol and counts, in 80 columns."""
     text = show(make_evaluation())
-    names = ["untrained", "HSV histogram, 6 stripes", "I", "II", "III", "I+II", "I+III", "II+III", "I+II+III"]
+    names = ["untrained", "HSV histogram, 6 stripes", *(f"Stage {name}" for name in STAGES)]
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
     assert [row[0] for row in rows] == names
     assert rows[1][1:] == ["43.2", "50.0", "55.0", "58.0", "60.0"]
@@ -140,7 +140,7 @@ def test_score_table_without_map() -> None:
     evaluation["stages"]["I"]["mAP"] = None
     text = show(evaluation)
     first = next(line for line in text.splitlines() if line.startswith("│"))
-    assert [cell.strip() for cell in first.split("│")[1:4]] == ["I", "–", "80.0"]
+    assert [cell.strip() for cell in first.split("│")[1:4]] == ["Stage I", "–", "80.0"]
     assert "Protocol [b]own" in text
     assert "Not comparable with published scores: partial: no cameras." in " ".join(text.split())
 

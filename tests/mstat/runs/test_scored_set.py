@@ -110,7 +110,7 @@ def test_another_set_leaves_the_run_as_it_was(tiny_config: Path, tmp_path: Path,
     before = {path.name: path.read_bytes() for path in run.glob("*.json")}
     torch.manual_seed(0)
     weights = {f"model.{key}": value for key, value in MSTAT(config.model).state_dict().items()}
-    export(run, weights, config)
+    export(run, weights, config.model)
     folder = run / "evaluations" / reader.name
     folder.mkdir(parents=True)
     (folder / "embedding.json").write_text("{}")
@@ -159,7 +159,7 @@ def test_a_collapsed_model_is_said(tiny_config: Path, tmp_path: Path, capsys: py
     run = make_run(tmp_path / "run", config.data, shards.open(config.data.shards).checksum)
     weights = {f"model.{key}": value for key, value in MSTAT(config.model).state_dict().items()}
     weights["model.stem.patch.weight"].zero_()
-    export(run, weights, config)
+    export(run, weights, config.model)
     evaluate_runs(config, Engine(config))
     warnings = json.loads((run / "evaluation.json").read_text())["warnings"]
     assert "Stages I+II+III: all tracklets have the same feature" in warnings[-1]

@@ -26,7 +26,7 @@ from tests.mstat.training.test_task import SMALL
 def exported(tmp_path: Path) -> tuple[Path, Task]:
     torch.manual_seed(0)
     task = Task(Config(model=SMALL), 3)
-    export(tmp_path, task.state_dict(), Config(model=SMALL))
+    export(tmp_path, task.state_dict(), SMALL)
     return tmp_path, task
 
 
@@ -67,7 +67,7 @@ def test_the_umask_decides_who_may_read(tmp_path: Path, umask: int) -> None:
     """model.safetensors has the mode of any other file, not safetensors's 0600."""
     before = os.umask(umask)
     try:
-        export(tmp_path, Task(Config(model=SMALL), 3).state_dict(), Config(model=SMALL))
+        export(tmp_path, Task(Config(model=SMALL), 3).state_dict(), SMALL)
     finally:
         os.umask(before)
     modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}

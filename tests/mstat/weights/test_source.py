@@ -179,7 +179,7 @@ def test_a_folder_with_one_file_of_weights_is_that_file(tmp_path: Path, plain: d
 def exported(folder: Path, model: MSTAT) -> Path:
     """The two files of a run of ours."""
     weights = {f"model.{name}": value for name, value in model.state_dict().items()}
-    export(folder, weights, Config(model=model.config))
+    export(folder, weights, model.config)
     return folder
 
 

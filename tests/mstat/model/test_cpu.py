@@ -5,7 +5,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mstat.model.linear import FEWEST_ROWS, Linear
+from mstat.model.attention import Attend
+from mstat.model.cpu import FEWEST_ROWS, SHORT, CPUAttend, CPULinear, use_cpu_kernels
+from mstat.model.mstat import MSTAT
+from tests.mstat.model.small import SMALL
 
 
 class Seen(TorchDispatchMode):
@@ -20,9 +23,9 @@ class Seen(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def layers(bias: bool) -> tuple[Linear, nn.Linear]:
+def layers(bias: bool) -> tuple[CPULinear, nn.Linear]:
     torch.manual_seed(0)
-    ours = Linear(24, 40, bias=bias)
+    ours = CPULinear(24, 40, bias=bias)
     plain = nn.Linear(24, 40, bias=bias)
     plain.load_state_dict(ours.state_dict())
     return ours, plain
@@ -46,20 +49,39 @@ def test_it_is_a_linear_layer(shape: tuple[int, ...], bias: bool) -> None:
         torch.testing.assert_close(ours(x), plain(x))
 
 
-@pytest.mark.parametrize("rows", [7, FEWEST_ROWS])
-def test_scale_multiplies_the_output(rows: int) -> None:
-    """Output and all gradients, that of the scale too, are those of the layer's output times it; at 0 as well."""
-    ours, plain = layers(bias=True)
-    x = torch.randn(rows, 24, generator=torch.Generator().manual_seed(1), requires_grad=True)
-    for value in (0.0, 0.7):
-        scale = torch.tensor([value], requires_grad=True)
-        y, expected = ours(x, scale), scale * plain(x)
-        torch.testing.assert_close(y, expected)
-        (own,) = torch.autograd.grad(y.sum() + y.square().sum(), scale, retain_graph=True)
-        (theirs,) = torch.autograd.grad(expected.sum() + expected.square().sum(), scale, retain_graph=True)
-        torch.testing.assert_close(own, theirs, rtol=1e-3, atol=1e-3)
-        for one, other in zip(gradients(ours, x, y), gradients(plain, x, expected), strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("keys", [1, 8, SHORT, SHORT + 1])
+def test_attention_is_softmax_attention(keys: int) -> None:
+    """Short and long, the result and its gradients are those of the textbook's formula in fp64."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, length, 16, generator=generator, requires_grad=True) for length in (5, keys, keys))
+    wide = [x.double() for x in (q, k, v)]
+    expected = (wide[0] @ wide[1].mT / 4).softmax(-1) @ wide[2]
+    out = CPUAttend()(q, k, v)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(out, Attend()(q, k, v), rtol=1e-5, atol=1e-5)
+    weights = torch.linspace(-1, 1, out.numel()).view_as(out)
+    own = torch.autograd.grad((out * weights).sum(), [q, k, v])
+    theirs = torch.autograd.grad((expected * weights).sum(), [q, k, v])
+    for one, other in zip(own, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_keeps_its_weights_and_its_features() -> None:
+    """`use_cpu_kernels` replaces every linear layer and attention, and changes neither names nor, but for rounding,
+    features. A new model has PyTorch's own layers, which exporters and adapters know."""
+    torch.manual_seed(0)
+    model = MSTAT(SMALL)
+    names = list(model.state_dict())
+    frames = torch.randint(0, 256, (2, 3, *SMALL.image_size, 3), dtype=torch.uint8)
+    assert not any(isinstance(module, CPULinear | CPUAttend) for module in model.modules())
+    with torch.no_grad():
+        plain = model(frames)
+        use_cpu_kernels(model)
+        assert not any(type(module) in (nn.Linear, Attend) for module in model.modules())
+        assert any(isinstance(module, CPULinear) for module in model.modules())
+        for one, other in zip(plain, model(frames), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert list(model.state_dict()) == names
 
 
 @pytest.fixture

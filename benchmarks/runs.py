@@ -1,0 +1,47 @@
+"""Trainings of several seeds on synthetic sets of the same seeds: what accuracy, mining and pretraining compare."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import PROJECT, commit, run, table
+
+
+def trained(name: str, seed: int, kind: str, command: Sequence[object], dataset: str = "synthetic") -> Path:
+    """Return the run folder of a training with this seed on the set of this seed; a finished one is not repeated.
+
+    Args:
+        name: The benchmark; sets and runs lie under data/<name>/<commit> and runs/<name>/<commit>.
+        kind: What sets a run apart from others of the seed.
+        command: Launcher, script and settings.
+    """
+    shards = PROJECT / "data" / name / commit() / f"seed-{seed}"
+    folder = PROJECT / "runs" / name / commit() / f"seed-{seed}-{kind}"
+    if not shards.exists():
+        run(sys.executable, "-m", "shards", "build", dataset, "--seed", seed, "--out", shards)
+    if not (folder / "seconds.json").exists():
+        began = time.monotonic()
+        run(*command, "--seed", seed, "--data.shards", shards, "--run", folder)
+        (folder / "seconds.json").write_text(f"{time.monotonic() - began:.0f}\n")
+    return folder
+
+
+def evaluation(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def mean_sd(values: Sequence[float], form: str = ".1f") -> str:
+    return f"{statistics.mean(values):{form}} ± {statistics.stdev(values):{form.lstrip('+')}}"
+
+
+def seed_table(title: str, seeds: Sequence[int], rows: dict[str, Sequence[float]], form: str = ".1f") -> str:
+    """Return a Markdown table with a column a seed, and mean ± standard deviation."""
+    head = [title, *(f"seed {seed}" for seed in seeds), "mean ± sd"]
+    cells = [[name, *(f"{value:{form}}" for value in of_row), mean_sd(of_row, form)] for name, of_row in rows.items()]
+    return table(head, cells)

@@ -1,0 +1,128 @@
+"""A table as a value: made once, then shown on a terminal, in Markdown or on a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import rich.table
+from rich import box
+
+from mstat.report.page import escape, warning
+from shards.text import markup, printable
+
+Emphasis = Literal["", "strong", "faint", "warning"]  # also classes of style.css
+STYLES: dict[Emphasis, str | None] = {"": None, "strong": "bold", "faint": "dim", "warning": "yellow"}
+# On a narrow terminal words are folded, and numbers stay whole as long as that is possible.
+COLUMNS: dict[str, dict[str, Any]] = {"l": {"overflow": "fold"}, "r": {"justify": "right", "no_wrap": True}}
+NO_BREAK = "\N{NON-BREAKING HYPHEN}"
+
+
+class Row(NamedTuple):
+    """A row: the cell of the first column, which names it, and the others, of which the last may be missing."""
+
+    name: str
+    cells: Sequence[str] = ()
+    emphasis: Emphasis = ""
+    link: str = ""  # address to which the name leads on a page
+
+
+class Part(NamedTuple):
+    """The beginning of a part of the rows: a line, and beneath it a title if there is one."""
+
+    title: str = ""
+
+    def row(self) -> Row:
+        return Row(self.title, emphasis="strong")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text, which each form escapes.
+
+    Attributes:
+        headings: Of the columns, that of the names first.
+        rows: Rows, and beginnings of parts among them.
+        title: Not shown on a page, where the section has a heading.
+        caption: Sentences beneath the table.
+        warnings: Sentences that catch the eye.
+        align: "l" or "r" for each column; empty: names stand left and all others, which are numbers, right.
+        framed: Whether a terminal draws lines around the cells.
+    """
+
+    headings: Sequence[str]
+    rows: Sequence[Row | Part]
+    title: str = ""
+    caption: str = ""
+    warnings: Sequence[str] = ()
+    align: str = ""
+    framed: bool = True
+
+    @property
+    def sides(self) -> str:
+        """Return "l" or "r" for each column."""
+        return self.align or "l" + "r" * (len(self.headings) - 1)
+
+    def __rich__(self) -> rich.table.Table:
+        """Return the table for a terminal."""
+        caption = [markup(self.caption), *(f"[not dim bold yellow]{markup(text)}[/]" for text in self.warnings)]
+        lines = box.HEAVY_HEAD if self.framed else box.SIMPLE_HEAD
+        table = rich.table.Table(title=markup(self.title), caption=" ".join(caption), box=lines)
+        for heading, side in zip(self.headings, self.sides, strict=True):
+            table.add_column(markup(heading), **COLUMNS[side])
+        for row in self.rows:
+            if isinstance(row, Part):
+                table.add_section()
+                if not row.title:
+                    continue
+                row = row.row()
+            table.add_row(*map(markup, (row.name, *row.cells)), style=STYLES[row.emphasis])
+        return table
+
+    def markdown(self) -> str:
+        """Return the title as a heading, the caption, and the rows; a part with a title is a table of its own."""
+        rule = "|" + "".join("---|" if side == "l" else "---:|" for side in self.sides)
+        lines = [f"# {printable(self.title)}", "", printable(" ".join([self.caption, *self.warnings]))]
+        head: str | None = self.headings[0]  # of a table that has not begun
+        for row in self.rows:
+            if isinstance(row, Part):
+                head = row.title or head
+                continue
+            if head is not None:
+                lines += ["", _markdown_row([head, *self.headings[1:]]), rule]
+                head = None
+            lines.append(_markdown_row([row.name, *row.cells], row.emphasis))
+        return "\n".join(lines) + "\n"
+
+    def html(self) -> str:
+        """Return the warnings and the table, which scrolls in itself where it is wider than the page."""
+        sides = [' class="left"' if side == "l" else "" for side in self.sides]
+        head = "".join(
+            # A column of numbers is narrow: its heading has no hyphen at which it could break.
+            f'<th scope="col"{side}>{escape(heading if side else heading.replace("-", NO_BREAK))}</th>'
+            for heading, side in zip(self.headings, sides, strict=True)
+        )
+        rows = [row.row() if isinstance(row, Part) else row for row in self.rows if row != Part()]
+        body = "".join(_html_row(row, sides) for row in rows)
+        table = (
+            '<div class="scroll" tabindex="0"><table class="scores">\n'
+            f"<caption><span>{escape(self.caption)}</span></caption>\n"
+            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>"
+        )
+        return "\n".join([*map(warning, self.warnings), table])
+
+
+def _markdown_row(texts: Sequence[str], emphasis: Emphasis = "") -> str:
+    """A line of a Markdown table: the figures of a strong row are bold, and the name of a faint one is in italics."""
+    name, *others = (printable(text).strip().replace("|", r"\|") for text in texts)
+    if emphasis == "strong":
+        others = [f"**{text}**" if text else "" for text in others]
+    return f"| {' | '.join([f'*{name}*' if emphasis == 'faint' else name, *others])} |"
+
+
+def _html_row(row: Row, sides: Sequence[str]) -> str:
+    emphasis = f' class="{row.emphasis}"' if row.emphasis else ""
+    name = f'<a href="{escape(row.link)}">{escape(row.name)}</a>' if row.link else escape(row.name)
+    cells = "".join(f"<td{side}>{escape(cell)}</td>" for cell, side in zip(row.cells, sides[1:], strict=False))
+    return f'<tr{emphasis}><th scope="row"{sides[0]}>{name}</th>{cells}</tr>\n'

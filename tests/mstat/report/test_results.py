@@ -1,0 +1,72 @@
+"""Sections of evaluation.json: scores with what speaks against them, other sets, splits, distances, cameras."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mstat.report import results
+from mstat.report.run_reader import Folder
+from tests.mstat.report.conftest import make_evaluation
+
+
+def folder_with(run: Path, **changes: Any) -> Folder:
+    (run / "evaluation.json").write_text(json.dumps({**make_evaluation(), **changes}))
+    return Folder(run)
+
+
+def test_a_warning_stands_before_the_scores(run: Path) -> None:
+    """Scores of a part of a set are seen as such before they are read."""
+    made = results.scores(folder_with(run, warnings=["a part of the set"]))
+    assert made.index("Not comparable with published scores: a part of the set.") < made.index("<table")
+    assert '<tr class="strong"><th scope="row" class="left">Stage I+II+III</th><td>76.1</td>' in made
+
+
+def test_names_of_baselines_are_escaped(run: Path) -> None:
+    made = results.scores(folder_with(run, baselines={"<b>": {"mAP": 0.123}}))
+    assert "&lt;b&gt;" in made
+    assert "<b>" not in made
+
+
+def test_without_an_evaluation_the_way_out_is_told(run: Path) -> None:
+    (run / "evaluation.json").unlink()
+    assert "evaluation.json is not in the run folder. launch/evaluate.py --run" in results.scores(Folder(run))
+    assert results.splits(Folder(run)) == results.distances(Folder(run)) == results.cameras(Folder(run)) == ""
+
+
+def test_distances_have_deviations_where_they_are_means(run: Path) -> None:
+    """A distance that cannot be computed (no query is right) is a dash."""
+    entry = {"intra": 0.44104, "intra_correct": None, "inter": 0.5012, "inter_mean": 0.6, "sd": {"intra": 0.00126}}
+    assert results.distance_cells(entry) == ["0.4410 ± 0.0013", "–", "0.5012", "0.6000"]
+    made = results.distances(folder_with(run, distances={"cosine": entry}))
+    assert "0.4410 ± 0.0013" in made
+
+
+def test_cameras_are_a_matrix(run: Path) -> None:
+    """Rows ask and columns are searched; the best and the worst pair stand in words; pairs without a query, a dash."""
+    pairs = [
+        {"query": 1, "gallery": 2, "num_valid_query": 1200, "rank1": 0.875},
+        {"query": 2, "gallery": 1, "num_valid_query": 7, "rank1": 0.25},
+    ]
+    made = results.cameras(folder_with(run, cameras=pairs))
+    assert "best from 1 in 2, 87.5 % and worst from 2 in 1, 25.0 %" in made
+    rows = made[made.index("<tbody>") :]
+    assert '<th scope="row" class="left">from 1</th><td>–</td><td>87.5 of 1,200</td>' in rows
+    assert '<th scope="row" class="left">from 2</th><td>25.0 of 7</td><td>–</td>' in rows
+    assert (run / "figures" / "cameras.svg").is_file()
+
+
+def test_too_many_cameras_cost_a_note(run: Path) -> None:
+    """A table of a million cells would hang the page."""
+    pairs = [
+        {"query": camera, "gallery": 0, "num_valid_query": 1, "rank1": 1.0}
+        for camera in range(results.MOST_CAMERAS + 1)
+    ]
+    assert "101 x 1 cameras are too many for a table." in results.cameras(folder_with(run, cameras=pairs))
+
+
+def test_a_set_of_splits_links_to_each(run: Path) -> None:
+    """Quoted, since the name of a split comes from the data set."""
+    made = results.splits(folder_with(run, splits={"a&b": {"mAP": 0.5}}))
+    assert '<a href="split-a&amp;b/report.html">a&amp;b</a>' in made

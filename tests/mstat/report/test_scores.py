@@ -1,0 +1,43 @@
+"""Scores as the tables show them."""
+
+from __future__ import annotations
+
+import pytest
+
+from mstat.report import scores
+from mstat.report.tables import Part, Row
+from tests.mstat.report.conftest import make_evaluation
+
+
+@pytest.mark.parametrize(
+    ("fraction", "sd", "text"),
+    [(0.4567, None, "45.7"), (1.0, None, "100.0"), (0.5, 0.0123, "50.0 ± 1.2"), (None, None, "–"), (None, 0.1, "–")],
+)
+def test_percent(fraction: float | None, sd: float | None, text: str) -> None:
+    """A protocol without mAP has a dash in its place, not a zero."""
+    assert scores.percent(fraction, sd) == text
+
+
+def test_rows_have_one_order() -> None:
+    """Single stages first, the whole last, whatever the order in the file; unknown stages are left out."""
+    of_stage = {"mAP": 0.5, "rank1": 0.6, "rank5": 0.7, "rank10": 0.8, "rank20": 0.9}
+    stages = dict.fromkeys(("I+II+III", "IV", "II", "I"), of_stage)
+    table = scores.score_table({**make_evaluation(), "stages": stages, "baselines": None})
+    rows = [row for row in table.rows if isinstance(row, Row)]
+    assert [row.name for row in rows] == ["Stage I", "Stage II", "Stage I+II+III"]
+    assert rows[0].cells == ["50.0", "60.0", "70.0", "80.0", "90.0"]
+    assert len(table.headings) == 1 + len(rows[0].cells)
+    assert scores.score_table({**make_evaluation(), "stages": None, "baselines": None}).rows == [Part()]
+
+
+def test_titles_name_protocol_split_and_set() -> None:
+    evaluation = {"protocol": "official", "split": "0", "dataset": {"name": "MARS"}}
+    assert scores.title(evaluation) == "Protocol official, split 0, of MARS"
+    mean = {"protocol": "half", "splits": {"a": {}, "b": {}}}
+    assert scores.title(mean) == "Protocol half, mean ± standard deviation of 2 splits"
+
+
+def test_captions_count_the_queries() -> None:
+    evaluation = {"num_valid_query": 1840, "num_query": 1980, "num_gallery": 11310}
+    assert scores.caption(evaluation) == "1,840 valid of 1,980 queries, 11,310 gallery tracklets. In percent."
+    assert "11,310 gallery tracklets in each split. " in scores.caption({**evaluation, "splits": {}})

@@ -1,0 +1,69 @@
+"""What a training refuses before any work, and what it must not change when it goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import shards
+from mstat.config.cli import load_config, override
+from mstat.distributed.engine import Engine
+from mstat.errors import UserError
+from mstat.training.train import _due, run_facts, train, training_sampler
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train.keep_best": "true"}, "train.keep_best keeps the best of the evaluations during training: set"),
+        ({"data.split": "9"}, "9"),
+        ({"batch.num_identities": "100"}, "100"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_before_the_work(
+    settings: dict[str, str], message: str, tiny_config: Path, tmp_path: Path
+) -> None:
+    """No run folder is made."""
+    changes: dict[str, Any] = {"run": str(tmp_path / "run"), **settings}
+    config = override(load_config(tiny_config), changes)
+    with pytest.raises((UserError, shards.records.UsageError), match=message):
+        train(config, Engine(config))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_sampler_has_the_training_identities_alone(tiny_config: Path) -> None:
+    """Of the protocol and split; the test's people are never trained on."""
+    config = load_config(tiny_config)
+    reader = shards.open(config.data.shards)
+    sampler = training_sampler(reader, config)
+    roles = reader.roles(config.data.protocol, config.data.split)
+    is_training = (roles & shards.records.Role.TRAIN) > 0
+    assert sorted(sampler.pids) == sorted(set(reader.pids[is_training].tolist()))
+    assert not set(sampler.pids) & set(reader.pids[~is_training].tolist())
+    assert sampler.size == config.batch.num_identities * config.batch.num_tracklets
+
+
+def test_facts_change_with_what_changes_the_run(tiny_config: Path) -> None:
+    """A run goes on with more steps, from other weights or to another folder, and with no other seed or model."""
+    config = load_config(tiny_config)
+    reader, engine = shards.open(config.data.shards), Engine(config)
+    facts = run_facts(config, engine, reader)
+    for changes in (
+        {"train.steps": "40"},
+        {"run": "elsewhere"},
+        {"train.log_every": "7"},
+        {"model.init": "weights.pt"},
+    ):
+        assert run_facts(override(config, changes), engine, reader) == facts
+    for changes in ({"seed": "5"}, {"batch.num_identities": "5"}, {"model.width": "64"}, {"optim.name": "sgd"}):
+        assert run_facts(override(config, changes), engine, reader) != facts
+
+
+def test_when_something_is_due() -> None:
+    """Every so many steps, not before the first; null and 0 are never."""
+    assert [step for step in range(10) if _due(step, 3)] == [3, 6, 9]
+    assert not any(_due(step, every) for step in range(10) for every in (None, 0))
+    assert np.all([_due(step, 1) for step in range(1, 5)])
