@@ -8,7 +8,6 @@ its exit status whether a restart can help.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shlex
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 import yaml
 
 from mstat.cluster.job import Job
+from mstat.cluster.restarts import read_json
 from mstat.cluster.script import accelerate_flags, wrapped
 from mstat.cluster.sites import Site
 from mstat.errors import UserError
@@ -164,13 +164,11 @@ def after(run: Path) -> int:
 
     A run that fails before its first checkpoint would fail again; a later failure may be cured by a restart.
     """
-    try:
-        state = json.loads((run / "state.json").read_text())
-    except (OSError, ValueError):
-        return GIVE_UP
-    if state["state"] == "done":
+    state = read_json(run / "state.json")
+    if state.get("state") == "done":
         return 0
-    return GIVE_UP if state["state"] == "failed" and state["step"] == 0 else RESTART
+    has_failed_at_start = not state or (state.get("state") == "failed" and state.get("step") == 0)
+    return GIVE_UP if has_failed_at_start else RESTART
 
 
 def _resources(job: Job, site: Site) -> dict[str, Any]:
