@@ -36,7 +36,7 @@ SHARED_MEMORY = "16Gi"  # size of /dev/shm, which holds the batches of the loade
 def check(job: Job, site: Site) -> None:
     """Raise UserError for a job that cannot be a JobSet, or that would lose its results."""
     if job.kind != "train" or job.array is not None:
-        raise UserError("--scheduler kubernetes runs one training, without --job, --array")
+        raise UserError("--scheduler kubernetes runs one training: --array and other values of --job are not possible")
     if slurms := [name for name in ("partition", "account", "qos", "sbatch") if getattr(job, name)]:
         raise UserError(f"--{slurms[0]} is an option of Slurm, not of Kubernetes")
     if site.image is None or site.container or site.srun:
