@@ -8,7 +8,6 @@ its exit status whether a restart can help.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shlex
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 import yaml
 
 from mstat.cluster.job import Job
+from mstat.cluster.restarts import read_json
 from mstat.cluster.script import accelerate_flags, wrapped
 from mstat.cluster.sites import Site
 from mstat.errors import UserError
@@ -36,7 +36,7 @@ SHARED_MEMORY = "16Gi"  # size of /dev/shm, which holds the batches of the loade
 def check(job: Job, site: Site) -> None:
     """Raise UserError for a job that cannot be a JobSet, or that would lose its results."""
     if job.kind != "train" or job.array is not None:
-        raise UserError("--scheduler kubernetes runs one training, without --job, --array")
+        raise UserError("--scheduler kubernetes runs one training: --array and other values of --job are not possible")
     if slurms := [name for name in ("partition", "account", "qos", "sbatch") if getattr(job, name)]:
         raise UserError(f"--{slurms[0]} is an option of Slurm, not of Kubernetes")
     if site.image is None or site.container or site.srun:
@@ -164,13 +164,11 @@ def after(run: Path) -> int:
 
     A run that fails before its first checkpoint would fail again; a later failure may be cured by a restart.
     """
-    try:
-        state = json.loads((run / "state.json").read_text())
-    except (OSError, ValueError):
-        return GIVE_UP
-    if state["state"] == "done":
+    state = read_json(run / "state.json")
+    if state.get("state") == "done":
         return 0
-    return GIVE_UP if state["state"] == "failed" and state["step"] == 0 else RESTART
+    has_failed_at_start = not state or (state.get("state") == "failed" and state.get("step") == 0)
+    return GIVE_UP if has_failed_at_start else RESTART
 
 
 def _resources(job: Job, site: Site) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Local:
 
     def __init__(self, job: Job, site: Site, hosts: Sequence[str], remote_shell: str) -> None:
         if job.array is not None or job.kind not in LAUNCHED:
-            raise UserError("--scheduler local runs one job at a time, without --array, --job shards")
+            raise UserError("--scheduler local runs one launched job: --array and --job shards are not possible")
         if hosts and len(hosts) != job.nodes:
             raise UserError(f"--hosts has {len(hosts)} names, but --nodes is {job.nodes}")
         if wrong := [host for host in hosts if not HOST.fullmatch(host)]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from pathlib import Path
 
 import pytest
 
@@ -15,12 +16,16 @@ def square(number: int, progress: Progress) -> tuple[int, int]:
     return number**2, os.getpid()
 
 
-def fail(number: int, progress: Progress) -> int:
-    """The first job fails; the others work until they are told to stop, so that a test ends by that alone."""
+def fail(job: tuple[int, Path], progress: Progress) -> None:
+    """The first job fails; the others work until they are told to stop, or leave a file after 20 s."""
+    number, unstopped = job
     if number == 0:
         raise ValueError("the first")
-    while True:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
         progress.check()
+        time.sleep(0.01)
+    unstopped.touch()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -31,10 +36,12 @@ def test_results_come_in_the_order_of_jobs(workers: int) -> None:
     assert (os.getpid() in {pid for _, pid in results}) == (workers == 1)
 
 
-@pytest.mark.parametrize(("workers", "jobs"), [(1, [0]), (2, [0, 1, 2, 3])])
-def test_an_error_stops_the_others(workers: int, jobs: Sequence[int]) -> None:
+@pytest.mark.parametrize(("workers", "num_jobs"), [(1, 1), (2, 4)])
+def test_an_error_stops_the_others(workers: int, num_jobs: int, tmp_path: Path) -> None:
+    jobs = [(number, tmp_path / "unstopped") for number in range(num_jobs)]
     with pytest.raises(ValueError, match=r"^the first$"):
-        run_jobs(fail, jobs, workers=workers, total=len(jobs))
+        run_jobs(fail, jobs, workers=workers, total=num_jobs)
+    assert not (tmp_path / "unstopped").exists()
 
 
 def test_no_jobs_are_no_work() -> None:

@@ -24,8 +24,8 @@ def job(folder: Path, **changes: Any) -> Job:
 @pytest.mark.parametrize(
     ("changes", "hosts", "message"),
     [
-        ({"array": (0, 1)}, [], "--scheduler local runs one job at a time, without --array"),
-        ({"kind": "shards"}, [], "without --array, --job shards"),
+        ({"array": (0, 1)}, [], "--scheduler local runs one launched job: --array"),
+        ({"kind": "shards"}, [], "--job shards are not possible"),
         ({}, ["a"], "--hosts has 1 names, but --nodes is 2"),
         ({}, ["a", "-oProxyCommand=x"], "--hosts: '-oProxyCommand=x' is not a host name"),
         ({}, ["a", "b;reboot"], "--hosts: 'b;reboot' is not a host name"),
