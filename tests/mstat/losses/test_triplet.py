@@ -6,11 +6,19 @@ import torch
 from mstat.losses import batch_hard, batch_hard_distances
 
 
-def brute_force(features, pids, margin):
+def euclidean(a, b):
+    return (a - b).square().sum().sqrt()
+
+
+def cosine(a, b):
+    return 1 - torch.nn.functional.cosine_similarity(a, b, dim=0)
+
+
+def brute_force(features, pids, margin, of=euclidean):
     """BatchHard by its definition, one anchor and one other clip at a time."""
     losses = []
     for a in range(len(pids)):
-        distance = [(features[a] - features[b]).square().sum().sqrt() for b in range(len(pids))]
+        distance = [of(features[a], features[b]) for b in range(len(pids))]
         positives = [distance[b] for b in range(len(pids)) if pids[b] == pids[a] and b != a]
         negatives = [distance[b] for b in range(len(pids)) if pids[b] != pids[a]]
         if positives and negatives:
@@ -31,6 +39,22 @@ def test_equals_a_double_loop(seed, margin):
     loss.backward()
     expected.backward()
     assert loss.dtype == torch.float64
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("margin", [0.3, None])
+@pytest.mark.parametrize("seed", range(5))
+def test_cosine_distances_of_unit_features(seed, margin):
+    """Loss and gradient are those of 1 - cos, with features of any length scaled to 1 before."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(9, 6, dtype=torch.float64, generator=generator)
+    pids = torch.randint(4, (9,), generator=generator)
+    ours, theirs = features.clone().requires_grad_(), features.clone().requires_grad_()
+    loss = batch_hard(torch.nn.functional.normalize(ours), pids, margin, "cosine")
+    expected = brute_force(theirs, pids.tolist(), margin, cosine)
+    loss.backward()
+    expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-10, atol=1e-14)
 

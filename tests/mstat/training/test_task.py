@@ -336,3 +336,22 @@ def test_losses_are_fp32_under_bf16() -> None:
         losses = task(batch.frames, None, None, torch.tensor(batch.labels), 1.0)
     assert seen == {"block": torch.bfloat16, "feature": torch.float32, "logits": torch.float32}
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
+
+
+def test_checkpoints_of_older_versions_load() -> None:
+    """Versions that kept the BNNecks in the heads: every value arrives, and a key too many is still refused."""
+    job = Job("some anchors inactive", bnneck=True)
+    source, task = small_task(job), small_task(job)
+    for parameter in source.state_dict().values():
+        nn.init.normal_(parameter)
+    old = {}
+    for name, value in source.state_dict().items():
+        stage, _, part = name.removeprefix("model.necks.").partition(".")
+        old[f"heads.{stage}.neck.{part}" if name.startswith("model.necks.") else name] = value
+    old |= {f"heads.{stage}.neck.num_batches_tracked": torch.tensor(7) for stage in source.heads}
+    assert "heads.II.neck.running_mean" in old
+    task.load_state_dict(dict(old))
+    for name, value in task.state_dict().items():
+        assert torch.equal(value, source.state_dict()[name])
+    with pytest.raises(RuntimeError, match=r"heads\.II\.neck\.other\.part"):
+        task.load_state_dict({**old, "heads.II.neck.other.part": torch.ones(1)})

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import mstat
 from mstat.config import Config
 from mstat.errors import UserError
+from mstat.model import Embedding
 from mstat.training.task import Task
 from mstat.weights.export import export
 from mstat.weights.pretrained import load_pretrained
@@ -40,6 +43,57 @@ def test_load_gives_the_model_back(exported: tuple[Path, Task]) -> None:
         model = mstat.load(source)
         assert not model.training
         assert torch.equal(model.embed(frames), expected)
+
+
+@pytest.mark.parametrize("embedding", [Embedding("neck", True), Embedding("neck", False), Embedding("feature", True)])
+def test_the_form_of_features_travels(embedding: Embedding, tmp_path: Path) -> None:
+    """BNNecks and the settings of the evaluation are in the files: `embed` returns what the run's scores compare."""
+    torch.manual_seed(0)
+    task = Task(Config(model=replace(SMALL, bnneck=True)), 3)
+    for neck in task.model.necks.values():
+        nn.init.normal_(neck.running_mean)
+        nn.init.uniform_(neck.running_var, 0.1, 2)
+    export(tmp_path, task.state_dict(), task.model.config, embedding)
+    frames = np.random.default_rng(0).integers(0, 256, (2, 3, *SMALL.image_size, 3), dtype=np.uint8)
+    with torch.no_grad():
+        parts = list(task.model(torch.as_tensor(frames)))
+        if embedding.feature == "neck":
+            for number, neck in enumerate(task.model.necks.values()):
+                parts[number] = (parts[number] - neck.running_mean) / (neck.running_var + 1e-5).sqrt() * neck.weight
+    if embedding.stage_norm:
+        parts = [part / part.norm(dim=1, keepdim=True) for part in parts]
+    model = mstat.load(tmp_path)
+    assert model.embedding == embedding
+    torch.testing.assert_close(model.embed(frames), torch.cat(parts, dim=1), rtol=1e-5, atol=1e-5)
+    model.train()  # changes nothing
+    torch.testing.assert_close(model.embed(frames), torch.cat(parts, dim=1), rtol=1e-5, atol=1e-5)
+
+
+def test_an_older_export_has_no_necks(tmp_path: Path) -> None:
+    """Its model.bnneck says how it was trained; its features load, and what is behind its necks is refused by name."""
+    torch.manual_seed(0)
+    task = Task(Config(model=replace(SMALL, bnneck=True)), 3)
+    state = {name: value for name, value in task.state_dict().items() if "necks" not in name}
+    export(tmp_path, state, task.model.config)
+    description = json.loads((tmp_path / "model.json").read_text())
+    del description["embedding"]
+    (tmp_path / "model.json").write_text(json.dumps(description))
+    frames = torch.randint(0, 256, (2, 3, *SMALL.image_size, 3), dtype=torch.uint8)
+    model = mstat.load(tmp_path)
+    assert torch.equal(model.embed(frames), task.model.embed(frames))
+    with pytest.raises(UserError, match=r"these weights have none: use --eval.feature feature"):
+        model.compared(frames, "neck")
+
+
+@pytest.mark.parametrize(
+    "value", [[], {"feature": "tail"}, {"feature": "neck", "stage_norm": 1}, {"code": "x"}, {"feature": ["neck"]}]
+)
+def test_an_odd_form_of_features_is_refused(exported: tuple[Path, Task], value: object) -> None:
+    folder, _ = exported
+    description = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**description, "embedding": value}))
+    with pytest.raises(UserError, match=r"model.json: not a model description: embedding is"):
+        mstat.load(folder)
 
 
 def test_missing_or_foreign_files_are_told(exported: tuple[Path, Task]) -> None:
