@@ -15,7 +15,7 @@ from mstat.distributed.gather import gather
 from mstat.errors import UserError
 from mstat.losses import METRIC_LOSSES, cross_entropy, metric_loss
 from mstat.model import MSTAT, feature_dims
-from mstat.weights.checkpoint_keys import rename_necks
+from mstat.weights.checkpoint_files import rename_necks
 
 
 class Head(nn.Module):

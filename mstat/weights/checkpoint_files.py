@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -164,9 +164,18 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: {META} does not name this file; {way_out(folder)}")
     refuse_damaged(folder, damaged(folder, meta, [path.name]))
     weights, _ = read_tensors(path)
+    rename_necks(weights)
     if broken := not_finite(weights):
         raise UserError(f"{path}: tensors are not finite: {named(broken)}; {way_out(folder)}")
     return weights
+
+
+def rename_necks(weights: MutableMapping[str, Any]) -> None:
+    """Rename, in place, the BNNecks of a task's weights that versions before 0.2 kept in its heads."""
+    for key in [key for key in weights if re.fullmatch(r"heads\.\w+\.neck\.\w+", key)]:
+        value, (_, stage, _, part) = weights.pop(key), key.split(".")
+        if part != "num_batches_tracked":
+            weights[f"model.necks.{stage}.{part}"] = value
 
 
 def not_finite(tensors: dict[str, Tensor]) -> list[str]:

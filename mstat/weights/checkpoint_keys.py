@@ -7,9 +7,9 @@ with modules that MSTAT lacks (registers, LayerScale, ...) are refused by these 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -105,14 +105,6 @@ class Bare(NamedTuple):
     stored: dict[str, Stored]
     taken: list[str]
     outside: list[str]
-
-
-def rename_necks(weights: MutableMapping[str, Any]) -> None:
-    """Rename, in place, the BNNecks of a task's weights that versions before 0.2 kept in its heads."""
-    for key in [key for key in weights if re.fullmatch(r"heads\.\w+\.neck\.\w+", key)]:
-        value, (_, stage, _, part) = weights.pop(key), key.split(".")
-        if part != "num_batches_tracked":
-            weights[f"model.necks.{stage}.{part}"] = value
 
 
 def take_off_prefix(path: Path, tensors: dict[str, Tensor]) -> Bare:

@@ -17,7 +17,7 @@ from mstat.errors import UserError
 from mstat.files import read_plain_json, write_json
 from mstat.model import MSTAT, Embedding
 from mstat.weights.checkpoint_files import META, checksum, folders, read_meta, read_weights
-from mstat.weights.checkpoint_keys import rename_necks, to_timesformer
+from mstat.weights.checkpoint_keys import to_timesformer
 from mstat.weights.rebuild import FLOATS, check_tensors, fill, model_config
 from mstat.weights.safe_load import named
 from mstat.weights.source import refuse_changed
@@ -144,11 +144,16 @@ def _from_checkpoint(folder: Path) -> MSTAT:
     meta = read_meta(folder)
     if meta.get("pretrain") is not None:
         raise UserError(f"{folder}: {CLASSIFIER.format(folder)}")
-    weights = read_weights(folder)
-    rename_necks(weights)
-    weights = _of_model(weights)
+    weights = _of_model(read_weights(folder))
     try:
         model = check_tensors(model_config(meta.get("model")), {name: tuple(t.shape) for name, t in weights.items()})
-        return fill(model, weights)
+        model = fill(model, weights)
     except UserError as error:
         raise UserError(f"{folder / META}: does not describe the model of this checkpoint: {error}") from None
+    settings = folder.parent.parent / "config.yaml"  # RUN/config.yaml, for RUN/checkpoints/step-...
+    if settings.is_file():
+        from mstat.config.cli import load_config  # imports the parser, which weights alone do not need
+
+        compared = load_config(settings).eval
+        model.embedding = Embedding(compared.feature, compared.stage_norm)
+    return model

@@ -91,7 +91,10 @@ def load_pretrained(model: MSTAT, path: str | Path) -> list[Row]:
     rows += [Row(key, NOWHERE, "not part of the model") for key in bare.outside]
     state = model.state_dict()
     if "stem.patch.weight" in bare.stored:
-        refuse_keys(path, set(bare.stored), set(state), set(), source.others)
+        necks = [name for name in bare.stored if name.startswith("necks.")]
+        rows += [Row(bare.stored.pop(name)[0], NOWHERE, "a BNNeck belongs to its run's classifiers") for name in necks]
+        required = {name for name in state if not name.startswith("necks.")}
+        refuse_keys(path, set(bare.stored), required, set(), source.others)
         fills = list(fills_from_own(model, bare.stored, source))
     else:
         official = to_official(path, bare.stored, source.others)

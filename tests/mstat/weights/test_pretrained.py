@@ -291,6 +291,21 @@ def test_own_weights_come_back(tmp_path: Path) -> None:
         load_pretrained(build(num_attributes=6), path)
 
 
+@pytest.mark.parametrize("bnneck", [False, True])
+def test_necks_of_another_run_stay_behind(tmp_path: Path, bnneck: bool) -> None:
+    """A start from a model with BNNecks fills all but these, whether the new model has its own or none."""
+    model, other = build(bnneck=True), build(seed=1, bnneck=bnneck)
+    torch.nn.init.normal_(model.necks["II"].running_mean)
+    rows = load_pretrained(other, saved(tmp_path / "model.safetensors", model.state_dict()))
+    for name, value in other.state_dict().items():
+        if name.startswith("necks."):
+            assert torch.equal(value, build(bnneck=True).state_dict()[name])
+        else:
+            assert torch.equal(value, model.state_dict()[name])
+    dropped = {row.key for row in rows if row.action == "a BNNeck belongs to its run's classifiers"}
+    assert dropped == {name for name in model.state_dict() if name.startswith("necks.")}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
