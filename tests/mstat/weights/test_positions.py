@@ -59,4 +59,4 @@ def test_the_same_grid_is_left_as_it_is() -> None:
     assert resize_position(values_ND, (4, 4)) is values_ND
     assert resize_position(values_ND, (2, 8)).shape == (16, 3)
     assert action((4, 4), (4, 4)) == "16 positions, unchanged"
-    assert action((14, 14), OURS) == "2-D bicubic, 14 x 14 -> 16 x 8 (196 -> 128 places)"
+    assert action((14, 14), OURS) == "2-D bicubic, 14 x 14 -> 16 x 8 (196 -> 128 positions)"

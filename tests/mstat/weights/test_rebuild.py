@@ -59,7 +59,7 @@ def test_tensors_are_compared_without_memory() -> None:
     for changed, message in (
         ({name: shape for name, shape in shapes.items() if name != first}, f"tensors are missing: {first}"),
         ({**shapes, "extra": (1,)}, "tensors that are not in this model: extra"),
-        ({**shapes, first: (7,)}, rf"shapes differ: {first} \(7,\) \(here "),
+        ({**shapes, first: (7,)}, rf"shapes differ: {first} \(7,\) \(expected "),
     ):
         with pytest.raises(UserError, match=message):
             check_tensors(SMALL, changed)
