@@ -22,7 +22,7 @@ from shards import storage
 from shards.cache import Cache
 from shards.index import _checksum
 from shards.records import DataError
-from shards.storage import BLOCK_BYTES
+from shards.storage import BLOCK_BYTES, RemoteFiles
 from shards.summary import summary
 from tests.conftest import PROJECT
 from tests.shards.trees import build_mars, contents, mars_tree
@@ -334,6 +334,7 @@ def test_the_cache_leaves_the_files_of_others_alone(tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_told_once(server: Server, tmp_path: Path, out: Path) -> None:
     """Reading goes on, each block from the server; only the index must have a place."""
     far = shards.open(server.url, cache=tmp_path)
+    assert isinstance(far._files, RemoteFiles)
     version = tmp_path / far._files.blocks
     version.write_text("a file where a folder should be")
     near, rows = shards.open(out), (0, len(far) - 1)
@@ -362,9 +363,8 @@ def test_the_environment_says_where_and_how_much(
         shards.open(server.url)
 
 
-def read_all(reader: shards.read.Reader | bytes, order: list[int], answers: multiprocessing.SimpleQueue) -> None:  # type: ignore[type-arg]
-    if isinstance(reader, bytes):
-        reader = pickle.loads(reader)
+def read_all(given: Reader | bytes, order: list[int], answers: SimpleQueue[list[bytes]]) -> None:
+    reader: Reader = pickle.loads(given) if isinstance(given, bytes) else given
     answers.put([reader.encoded(i, 0) for i in order])
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-
+from typing import Literal
 import pytest
 
 from mstat.config import Config
 from mstat.distributed.deepspeed import configuration
 
 
-def with_precision(precision: str, clip_grad_norm: float | None) -> Config:
+def with_precision(precision: Literal["no", "bf16"], clip_grad_norm: float | None) -> Config:
     config = Config()
     return dataclasses.replace(
         config,
