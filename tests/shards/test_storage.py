@@ -12,6 +12,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.context import ForkContext, SpawnContext
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ import shards
 from shards import storage
 from shards.cache import Cache
 from shards.index import _checksum
+from shards.read import Reader
 from shards.records import DataError
 from shards.storage import BLOCK_BYTES, RemoteFiles
 from shards.summary import summary
@@ -375,6 +378,7 @@ def test_many_processes_read_at_once(method: str, server: Server, tmp_path: Path
     far, near = shards.open(server.url, cache=tmp_path), shards.open(out)
     far.encoded(0, 0)
     context = multiprocessing.get_context(method)
+    assert isinstance(context, ForkContext | SpawnContext)
     answers = context.SimpleQueue()
     given = far if method == "fork" else pickle.dumps(far)
     order = list(range(len(near)))

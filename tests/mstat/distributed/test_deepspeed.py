@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from typing import Literal
+
 import pytest
 
 from mstat.config import Config
@@ -29,7 +30,8 @@ def test_stage_and_clipping_are_the_settings(stage: int) -> None:
 
 def test_bf16_is_autocast_over_fp32_weights() -> None:
     """As under DDP; DeepSpeed's `bf16` section would keep the weights themselves in half precision."""
-    for precision, is_on in (("bf16", True), ("no", False)):
+    is_on_with: dict[Literal["no", "bf16"], bool] = {"bf16": True, "no": False}
+    for precision, is_on in is_on_with.items():
         made = configuration(2, with_precision(precision, None))
         assert made["torch_autocast"] == {"enabled": is_on, "dtype": "bfloat16"}
         assert made["bf16"] == made["fp16"] == {"enabled": False}

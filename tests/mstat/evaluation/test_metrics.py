@@ -9,7 +9,6 @@ from mstat.evaluation.matches import make_pairs
 from mstat.evaluation.metrics import cmc_map, cmc_map_from_distances, score
 from mstat.evaluation.ranking import rank_positives
 
-
 Side = tuple[np.ndarray, np.ndarray, np.ndarray]  # features, pids, camids
 
 
@@ -18,6 +17,7 @@ class Rules(TypedDict):
 
     junk: np.ndarray
     same: np.ndarray
+
 
 def sign_vectors(rng: np.random.Generator, num: int) -> np.ndarray:
     """Vectors of 16 signs: their cosines are multiples of 1/8, exact in fp32, so that ties are plenty and true."""

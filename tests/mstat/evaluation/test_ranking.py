@@ -12,7 +12,6 @@ from mstat.evaluation import ranking
 from mstat.evaluation.matches import Pairs, make_pairs
 from mstat.evaluation.ranking import gallery_slices, merge_top, rank_positives, top_ranks
 
-
 Reduce = Callable[[Tensor], Tensor]
 
 
@@ -46,7 +45,9 @@ def crowd(num_query: int = 23, num_gallery: int = 101, dim: int = 37) -> tuple[T
 
 @pytest.mark.parametrize("behind", [0, 50])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 20])
-def test_ranks_are_bitwise_the_same_over_any_number_of_ranks(world_size: int, behind: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_are_bitwise_the_same_over_any_number_of_ranks(
+    world_size: int, behind: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Slices of any number of ranks add up to the ranks of one process, on every rank; some slices are empty, and
     some begin behind the gallery, where evaluation puts queries that are not in it."""
     monkeypatch.setattr(ranking, "BLOCK", 7)
@@ -173,6 +174,7 @@ def test_large_galleries_take_blocks_of_few_queries(monkeypatch: pytest.MonkeyPa
     def reduce(tensor: Tensor) -> Tensor:
         calls.append(len(tensor))
         return tensor
+
     expected = rank_positives(query, gallery, 0, pairs)
     monkeypatch.setattr(ranking, "STRIP", 4 * 40 * 101)  # 40 rows; a block has a multiple of 16
     ranks = rank_positives(query, gallery, 0, pairs, reduce=reduce)

@@ -1,5 +1,6 @@
 import dataclasses
 from typing import Literal
+
 import pytest
 import torch
 import torch.nn.functional as F

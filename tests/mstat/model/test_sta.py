@@ -1,5 +1,6 @@
 import dataclasses
 from typing import TypeVar
+
 import pytest
 import torch
 from torch import nn

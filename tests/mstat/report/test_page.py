@@ -72,7 +72,7 @@ def test_an_installed_package_has_its_files() -> None:
 def test_a_section_without_content_is_left_out() -> None:
     """And one whose file lacks a key says so in its place."""
     nothing: dict[str, str] = {}
-    assert page.Section("a", "A", lambda _: "").html(nothing) == ""
+    assert page.Section[dict[str, str]]("a", "A", lambda _: "").html(nothing) == ""
     section = page.Section[dict[str, str]]("a", "A", lambda of: of["b"], "x.json")
     assert "x.json cannot be shown: it lacks" in section.html(nothing)
 
