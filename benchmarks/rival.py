@@ -145,7 +145,7 @@ class EagerMSTAT(nn.Module):
             num_attention_heads=config.num_heads,
             intermediate_size=round(config.mlp_ratio * config.width),
             hidden_dropout_prob=0.0,
-            attn_implementation="eager",  # type: ignore[call-arg] # of the base class, untyped
+            attn_implementation="eager",  # type: ignore[call-arg] # of its base class
         )
         self.num_frames = num_frames
         self.embed = TimesformerPatchEmbeddings(settings)

@@ -14,12 +14,7 @@ from shards.records import DataError
 from tests.shards.trees import picture
 
 
-def check_whole(data: bytes) -> None:
-    images.check(data)
-    images.check_pixels(data)
-
-
-def encode(image: np.ndarray, form: str, mode: str | None = None, **options: Any) -> bytes:
+def encode(image: np.ndarray, form: str, mode: str | None = None, **options: object) -> bytes:
     buffer = io.BytesIO()
     picture = Image.fromarray(image)
     (picture.convert(mode) if mode else picture).save(buffer, form, **options)
@@ -115,6 +110,11 @@ def test_what_is_no_picture_is_refused_with_its_reason(data: bytes, reason: str)
     """Empty, foreign, cut off, damaged or absurdly large data is refused, also where its head and end are whole."""
     with pytest.raises(ValueError, match=reason):
         check_whole(data)
+
+
+def check_whole(data: bytes) -> None:
+    images.check(data)
+    images.check_pixels(data)
 
 
 FORMATS: dict[str, dict[str, Any]] = {

@@ -1,5 +1,3 @@
-import numpy as np
-
 from mstat.evaluation.matches import make_pairs
 from tests.shards.trees import shared_data
 
@@ -7,8 +5,9 @@ from tests.shards.trees import shared_data
 def test_pairs_follow_the_rule() -> None:
     """Positives: same identity, other camera, no junk, no copy. Ignored: same identity and camera, and copies."""
     pairs = make_pairs(
-        [1, 2], [0, 0], [2, 1, 1, 1, 1, 2], [1, 0, 1, 2, 1, 0], junk=np.array([0, 0, 1, 0, 0, 0]), same=[(0, 3), (1, 4)]
-    )
+        [1, 2], [0, 0], [2, 1, 1, 1, 1, 2], [1, 0, 1, 2, 1, 0],
+        junk=[False, False, True, False, False, False], same=[(0, 3), (1, 4)],
+    )  # fmt: skip
     assert pairs.positives_2P.T.tolist() == [[0, 4], [1, 0]]
     assert sorted(pairs.ignored_2I.T.tolist()) == [[0, 1], [0, 3], [1, 4], [1, 5]]
 
