@@ -10,7 +10,6 @@ import pytest
 
 from mstat.config import Config, changed
 from mstat.config.cli import load_config
-from mstat.distributed.agreement import PROJECT, source_digest
 from mstat.distributed.engine import Engine
 from mstat.preflight.node import (
     NOT_BUILT,
@@ -20,6 +19,7 @@ from mstat.preflight.node import (
     space_needed,
 )
 from mstat.pretraining.pretrain import pretrain
+from mstat.provenance import PROJECT, source_digest
 from mstat.training.train import training_sampler
 from shards.read import Reader
 from tests.conftest import tiny_actions_yaml

@@ -45,7 +45,8 @@ def test_a_value_that_no_setting_has_is_refused(change: dict[str, Any], message:
 
 
 def test_a_description_must_be_a_mapping() -> None:
-    for description in (None, [], "width: 3"):
+    descriptions: tuple[Any, ...] = (None, [], "width: 3")
+    for description in descriptions:
         with pytest.raises(UserError, match="it has no model settings"):
             model_config(description)
 
