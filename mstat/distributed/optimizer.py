@@ -12,7 +12,7 @@ from mstat.model import no_weight_decay
 def make_optimizer(task: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """Return the optimiser of the trained parameters, in two groups: with weight decay and without.
 
-    Both optimisers are fused: weights, gradients and momentum pass through the processor once.
+    Both optimisers are fused, so they read weights, gradients and momentum from memory once.
     """
     parameters = [(name, parameter) for name, parameter in task.named_parameters() if parameter.requires_grad]
     groups = [

@@ -127,7 +127,7 @@ def test_a_damaged_state_is_refused_by_file(content: Any, tmp_path: Path) -> Non
         file.write_bytes(content)
     else:
         torch.save(content, file)
-    with pytest.raises(UserError, match=rf"{OPTIMIZER_FILE}: not the state of this run"):
+    with pytest.raises(UserError, match=rf"{OPTIMIZER_FILE}: does not fit this run"):
         make_engine().load(tmp_path)
 
 

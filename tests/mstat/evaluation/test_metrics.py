@@ -195,5 +195,5 @@ def test_no_queries_are_refused() -> None:
 
 def test_features_of_other_widths_are_refused() -> None:
     """Queries and gallery of two models are not compared."""
-    with pytest.raises(ValueError, match="one width"):
+    with pytest.raises(ValueError, match="equal dimensions"):
         cmc_map(np.ones((1, 3)), [1], [0], np.ones((1, 4)), [1], [1])

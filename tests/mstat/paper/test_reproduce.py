@@ -153,7 +153,7 @@ def test_a_run_of_other_settings_is_not_taken(tmp_path: Path) -> None:
     """Neither as done nor to go on from: the message names the settings and the way out."""
     job = jobs(EXPERIMENT, Config(), tmp_path, 1)[0]
     finish(dataclasses.replace(job.config, optim=dataclasses.replace(job.config.optim, lr=1.0)), **scored(0.5, 0.5))
-    with pytest.raises(ValueError, match=r"made with other optim\.lr: give another --out"):
+    with pytest.raises(ValueError, match=r"made with other values of optim\.lr: give another --out"):
         job.is_done()
 
 

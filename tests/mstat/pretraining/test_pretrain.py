@@ -79,7 +79,7 @@ def test_accuracy_is_that_of_a_plain_loop_on_any_number_of_ranks(config: Config)
     assert run_distributed(scored, 3, config) == [found] * 3
     names = [row.name for row in accuracy_table(found).rows if isinstance(row, Row)]
     assert sorted(names[:-2]) == sorted(found["classes"])
-    assert names[-2:] == ["all", "all, among five"]
+    assert names[-2:] == ["all", "all, top-5"]
 
 
 def test_names_of_classes_come_from_the_source() -> None:
@@ -96,7 +96,7 @@ def test_what_makes_no_sense_is_refused(config: Config, tiny_shards: Path) -> No
     check_settings(config)
     with pytest.raises(ValueError, match=r"train\.steps is null"):
         check_settings(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=None)))
-    with pytest.raises(ValueError, match=r"eval\.num_frames is 4 and clip\.num_frames 3"):
+    with pytest.raises(ValueError, match=r"eval\.num_frames is 4 and clip\.num_frames is 3"):
         check_settings(dataclasses.replace(config, eval=dataclasses.replace(config.eval, num_frames=4)))
     with pytest.raises(ValueError, match="makes 4 x 1 patches"):
         check_settings(dataclasses.replace(config, model=ModelConfig(image_size=(64, 16))))

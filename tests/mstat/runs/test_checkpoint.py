@@ -376,7 +376,7 @@ def test_an_archive_of_something_else_is_named(run: Path) -> None:
     meta["sha256"] = {"optimizer.pt": checksum(newest / "optimizer.pt")}
     meta["bytes"] = {"optimizer.pt": (newest / "optimizer.pt").stat().st_size}
     (newest / "checkpoint.json").write_text(json.dumps(meta))
-    assert "optimizer.pt: not the state of this run: " in refused(run)
+    assert "optimizer.pt: does not fit this run: " in refused(run)
 
 
 STRAY = [".DS_Store", ".nfs000000000a1b2c", "Thumbs.db", "._optimizer.pt", "optimizer.pt~"]

@@ -142,7 +142,7 @@ def test_nothing_to_score_is_said_at_the_start(tmp_path: Path) -> None:
     """Why no query is valid and the way out; of all splits before the first one trains."""
     messages = {
         "one camera": (make_set(tmp_path / "a", "a", last_cam=1), "0", "query's own camera|queries' identities"),
-        "junk": (make_set(tmp_path / "b", "b", (Role.QUERY, Role.GALLERY | Role.JUNK)), "0", "but as junk"),
+        "junk": (make_set(tmp_path / "b", "b", (Role.QUERY, Role.GALLERY | Role.JUNK)), "0", "except as junk"),
         "nobody": (make_set(tmp_path / "c", "c"), "1", "no identity of a query is in the gallery:? ?"),
     }
     for reader, split, message in messages.values():
