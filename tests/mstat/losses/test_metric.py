@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from mstat.config import LossConfig
-from mstat.losses.metric import OIM, Scaled, _probe, metric_loss
+from mstat.losses.metric import METRIC_LOSSES, OIM, Scaled, _probe, metric_loss
 
 DIM, CLASSES = 6, 4
 LABELS = torch.tensor([2, 0, 2, 1, 0, 2])
@@ -100,3 +101,8 @@ def test_descent_pulls_identities_together(metric: str) -> None:
         values.append(value.item())
     assert values[-1] < values[0] / 10
     assert gap() > before + 0.3
+
+
+def test_every_loss_has_a_name_in_the_settings() -> None:
+    """`loss.metric` accepts the losses of the table, and none."""
+    assert {*METRIC_LOSSES, "none"} == set(get_args(get_type_hints(LossConfig)["metric"]))
