@@ -1,6 +1,7 @@
 """Build, verify and show data sets as shards: `python -m shards build | verify | info | show`.
 
-Exit codes: 0 success, 1 bad data (each fault by file and key), 2 bad usage, 130 stopped by Ctrl-C.
+Exit codes: 0 success, 1 bad data (each fault by file and key), 2 bad usage, 130 stopped by Ctrl-C. `MSTAT_DEBUG=1`
+prints the traceback of an error.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -169,32 +171,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
     print_anything()
     args = parser().parse_args(arguments)
-    resume = "; finished shards are kept, the same command goes on from there" if args.command == "build" else ""
+    resume = "; finished shards are kept, re-run the same command to resume" if args.command == "build" else ""
     try:
         status = {"build": build, "verify": verify, "info": info, "show": show}[args.command](args)
         sys.stdout.flush()
         return status
     except DataError as error:
-        print(printable(f"error: {error}", keep="\n"), file=sys.stderr)  # bad frames are listed in lines
-        return 1
+        return _fail(str(error), 1)
     except (UsageError, FileExistsError) as error:
-        print(printable(f"error: {error}"), file=sys.stderr)
-        return 2
+        return _fail(str(error), 2)
     except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at exit
         return 1
     except OSError as error:  # no space left, no permission
         where = "" if error.filename or args.command != "build" else f"{args.out}: "  # errors of a write name no file
-        print(printable(f"error: {where}{error}{resume}"), file=sys.stderr)
-        return 1
+        return _fail(f"{where}{error}{resume}", 1)
     except BrokenProcessPool:
-        print(
-            "error: a worker was killed, perhaps for lack of memory; start again with fewer --workers", file=sys.stderr
-        )
-        return 1
+        return _fail("a worker was killed, perhaps for lack of memory; start again with fewer --workers", 1)
     except KeyboardInterrupt:
         print(f"stopped{resume}", file=sys.stderr)
         return 130
+
+
+def _fail(message: str, status: int) -> int:
+    """Print an error, after its traceback if `MSTAT_DEBUG=1`; return the exit code."""
+    if os.environ.get("MSTAT_DEBUG") == "1":
+        sys.stderr.write(printable(traceback.format_exc(), keep="\n\t"))
+    print(printable(f"error: {message}", keep="\n"), file=sys.stderr)  # bad frames are listed in lines
+    return status
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Several processes as one: the engine over Accelerate and DeepSpeed, the gather, and ranks that are lost.
+"""Distributed training: the engine over Accelerate and DeepSpeed, the gather, and the detection of lost ranks.
 
-Whatever knows a rank, a collective or a launcher belongs here. What is computed, trained or scored does not.
+Code that knows ranks, collectives or launchers belongs here; models, training and scores do not.
 """

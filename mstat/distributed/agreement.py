@@ -1,8 +1,8 @@
-"""Facts that all processes of a launch must have in common: settings, data, code.
+"""Facts that must be equal on all processes of a launch: settings, data, code.
 
-Each process reads its own command line and files. If one of them had another learning rate, or another data set of the
-same size, the run would go on without an error and train a mixture. The facts are compared once, before the processes
-form a group (mstat/distributed/rendezvous.py); launch/preflight.py shows the same differences in its table.
+Each process reads its own command line and files. If one had another learning rate, or another data set of the same
+size, the run would train a mixture without an error. The facts are compared once, before the processes form a group
+(mstat/distributed/rendezvous.py). launch/preflight.py shows the same differences in its table.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from shards.index import load_description
 from shards.records import DataError, UsageError
 from shards.storage import open_files
 
-# Paths may differ from host to host, as to a copy on a local disk: their contents are compared. Hosts may have other
-# numbers of cores: workers change no number of a run.
+# Hosts may have different paths (a copy on a local disk), so contents are compared instead. They may have different
+# numbers of cores: the number of workers does not affect results.
 LOCAL = ("data.shards", "data.num_workers", "model.init")
 
 
 def common_facts(config: Config, also: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the facts that must be equal on every process: JSON values by the name that a message uses.
 
-    A file that cannot be read is left out: the error that follows from it says more.
+    An unreadable file is left out; the error when it is opened says more.
 
     Args:
         also: Further facts; a path stands for the content of the file or folder.

@@ -1,6 +1,6 @@
-"""DeepSpeed: its whole configuration, and every use of it beyond its public interface.
+"""DeepSpeed: its whole configuration, and every use of its private interface.
 
-`tests/mstat/distributed/test_foreign_api.py` names what changed when a new version breaks one of these uses.
+If a new version breaks one of these uses, `tests/mstat/distributed/test_foreign_api.py` names it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from mstat.config import Config
 
-REDUCE_BUCKET = 25_000_000  # numbers; DeepSpeed's default of 500 million is 2 GB of memory beside every model
+REDUCE_BUCKET = 25_000_000  # numbers; DeepSpeed's default of 500 million takes 2 GB of memory
 
 
 def configuration(stage: int, config: Config) -> dict[str, Any]:
@@ -43,8 +43,8 @@ def configuration(stage: int, config: Config) -> dict[str, Any]:
 def use_cpu() -> None:
     """Choose DeepSpeed's CPU accelerator, without its shared-memory collectives.
 
-    They are compiled at the first start, for a minute. A start that is killed meanwhile leaves a lock on which every
-    later start waits for ever. gloo does the same work.
+    Their compilation takes a minute at the first start. If that start is killed, it leaves a lock on which every later
+    start waits for ever. gloo replaces them.
     """
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed.ops
@@ -54,17 +54,17 @@ def use_cpu() -> None:
 
 @contextmanager
 def collecting(engine: Any, copy: Callable[[Any], Any]) -> Iterator[list[tuple[Path, Any]]]:
-    """Within it, DeepSpeed's `save_checkpoint` writes nothing: the list receives each file's path and copied content.
+    """Make DeepSpeed's `save_checkpoint` write nothing; the list receives each file's path and copied content.
 
     Args:
-        engine: DeepSpeed's engine. Its checkpoint engine is as before afterwards.
-        copy: Copies a state dict, which training changes at the next step.
+        engine: DeepSpeed's engine, whose checkpoint engine is restored on exit.
+        copy: Function that copies a state dict, because the next training step changes it.
     """
     files: list[tuple[Path, Any]] = []
     writer = engine.checkpoint_engine
     replaced: dict[str, Callable[..., Any]] = {
         "save": lambda state_dict, path: files.append((Path(path), copy(state_dict))),
-        "preserves_storage_sharing": lambda: False,  # otherwise DeepSpeed copies the weights, too
+        "preserves_storage_sharing": lambda: False,  # otherwise DeepSpeed also copies the weights
     }
     for name, function in replaced.items():
         setattr(writer, name, function)
@@ -72,4 +72,4 @@ def collecting(engine: Any, copy: Callable[[Any], Any]) -> Iterator[list[tuple[P
         yield files
     finally:
         for name in replaced:
-            delattr(writer, name)  # the methods of its class are seen again
+            delattr(writer, name)  # uncovers the methods of the class

@@ -1,4 +1,4 @@
-"""Comparison of the facts of all processes of a launch. Pure functions, which import nothing heavy."""
+"""Comparison of the facts of all processes of a launch, by pure functions without heavy imports."""
 
 from __future__ import annotations
 

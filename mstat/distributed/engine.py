@@ -1,6 +1,6 @@
-"""The engine: processes, precision, the backward pass and the update, over Accelerate and DeepSpeed.
+"""The engine: processes, precision, backward pass and update, over Accelerate and DeepSpeed.
 
-`accelerate launch` and its YAML choose one process, DDP, or DeepSpeed ZeRO-0 to 3; `train.precision` chooses the
+`accelerate launch` and its YAML select one process, DDP, or DeepSpeed ZeRO-0 to 3; `train.precision` selects the
 precision. docs/exactness.md lists the traps of both libraries that this file avoids.
 """
 
@@ -39,21 +39,21 @@ from shards.text import markup
 from shards.workers import available_cpus
 
 M = TypeVar("M", bound=nn.Module)
-START_UP = timedelta(minutes=5)  # ranks start apart: a cold start of torch alone took 40 s
+START_UP = timedelta(minutes=5)  # ranks start at different times; a cold start of torch took 40 s
 
 
 class Engine:
-    """One process of a run: its place among the others, and the training of its module.
+    """One process of a run: its rank, its device, and the training of its module.
 
-    A context manager. An error that leaves it is passed on to the other ranks. If a collective failed because of
-    another rank, a LostRankError that names this rank is raised instead.
+    The engine is a context manager. An error that leaves the context is reported to the other ranks. If a collective
+    failed because of another rank, a LostRankError that names this rank is raised instead.
 
     Args:
-        start_up: Time that ranks wait for each other at the start, if `train.timeout_minutes` is less.
+        start_up: Minimum time that ranks wait for each other at the start; `train.timeout_minutes` may be longer.
         also: Facts that must be equal on every rank besides `agreement.common_facts`; None compares nothing.
 
     Raises:
-        UserError: If the ranks were not started alike, or the launcher asks for what is not done here.
+        UserError: If the ranks were started differently, or the launcher requests something unsupported.
     """
 
     def __init__(
@@ -69,9 +69,9 @@ class Engine:
             if on_cpu:
                 deepspeed.use_cpu()
             stage = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
-            # The launcher's list of fields in its YAML; Accelerate refuses them beside a whole configuration.
+            # The launcher lists the fields of its YAML; Accelerate refuses them together with a whole configuration.
             os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)
-            warnings.filterwarnings("ignore", "`torch.distributed.", FutureWarning)  # what DeepSpeed itself calls
+            warnings.filterwarnings("ignore", "`torch.distributed.", FutureWarning)  # DeepSpeed calls it
             plugin = DeepSpeedPlugin(hf_ds_config=deepspeed.configuration(stage, config))
         launched = int(os.environ.get("WORLD_SIZE", "1"))
         # A named backend makes Accelerate expect a process group; without one, DeepSpeed on CPUs sees one process.
@@ -81,8 +81,8 @@ class Engine:
         if backend is not None and not dist.is_initialized():
             attempt = join(backend, max(self.timeout, start_up), {} if also is None else common_facts(config, also))
         self.accelerator = Accelerator(
-            cpu=on_cpu and not self.is_deepspeed,  # DeepSpeed on CPUs goes by DS_ACCELERATOR; `cpu` would make it DDP
-            # With DeepSpeed, the torch_autocast section does it.
+            cpu=on_cpu and not self.is_deepspeed,  # DS_ACCELERATOR selects CPUs for DeepSpeed; `cpu` would select DDP
+            # DeepSpeed's precision is in its torch_autocast section.
             mixed_precision="no" if self.is_deepspeed else config.train.precision,
             deepspeed_plugin=plugin,
             kwargs_handlers=[
@@ -92,25 +92,25 @@ class Engine:
             ],
         )
         if on_cpu:
-            # `accelerate launch` leaves a process a single thread.
+            # `accelerate launch` sets one thread per process.
             torch.set_num_threads(max(1, available_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
         if launched != self.accelerator.num_processes:
             raise UserError(
-                f"{launched} processes were launched, but each believes in {self.accelerator.num_processes}: "
-                "launch with --multi_gpu or --use_deepspeed (on CPUs too), as configs/accelerate/ddp.yaml does"
+                f"{launched} processes were launched, but Accelerate sees {self.accelerator.num_processes}: launch "
+                "with --multi_gpu or --use_deepspeed (also on CPUs), as configs/accelerate/ddp.yaml does"
             )
         if self.accelerator.device.type not in ("cpu", "cuda"):
             raise UserError(
-                f"the launcher asks for {self.accelerator.device.type}: mstat runs on GPUs of CUDA and on CPUs"
+                f"the launcher selects {self.accelerator.device.type}, but mstat runs on CUDA GPUs and on CPUs"
             )
         self.config = config
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.is_main = self.accelerator.is_main_process
         self.device = self.accelerator.device
-        # A checkpoint can be resumed by the same kind only: each stores weights and optimiser state differently.
+        # Each kind stores weights and optimiser state differently, so a resume needs the same kind.
         self.kind = f"zero{stage}" if self.is_deepspeed else "ddp"
-        # Groups for objects, not tensors: on CPUs, so that no GPU is waited for. The second is for the threads that
-        # write checkpoints, because the collectives of a group must come in one order.
+        # Groups for objects, on CPUs, so that no collective waits for a GPU. The threads that write checkpoints have
+        # their own, because all ranks must call the collectives of a group in the same order.
         self.control = dist.new_group(backend="gloo") if self.world_size > 1 else None
         self.writers = dist.new_group(backend="gloo") if self.world_size > 1 else None
         # If rank 0 hosts the store, the store dies with it, so failures cannot be diagnosed: skip the detector.
@@ -135,8 +135,8 @@ class Engine:
         return model.to(self.device)
 
     def prepare(self, task: nn.Module) -> None:
-        """Take over a module for training: weights to the device, gradients across ranks, an optimiser."""
-        self.accelerator.free_memory()  # of a run before this one
+        """Prepare a module for training: place weights, average gradients over ranks, make the optimiser."""
+        self.accelerator.free_memory()  # of an earlier run in this process
         self.task = self.place(task)
         optimizer = make_optimizer(task, self.config.optim)
         with warnings.catch_warnings():
@@ -145,7 +145,7 @@ class Engine:
         if self.is_deepspeed:
             clipping = self.wrapped.gradient_clipping()
             assert clipping == (self.config.optim.clip_grad_norm or 0.0), f"DeepSpeed clips gradients at {clipping}"
-        set_timeouts(self.timeout)  # of the groups that DeepSpeed has made
+        set_timeouts(self.timeout)  # also for the groups that DeepSpeed has made
         self.settled = self.is_deepspeed or self.world_size == 1
 
     def losses(self, batch: dict[str, torch.Tensor], metric_weight: float) -> dict[str, torch.Tensor]:
@@ -157,10 +157,10 @@ class Engine:
         return self.wrapped(**inputs)
 
     def _settle(self, inputs: dict[str, Any]) -> None:
-        """Do one backward pass and discard it: DDP reorders its buckets after the first one of a process.
+        """Do one backward pass and discard it, because DDP reorders its buckets after the first one of a process.
 
-        With three ranks or more, the order of summation depends on the place in a bucket. Without this pass, the first
-        step after a restart would differ in the last bits from the same step of an uninterrupted run.
+        With three or more ranks, the order of summation depends on the position in a bucket. Without this pass, the
+        first step after a restart would differ in the last bits from the same step of an uninterrupted run.
         """
         buffers = [buffer.clone() for buffer in self.task.buffers()]  # BNNeck's statistics
         self.wrapped(**inputs)["loss"].backward()
@@ -174,14 +174,14 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         if self.is_deepspeed:
-            # accelerator.backward would also step; two calls of DeepSpeed's engine keep backward and step apart.
+            # accelerator.backward would also step; DeepSpeed's engine has separate calls.
             self.wrapped.backward(loss)
             gradients = [p.grad for p in self.task.parameters() if p.grad is not None]
             # ZeRO-0's engine computes no norm.
             norm = torch.nn.utils.get_total_norm(gradients) if self.kind == "zero0" else None
             self.wrapped.step()
             return torch.as_tensor(self.wrapped.get_global_grad_norm()) if norm is None else norm
-        loss.backward()  # accelerator.backward would divide by an accumulation set in the environment
+        loss.backward()  # accelerator.backward would divide by the environment's gradient accumulation
         limit = self.config.optim.clip_grad_norm
         if limit is None:
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.task.parameters() if p.grad is not None])
@@ -210,7 +210,7 @@ class Engine:
         if self.is_deepspeed:
             with deepspeed.collecting(self.wrapped, copy) as files:
                 self.wrapped.save_checkpoint(str(folder), tag="deepspeed", save_latest=False)
-            # The whole weights besides: DeepSpeed's files are cut by rank, and are pickles that only a resume may read.
+            # Also save the whole weights: DeepSpeed's files are split by rank, and are pickles, unsafe for others.
             whole = self.weights() if self.kind == "zero3" else copy(self.task.state_dict()) if self.is_main else None
             if self.is_main:
                 files.append((folder / WEIGHTS_FILE, {"task": whole}))
@@ -221,10 +221,10 @@ class Engine:
         return []
 
     def load(self, folder: Path) -> None:
-        """Restore the state that `snapshot` returned, from its files. DDP's file is read without running code.
+        """Restore the state from the files of `snapshot`. DDP's file is read without running code.
 
         Raises:
-            UserError: If they do not hold what `snapshot` writes.
+            UserError: If the files do not have the content that `snapshot` returns.
         """
         if self.is_deepspeed:
             path, _ = self.wrapped.load_checkpoint(str(folder), tag="deepspeed")
@@ -236,11 +236,11 @@ class Engine:
             state = load_state(file)
             self.task.load_state_dict(state["task"])
             self.optimizer.load_state_dict(state["optimizer"])
-        except Exception as error:  # a damaged file raises anything; torch would advise to run its code
-            raise UserError(f"{file}: not the state of this run: {reason(file, error)}") from None
+        except Exception as error:  # damaged files raise any error; torch's message advises to run code from the file
+            raise UserError(f"{file}: does not fit this run: {reason(file, error)}") from None
 
     def not_finite(self) -> list[str]:
-        """Return the names of weights that are not finite; with ZeRO-3, of those in this rank's parts."""
+        """Return the names of weights that are not finite; under ZeRO-3, only this rank's parts are checked."""
         parameters = {name: getattr(value, "ds_tensor", value) for name, value in self.task.named_parameters()}
         return not_finite({**parameters, **dict(self.task.named_buffers())})
 
@@ -256,11 +256,11 @@ class Engine:
         self.accelerator.wait_for_everyone()
 
     def barrier_of_writers(self) -> None:
-        """Wait for all ranks, in a thread beside the training; one thread at a time on each rank."""
+        """Wait for all ranks, in a thread that writes checkpoints; only one such thread may run at a time."""
         self.gather_from_writers(None)
 
     def gather_from_writers(self, value: Any) -> list[Any]:
-        """Return every rank's value, in rank order, in such a thread."""
+        """Return every rank's value, in rank order, in a thread that writes checkpoints."""
         return self._gather(value, self.writers)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -299,7 +299,7 @@ class Engine:
             raise signals.StopRequested(signal.Signals(int(requested)).name)
 
     def explain(self, error: BaseException) -> BaseException:
-        """Return the error to raise: this one, after the other ranks know of it, or one that names the failed rank."""
+        """Report an error to the other ranks and return it, or return an error that names the failed rank."""
         if self.roll_call is None or isinstance(error, LostRankError):
             return error
         if failed_collective(error):

@@ -1,8 +1,8 @@
-"""The one collective of a training step: every rank's features, joined in rank order, with an exact gradient.
+"""The one collective of a training step: gather the features of all ranks, with an exact gradient.
 
-Forward: all_gather. Backward: the incoming gradients are summed over the ranks and each keeps its own rows. With
-the same loss computed on every rank and gradients averaged over ranks by DDP or DeepSpeed, the result is the
-gradient of one process on the whole batch, with no factor anywhere (notes in docs/exactness.md).
+Forward: all_gather in rank order. Backward: sum the incoming gradients over ranks, and keep the rank's own rows. Every
+rank computes the same loss, and DDP or DeepSpeed average gradients over ranks, so the result equals the gradient of one
+process on the whole batch, without further factors (docs/exactness.md).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _Gather(torch.autograd.Function):
         world_size, rank = dist.get_world_size(), dist.get_rank()
         bounds = [slice_bounds(total, world_size, other) for other in range(world_size)]
         ctx.bounds = bounds[rank]
-        # Slices may differ by one clip: all are padded to the longest and the padding is dropped.
+        # Slices may differ by one clip, so pad all to the longest, and drop the padding.
         longest = max(stop - start for start, stop in bounds)
         padded = local_BD.new_zeros(longest, local_BD.shape[1])
         padded[: len(local_BD)] = local_BD

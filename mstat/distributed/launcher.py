@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from mstat.config import Config
 from mstat.errors import UserError
 
-NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # by processes that are to find each other
+NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # required to form a process group
 MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 MPI_RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 OTHER_KINDS = {
@@ -32,29 +32,29 @@ def check_launcher(config: Config, grouped: bool = False) -> list[str]:
     process.
 
     Args:
-        grouped: Whether the processes have found each other already.
+        grouped: Whether the process group exists already.
 
     Raises:
-        UserError: If the environment asks for something that mstat does not do, or belongs to another launch.
+        UserError: If the environment requests something unsupported, or belongs to another launch.
     """
-    if not grouped:  # a caller that has made the group itself needs no addresses
+    if not grouped:  # an existing group needs no addresses
         _check_processes()
     for name, kind in OTHER_KINDS.items():
         if is_on(name):
             raise UserError(
-                f"the launcher asks for {kind} ({name} is true), which mstat does not do: launch with "
+                f"the launcher selects {kind} ({name} is true), which mstat does not support: launch with "
                 "configs/accelerate/ddp.yaml, or zero3.yaml to split weights over processes"
             )
     if _value("ACCELERATE_DYNAMO_BACKEND") not in UNSET:
         raise UserError(
-            f"the launcher asks to compile the model (dynamo_backend {_value('ACCELERATE_DYNAMO_BACKEND')}), and "
-            f"train.compile is {str(config.train.compile).lower()}: take dynamo out of the Accelerate YAML and flags "
-            "(ACCELERATE_DYNAMO_BACKEND), and give --train.compile true to compile"
+            f"the launcher compiles the model (dynamo_backend {_value('ACCELERATE_DYNAMO_BACKEND')}), and "
+            f"train.compile is {str(config.train.compile).lower()}: remove dynamo from the Accelerate YAML and flags "
+            "(ACCELERATE_DYNAMO_BACKEND), and set --train.compile true to compile"
         )
     accumulation = _value("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
     if accumulation not in (*UNSET, "1"):
         raise UserError(
-            f"the launcher asks for gradient_accumulation_steps {accumulation}, which mstat does not do: a step sees "
+            f"the launcher sets gradient_accumulation_steps {accumulation}, which mstat does not support: a step uses "
             "the whole batch of batch.*; set it to 1, or leave it out"
         )
     if is_on("ACCELERATE_USE_DEEPSPEED"):
@@ -95,12 +95,12 @@ def _check_deepspeed() -> None:
     file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
     if file not in UNSET:
         raise UserError(
-            f"the launcher names a DeepSpeed configuration ({file}), which mstat does not read: it makes its own "
-            "(mstat/distributed/engine.py); give zero_stage instead, as configs/accelerate/zero2.yaml does"
+            f"the launcher gives a DeepSpeed configuration ({file}), but mstat makes its own "
+            "(mstat/distributed/deepspeed.py); set zero_stage instead, as configs/accelerate/zero2.yaml does"
         )
     stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
     if stage not in ("0", "1", "2", "3"):
-        raise UserError(f"the launcher's zero_stage is {stage}, it must be 0, 1, 2 or 3")
+        raise UserError(f"the launcher's zero_stage is {stage}; it must be 0, 1, 2 or 3")
 
 
 def _unused(config: Config) -> Iterator[str]:
@@ -118,7 +118,7 @@ def _unused(config: Config) -> Iterator[str]:
 
 
 def is_on(name: str) -> bool:
-    """Return whether a variable says yes, as Accelerate reads it."""
+    """Return whether a variable is true, as Accelerate reads it."""
     return _value(name) in ("1", "true", "yes", "on", "y", "t")
 
 
@@ -138,4 +138,4 @@ def _number(name: str) -> int | None:
     try:
         return int(text) if text else None
     except ValueError:
-        raise UserError(f"{name} is {text!r} in the environment, it must be a whole number: `unset` it") from None
+        raise UserError(f"{name} is {text!r} in the environment, but must be a whole number: `unset` it") from None

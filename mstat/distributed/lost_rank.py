@@ -1,9 +1,9 @@
 """Detection of the rank that made a collective fail.
 
-A failed collective says that some peer closed its connection or did not answer in time, and not which of them
-began it. The launcher keeps a key-value store that outlives its workers. Every rank leaves its name there and keeps a
-thread that waits, at no cost, for a roll call; it answers from that thread even while the rank itself is blocked in a
-collective. A rank that fails calls the roll: whoever left an error is the cause, else whoever does not answer.
+A failed collective says that a peer closed its connection or timed out, but not which rank failed first. The launcher
+keeps a key-value store that outlives its workers. Every rank stores its name there and has a thread that waits for a
+roll call; the thread answers even while the rank is blocked in a collective. A rank that fails calls the roll. The
+cause is the rank that stored an error, or else the ranks that do not answer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 from mstat.foreign_messages import LOST_PEER
 
-ANSWER_SECONDS = 5.0  # to wait for answers; they take milliseconds
+ANSWER_SECONDS = 5.0  # timeout for answers, which take milliseconds
 POLL_SECONDS = 0.1
 FAR = timedelta(days=365)
 T = TypeVar("T")
@@ -32,11 +32,11 @@ class LostRankError(RuntimeError):
 
 
 class RollCall:
-    """The part of a rank in a roll call. Every rank makes one; none of its methods is a collective.
+    """Participant in roll calls. Every rank makes one; none of its methods is a collective.
 
     Args:
-        rank, world_size: This process.
-        attempt: Name of this start of the ranks. Each start has its own roll in the launcher's store.
+        rank, world_size: Rank of this process, and number of processes.
+        attempt: Name of this attempt; each has its own keys in the launcher's store.
     """
 
     def __init__(self, rank: int, world_size: int, attempt: str) -> None:
@@ -48,9 +48,9 @@ class RollCall:
         threading.Thread(target=self._answer, daemon=True).start()
 
     def leave_error(self, message: str) -> None:
-        """Leave the reason why this rank ends for the others; the first error counts."""
+        """Store the error of this rank for the others; the first error counts."""
         text = f"{self.name}: {message}"
-        # Torch looks up the name of the store's address as it connects; a resolver that does not answer takes 5 s.
+        # Torch resolves the store's host name when it connects; an unreachable resolver takes 5 s.
         within(2 * ANSWER_SECONDS, lambda: self._connect().compare_set(self._key("error"), "", text))
 
     def find(self) -> str:
@@ -61,14 +61,14 @@ class RollCall:
 
     def _find(self) -> str:
         store = self._connect()
-        if store.add(self._key("calls"), 1) > 1:  # another rank calls the roll already; a thousand would be a flood
+        if store.add(self._key("calls"), 1) > 1:  # another rank calls the roll already
             store.wait([self._key("verdict")], timedelta(seconds=2 * ANSWER_SECONDS))
             return store.get(self._key("verdict")).decode()
         others = [rank for rank in range(self.world_size) if rank != self.rank]
         silent = {rank: store.get(self._key(f"name/{rank}")).decode() for rank in others}
         store.set(self._key("call"), "")
         deadline = time.monotonic() + ANSWER_SECONDS
-        with contextlib.suppress(dist.DistError):  # the launcher of rank 0 may end meanwhile, and the store with it
+        with contextlib.suppress(dist.DistError):  # rank 0's launcher may end, and with it the store
             while silent and time.monotonic() < deadline:
                 if store.check([self._key("error")]):
                     break
@@ -87,7 +87,7 @@ class RollCall:
         return "every rank answers, but a collective failed: the network between them, or one was far too slow"
 
     def _answer(self) -> None:
-        # The store ends with the launcher, and then there is nobody to answer.
+        # The launcher ends the store when the run ends.
         with contextlib.suppress(dist.DistError, RuntimeError):
             store = self._connect()
             store.wait([self._key("call")], FAR)
@@ -102,14 +102,14 @@ class RollCall:
 
 
 def failed_collective(error: BaseException) -> bool:
-    """Return whether an error is about another rank. Those of gloo are plain RuntimeErrors."""
+    """Return whether an error was caused by another rank. gloo raises plain RuntimeErrors."""
     if isinstance(error, dist.DistError):
         return True
     return isinstance(error, RuntimeError) and LOST_PEER.search(str(error)) is not None
 
 
 def within(seconds: float, call: Callable[[], T]) -> T | None:
-    """Return the result of a call, or None if it fails or takes longer: a store behind a cut link blocks for ever."""
+    """Return the result of a call, or None if it fails or times out: an unreachable store blocks for ever."""
     results: list[T] = []
 
     def attempt() -> None:

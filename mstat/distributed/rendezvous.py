@@ -1,13 +1,12 @@
 """The rendezvous of the processes of one attempt, in a store that may remember earlier attempts.
 
-The launcher's store outlives its workers, so that after a restart torch's own start may find the addresses of dead
-processes, and connect to them. Torch puts `TORCHELASTIC_RESTART_COUNT` before its keys, but with the c10d rendezvous
-each machine's launcher counts for itself and the counts differ (pytorch#135712): ranks then wait for each other under
-different names. Here rank 0 names the attempt, and the others learn the name from an answer to their own question.
+The launcher's store outlives its workers, so after a restart, torch may find and use the addresses of dead processes.
+Torch prefixes its keys with `TORCHELASTIC_RESTART_COUNT`, but with the c10d rendezvous each machine's launcher has its
+own count (pytorch#135712), so ranks may wait for each other under different keys. Here rank 0 names the attempt, and
+answers the question of each other rank with the name.
 
-They also compare what all of them must have in common (mstat/distributed/agreement.py), while the store is all that
-joins them: a group of processes with other settings would train, and one with another number of processes would wait
-for ever.
+The ranks also compare the facts that must be equal (mstat/distributed/agreement.py) before they form a group: processes
+with different settings would train, and processes with different world sizes would wait for ever.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from mstat.distributed.differences import complaint
 from mstat.errors import UserError
 
 POLL_SECONDS = 0.05
-NOTICE_SECONDS = 20.0  # of waiting, after which a message names the missing ranks
-SEEN_SECONDS = 5.0  # for all ranks to read a bad verdict, before rank 0 ends, perhaps with the store
+NOTICE_SECONDS = 20.0  # delay of the message about missing ranks
+SEEN_SECONDS = 5.0  # time for all ranks to read the differences before rank 0 ends, possibly with the store
 NUM_PROCESSES = "number of processes"
 
 
@@ -39,13 +38,13 @@ def join(backend: str, timeout: timedelta, facts: Mapping[str, Any]) -> str:
     """Make the default process group from the launcher's environment; return the attempt's name.
 
     Raises:
-        UserError: On every rank, if `facts` (JSON values by name) are not the same on all of them.
+        UserError: On every rank, if `facts` (JSON values by name) differ between ranks.
     """
     address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     is_master = rank == 0 and not launcher_keeps_store()
     with _notice(rank, world_size, address):
-        # multi_tenant: where rank 0 keeps the store, its launch checks have made it already (mstat/preflight/store.py).
+        # multi_tenant: if rank 0 hosts the store, its preflight checks have made it (mstat/preflight/store.py).
         keys = dist.TCPStore(*address, world_size, is_master=is_master, timeout=timeout, multi_tenant=True)
         store = dist.PrefixStore("mstat", keys)
         attempt = agree_on_attempt(store, rank, world_size, timeout, facts)
@@ -56,7 +55,7 @@ def join(backend: str, timeout: timedelta, facts: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _notice(rank: int, world_size: int, address: tuple[str, int]) -> Iterator[None]:
-    """Print which ranks this process waits for, if it takes long: variables may be left over from another launch."""
+    """Print which ranks this process waits for after NOTICE_SECONDS: variables may remain from another launch."""
     others = "rank 0" if rank else f"the other {world_size - 1}"
     text = (
         f"rank {rank} of {world_size} processes waits for {others} at {address[0]}:{address[1]} "
@@ -72,21 +71,22 @@ def _notice(rank: int, world_size: int, address: tuple[str, int]) -> Iterator[No
 
 
 def launcher_keeps_store() -> bool:
-    """Return whether the launcher hosts the store at `MASTER_ADDR`. Otherwise rank 0 does, and takes it along."""
+    """Return whether the launcher hosts the store at `MASTER_ADDR`; otherwise the store dies with rank 0."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def agree_on_attempt(
     store: dist.Store, rank: int, world_size: int, timeout: timedelta, facts: Mapping[str, Any]
 ) -> str:
-    """Agree on a name that all ranks of this attempt share, and no other attempt; compare the facts of all ranks.
+    """Agree on a unique name of this attempt, and compare the facts of all ranks.
 
-    Launchers start no rank before all ranks of the attempt before have ended, so whoever still answers is of this one.
+    Launchers start a new attempt only after all ranks of the last one have ended, so every rank that answers belongs to
+    this attempt.
 
     Raises:
         UserError: On every rank, if the facts differ.
-        TimeoutError: On rank 0, naming the ranks that have not come.
-        torch.distributed.DistStoreError: On the others, if rank 0 has not come.
+        TimeoutError: On rank 0, with the ranks that have not started.
+        torch.distributed.DistStoreError: On the others, if rank 0 has not started.
     """
     mine = uuid.uuid4().hex
     note: dict[str, Any] = {"host": platform.node(), "facts": {NUM_PROCESSES: world_size, **facts}}
@@ -110,10 +110,10 @@ def agree_on_attempt(
             if store.check([f"here/{mine}/{other}"]):
                 missing.remove(other)
                 notes[other] = json.loads(store.get(f"here/{mine}/{other}"))
-            elif store.check([f"question/{other}"]):  # perhaps one of an attempt before: nobody reads that answer
+            elif store.check([f"question/{other}"]):  # a question of an earlier attempt does no harm
                 store.set(f"answer/{store.get(f'question/{other}').decode()}", mine)
         if any(came["facts"][NUM_PROCESSES] != world_size for came in notes.values()):
-            break  # those who are missing may never come
+            break  # the missing ranks may not exist
         if missing and time.monotonic() > deadline:
             ranks = ", ".join(map(str, sorted(missing)))
             raise TimeoutError(f"after {timeout.total_seconds():.0f} s these ranks have not started: {ranks}")

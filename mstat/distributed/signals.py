@@ -1,7 +1,7 @@
-"""Signals that ask a run to stop: they set a flag, and the loop stops when a checkpoint is whole.
+"""Signals that stop a run: they set a flag, and the training loop saves a checkpoint and stops.
 
-SIGTERM and SIGUSR1 are what schedulers send before they take a machine away. The death of the launcher counts as
-SIGTERM, so that no orphan trains on.
+Schedulers send SIGTERM or SIGUSR1 before they end a job. The death of the launcher also causes SIGTERM, so that no
+orphan continues to train.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _requested = 0
 
 
 class StopRequested(Exception):
-    """A signal asked one rank to stop, and all have agreed to."""
+    """A signal asked a rank to stop, and all ranks have agreed to stop."""
 
 
 def end_with_launcher() -> None:
-    """Ask the kernel to send SIGTERM to this process when its launcher dies, also while it waits for other ranks."""
+    """Ask the kernel to send SIGTERM to this process when its launcher dies."""
     # Only under a launcher: a shell may end before the processes that it started (nohup).
     if any(name in os.environ for name in ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -33,19 +33,19 @@ def end_with_launcher() -> None:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Let stop signals only set the flag that `asked` returns, in this context and after an error has left it.
+    """Make stop signals only set the flag that `asked` returns, in this context and after an error has left it.
 
-    An error ends the process. The launcher's SIGTERM, sent when another rank has ended, must not cut that short.
+    An error ends the process anyway. The SIGTERM that the launcher sends when another rank ends must not interrupt it.
     """
     global _requested
     _requested = 0
     with blocked():
-        resource_tracker.ensure_running()  # multiprocessing's; started later, a signal would kill it
+        resource_tracker.ensure_running()  # a signal would kill it if it started later
     before = {number: signal.signal(number, _remember) for number in STOP_SIGNALS}
     try:
         yield
     except StopRequested:
-        # Schedulers signal more than once, and Python restores the default handler at its end, which kills.
+        # Schedulers signal repeatedly, and Python restores the default handler, which kills, at exit.
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         raise
@@ -62,7 +62,7 @@ def asked() -> int:
 def blocked() -> Iterator[None]:
     """Block stop signals and Ctrl-C for processes that are started in this context.
 
-    Schedulers and terminals signal all processes, and loaders must go on until this process ends them.
+    Schedulers and terminals signal all processes, but loader workers must continue until this process ends them.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (*STOP_SIGNALS, signal.SIGINT))
     try:

@@ -41,7 +41,7 @@ def _hsv_bins(frames_THWC: np.ndarray) -> np.ndarray:
     red, green, blue = np.moveaxis(frames_THWC.astype(np.float32), -1, 0)
     value = np.maximum(np.maximum(red, green), blue)
     chroma = value - np.minimum(np.minimum(red, green), blue)
-    safe = np.maximum(chroma, 1.0)  # chroma is in whole grey levels: below 1 it is 0, and the hue of grey is 0
+    safe = np.maximum(chroma, 1.0)  # chroma is a whole number of grey levels; grey (0) has hue 0
     hue = np.where(
         value == red,
         (green - blue) / safe % 6.0,

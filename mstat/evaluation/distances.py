@@ -1,14 +1,14 @@
 """Distances within and between identities (Table VI), over the pairs that the protocol compares.
 
 The paper names "the normalized averaged intra-class distance and the minimum inter-class distance (0-2)" and gives no
-formula. Here, of features of unit length and with either distance that has that range:
+formula. These figures are computed on features of unit length, with both distances that have that range:
 
     intra          mean over the identities of the mean distance between a query and its true matches
-    intra_correct  the same over the queries whose nearest gallery item is right
+    intra_correct  the same over the queries whose nearest gallery item is a true match
     inter          smallest distance between a query and a gallery item of another identity
-    inter_mean     mean over the queries of the distance to the nearest of another identity
+    inter_mean     mean over the queries of the distance to the nearest item of another identity
 
-The gallery is sliced over ranks as in `mstat.evaluation.ranking`, and the result is as exact.
+The gallery is sliced over ranks as in `mstat.evaluation.ranking`, and the result is equally exact.
 
 Shape suffixes: Q queries, S gallery items of this rank, D feature dimensions, P positive pairs.
 """
@@ -23,7 +23,7 @@ from torch import Tensor
 from mstat.evaluation.matches import Labels, Pairs
 from mstat.evaluation.ranking import TILE, extreme_similarities
 
-# (0-2) fits both: of similarity s to a distance.
+# Cosine similarity -> distance; both have the paper's range (0-2).
 DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {
     "cosine": lambda similarity: (1 - similarity).clamp(min=0),  # rounding makes a similarity exceed 1
     "euclidean": lambda similarity: (2 - 2 * similarity).clamp(min=0).sqrt(),
@@ -41,20 +41,20 @@ def class_distances(
     gather: Callable[[Tensor], list[Tensor]] = lambda tensor: [tensor],
     tile: int = TILE,
 ) -> dict[str, dict[str, float | None]]:
-    """Distances by name (`cosine`, `euclidean`), each with the four figures above; None where nothing has one.
+    """Compute the four figures above for each distance (`cosine`, `euclidean`); None where no pair has one.
 
     Args:
         query_QD, gallery_SD, start, pairs, tile: As for `mstat.evaluation.ranking.rank_positives`.
         query_pids: Q integers: identities of the queries.
         correct_Q: Queries whose nearest gallery item is a true match.
-        gather: A tensor of each rank, in the order of ranks; called equally often on every rank.
+        gather: Returns the tensor of every rank, in rank order. Every rank calls it equally often.
     """
     positive_P, other_Q = extreme_similarities(query_QD, gallery_SD, start, pairs, tile=tile)
     positive_P = torch.stack(gather(positive_P)).amax(0).double()
     other_Q = torch.stack(gather(other_Q)).amax(0).double()
     query_P, pids_Q = pairs.positives_2P[0], torch.as_tensor(query_pids)
-    asked_Q = torch.bincount(query_P, minlength=pairs.num_query) > 0
-    other = other_Q[asked_Q & (other_Q > -torch.inf)]
+    matched_Q = torch.bincount(query_P, minlength=pairs.num_query) > 0
+    other = other_Q[matched_Q & (other_Q > -torch.inf)]
     result: dict[str, dict[str, float | None]] = {}
     for name, distance in DISTANCES.items():
         distance_P = distance(positive_P)

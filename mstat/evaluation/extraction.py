@@ -1,7 +1,7 @@
-"""Tracklets to features to ranks, on any number of processes with the same result bit for bit (CPU).
+"""Extract features and rank the gallery, with the same bits on any number of processes (CPU).
 
-The tracklets lie on one grid of tiles, whatever the number of ranks: a rank embeds whole tiles, in batches of one
-constant shape that never cross a tile, and then counts for its tiles of the gallery (see `mstat.evaluation.ranking`).
+The tracklets lie on one grid of tiles that does not depend on the number of ranks. A rank embeds whole tiles, in
+batches of constant shape that never cross a tile, and ranks its tiles of the gallery (`mstat.evaluation.ranking`).
 Query features go to every rank; the gallery is never gathered. Legend: S tracklets of this rank, D feature, Q queries.
 """
 
@@ -27,25 +27,27 @@ from mstat.evaluation.metrics import score as score_ranks
 from mstat.evaluation.narrow_cone import collapse, spread
 from mstat.evaluation.ranking import gallery_slices, merge_top, rank_positives, top_ranks
 from mstat.numerics import spreading
+from mstat.runs.scored_set import intact
 from shards.read import Reader
 from shards.records import Role
 
 TILE = 64  # tracklets that stay together on one rank
-AT_ONCE = 8  # batches that threads of a CPU embed at a time, at most; each holds a forward's memory
-PLOTTED = 600  # tracklets in the plane
-TOP = 10  # gallery tracklets shown for a query
+AT_ONCE = 8  # most batches that CPU threads embed at a time; each needs the memory of a forward pass
+PLOTTED = 600  # most tracklets in the t-SNE plot
+TOP = 10  # gallery tracklets listed for a query
 
 # uint8 frames B,T,H,W,3 on the device -> parts of a feature, each (B, D of the part)
 Embed = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 
 
 class Extraction:
-    """Tracklets of a set, dealt out to ranks to be embedded.
+    """Feature extraction of tracklets, distributed over ranks.
 
     Attributes:
-        tracklets: Indices in the set.
-        num_intact: Places from here on get `eval.occlusion` and `eval.resolution`.
-        bounds: This rank's slice of them, whole tiles.
+        tracklets: Indices in the data set.
+        num_intact: Number of leading tracklets whose frames are not degraded; the frames of all later ones get
+            `eval.occlusion` and `eval.resolution`.
+        bounds: This rank's slice of `tracklets`, in whole tiles.
     """
 
     def __init__(
@@ -59,17 +61,17 @@ class Extraction:
     def extract(
         self, embed: Embed, size: tuple[int, int], intact: Sequence[torch.Tensor] | None = None
     ) -> tuple[torch.Tensor, ...]:
-        """The parts of the features of this rank's tracklets, each (S, D of the part) fp32 on the CPU.
+        """Return the parts of the features of this rank's tracklets, each (S, D of the part) fp32 on the CPU.
 
-        Frames are resized to `size`. Every rank calls `embed` equally often: with ZeRO-3 each call is a collective.
-        Without, on a CPU, several threads call it at once.
+        Frames are resized to `size`. Every rank calls `embed` equally often, because each call is a collective under
+        ZeRO-3. Without DeepSpeed, several CPU threads call it at once.
 
         Args:
-            intact: What `extract` gave in another trial with the same gallery and as many queries: what is not degraded
-                is taken from there.
+            intact: Result of `extract` in another trial with the same gallery and number of queries. The features of
+                tracklets that are not degraded are copied from it.
 
         Raises:
-            StopRequested: If a training's signal asks for it meanwhile.
+            StopRequested: If a signal asked the training to stop.
         """
         start, stop = self.bounds
         num_clips = [self._num_clips(row) for row in range(len(self.tracklets))]
@@ -91,7 +93,7 @@ class Extraction:
                 parts = embed(batch["frames_BTHWC"].to(self.engine.device, non_blocking=True))
             return torch.cat([part.float() for part in parts], dim=1).cpu(), [part.shape[1] for part in parts]
 
-        # DeepSpeed's weights may be gathered for a call: one at a time.
+        # ZeRO-3 gathers weights for a call and frees them afterwards, so calls must not overlap.
         at_once = 1 if self.engine.is_deepspeed else AT_ONCE
         with (
             self.engine.uncompiled(),
@@ -121,7 +123,7 @@ class Extraction:
         return len(evaluation_clips(length, self.config.eval, int(self.tracklets[row])))
 
     def _batches(self, tile: int, stop: int, num_clips: list[int], known: int) -> list[list[tuple[int, int]]]:
-        """Batches of (row, clip) of one tile, from row `known` on; none has both intact and degraded frames."""
+        """Return the batches of (row, clip) of one tile, from row `known` on; none mixes intact and degraded frames."""
         stop = min(tile + TILE, stop)
         edge = min(max(tile, self.num_intact), stop)
         size, batches = self.config.eval.batch_size, []
@@ -132,13 +134,13 @@ class Extraction:
 
 
 class Trial(Extraction):
-    """One protocol and split of a set, distributed over ranks.
+    """Evaluation of one protocol and split of a data set, distributed over ranks.
 
-    `tracklets` are the gallery, then the queries that are not in it, or differ from their tracklet in it. Where queries
-    alone are degraded (`eval.degrade`), each is embedded apart from what it is in the gallery.
+    `tracklets` holds the gallery, followed by the queries that the gallery lacks. If only queries are degraded
+    (`eval.degrade`), all queries follow, because a degraded query differs from the same tracklet in the gallery.
 
     Attributes:
-        queries: Places of the queries among `tracklets`.
+        queries: Positions of the queries in `tracklets`.
     """
 
     def __init__(self, engine: Engine, reader: Reader, config: Config) -> None:
@@ -147,7 +149,7 @@ class Trial(Extraction):
         gallery = np.flatnonzero(in_gallery)
         if not len(gallery) or not is_query.any():
             raise UserError(f"{config.data.shards}: no queries or no gallery in this protocol and split")
-        degraded = config.eval.occlusion > 0 or config.eval.resolution is not None
+        degraded = config.eval != intact(config.eval)
         apart = degraded and config.eval.degrade == "queries"
         others = np.flatnonzero(is_query if apart else is_query & ~in_gallery)
         num_intact = len(gallery) if apart else 0 if degraded else None
@@ -169,23 +171,23 @@ class Trial(Extraction):
             raise UserError(f"{config.data.shards}: {self._why_no_match(gallery)}")
 
     def _why_no_match(self, gallery: np.ndarray) -> str:
-        """Why nothing can be scored, and the way out."""
+        """Return the reason why nothing can be scored, and the way out."""
         requested, num_queries = self.tracklets[self.queries], len(self.queries)
         searched = gallery[~self.pairs.junk_G.numpy()]
         if not np.isin(self.reader.pids[requested], self.reader.pids[searched]).any():
-            why = "no identity of a query is in the gallery" + " but as junk" * (len(searched) < len(gallery))
+            why = "no identity of a query is in the gallery" + " except as junk" * (len(searched) < len(gallery))
         elif len(cameras := np.unique(self.reader.camids[searched])) == 1:
-            why = f"the whole gallery is of one camera, {cameras[0]}, as are the queries"
+            why = f"gallery and queries come from a single camera, {cameras[0]}"
         else:
-            why = "the gallery has the queries' identities by the query's own camera alone, or as junk"
+            why = "the gallery has the queries' identities only from the query's own camera, or as junk"
         return (
-            f"none of the {num_queries:,} queries of this protocol and split has a match by another camera in the "
-            f"gallery, so nothing can be scored: {why}. Give another --data.protocol or --data.split, or a set whose "
-            "test identities were seen by two cameras; --train.eval_every null trains without scores"
+            f"none of the {num_queries:,} queries of this protocol and split has a match from another camera in the "
+            f"gallery, so nothing can be scored: {why}. Choose another --data.protocol or --data.split, or a data set "
+            "whose test identities appear in two cameras; --train.eval_every null trains without scores"
         )
 
     def camera_pairs(self, features_SD: torch.Tensor) -> list[dict[str, Any]]:
-        """Scores of the queries of each camera where one other camera alone is searched."""
+        """Score the queries of each camera in the gallery of each other camera."""
         query_QD, gallery_SD, start = self._sides(features_SD)
         requested, searched = self.tracklets[self.queries], self.tracklets[: self.num_gallery]
         camids_Q = torch.as_tensor(self.reader.camids[requested])
@@ -209,16 +211,16 @@ class Trial(Extraction):
         return result
 
     def shown(self) -> np.ndarray:
-        """Places in `tracklets` of the first third of the test identities, as in Fig. 12, PLOTTED tracklets at most."""
+        """Return the positions in `tracklets` of the first third of the test identities (Fig. 12), at most PLOTTED."""
         pids = self.reader.pids[self.tracklets].copy()
         _, once = np.unique(self.tracklets, return_index=True)
-        pids[np.setdiff1d(np.arange(len(pids)), once)] = 0  # a query apart from what it is in the gallery
+        pids[np.setdiff1d(np.arange(len(pids)), once)] = 0  # a degraded query, whose tracklet is in the gallery, too
         people = np.unique(pids[pids > 0])
         places = [np.flatnonzero(pids == pid) for pid in people[: max(2, len(people) // 3)]]
         return np.concatenate(places)[:PLOTTED]
 
     def collect(self, features_SD: torch.Tensor, places: np.ndarray) -> torch.Tensor:
-        """Features of chosen tracklets, on every rank."""
+        """Return the features of the tracklets at these positions, on every rank."""
         start, stop = self.bounds
         collected = torch.zeros(len(places), features_SD.shape[1])
         here = torch.as_tensor((places >= start) & (places < stop))
@@ -226,7 +228,7 @@ class Trial(Extraction):
         return self.engine.sum(collected)
 
     def distances(self, features_SD: torch.Tensor, scores: Scores) -> dict[str, Any]:
-        """Distances within and between the identities (Table VI) of these features, whose scores are given."""
+        """Return the distances within and between identities (Table VI), given the features and their scores."""
         query_QD, gallery_SD, start = self._sides(features_SD)
         pids = self.reader.pids[self.tracklets[self.queries]]
         correct_Q = scores.first_hit_Q == 1
@@ -234,7 +236,7 @@ class Trial(Extraction):
         return class_distances(query_QD, gallery_SD, start, self.pairs, pids, correct_Q, gather=gather)
 
     def _sides(self, features_SD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Features of all queries, on the device, and of this rank's gallery, and where that begins."""
+        """Return the features of all queries (on the device), those of this rank's gallery slice, and its start."""
         start = self.bounds[0]
         here = (self.queries >= start) & (self.queries < self.bounds[1])
         query_QD = torch.zeros(len(self.queries), features_SD.shape[1])
@@ -245,7 +247,7 @@ class Trial(Extraction):
     def rank(
         self, features_SD: torch.Tensor
     ) -> tuple[Scores, Callable[[Sequence[int]], tuple[torch.Tensor, torch.Tensor]]]:
-        """Scores of this rank's features and everybody else's, and a function that gives chosen queries' top ranks."""
+        """Score the features of all ranks; also return a function that finds the top ranks of chosen queries."""
         query_QD, gallery_SD, start = self._sides(features_SD)
         ranks_P = rank_positives(query_QD, gallery_SD, start, self.pairs, reduce=self.engine.sum)
 

@@ -1,4 +1,4 @@
-"""The evaluation rule: which (query, gallery) pairs are true matches and which are not looked at.
+"""The evaluation rule: true matches and ignored pairs among all (query, gallery) pairs.
 
 Shape suffixes: Q queries, G gallery items, P positive pairs, I ignored pairs.
 """
@@ -23,14 +23,14 @@ IndexPairs = Sequence[Sequence[int]] | np.ndarray[Any, Any] | Tensor  # (N, 2)
 
 @dataclass(frozen=True)
 class Pairs:
-    """The (query, gallery) pairs that are true matches, and those that are ignored. Small, and equal on every rank.
+    """True matches and ignored (query, gallery) pairs; small, and equal on every rank.
 
     Attributes:
         num_query: Q.
         num_gallery: G, junk included.
         junk_G: True where a gallery item is ignored for every query.
-        positives_2P: Query and gallery index of each true match, in the order of queries, then of the gallery.
-        ignored_2I: Pairs of the same identity and camera, and copies; junk is not repeated here.
+        positives_2P: Query and gallery index of each true match, sorted by query, then by gallery item.
+        ignored_2I: Query and gallery index of pairs with equal identity and camera, and of copies, but not of junk.
     """
 
     num_query: int
@@ -49,17 +49,17 @@ def make_pairs(
     junk: Flags | None = None,
     same: IndexPairs | None = None,
 ) -> Pairs:
-    """Pairs of a protocol: ignored for a query are junk, its own identity in its own camera, and its copies.
+    """Apply the evaluation rule. A query ignores junk, its own identity from its own camera, and its copies.
 
     Args:
-        query_pids, query_camids: Q integers each (array, tensor or list), as all labels here.
+        query_pids, query_camids: Q integers each (array, tensor or list).
         gallery_pids, gallery_camids: G integers each.
         junk: G flags, or None for no junk.
         same: (query index, gallery index) pairs that are copies of one tracklet, or None.
 
     Raises:
-        UserError: If labels are no whole numbers along one axis, lengths that must match do not, or an index of `same`
-            is out of range.
+        UserError: If labels are not whole numbers along one axis, lengths do not match, or an index of `same` is out
+            of range.
     """
     query_pids, query_camids = labels("query pids", query_pids), labels("query camids", query_camids)
     gallery_pids, gallery_camids = labels("gallery pids", gallery_pids), labels("gallery camids", gallery_camids)
@@ -71,7 +71,7 @@ def make_pairs(
     same_2N = index_pairs("`same`", [] if same is None else same).T
     limits = torch.tensor([[num_query], [num_gallery]])
     if ((same_2N < 0) | (same_2N >= limits)).any():
-        raise UserError(f"`same` names a pair outside {num_query} queries x {num_gallery} gallery items")
+        raise UserError(f"`same` has a pair outside {num_query} queries x {num_gallery} gallery items")
 
     by_pid_G = gallery_pids.argsort(stable=True)
     sorted_pids_G = gallery_pids[by_pid_G]
@@ -94,6 +94,6 @@ def make_pairs(
 
 
 def check_length(name: str, values: Tensor, length: int) -> None:
-    """Raises ValueError where a sequence is not as long as the pids it belongs to."""
+    """Raise UserError if a sequence is not as long as the pids it belongs to."""
     if len(values) != length:
-        raise UserError(f"{len(values)} {name}, but there must be {length}: one for each pid of that side")
+        raise UserError(f"{len(values)} {name}, but there must be {length}: one for each pid")

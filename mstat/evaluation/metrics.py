@@ -1,4 +1,6 @@
-"""CMC and mAP from the ranks of the true matches: `matches` has the protocol's rule, `rank_counts` the counting.
+"""CMC and mAP from the ranks of the true matches.
+
+`mstat.evaluation.matches` has the protocol's rule, `mstat.evaluation.rank_counts` the counting.
 
 Shape suffixes: Q queries, G gallery items, D feature dimensions, P (query, positive) pairs.
 """
@@ -29,10 +31,10 @@ class Scores:
     """Scores of every query.
 
     Attributes:
-        average_precision_Q: fp64, plain mean of the precisions at the hits; 0 for a query without a positive.
-        first_hit_Q: int64, rank of the nearest true match, 1 the best; 0 for a query without a positive.
-        num_gallery: Items searched, junk not counted.
-        fault: What is wrong with the features, where they are all alike.
+        average_precision_Q: fp64, mean of the precisions at the hits; 0 for a query without a positive.
+        first_hit_Q: int64, rank of the nearest true match, 1 is best; 0 for a query without a positive.
+        num_gallery: Number of gallery items without junk.
+        fault: Warning that all features are nearly equal, or None.
     """
 
     average_precision_Q: Tensor
@@ -43,14 +45,14 @@ class Scores:
     def summary(
         self, ranks: Sequence[int] = (1, 5, 10, 20), no_positive: Literal["skip", "zero"] = "skip"
     ) -> dict[str, Any]:
-        """mAP, CMC and counts in plain numbers, scores as fractions.
+        """Return mAP, CMC and counts as plain numbers; scores are fractions.
 
         Args:
-            ranks: Each k gives a key `rank<k>`.
-            no_positive: A query without a positive is left out (`skip`) or counts 0 (`zero`).
+            ranks: Each k adds a key `rank<k>`.
+            no_positive: A query without a positive is left out (`skip`) or counts as 0 (`zero`).
 
         Raises:
-            UserError: If no query counts, a rank is none, or `no_positive` is another word.
+            UserError: If no query has a positive, a rank is not valid, or `no_positive` is another word.
         """
         ranks = rank_numbers(ranks)
         if no_positive not in ("skip", "zero"):
@@ -59,8 +61,8 @@ class Scores:
         counted_Q = valid_Q if no_positive == "skip" else torch.ones_like(valid_Q)
         if not counted_Q.any():
             raise UserError(
-                f"none of {len(valid_Q)} queries has a match of its identity by another camera in the gallery: "
-                "nothing can be scored; look at pids, camids and the protocol"
+                f"none of {len(valid_Q)} queries has a match from another camera in the gallery, so nothing can be "
+                "scored: check pids, camids and the protocol"
             )
         num_counted = int(counted_Q.sum())
 
@@ -78,10 +80,10 @@ class Scores:
 
 
 def score(pairs: Pairs, ranks_P: Tensor) -> Scores:
-    """Scores of every query from its true matches' ranks, as `rank_positives` gives them for `pairs`."""
+    """Score every query by the ranks of its true matches, which `rank_positives` returns for `pairs`."""
     order_P = (pairs.positives_2P[0] * (pairs.num_gallery + 1) + ranks_P).argsort()
     query_P, ranks_P = pairs.positives_2P[0, order_P], ranks_P[order_P]
-    hits_P = torch.arange(len(query_P)) - torch.searchsorted(query_P, query_P) + 1  # of its query, up to this one
+    hits_P = torch.arange(len(query_P)) - torch.searchsorted(query_P, query_P) + 1  # hits of its query up to this one
     num_positives_Q = torch.bincount(query_P, minlength=pairs.num_query)
     precision_sum_Q = torch.zeros(pairs.num_query, dtype=torch.float64).index_add_(
         0, query_P, hits_P.double() / ranks_P
@@ -104,27 +106,28 @@ def cmc_map(
     ranks: Sequence[int] = (1, 5, 10, 20),
     no_positive: Literal["skip", "zero"] = "skip",
 ) -> dict[str, Any]:
-    """CMC and mAP of one process that holds all features; the same path as on many ranks.
+    """Compute CMC and mAP in one process that holds all features, by the code that scores runs.
 
-    Ignored for a query: junk, its own identity in its own camera, its copies. Nearness is cosine similarity in fp32;
-    of two equally similar items the one with the lower gallery index is nearer.
+    A query ignores junk, its own identity from its own camera, and its copies. Items are ranked by cosine similarity in
+    fp32; of two equally similar items, the one with the lower gallery index is nearer.
 
     Args:
-        query_features, gallery_features: (Q, D) and (G, D), arrays or tensors; normalised inside.
+        query_features, gallery_features: (Q, D) and (G, D), arrays or tensors; need not be normalised.
         query_pids, query_camids, gallery_pids, gallery_camids: Whole numbers along one axis, Q and G of them.
         junk: G flags, or None for no junk.
         same: (query index, gallery index) pairs that are copies of one tracklet, or None.
         ranks, no_positive: As in `Scores.summary`.
 
-    Warns where all features are alike: the scores are then those of the gallery's order.
+    Warns:
+        UserWarning: If all features are nearly equal, so that the scores reflect the gallery's order.
 
     Returns:
-        `mAP`, `rank<k>`, `num_query`, `num_valid_query` (with a positive), `num_gallery` (junk not counted) and `cmc`,
-        ranks 1 to 50; scores as fractions.
+        `mAP`, `rank<k>`, `num_query`, `num_valid_query` (with a positive), `num_gallery` (without junk) and `cmc`
+        (ranks 1 to 50); scores are fractions.
 
     Raises:
-        UserError: If lengths that must match do not, labels are no whole numbers, features are not finite, or no query
-            has a positive.
+        UserError: If lengths do not match, labels are not whole numbers, features are not finite, or no query has a
+            positive.
     """
     pairs = make_pairs(query_pids, query_camids, gallery_pids, gallery_camids, junk=junk, same=same)
     query_QD, gallery_GD = numbers("query features", query_features), numbers("gallery features", gallery_features)
@@ -147,10 +150,10 @@ def cmc_map_from_distances(
     ranks: Sequence[int] = (1, 5, 10, 20),
     no_positive: Literal["skip", "zero"] = "skip",
 ) -> dict[str, Any]:
-    """`cmc_map` by distances that somebody else has computed, re-ranked ones for instance.
+    """Compute `cmc_map` from given distances, such as re-ranked ones.
 
     Args:
-        distance: (Q, G), array or tensor; less is nearer. It is not changed.
+        distance: (Q, G), array or tensor; smaller is nearer. It is not modified.
 
     Raises:
         UserError: As `cmc_map`, or if distances are not finite.

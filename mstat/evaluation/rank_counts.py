@@ -1,11 +1,10 @@
 """Counts of the gallery items that are nearer to a query than each of its true matches.
 
-Counted, not read off a sorted list of indices: a row of similarities is sorted alone, by itself, which is several times
-faster, and every true match looked up in it. Of two equally similar items the one with the lower gallery index is
-nearer.
+Each row of similarities is sorted without indices, which is several times faster than argsort, and every true match is
+looked up in it. Of two equally similar items, the one with the lower gallery index is nearer.
 
-Shape suffixes: B queries of a block, X consecutive gallery items, P true matches of the block's queries, W of the query
-that has most, N of those the ones that are tied.
+Shape suffixes: B queries of a block, X consecutive gallery items, P true matches of the block's queries, W most true
+matches of one query, N true matches with ties.
 """
 
 from __future__ import annotations
@@ -20,23 +19,23 @@ from torch import Tensor
 from mstat.evaluation.matches import Pairs
 from mstat.numerics import IN_TURN, Spread
 
-SPAN = 2**19  # similarities that are sorted at a time; they and their copy stay in the cache
+SPAN = 2**19  # similarities to sort at a time: they and their copy fit into the cache
 
 
 def groups(num_rows: int, num_items: int) -> list[tuple[int, int]]:
-    """(first, end) of as many rows as make a span."""
+    """Return (first, end) of groups of rows, each with about SPAN items."""
     step = max(1, SPAN // max(1, num_items))
     return list(pairwise([*range(0, num_rows, step), num_rows]))
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some queries and some gallery items.
+    """Similarities of consecutive queries and consecutive gallery items.
 
     Attributes:
-        similarity_BX: What is greater is nearer; -inf where an item is ignored.
+        similarity_BX: Greater is nearer; -inf for ignored items.
         first: Gallery index of the first of the X items.
-        row_P, item_P: Row and gallery index of each true match, in the order of rows; items may lie elsewhere.
+        row_P, item_P: Row and gallery index of each true match, sorted by row; an item need not be among the X.
     """
 
     similarity_BX: Tensor
@@ -46,7 +45,7 @@ class Block:
 
     @classmethod
     def of(cls, pairs: Pairs, query: int, similarity_BX: Tensor, first: int) -> Block:
-        """The block of queries [query, query + B); sets the similarity of what is ignored to -inf, in place."""
+        """Make the block of queries [query, query + B); set similarities of ignored items to -inf, in place."""
         num_rows, num_items = similarity_BX.shape
         positives_2P, ignored_2I = (
             pairs_2N[:, _between(pairs_2N[0], query, query + num_rows)] - torch.tensor([[query], [0]])
@@ -59,18 +58,18 @@ class Block:
         return cls(similarity_BX, first, *positives_2P.to(similarity_BX.device))
 
     def here_P(self) -> Tensor:
-        """Return the true matches among the X items."""
+        """Return a mask of the true matches that are among the X items."""
         return (self.item_P >= self.first) & (self.item_P < self.first + self.similarity_BX.shape[1])
 
     def look_up(self, absent: float = 0) -> Tensor:
-        """Similarities (P,) of the true matches, `absent` for those that are elsewhere."""
+        """Return the similarities (P,) of the true matches, and `absent` for matches that are not among the X items."""
         here = self.here_P().nonzero().squeeze(1)
         nearness_P = self.similarity_BX.new_full((len(self.row_P),), absent)
         nearness_P[here] = self.similarity_BX[self.row_P[here], self.item_P[here] - self.first]
         return nearness_P
 
     def count_nearer(self, nearness_P: Tensor, spread: Spread = IN_TURN) -> Tensor:
-        """Count the X items that are nearer than each true match, (P,), given the similarities of the true matches."""
+        """Count the X items that are nearer than each true match, (P,), given the matches' similarities."""
         bounds = groups(*self.similarity_BX.shape)
         ends = torch.tensor([0, *(end for _, end in bounds)], device=self.row_P.device)
         sizes = torch.searchsorted(self.row_P, ends).diff().tolist()
@@ -95,7 +94,7 @@ class Block:
             torch.searchsorted(sorted_BX, edge_BW, right=right)[row_P, nth_P] for right in (False, True)
         )
         nearer_P = num_items - not_nearer_P
-        # Of the equally similar, those that come before it are nearer, too; mostly it is alone.
+        # Equally similar items before the match are nearer, too. Ties are rare.
         tied_N = (not_nearer_P - below_P > self.here_P()).nonzero().squeeze(1)
         place_X = torch.arange(self.first, self.first + num_items, device=row_P.device)
         for tied in tied_N.split(max(1, SPAN // max(1, num_items))):
@@ -109,6 +108,6 @@ def _between(index: Tensor, first: int, end: int) -> Tensor:
 
 
 def _sort_rows(matrix: Tensor) -> Tensor:
-    if matrix.device.type == "cpu":  # torch sorts indices along; numpy's vectorised sort is 20 times faster
+    if matrix.device.type == "cpu":  # torch also sorts indices; NumPy's vectorised sort is 20 times faster
         return torch.from_numpy(np.sort(matrix.numpy(), axis=1))
     return matrix.sort(dim=1).values

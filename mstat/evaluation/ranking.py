@@ -1,16 +1,16 @@
 """Ranks of the true matches over a gallery that is sliced over ranks and never gathered.
 
-CMC and mAP need, for each (query, positive) pair, only how many gallery items are nearer. Every rank knows all labels
-and all query features, holds the features of one slice of the gallery, and counts for that slice; sums over the ranks
-give the rest. All similarities come from one global grid of tiles of constant shape, each multiplied by one thread, so
-that a similarity, and with it every score, is bitwise the same on any number of ranks and CPU threads of one kind of
+CMC and mAP need only one number for each (query, positive) pair: how many gallery items are nearer. Every rank has all
+labels and all query features, holds the features of one slice of the gallery, and counts in that slice; the counts are
+summed over ranks. All similarities come from one global grid of tiles of constant shape, each multiplied by one thread.
+Therefore every similarity and every score has the same bits on any number of ranks and CPU threads of one kind of
 machine.
 
-Order: cosine similarity, in fp32; of two equally similar items the one with the lower gallery index is nearer. In a
-narrow cone the order is by distance, which keeps the digits that a similarity close to 1 loses: see
-`mstat.evaluation.narrow_cone`.
+Items are ordered by cosine similarity in fp32; of two equally similar items, the one with the lower gallery index is
+nearer. In a narrow cone the order is by distance, which keeps the digits that a similarity close to 1 loses
+(`mstat.evaluation.narrow_cone`).
 
-Shape suffixes: Q queries, B queries of one block, G gallery items, S those of this rank's slice, T items of a tile,
+Shape suffixes: Q queries, B queries of one block, G gallery items, S items of this rank's slice, T items of a tile,
 D feature dimensions, P positive pairs, K nearest items.
 """
 
@@ -32,15 +32,15 @@ from mstat.evaluation.rank_counts import Block, groups
 from mstat.numerics import Spread, spreading
 
 TILE = 256  # gallery items of one matrix product
-BLOCK = 1024  # queries of one matrix product, at most
-STRIP = 2**28  # bytes of similarities that are held: those of one block and the rank's slice
-FEWEST = 16  # queries of a block, however large the gallery is
-RUN = 4  # tiles that a thread takes at a time
-ALIGNMENT = 64  # bytes; how a product rounds may depend on where its factors begin
+BLOCK = 1024  # most queries of one matrix product
+STRIP = 2**28  # most bytes of similarities of one block of queries and the whole gallery
+FEWEST = 16  # fewest queries of a block, for galleries of any size
+RUN = 4  # tiles that a thread processes at a time
+ALIGNMENT = 64  # bytes; the alignment of its factors may affect how a product rounds
 
 
 def gallery_slices(total: int, world_size: int, tile: int = TILE) -> list[tuple[int, int]]:
-    """(start, stop) of each rank's slice of `total` gallery items: whole tiles, as even as they go, maybe none."""
+    """Return (start, stop) of each rank's slice of `total` gallery items, in whole tiles; a slice may be empty."""
     num_tiles = -(-total // tile)
     bounds = [min(total, tile * (num_tiles * rank // world_size)) for rank in range(world_size + 1)]
     return list(pairwise(bounds))
@@ -55,24 +55,25 @@ def rank_positives(
     reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     tile: int = TILE,
 ) -> Tensor:
-    """Rank of each true match among its query's gallery, 1 the nearest, ignored items not counted.
+    """Rank each true match in its query's gallery; 1 is the nearest, and ignored items do not count.
 
-    Holds the similarities of one block of queries at a time. Those of the positives are known to the ranks that hold
-    them and summed (the others add zeros, which is exact); then each rank counts its items nearer than them.
+    The similarities of one block of queries are in memory at a time. The similarity of a positive is computed by the
+    rank that holds its gallery item, and shared by a sum (the other ranks add zeros, which is exact). Then each rank
+    counts its items that are nearer.
 
     Args:
-        query_QD: All queries, the same on every rank; the work is done on their device, in fp32.
+        query_QD: All queries, equal on every rank. Their device does the work, in fp32.
         gallery_SD: Gallery items [start, start + S), on any device; S may be 0.
-        start: Where the slice begins, anywhere; one from `gallery_slices` cuts few tiles.
-        pairs: Of `make_pairs`, the same on every rank.
-        reduce: Sum of a tensor over ranks, given back to all of them; called equally often on every rank.
-        tile: The same constant on any number of ranks.
+        start: First item of the slice; any is valid, but slices from `gallery_slices` cut few tiles.
+        pairs: Result of `make_pairs`, equal on every rank.
+        reduce: Sums a tensor over ranks and returns the sum on each. Every rank calls it equally often.
+        tile: Gallery items of one matrix product, constant on any number of ranks.
 
     Returns:
-        (P,) int64 on the CPU, in the order of `pairs.positives_2P`; the same on every rank.
+        (P,) int64 on the CPU, in the order of `pairs.positives_2P`; equal on every rank.
 
     Raises:
-        ValueError: if shapes do not fit, the slice is none of this gallery, or features are not finite.
+        UserError: If shapes do not fit, the slice lies outside the gallery, or features are not finite.
     """
     check_length("query features", query_QD, pairs.num_query)
     ranks = [torch.zeros(0, dtype=torch.long)]
@@ -86,10 +87,10 @@ def rank_positives(
 
 
 def rank_distances(distance_QG: Tensor, pairs: Pairs) -> Tensor:
-    """Rank the true matches by a whole matrix of distances (or other figures of which less is nearer), on its device.
+    """Rank the true matches by a whole matrix of distances (smaller is nearer), on its device.
 
     Raises:
-        ValueError: if its shape is not that of `pairs`, or a distance is not finite.
+        UserError: If its shape does not fit `pairs`, or a distance is not finite.
     """
     if distance_QG.shape != (pairs.num_query, pairs.num_gallery):
         raise UserError(
@@ -101,12 +102,12 @@ def rank_distances(distance_QG: Tensor, pairs: Pairs) -> Tensor:
         distance_BG = distance_QG[slice(*rows)]
         similarity_BG = -distance_BG.to(torch.promote_types(distance_BG.dtype, torch.float32))
         if similarity_BG.numel() and not torch.stack(similarity_BG.aminmax()).isfinite().all():
-            raise UserError("distances are not finite: look for inf or NaN in the features")
+            raise UserError("distances are not finite: check the features for inf or NaN")
         block = Block.of(pairs, rows[0], similarity_BG, 0)
         return block.count_nearer(block.look_up()).cpu() + 1
 
     if distance_QG.numel() > 1 and _are_equal(distance_QG):
-        warnings.warn("all distances are equal: the scores are those of the gallery's order", stacklevel=3)
+        warnings.warn("all distances are equal, so ranks are the order of the gallery", stacklevel=3)
     with spreading(distance_QG.device) as spread:
         return torch.cat([torch.zeros(0, dtype=torch.long), *spread(count, groups(*distance_QG.shape))])
 
@@ -114,18 +115,19 @@ def rank_distances(distance_QG: Tensor, pairs: Pairs) -> Tensor:
 def top_ranks(
     query_BD: Tensor, rows: Sequence[int], gallery_SD: Tensor, start: int, pairs: Pairs, k: int, *, tile: int = TILE
 ) -> tuple[Tensor, Tensor]:
-    """The `k` nearest items of this rank's slice for a few queries; `merge_top` joins the slices' answers.
+    """Find the `k` nearest items of this rank's slice for a few queries; `merge_top` joins the results of all slices.
 
     Args:
-        query_BD: Features of the chosen queries; `rows` are their query indices.
+        query_BD: Features of the chosen queries.
+        rows: Query indices of these queries.
         gallery_SD, start, pairs, tile: As for `rank_positives`.
 
     Returns:
-        Cosine similarity (B, k) fp64, and gallery index (B, k) int64, nearest first and ignored items left out, on the
-        CPU; -inf and -1 fill up where the slice has fewer than `k`.
+        Cosine similarity (B, k) fp64 and gallery index (B, k) int64, nearest first, without ignored items, on the CPU;
+        padded with -inf and -1 if the slice has fewer than `k` items.
 
     Raises:
-        ValueError: as `rank_positives`.
+        UserError: As `rank_positives`.
     """
     check_length("query features", query_BD, len(rows))
     similarity_BK = torch.full((len(rows), k), -torch.inf, dtype=torch.float64)
@@ -138,7 +140,7 @@ def top_ranks(
         for first, nearness_BS in search.strips():
             for row, nearness_S in enumerate(Block.of(requested, first, nearness_BS, start).similarity_BX, first):
                 kth = nearness_S.topk(min(k, len(nearness_S))).values[-1:]
-                item_N = (nearness_S >= kth).nonzero().squeeze(1)  # more than k where some are equal
+                item_N = (nearness_S >= kth).nonzero().squeeze(1)  # more than k if some are equal
                 order_K = nearness_S[item_N].argsort(descending=True, stable=True)[:k]
                 item_K = item_N[order_K][nearness_S[item_N[order_K]] > -torch.inf]
                 similarity_BK[row, : len(item_K)] = nearness_S[item_K].cpu().double() + search.offset_Q[row]
@@ -149,12 +151,13 @@ def top_ranks(
 def extreme_similarities(
     query_QD: Tensor, gallery_SD: Tensor, start: int, pairs: Pairs, *, tile: int = TILE
 ) -> tuple[Tensor, Tensor]:
-    """Cosine similarity of each true match, and of each query to the nearest item of another identity, in this slice.
+    """Compute the cosine similarity of each true match, and of each query's nearest item of another identity.
 
-    Arguments and errors are those of `rank_positives`.
+    It searches this rank's slice. Arguments and errors are those of `rank_positives`.
 
     Returns:
-        (P,) and (Q,) fp64 on the CPU, -inf where the slice has none: their maximum over the slices is the whole's.
+        (P,) and (Q,) fp64 on the CPU, -inf if the slice has no such item. The maximum over all slices is the result for
+        the whole gallery.
     """
     check_length("query features", query_QD, pairs.num_query)
     matches, others = [torch.zeros(0)], [torch.zeros(0)]
@@ -170,7 +173,7 @@ def extreme_similarities(
 
 
 def merge_top(tops: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:
-    """The `k` nearest of several lists of (similarity (B, n), gallery index (B, n)), in whatever order they come."""
+    """Merge lists of (similarity (B, n), gallery index (B, n)) into the `k` nearest; their order does not matter."""
     similarity, item = (torch.cat(parts, dim=1) for parts in zip(*tops, strict=True))
     by_item = item.argsort(dim=1, stable=True)
     similarity, item = similarity.gather(1, by_item), item.gather(1, by_item)
@@ -179,12 +182,12 @@ def merge_top(tops: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Te
 
 
 class _Search:
-    """All queries against this rank's slice of the gallery, a block of queries at a time.
+    """Search of this rank's slice of the gallery for all queries, one block of queries at a time.
 
-    Features of the gallery are not normalised, similarities are: once for each item instead of for each block.
+    Similarities are normalised instead of gallery features, which would be normalised anew for each block.
 
     Attributes:
-        offset_Q: What added to a query's nearness gives the cosine similarity, fp64; known when `strips` has ended.
+        offset_Q: Cosine similarity minus nearness of each query, fp64; complete when `strips` has ended.
     """
 
     def __init__(
@@ -193,7 +196,7 @@ class _Search:
         _check_slice(query_QD, gallery_SD, start, pairs.num_gallery)
         self.query_QD, self.gallery_SD, self.start, self.tile = query_QD, gallery_SD, start, tile
         self.stop, self.spread = start + len(gallery_SD), spread
-        # By the whole gallery, not by the slice: a product has the same shape on any number of ranks.
+        # The whole gallery decides, not the slice, so that products have the same shape on any number of ranks.
         fitting = STRIP // (4 * max(1, pairs.num_gallery)) // FEWEST * FEWEST
         self.block = min(BLOCK, max(FEWEST, fitting))
         self.common_D = common_vector(query_QD)
@@ -206,8 +209,8 @@ class _Search:
     def strips(self) -> Iterator[tuple[int, Tensor]]:
         """Yield the index of the first query and the nearness (B, S) of each block.
 
-        Nearness is the cosine similarity, or in a narrow cone its difference from a constant of the query. The nearness
-        may be changed, and is gone with the next block.
+        Nearness is the cosine similarity, or in a narrow cone its difference from a constant of the query. The caller
+        may change the tensor; the next block overwrites it.
         """
         most = min(self.block, len(self.query_QD))
         held_BS = self.scale_S.new_empty(most, len(self.gallery_SD))
@@ -218,10 +221,10 @@ class _Search:
             yield first, strip_BS
 
     def _prepare(self, first: int) -> Tensor:
-        """A block of queries, of unit length, or the differences of these from the common vector."""
+        """Return a block of unit-length queries, or in a narrow cone their differences from the common vector."""
         rows_BD = self.query_QD[first : first + self.block]
         query_BD = torch.empty_like(rows_BD, dtype=torch.float32)
-        # Constant groups, so that the bits do not depend on the number of threads.
+        # Groups of constant size, so that the bits do not depend on the number of threads.
         self.spread(partial(self._prepare_rows, query_BD, rows_BD, first), range(0, len(rows_BD), self.tile))
         return query_BD
 
@@ -237,7 +240,7 @@ class _Search:
         query_ND.div_(norm_N1)
 
     def _for_tiles(self, function: Callable[[Sequence[int]], None]) -> None:
-        """`function` of some tiles at a time, each of them named by the gallery index of its first item."""
+        """Call `function` with a few tiles at a time, each given by the gallery index of its first item."""
         tiles = range(self.start // self.tile * self.tile, self.stop, self.tile) if len(self.gallery_SD) else range(0)
         self.spread(function, [tiles[n : n + RUN] for n in range(0, len(tiles), RUN)])
 
@@ -268,14 +271,14 @@ class _Search:
                 strip_BS[:, here] -= self.half_square_S[here]
 
     def _places(self, first: int) -> tuple[slice, slice]:
-        """Return the positions of the items that a tile has in this slice: in the slice, and in the tile."""
+        """Return the positions of the items that tile and slice share: in the slice, and in the tile."""
         low, high = max(first, self.start), min(first + self.tile, self.stop)
         return slice(low - self.start, high - self.start), slice(low - first, high - first)
 
     def _features(self, first: int) -> Tensor:
-        """Features (T, D) of a tile, which is filled up with zeros: always the same matrix product.
+        """Return the features (T, D) of a tile in fp32, zero-padded so that every matrix product has the same shape.
 
-        In fp32; in a narrow cone fp64 stays fp64, since its further digits count there.
+        In a narrow cone, fp64 features stay fp64, because their further digits matter there.
         """
         here, columns = self._places(first)
         rows = self.gallery_SD[here]
@@ -290,7 +293,7 @@ class _Search:
 
 
 def _are_equal(matrix: Tensor) -> bool:
-    """Return whether all values are equal; the first row answers for most matrices."""
+    """Return whether all values are equal; for most matrices, a look at the first row suffices."""
     first = matrix[0, 0]
     return bool((matrix[0] == first).all()) and bool((matrix == first).all())
 
@@ -302,8 +305,8 @@ def _greatest(matrix: Tensor) -> Tensor:
 def _check_slice(query_BD: Tensor, gallery_SD: Tensor, start: int, total: int) -> None:
     if query_BD.ndim != 2 or gallery_SD.ndim != 2 or not query_BD.shape[1] == gallery_SD.shape[1] > 0:
         raise UserError(
-            f"features must be (items, dimensions) of one width, not {tuple(query_BD.shape)} for queries and "
-            f"{tuple(gallery_SD.shape)} for the gallery"
+            "features must be (items, dimensions) with equal dimensions, not "
+            f"{tuple(query_BD.shape)} for queries and {tuple(gallery_SD.shape)} for the gallery"
         )
     stop = start + len(gallery_SD)
     if len(gallery_SD) and not 0 <= start < stop <= total:

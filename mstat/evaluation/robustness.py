@@ -1,12 +1,12 @@
 """Robustness: scores of a trained run over the number of test frames, the occluded area and the resolution.
 
-RUN/robustness.json   every point that was ever scored, and the three sweeps that were asked for last
-RUN/robustness.md     the same to read; the report, which is made anew, has it to look at
+RUN/robustness.json   all scored points, and the three sweeps that were requested last
+RUN/robustness.md     the same as a table; the report has a plot of it
 
-On another set than the run's own, both are in RUN/evaluations/<name>/ (mstat/runs/scored_set.py).
+For a data set other than the run's own, both are in RUN/evaluations/<name>/ (mstat/runs/scored_set.py).
 
-One setting of the evaluation varies at a time, the others are the run's. A point that is there is not scored again
-unless the weights, the data or its settings have changed.
+One evaluation setting varies at a time; the others are the run's. A recorded point is not scored again unless the
+weights, the data or its settings have changed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 import shards
 from mstat.config import ALL_SPLITS, Config, EvalConfig
 from mstat.config.cli import load_config
+from mstat.console import print_line
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
 from mstat.evaluation.evaluate import refuse_trained, summarise
@@ -32,21 +33,20 @@ from mstat.model import MSTAT, join_stages
 from mstat.report.html import write_reports
 from mstat.report.robustness import FILE, table
 from mstat.report.scores import COLUMNS, percent
-from mstat.runs.scored_set import dataset, deciding, evaluation_folder
+from mstat.runs.scored_set import dataset, deciding, evaluation_folder, intact
 from mstat.weights.export import load_model
 from shards.read import Reader
-from shards.text import printable
 
 FRAMES = [1, 2, 4, 8, 16, 32, 64]
 OCCLUSION = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
-RESOLUTION = [1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0]  # of the model's height; and as stored
-QUICK_FRAMES, QUICK_OCCLUSION, QUICK_RESOLUTION = [1, 2, 4], [0.0, 0.25, 0.5], [1 / 8, 1 / 2]  # does it run?
+RESOLUTION = [1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0]  # fractions of the model's height; the stored size is added
+QUICK_FRAMES, QUICK_OCCLUSION, QUICK_RESOLUTION = [1, 2, 4], [0.0, 0.25, 0.5], [1 / 8, 1 / 2]  # to test that it runs
 
 
 def sweeps(config: Config, quick: bool = False) -> dict[str, list[EvalConfig]]:
-    """Setting -> the evaluations that vary it. Frames are counted in `sample` mode: `clips` sees all there are."""
+    """Return setting -> the evaluations that vary it. Numbers of frames need mode `sample`: `clips` uses all frames."""
     frames, occlusion, resolution = FRAMES, OCCLUSION, RESOLUTION
-    base = dataclasses.replace(config.eval, occlusion=0.0, resolution=None)
+    base = intact(config.eval)
     if quick:
         frames, occlusion, resolution = QUICK_FRAMES, QUICK_OCCLUSION, QUICK_RESOLUTION
         base = dataclasses.replace(base, mode="sample", num_frames=2)
@@ -59,15 +59,17 @@ def sweeps(config: Config, quick: bool = False) -> dict[str, list[EvalConfig]]:
 
 
 def study(config: Config, engine: Engine, quick: bool = False) -> dict[str, Any]:
-    """Score what is missing and write the files after every point. Every rank calls it; gives robustness.json's.
+    """Score missing points, write the files after each, and return the content of robustness.json.
+
+    Every rank calls it.
 
     Raises:
-        ValueError: If the folder is a set of splits, or the model was trained with what it would be scored on.
+        UserError: If the folder holds the runs of all splits, or the model was trained with tracklets to be scored.
     """
     run = Path(config.run)
     trained = load_config(run / "config.yaml").data
     if ALL_SPLITS in (trained.split, config.data.split):
-        raise UserError(f"{run}: a set of splits; give the folder of one of them as --run, as in {run}/split-NAME")
+        raise UserError(f"{run}: holds the runs of all splits; choose one with --run {run}/split-NAME")
     reader = shards.open(config.data.shards)
     refuse_trained(reader, run, config.data)
     model = engine.place(load_model(run))
@@ -87,8 +89,8 @@ def study(config: Config, engine: Engine, quick: bool = False) -> dict[str, Any]
         points.append({"settings": deciding(settings), "scores": scores})
         result["sweeps"] = _shown(wanted, points)
         if engine.is_main:
-            message = f"mAP {percent(scores['mAP'])}, rank-1 {percent(scores['rank1'])}"
-            print(f"point {number} of {len(missing)}: {_told(settings)}: {message}", flush=True)
+            text = f"mAP {percent(scores['mAP'])}, rank-1 {percent(scores['rank1'])}"
+            print_line(f"point {number} of {len(missing)}: {_setting_text(settings)}: {text}")
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / FILE, result)
     if engine.is_main:
@@ -96,14 +98,14 @@ def study(config: Config, engine: Engine, quick: bool = False) -> dict[str, Any]
         write_json(folder / FILE, result)
         write_text(folder / "robustness.md", table(result).markdown())
         report = write_reports(folder, run, reader)
-        print(printable(folder / "figures" / "robustness.svg"))
-        print(printable(f"report: {report}"))
+        print_line(folder / "figures" / "robustness.svg")
+        print_line(f"report: {report}")
     engine.barrier()
     return result
 
 
 class _Scorer:
-    """Scores points one after another; a gallery of good frames is embedded once for all degraded queries."""
+    """Scorer of points, which embeds an undegraded gallery once for all degraded queries."""
 
     def __init__(self, engine: Engine, model: MSTAT, reader: Reader, config: Config) -> None:
         self.engine, self.model, self.reader, self.config = engine, model, reader, config
@@ -111,21 +113,20 @@ class _Scorer:
 
     def score(self, settings: EvalConfig) -> dict[str, Any]:
         trial = Trial(self.engine, self.reader, dataclasses.replace(self.config, eval=settings))
-        apart = 0 < trial.num_intact < len(trial.tracklets)
-        of_gallery = dataclasses.replace(settings, occlusion=0.0, resolution=None)
-        intact = self.gallery[1] if self.gallery and apart and self.gallery[0] == of_gallery else None
-        parts = trial.extract(
-            partial(self.model.compared, feature=settings.feature), self.config.model.image_size, intact
-        )
-        if apart:
+        only_queries = 0 < trial.num_intact < len(trial.tracklets)
+        of_gallery = intact(settings)
+        known = self.gallery[1] if self.gallery and only_queries and self.gallery[0] == of_gallery else None
+        compared = partial(self.model.compared, feature=settings.feature)
+        parts = trial.extract(compared, self.config.model.image_size, known)
+        if only_queries:
             self.gallery = of_gallery, parts
         scores, _ = trial.rank(join_stages(parts, settings.stage_norm))
-        message = summarise(scores, self.reader.protocol(self.config.data.protocol).cmc_only)
-        return {key: message[key] for key in (*COLUMNS, "num_query", "num_valid_query", "num_gallery")}
+        summary = summarise(scores, self.reader.protocol(self.config.data.protocol).cmc_only)
+        return {key: summary[key] for key in (*COLUMNS, "num_query", "num_valid_query", "num_gallery")}
 
 
 def _begun(folder: Path, config: Config, reader: Reader) -> dict[str, Any]:
-    """Return the content of robustness.json for this model and data, or an empty one."""
+    """Return the content of robustness.json for this model and data, without points if there is none."""
     with (Path(config.run) / "model.safetensors").open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     protocol = reader.protocol(config.data.protocol)
@@ -142,19 +143,19 @@ def _begun(folder: Path, config: Config, reader: Reader) -> dict[str, Any]:
         if all(before[name] == fact for name, fact in facts.items()):
             points = before["points"]
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # none yet, or of another version: all is scored anew
+        pass  # no file, or one of another version: score everything
     return {"dataset": dataset(reader), **facts, "base": None, "sweeps": {}, "points": points}
 
 
-def _told(settings: EvalConfig) -> str:
-    message = f"{settings.num_frames} frame{'s' * (settings.num_frames > 1)}"
+def _setting_text(settings: EvalConfig) -> str:
+    text = f"{settings.num_frames} frame{'s' * (settings.num_frames > 1)}"
     if settings.occlusion:
-        message += f", {settings.occlusion:.0%} occluded"
-    return message if settings.resolution is None else f"{message}, height {settings.resolution}"
+        text += f", {settings.occlusion:.0%} occluded"
+    return text if settings.resolution is None else f"{text}, height {settings.resolution}"
 
 
 def _shown(wanted: Mapping[str, list[EvalConfig]], points: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The sweeps, as far as their points are there."""
+    """Return the sweeps, with the points that have been scored."""
     return {
         name: [
             {"value": getattr(settings, name), **point["scores"]}

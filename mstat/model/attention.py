@@ -1,6 +1,6 @@
-"""Plain Transformer parts, shared by all blocks: multi-head self-attention and the MLP.
+"""Transformer layers that all blocks share: multi-head self-attention and the MLP.
 
-Shapes: F sequences side by side, S tokens in each, D width, h heads of d = D / h.
+Shapes: F independent sequences, S tokens in each, D width, h heads of d = D / h.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Faster kernels for a model on a CPU, put on from outside: `use_cpu_kernels(model)`.
+"""Faster kernels for a model on a CPU, applied to an existing model: `use_cpu_kernels(model)`.
 
-PyTorch computes fp32 products on CPUs with MKL, which uses half of the vector units' rate on AMD. Convolutions use
-oneDNN, which checks the processor's features, not its maker. A 1 x 1 convolution over a line of pixels is a linear
-layer. PyTorch's fused attention for CPUs is slower than plain products where sequences are short.
+PyTorch computes fp32 products on CPUs with MKL, which reaches half of the peak on AMD. Convolutions use oneDNN, which
+checks the processor's features, not its vendor, and a 1 x 1 convolution over a line of pixels is a linear layer.
+PyTorch's fused attention for CPUs is slower than plain products for short sequences.
 
-Whoever runs a model on a CPU calls `use_cpu_kernels`: the engine for training, evaluation for scores. A model that is
-exported, adapted (LoRA) or on a GPU keeps PyTorch's own layers.
+The engine calls `use_cpu_kernels` for training and evaluation. A model that is exported, adapted (LoRA) or on a GPU
+keeps PyTorch's own layers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SHORT = 256  # with at most so many keys, the whole score matrix is faster than 
 def use_cpu_kernels(model: nn.Module) -> None:
     """Replace the kernels of linear layers and attention in `model`, in place; weights and their names stay.
 
-    The results are those of PyTorch's layers but for rounding.
+    The results differ from PyTorch's layers only by rounding.
     """
     for module in model.modules():
         if faster := FASTER.get(type(module)):
@@ -31,7 +31,7 @@ def use_cpu_kernels(model: nn.Module) -> None:
 
 
 class CPULinear(nn.Linear):
-    """nn.Linear by oneDNN, where that is faster."""
+    """nn.Linear with oneDNN, if that is faster."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.shape[:-1].numel()
@@ -50,7 +50,7 @@ class CPULinear(nn.Linear):
 
 
 class CPUAttend(Attend):
-    """Attention by plain products, where sequences are short."""
+    """Attention with plain products, if sequences are short."""
 
     def forward(self, q_FhQd: Tensor, k_FhSd: Tensor, v_FhSd: Tensor) -> Tensor:
         if q_FhQd.device.type != "cpu" or k_FhSd.shape[2] > SHORT:

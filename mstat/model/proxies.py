@@ -1,6 +1,6 @@
-"""Proxy embedding modules: learnable attributes ask the tokens (AAP), learnable prototypes re-code them (IAP).
+"""Proxy embedding modules: learnable queries attend over the tokens (AAP), learnable prototypes re-code them (IAP).
 
-Shapes: B clips, F sequences side by side, S tokens in each, D width, h heads of d = D / h, A attribute proxies,
+Shapes: B clips, F independent sequences, S tokens in each, D width, h heads of d = D / h, A attribute proxies,
 M identity prototypes.
 """
 
@@ -19,8 +19,8 @@ from mstat.numerics import at_least_fp32
 def anisotropic_(proxies: Tensor) -> Tensor:
     """Fill (A, D) in place with orthogonal rows of length sqrt(D).
 
-    Orthogonal, so that no two proxies start alike; of that length, so that their entries have variance 1 and the
-    softmax sees logits as spread as the keys are. Unit rows would make it uniform, and all attributes the same.
+    Orthogonal rows make all proxies different. Their length gives entries of variance 1, so the logits vary as much as
+    the keys. Unit rows would make the softmax uniform, and all attributes equal.
     """
     return nn.init.orthogonal_(proxies, gain=proxies.shape[1] ** 0.5)
 
@@ -42,7 +42,7 @@ class AAP(nn.Module):
 
     def forward(self, x_FSD: Tensor) -> Tensor:
         k_FhSd, v_FhSd = self.kv(self.norm(x_FSD)).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        # A copy: attention on CPUs rounds by where its input lies in memory, and ZeRO packs weights without alignment.
+        # Copy, because ZeRO packs weights without alignment, and alignment affects rounding in attention on CPUs.
         q_hAd = self.proxies.unflatten(1, (self.num_heads, -1)).transpose(0, 1).clone()
         out_FhAd = self.attend(q_hAd.expand(len(x_FSD), -1, -1, -1), k_FhSd, v_FhSd)
         return self.proj(out_FhAd.transpose(1, 2).flatten(2))
@@ -57,9 +57,9 @@ class AAP(nn.Module):
 class IAP(nn.Module):
     """Identity-aware prototypes (Eq. 5), followed by an MLP: tokens (B, S, D), class token first -> (B, D).
 
-    Queries come from the tokens; keys and values are learnable. The map (prototypes x tokens) is normalised twice,
-    in the order of `config.iap_norm`. Only the class token is read afterwards, so only its row of A V is made; the
-    other tokens still act, through the normalisation over tokens. O(S).
+    Queries come from the tokens; keys and values are learnable. The map (prototypes x tokens) is normalised twice, in
+    the order of `config.iap_norm`. Only the class token is used afterwards, so only its row of A V is computed, in
+    O(S). The other tokens contribute through the normalisation over tokens.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -67,10 +67,10 @@ class IAP(nn.Module):
         self.num_heads = config.num_heads
         self.norm_order = config.iap_norm
         self.norm = layer_norm(config)
-        # A softmax over tokens cancels what is the same for all of them: there a query bias would be inert.
+        # A softmax over tokens cancels terms that are equal for all tokens, so a query bias would have no effect.
         self.query = nn.Linear(config.width, config.width, bias=config.iap_norm == "l1-softmax")
         self.keys = nn.Parameter(anisotropic_(torch.empty(config.num_prototypes, config.width)))
-        # As spread as values are that a fresh linear layer projects from normalised tokens.
+        # The spread of values that a new linear layer projects from normalised tokens.
         self.values = nn.Parameter(torch.empty(config.num_prototypes, config.width))
         nn.init.trunc_normal_(self.values, std=INIT_STD * config.width**0.5)
         self.proj = nn.Linear(config.width, config.width)
@@ -78,7 +78,7 @@ class IAP(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
-        # Written by hand: scaled_dot_product_attention knows one softmax over keys, not a double normalisation.
+        # scaled_dot_product_attention has one softmax over keys, not a double normalisation.
         q_BhdS = self.query(self.norm(x_BSD)).unflatten(-1, (self.num_heads, -1)).permute(0, 2, 3, 1)
         k_hMd = self.keys.unflatten(1, (self.num_heads, -1)).transpose(0, 1)
         v_hMd = self.values.unflatten(1, (self.num_heads, -1)).transpose(0, 1)
@@ -90,11 +90,11 @@ class IAP(nn.Module):
 
 
 def double_norm_of_class_row(logits_BhMS: Tensor, order: str) -> Tensor:
-    """The first token's column, (B, h, M), of the doubly normalised map; logits in float32.
+    """Return the class token's column, (B, h, M), of the doubly normalised map of float32 logits.
 
-    `softmax-l1`: softmax over tokens, then L1 over prototypes. For one token that is
-    exp(l_m - logsumexp_s l_ms) over its own sum, a softmax over prototypes that cannot overflow.
-    `l1-softmax`: L1 over prototypes, then softmax over tokens, Eq. 5 to the letter.
+    `softmax-l1`: softmax over tokens, then L1 over prototypes. For one token, this is exp(l_m - logsumexp_s l_ms)
+    divided by its sum, a softmax over prototypes that cannot overflow.
+    `l1-softmax`: L1 over prototypes, then softmax over tokens, as Eq. 5 is printed.
     """
     if order == "softmax-l1":
         return (logits_BhMS[..., 0] - logits_BhMS.logsumexp(-1)).softmax(-1)

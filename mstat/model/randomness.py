@@ -1,7 +1,7 @@
-"""The model's randomness, drawn outside the model: temporal patch shuffling and drop path, one clip at a time.
+"""Random numbers for the model, drawn for each clip: temporal patch shuffling and drop path.
 
-A run must not depend on the rank or worker that loads a clip. So the model draws nothing itself: the loader gives every
-clip its own generator, and the noise drawn here travels with the frames. Only NumPy is used, for loader workers.
+A run must not depend on the rank or worker that loads a clip. Therefore the model draws nothing: the loader has a
+generator for each clip, and sends the noise with the frames. Loader workers need only NumPy for this module.
 """
 
 from __future__ import annotations

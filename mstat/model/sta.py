@@ -1,7 +1,7 @@
 """Blocks that mix tokens over time, then over space: STA, and A-STA, whose temporal part works on attributes.
 
-Tokens are kept as (B, N, T, D), frames inner, which is how temporal attention wants them; the spatial part copies
-them into (B, T, N + 1, D) anyway, when it puts the class token before each frame.
+Tokens are (B, N, T, D), the layout of temporal attention. The spatial part needs a copy in any layout, because it
+inserts the class token before each frame: (B, T, N + 1, D).
 
 Shapes: B clips, N patches a frame, M = N + 1 tokens of a frame, T frames, D width, A attribute proxies,
 F = B T frames of all clips.
@@ -35,7 +35,7 @@ class TemporalBranch(nn.Module):
 class AttributeTemporalBranch(nn.Module):
     """A-STA's temporal part (Fig. 3b): condense each frame, attend over time by attribute, expand again.
 
-    The second AAP has one proxy for each patch, which ties the block to the patch grid of its config.
+    The second AAP has one proxy for each patch, so the block works only with the patch grid of its config.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -76,14 +76,14 @@ class STA(nn.Module):
         self.mlp = MLP(config)
 
     def temporal_branch(self, config: ModelConfig) -> nn.Module:
-        """A module that mixes over time: (B, N, T, D) -> residual of that shape."""
+        """Make the module that mixes over time: (B, N, T, D) -> residual of the same shape."""
         return TemporalBranch(config)
 
     def forward(self, tokens_BNTD: Tensor, class_BD: Tensor, keep_B3: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N, T, D) and class token (B, D) -> the same.
+        """Transform tokens (B, N, T, D) and class token (B, D).
 
         Args:
-            keep_B3: Drop path: multipliers of the temporal, spatial and MLP residual of each clip; None is ones.
+            keep_B3: Drop path multipliers of the temporal, spatial and MLP residual of each clip; None is ones.
         """
         keep_t, keep_s, keep_m = (None, None, None) if keep_B3 is None else keep_B3.unbind(1)
         _, positions, frames, _ = tokens_BNTD.shape
@@ -97,7 +97,7 @@ class STA(nn.Module):
         tokens_BNTD = add(tokens_BNTD, to_tokens_BTND.transpose(1, 2), keep_s, self.beta)
         class_BD = add(class_BD, to_copies_BT1D.mean((1, 2), dtype=class_BD.dtype), keep_s, self.beta)
 
-        # Together: with the class tokens apart, all the MLP's weights would be read, and have gradients, twice.
+        # One call: a second one for the class tokens would read all weights, and compute their gradients, twice.
         joined_BSD = torch.cat([self.mlp_norm(class_BD)[:, None], self.mlp_norm(tokens_BNTD).flatten(1, 2)], dim=1)
         mixed_BSD = self.mlp(joined_BSD)
         tokens_BNTD = add(tokens_BNTD, mixed_BSD[:, 1:].view_as(tokens_BNTD), keep_m)
@@ -108,8 +108,8 @@ class STA(nn.Module):
 class AttributeSTA(STA):
     """A-STA: an STA whose frames exchange attributes, not patches (Sec. III-C, Fig. 3b).
 
-    alpha starts at 0: random proxies must not disturb pretrained tokens. In the very first step, then, alpha alone
-    of the temporal part has a gradient other than zero.
+    alpha starts at 0, so that random proxies do not disturb pretrained tokens. In the first step, alpha is therefore
+    the only temporal parameter with a nonzero gradient.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -121,10 +121,10 @@ class AttributeSTA(STA):
 
 
 def add(tokens: Tensor, residual: Tensor, keep_B: Tensor | None, scale: Tensor | None = None) -> Tensor:
-    """tokens + scale * residual, (B, ...): a sum of Eq. 3, whose scale is alpha or beta.
+    """Return tokens + scale * residual, (B, ...), as in Eq. 3 with scale alpha or beta.
 
     Args:
-        keep_B: Drop path: multiplier of each clip's residual; None is ones.
+        keep_B: Drop path multiplier of each clip's residual; None is ones.
         scale: (1,), learnable; None is 1.
     """
     if keep_B is not None:

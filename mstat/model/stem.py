@@ -1,4 +1,4 @@
-"""The stem: pixels -> tokens. It normalises on the device, so that clips travel as uint8.
+"""The stem: pixels -> tokens. Pixels are normalised on the device, so that clips can be sent as uint8.
 
 Shapes: B clips, T frames, H x W pixels, C colours, N patches a frame, K = 3 P^2 numbers in a patch, D width.
 """
@@ -73,9 +73,9 @@ class Stem(nn.Module):
         patches = frames_BTHWC.reshape(batch, frames, rows, side, columns, side, 3).permute(0, 2, 4, 1, 6, 3, 5)
         patches_BNTCP = patches.reshape(batch, rows * columns, frames, 3, side * side)
         if tps_BTN is not None:
-            # Embedding and position treat every frame alike, so shuffling the bytes shuffles the tokens,
-            # without float traffic or a backward pass.
+            # Embedding and position are equal for all frames, so shuffling bytes shuffles the tokens, but moves
+            # fewer bytes and needs no backward pass.
             patches_BNTCP = shuffle(patches_BNTCP, tps_BTN)
         pixels_BNTCP = (patches_BNTCP - 255 * self.pixel_mean[:, None]) / (255 * self.pixel_std[:, None])
         tokens_BNTD = self.patch(pixels_BNTCP.flatten(3)) + self.position[:, None]
-        return tokens_BNTD, self.class_token.repeat(batch, 1)  # a copy, not a view: blocks are compiled for one layout
+        return tokens_BNTD, self.class_token.repeat(batch, 1)  # a copy, because blocks are compiled for one layout

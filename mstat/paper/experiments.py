@@ -1,7 +1,7 @@
-"""The experiments of the paper's Sec. IV as data: which settings each row changes, and what the paper has for it.
+"""The experiments of the paper's Sec. IV as data: the settings that each row changes, and the paper's figures.
 
-A row is a difference in the configuration and nothing else. The paper's figures are those of its own data sets with a
-start from Kinetics-600; they stand beside ours, and never among them. `launch/reproduce.py` runs them.
+A row differs from the configuration in its settings alone. The paper's figures are from its own data sets, with weights
+pretrained on Kinetics-600, so tables keep them apart from ours. `launch/reproduce.py` runs the experiments.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from mstat.config import ModelConfig
 
 Settings = Mapping[str, str]
 
-# A look at whether an experiment runs, not at what it shows.
+# Settings to test that an experiment runs; its scores mean nothing.
 QUICK: Settings = {
     "train.steps": "40",
     "train.save_every": "0",
@@ -30,10 +30,10 @@ class Row:
     """One line of a table.
 
     Attributes:
-        name: As the paper has it, where it has it.
-        settings: What differs from the configuration, as on the command line; or a function that tells it.
-        paper: Its figures by column; scores in percent.
-        stages: The stages whose joined features are compared; empty for all.
+        name: Name in the paper, if the paper has this row.
+        settings: Settings that differ from the configuration, as on the command line; or a function that returns them.
+        paper: The paper's figures by column; scores in percent.
+        stages: Stages whose joined features are compared; empty for all.
     """
 
     name: str
@@ -48,15 +48,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table or figure.
+    """A table or figure of the paper.
 
     Attributes:
-        title: What it is about, with its number in the paper.
-        dataset: What the paper's figures are of.
-        columns: Scores (`rank1`, `rank5`, `mAP`) and distances (`cosine/intra`, ...) that are shown.
-        rows: In the order in which they are shown.
-        plotted: What the rows vary, where the result is a plot too.
-        remark: What a reader must know to compare.
+        title: Number in the paper, and subject.
+        dataset: Data set of the paper's figures.
+        columns: Scores (`rank1`, `rank5`, `mAP`) and distances (`cosine/intra`, ...) to show.
+        rows: Rows in display order.
+        plotted: Quantity that the rows vary, if the result is also plotted.
+        remark: Note for readers who compare the figures.
     """
 
     title: str
@@ -72,7 +72,7 @@ def _paper(rank1: float, rank5: float, mean_ap: float | None = None) -> dict[str
 
 
 def _distances(intra: float, correct: float, inter: float, rank1: float) -> dict[str, float]:
-    """The paper does not say which of the two distances it has: its figures stand beside both."""
+    """Return the figures under both distances, because the paper does not say which one it uses."""
     named = {"intra": intra, "intra_correct": correct, "inter": inter}
     return {f"{kind}/{key}": value for kind in ("cosine", "euclidean") for key, value in named.items()} | {
         "rank1": rank1
@@ -81,8 +81,7 @@ def _distances(intra: float, correct: float, inter: float, rank1: float) -> dict
 
 SCORES = ("rank1", "rank5", "mAP")
 ONE_SPLIT = (
-    "The paper's scores on iLIDS-VID are of one split, which it does not name: all but one are multiples of 1/150. "
-    "They are no mean of ten."
+    "The paper's scores on iLIDS-VID are from one unnamed split, not a mean of ten: all but one are multiples of 1/150."
 )
 MSTAT_ON_MARS = _paper(91.8, 97.4, 85.3)
 WITHOUT_AAP = {"model.stage1_aap": "false"}
@@ -91,20 +90,20 @@ DISTANCES = tuple(f"{kind}/{key}" for kind in ("cosine", "euclidean") for key in
 
 
 def divided_space_time(model: ModelConfig) -> Settings:
-    """A plain transformer as deep as MSTAT's way through Stage II: TimeSformer's twelve blocks at the paper's size."""
-    depth = model.depths[0] + model.depths[1] + 1  # an IAP takes the place of the last
+    """Return the settings of a plain transformer as deep as Stages I and II: 12 blocks at the paper's size."""
+    depth = model.depths[0] + model.depths[1] + 1  # an IAP replaces the last block
     shape = {"model.stages": "[I]", "model.depths": f"[{depth}, 0, 0]"}
     return {**shape, **WITHOUT_AAP, "model.tps_probability": "0"}
 
 
 def _curve(name: str, setting: str, values: Sequence[int], best: int) -> tuple[Row, ...]:
-    """A row for each value of a setting; the paper's text gives the scores of the best one alone."""
+    """Return a row for each value of a setting. The paper's text gives the scores of the best value only."""
     return tuple(Row(name.format(v), {setting: str(v)}, MSTAT_ON_MARS if v == best else {}) for v in values)
 
 
 EXPERIMENTS = {
     "table2": Experiment(
-        "Table II: which stages are compared at test time",
+        "Table II: stages compared at test time",
         "MARS",
         SCORES,
         (
@@ -118,7 +117,7 @@ EXPERIMENTS = {
         ),
     ),
     "table3": Experiment(
-        "Table III: where the identity-aware proxies stand",
+        "Table III: position of the identity-aware proxies",
         "MARS",
         SCORES,
         (
@@ -127,7 +126,7 @@ EXPERIMENTS = {
             Row("IAP in Stage III", {"model.iap": "III"}, _paper(90.4, 97.0)),
             Row("IAP in both", {"model.iap": "both"}, MSTAT_ON_MARS),
         ),
-        remark="An STA block stands where an IAP is left out.",
+        remark="An STA block replaces an IAP that is left out.",
     ),
     "table4": Experiment(
         "Table IV: temporal patch shuffling",
@@ -144,7 +143,7 @@ EXPERIMENTS = {
             Row("TPS 20 %, 10 positions", {"model.tps_positions": "10"}),
             Row("TPS 20 %, 20 positions", {"model.tps_positions": "20"}),
         ),
-        remark="The study of places and amounts that Sec. III-E announces is not in the paper; it is here.",
+        remark="Sec. III-E announces a study of positions and amounts that the paper does not contain; it is here.",
     ),
     "table5": Experiment(
         "Table V: the metric loss",
@@ -161,11 +160,11 @@ EXPERIMENTS = {
             Row("OIM", {"loss.metric": "oim"}, _paper(89.3, 98.3)),
             Row("BatchHard", {"loss.metric": "batch_hard"}, _paper(93.3, 99.3)),
         ),
-        remark="The paper has the best of three margins for ArcFace and SphereFace: the usual one and 20 % to either "
-        "side. SphereFace's is a whole number (4), so its neighbours are 3 and 5. " + ONE_SPLIT,
+        remark="For ArcFace and SphereFace, the paper reports the best of three margins: the usual one, and 20 % less "
+        "or more. SphereFace needs a whole number (4), so the others are 3 and 5. " + ONE_SPLIT,
     ),
     "table6": Experiment(
-        "Table VI: how compact identities are, and how far apart",
+        "Table VI: distances within and between identities",
         "iLIDS-VID",
         (*DISTANCES, "rank1"),
         (
@@ -174,7 +173,7 @@ EXPERIMENTS = {
             Row("without attributes, A-STA included", {**WITHOUT_AAP, "model.stage3_asta": "false"}),
             Row("MSTAT", {}, _distances(0.4410, 0.4389, 0.5012, 93.3)),
         ),
-        remark="The paper gives no formula; its range of 0 to 2 fits both distances, so its figures stand beside both. "
+        remark="The paper gives no formula. Its range (0 to 2) fits both distances, so its figures stand with both. "
         + ONE_SPLIT,
     ),
     "fig7": Experiment(
@@ -186,7 +185,7 @@ EXPERIMENTS = {
             *_curve("AAP-{}", "model.num_attributes", NUMS_ATTRIBUTES, 24),
         ),
         plotted="attributes of Stage I",
-        remark="Of the paper's curve its text names only the best point.",
+        remark="The paper's text gives only the best point of the curve.",
     ),
     "fig8": Experiment(
         "Fig. 8: attributes of A-STA",
@@ -197,7 +196,7 @@ EXPERIMENTS = {
             *_curve("A-STA-{}", "model.num_temporal_attributes", NUMS_ATTRIBUTES, 24),
         ),
         plotted="attributes of each A-STA",
-        remark="Of the paper's curve its text names only the best point; which one has 24 is our reading.",
+        remark="The paper's text gives only the best point of the curve; that it is 24 is our interpretation.",
     ),
     "fig9": Experiment(
         "Fig. 9: frames of a training clip",
@@ -205,6 +204,6 @@ EXPERIMENTS = {
         SCORES,
         _curve("{} frames", "clip.num_frames", (1, 2, 4, 8, 12, 16), 8),
         plotted="frames of a training clip",
-        remark="Of the paper's curve its text names only the best point. The test is the same for all.",
+        remark="The paper's text gives only the best point of the curve. All rows are tested alike.",
     ),
 }

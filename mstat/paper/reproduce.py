@@ -1,7 +1,7 @@
-"""An experiment of the paper from its settings to its table: which runs it needs, and what they show.
+"""An experiment of the paper, from the runs that it needs to its table.
 
-OUT/runs/<settings>/seed-<n>/      ordinary run folders, shared by all experiments that need them
-OUT/<experiment>.{json,md,svg}     ours, mean and standard deviation over the seeds, beside the paper's
+OUT/runs/<settings>/seed-<n>/      ordinary run folders, shared by experiments
+OUT/<experiment>.{json,md,svg}     our mean and standard deviation over the seeds, beside the paper's figures
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ class Job:
     config: Config
 
     def is_done(self) -> bool:
-        """Return whether the run is there, finished and scored.
+        """Return whether the run exists, is finished and has scores.
 
         Raises:
-            ValueError: If what is there was made with other settings.
+            UserError: If the folder holds a run with other settings.
         """
         run = Path(self.config.run)
         if not (run / "config.yaml").is_file():
             return False
         made = load_config(run / "config.yaml")
         if differing := differences(made, self.config):
-            raise UserError(f"{run}: made with other {', '.join(differing)}: give another --out")
+            raise UserError(f"{run}: made with other values of {', '.join(differing)}: give another --out")
         return read_state(run)["state"] == "done" and (run / "evaluation.json").is_file()
 
 
 def jobs(experiment: Experiment, config: Config, out: Path, seeds: int) -> list[Job]:
-    """The runs of an experiment, each row with each seed; rows of equal settings share theirs."""
+    """Return the runs of an experiment, one for each row and seed; rows of equal settings share run folders."""
     result = []
     for row in experiment.rows:
         changed = override(config, row.settings_for(config.model))
@@ -63,15 +63,15 @@ def jobs(experiment: Experiment, config: Config, out: Path, seeds: int) -> list[
 
 
 def differences(one: Config, other: Config) -> dict[str, Any]:
-    """Settings in which two configurations differ, `run` aside: dotted key -> the value of `other`."""
+    """Return the settings in which two configurations differ, except `run`: dotted key -> value in `other`."""
     ours, theirs = (flat(dataclasses.asdict(config)) for config in (one, other))
     return {key: theirs[key] for key, value in ours.items() if value != theirs[key] and key != "run"}
 
 
 def _slug(config: Config, changed: Config) -> str:
-    """A folder's name for what is changed."""
-    message = ",".join(f"{key}={value}" for key, value in differences(config, changed).items())
-    return re.sub(r"[^\w.,=+-]", "", message)
+    """Return a folder name for the changed settings."""
+    text = ",".join(f"{key}={value}" for key, value in differences(config, changed).items())
+    return re.sub(r"[^\w.,=+-]", "", text)
 
 
 def results(name: str, experiment: Experiment, of_jobs: Sequence[Job]) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def results(name: str, experiment: Experiment, of_jobs: Sequence[Job]) -> dict[s
 
 
 def _value(evaluation: Mapping[str, Any], row: Row, column: str) -> float | None:
-    """A figure of an evaluation; scores in percent, as the paper has them."""
+    """Return a figure of an evaluation; scores in percent, as in the paper."""
     if "/" in column:
         kind, key = column.split("/")
         distance: float | None = evaluation["distances"][kind][key]
@@ -132,7 +132,7 @@ def _spread(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def write_results(out: Path, experiment: Experiment, result: Mapping[str, Any]) -> list[Path]:
-    """Write the table as JSON and Markdown, and the plot where there is one; returns what was written."""
+    """Write the table as JSON and Markdown, and a plot if the experiment has one; return the paths."""
     stem = result["experiment"]
     paths = [out / f"{stem}.json", out / f"{stem}.md"]
     write_json(paths[0], result)
@@ -144,7 +144,7 @@ def write_results(out: Path, experiment: Experiment, result: Mapping[str, Any]) 
 
 
 def tables(result: Mapping[str, Any]) -> Iterator[Table]:
-    """Two rows for each of the experiment, ours and the paper's; distances of two kinds make two tables."""
+    """Yield a table for each kind of distance, with two rows for each of the experiment: ours and the paper's."""
     for kind, columns in _groups(result["columns"]):
         rows = []
         for row in result["rows"]:
@@ -157,7 +157,7 @@ def tables(result: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _groups(columns: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """(kind of distance, its columns and all scores); a single group without a kind where there are scores alone."""
+    """Return (kind of distance, its columns and all scores); without distances, one group of an empty kind."""
     scores = [column for column in columns if "/" not in column]
     kinds = list(dict.fromkeys(column.split("/")[0] for column in columns if "/" in column))
     return [(kind, [c for c in columns if c.startswith(f"{kind}/")] + scores) for kind in kinds] or [("", scores)]

@@ -1,6 +1,7 @@
-"""Pretraining: the loop of mstat/training/train.py on clips of actions, and how well held-out clips are recognised.
+"""Pretraining: train a TimeSformer on clips of actions, and score it on held-out clips.
 
-What is trained is a TimeSformer (mstat/pretraining/timesformer.py); RUN/model.safetensors is what `--model.init` takes.
+The loop is that of mstat/training/train.py, the model that of mstat/pretraining/timesformer.py. `--model.init` accepts
+RUN/model.safetensors.
 """
 
 from __future__ import annotations
@@ -34,15 +35,16 @@ from mstat.weights.export import export_classifier
 from shards.read import Reader
 from shards.records import Role
 
-SHOWN = 20  # classes in the table, least recognised first
+SHOWN = 20  # classes in the table, those of lowest accuracy
 
 
 class HeldOut(NamedTuple):
-    """The clips of a protocol that are not trained.
+    """Clips of a protocol that are scored, not trained on.
 
-    tracklets  their indices in the set
-    labels     their classes, as the head numbers them
-    classes    names of all classes, in that order
+    Attributes:
+        tracklets: Indices in the data set.
+        labels: Class of each clip, as the classifier numbers classes.
+        classes: Names of all classes, in that order.
     """
 
     tracklets: np.ndarray
@@ -53,57 +55,57 @@ class HeldOut(NamedTuple):
 def pretrain(config: Config, engine: Engine) -> dict[str, Any] | None:
     """Train and score a classifier of actions, from its newest checkpoint if it has one. Every rank calls it.
 
-    Returns and raises as `mstat.training.train.train`, and ValueError on settings that make no sense here.
+    It returns and raises the same as `mstat.training.train.train`, and UserError if settings do not fit pretraining.
     """
     check_settings(config)
     return train(config, engine, ActionRecognition())
 
 
 def check_settings(config: Config) -> None:
-    """Refuse what re-identification can do and pretraining cannot, by field and way out."""
+    """Raise UserError for settings that are valid for re-identification, but not for pretraining."""
     if config.train.steps is None:
-        raise UserError("train.steps is null, and an epoch of P x K batches is one over classes, not clips: set it")
+        raise UserError("train.steps is null: set it, since an epoch of P x K batches covers classes, not clips")
     if config.eval.num_frames != config.clip.num_frames:
         raise UserError(
-            f"eval.num_frames is {config.eval.num_frames} and clip.num_frames {config.clip.num_frames}: a clip has as "
-            "many frames as there are positions in time; make them equal"
+            f"eval.num_frames is {config.eval.num_frames} and clip.num_frames is {config.clip.num_frames}: make them "
+            "equal, since the model has a temporal position for each frame of a clip"
         )
     rows, columns = patch_grid(config.model)
     if rows != columns and math.isqrt(rows * columns) ** 2 == rows * columns:
         raise UserError(
-            f"model.image_size makes {rows} x {columns} patches, which --model.init would take for the square of as "
-            "many; pretrain on square frames, which fit any grid"
+            f"model.image_size makes {rows} x {columns} patches, which --model.init would mistake for a square grid; "
+            "pretrain on square frames, which can be resized to any grid"
         )
 
 
 def held_out(reader: Reader, config: DataConfig) -> HeldOut:
-    """Return the clips that are scored. Raises ValueError if there are none, or if a class is not trained."""
+    """Return the clips to score. Raises UserError if there are none, or if a class has no training clips."""
     roles = reader.roles(config.protocol, config.split)
     tracklets = np.flatnonzero(roles & Role.GALLERY)
     if not len(tracklets):
-        raise UserError(f"{config.shards}: no held-out clips in this protocol; train.eval_every null asks none")
+        raise UserError(f"{config.shards}: no held-out clips in this protocol; train.eval_every null needs none")
     trained = np.unique(reader.pids[(roles & Role.TRAIN) > 0])
     pids = reader.pids[tracklets]
     if untrained := len(np.setdiff1d(pids, trained)):
         raise UserError(
             f"{config.shards}: {untrained} of the {len(np.unique(pids))} held-out classes are not in training; "
-            "pretraining wants clips of actions, as `python -m shards build actions` makes them"
+            "pretraining needs clips of actions, as `python -m shards build actions` makes them"
         )
     return HeldOut(tracklets, np.searchsorted(trained, pids), class_names(reader, trained))
 
 
 def class_names(reader: Reader, pids: Sequence[int] | np.ndarray) -> list[str]:
-    """The names of these classes, as the source noted them; their numbers where it noted none."""
+    """Return the names of these classes as recorded in the shards, or their numbers if no names are recorded."""
     noted = re.split(r", (?=\d+ )", reader.facts["classes"]) if "classes" in reader.facts else []
     names = dict(entry.split(" ", 1) for entry in noted)
     return [names.get(str(pid), str(pid)) for pid in pids]
 
 
 def accuracy(engine: Engine, model: Classifier, reader: Reader, config: Config) -> dict[str, Any]:
-    """Return how many held-out clips are recognised, in all and per class; equal on any number of ranks.
+    """Return the accuracy on held-out clips, overall and per class; equal on any number of ranks.
 
-    `accuracy` (and `top5`, of more than five classes) are fractions of the clips. Of `classes`, `predicted` counts what
-    the clips of a class were taken for.
+    `accuracy` and `top5` (only with more than five classes) are fractions of the clips. For each class, `predicted`
+    counts the predictions for its clips.
     """
     tracklets, labels, classes = held_out(reader, config.data)
     extraction = Extraction(engine, reader, config, tracklets)
@@ -113,7 +115,7 @@ def accuracy(engine: Engine, model: Classifier, reader: Reader, config: Config) 
     places_L, guesses_L = torch.zeros(2, len(labels), dtype=torch.int64)
     if stop > start:
         right_S1 = scores_SC.gather(1, labels_L[start:stop, None])
-        # Ties, and scores that are no numbers, count against the right class.
+        # Ties and NaN scores count against the right class.
         places_L[start:stop] = scores_SC.shape[1] - (scores_SC < right_S1).sum(1)
         guesses_L[start:stop] = scores_SC.argmax(1)
     places_L, guesses_L = engine.sum(places_L), engine.sum(guesses_L)
@@ -148,20 +150,20 @@ def _share(hits: torch.Tensor) -> float:
 
 
 def accuracy_table(result: Mapping[str, Any]) -> Table:
-    """Return evaluation.json as a table, in percent: the least recognised classes, and all."""
+    """Return evaluation.json as a table in percent: the classes of lowest accuracy, and the total."""
     hardest = sorted(result["classes"].items(), key=lambda entry: entry[1]["accuracy"])[:SHOWN]
     rows: list[Row | Part] = []
     for name, of_class in hardest:
         wrong = sorted(((n, other) for other, n in of_class["predicted"].items() if other != name), reverse=True)[:2]
-        taken_for = ", ".join(f"{other} {n}" for n, other in wrong)
-        rows.append(Row(name, [f"{of_class['num_clips']:,}", percent(of_class["accuracy"]), taken_for]))
+        confused_with = ", ".join(f"{other} {n}" for n, other in wrong)
+        rows.append(Row(name, [f"{of_class['num_clips']:,}", percent(of_class["accuracy"]), confused_with]))
     if more := len(result["classes"]) - len(hardest):
         rows.append(Row(f"and {more:,} more", emphasis="faint"))
     rows += [Part(), Row("all", [f"{result['num_clips']:,}", percent(result["accuracy"])], "strong")]
     if "top5" in result:
-        rows.append(Row("all, among five", ["", percent(result["top5"])]))
+        rows.append(Row("all, top-5", ["", percent(result["top5"])]))
     return Table(
-        ["class", "clips", "accuracy", "taken for"],
+        ["class", "clips", "accuracy", "confused with"],
         rows,
         title=f"Held-out clips of {result['protocol']}",
         caption=f"{result['num_clips']:,} clips of {result['num_classes']:,} classes. In percent.",
@@ -197,7 +199,7 @@ class ActionRecognition:
         export_classifier(run, weights, config, class_names(reader, training_sampler(reader, config).pids))
 
     def report(self, run: Path, reader: Reader) -> str:
-        return f"start from it: launch/train.py --model.init {run / 'model.safetensors'}"
+        return f"to start from this model: launch/train.py --model.init {run / 'model.safetensors'}"
 
     def facts(self, config: Config) -> dict[str, Any]:
         return {"pretrain": dataclasses.asdict(config.pretrain)}

@@ -1,4 +1,4 @@
-"""Module that pretraining trains: the classifier of actions with its loss."""
+"""The trained module of pretraining: the classifier of actions with its loss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ActionTask(TrainedModule):
         self.label_smoothing = config.loss.label_smoothing
         self.model = Classifier(config.model, num_classes, config.clip.num_frames, config.pretrain.time)
         if config.model.init and self.model.time_position is not None:
-            nn.init.zeros_(self.model.time_position)  # loaded weights without a notion of time must not be disturbed
+            nn.init.zeros_(self.model.time_position)  # random positions would disturb loaded image weights
 
     def forward(
         self,
@@ -30,7 +30,7 @@ class ActionTask(TrainedModule):
         labels_n: torch.Tensor,
         metric_weight: float,
     ) -> dict[str, torch.Tensor]:
-        """Return `loss` of the global batch and `accuracy`, its share of recognised clips, as fp32 scalars."""
+        """Return `loss` and `accuracy` of the global batch as fp32 scalars."""
         (scores_BC,) = self.model(frames_BTHWC, None, keep_BR)
         scores_nC = gather(scores_BC, len(labels_n))
         loss = cross_entropy(scores_nC, labels_n, self.label_smoothing)

@@ -1,7 +1,7 @@
-"""STA stack as a classifier of actions, pretrained like TimeSformer; an MSTAT starts from it (`model.init`).
+"""Stack of STA blocks as a classifier of actions, pretrained like TimeSformer; an MSTAT starts from it (`model.init`).
 
-With time it equals, number for number, a TimeSformer with divided space-time attention. Its weights are saved under
-that model's names, so they are indistinguishable from published ones.
+With time, its outputs equal those of a TimeSformer with divided space-time attention. Its weights are saved under the
+names of that model, so they load like published ones.
 
 Shapes: B clips, T frames, N patches a frame, D width, C classes, P patch side, K = 3 P^2 numbers in a patch,
 R residual branches with drop path.
@@ -56,7 +56,7 @@ class Classifier(MSTAT):
         num_classes: Number of actions.
         num_frames: Frames of a clip.
         time: `divided` has temporal attention and a temporal position. `none` has neither, so its scores do not depend
-            on the order of frames: it is the control, and `model.init` reads it as a plain ViT.
+            on the order of frames: it serves as a control, and `model.init` reads it as a plain ViT.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class Classifier(MSTAT):
         self.stem.pixel_std.fill_(std)
         self.time_position = None
         if time == "divided":
-            # TimeSformer starts at 0; from scratch that would hide the order of frames from the model for long.
+            # TimeSformer starts at 0; from scratch, the model would ignore the order of frames for long.
             self.time_position = nn.Parameter(anisotropic_(torch.empty(num_frames, config.width)))
         for block in self.stage1.blocks:
-            # TimeSformer has no such parameters: they stay 1.
+            # TimeSformer has no such parameters, so they stay 1.
             block.alpha.requires_grad_(False)
             block.beta.requires_grad_(False)
             if time == "none":

@@ -1,6 +1,6 @@
-"""Pictures of what a trained model has learned: its attributes (Figs. 10 and 11) and the people in the plane (Fig. 12).
+"""Pictures of a trained model: its attribute proxies (Figs. 10 and 11) and the t-SNE of test identities (Fig. 12).
 
-The paper draws them for MARS and iLIDS-VID; here they are of the run's own set.
+The paper shows MARS and iLIDS-VID; these pictures show the run's own data set.
 """
 
 from __future__ import annotations
@@ -21,28 +21,24 @@ if TYPE_CHECKING:
     from mstat.model import MSTAT
     from shards.read import Reader
 
-NO_WORD = re.compile(r"[^A-Za-z0-9_-]")  # of a key, which names a file
-NUM_PEOPLE, NUM_FRAMES = 2, 4  # as Fig. 11 has them
+NO_WORD = re.compile(r"[^A-Za-z0-9_-]")  # characters of a key that are unsafe in a file name
+NUM_PEOPLE, NUM_FRAMES = 2, 4  # as in Fig. 11
 FRAME_HEIGHT = 176  # CSS pixels
 
 
 def check(folder: Folder) -> None:
-    """Refuse proxies and tracklets that are asked for and cannot be shown.
-
-    Raises:
-        ValueError: With those there are.
-    """
+    """Raise UserError if requested proxies or tracklets cannot be shown."""
     if not folder.proxies and not folder.tracklets:
         return
     if isinstance(folder.evaluation, str):
-        raise UserError(f"{folder.run}: {folder.evaluation} Without it no picture of attributes is drawn")
+        raise UserError(f"{folder.run}: {folder.evaluation} Pictures of attributes need it")
     aap = folder.model.stage1.aap
     if aap is None:
         raise UserError(f"{folder.run}: the model has no attributes (model.stage1_aap is false)")
     if unknown := [proxy for proxy in folder.proxies if not 0 <= proxy < len(aap.proxies)]:
-        raise UserError(f"{folder.run}: no proxy {unknown[0]}; there are 0 to {len(aap.proxies) - 1}")
+        raise UserError(f"{folder.run}: no proxy {unknown[0]}; proxies are 0 to {len(aap.proxies) - 1}")
     if len(folder.proxies) > len(heatmaps.COLOURS):
-        raise UserError(f"{len(folder.proxies)} proxies asked for; there are {len(heatmaps.COLOURS)} colours")
+        raise UserError(f"{len(folder.proxies)} proxies requested; at most {len(heatmaps.COLOURS)} can be shown")
     if isinstance(folder.reader, str):
         raise UserError(f"{folder.run}: {folder.reader}")
     for key in folder.tracklets:
@@ -50,7 +46,7 @@ def check(folder: Folder) -> None:
 
 
 def attributes(folder: Folder) -> str:
-    """HTML: how alike the attribute proxies are, and where some of them look."""
+    """Return HTML with the similarity of the attribute proxies, and the attention of some of them."""
     requested = folder.proxies or folder.tracklets
     if isinstance(folder.evaluation, str) or folder.is_set or not (requested or folder.setting("eval", "pictures")):
         return ""
@@ -72,15 +68,15 @@ def _similarity(folder: Folder, proxies_AD: np.ndarray) -> str:
     directions_AD = proxies_AD / np.linalg.norm(proxies_AD, axis=1, keepdims=True).clip(1e-12)
     matrix = directions_AD @ directions_AD.T
     others = matrix[~np.eye(len(matrix), dtype=bool)]
-    message = (
-        f"Similarity of the attribute proxies of Stage I: {len(matrix)} proxies, "
-        f"the most alike have a cosine of {others.max(initial=0.0):.2f}"
+    caption = (
+        f"Cosine similarity of the {len(matrix)} attribute proxies of Stage I, "
+        f"at most {others.max(initial=0.0):.2f} between two of them"
     )
-    return folder.figure("proxies.svg", figures.similarity_figure(matrix), message, f"{message}.")
+    return folder.figure("proxies.svg", figures.similarity_figure(matrix), caption, f"{caption}.")
 
 
 def _attention(folder: Folder, model: MSTAT, reader: Reader, evaluation: Mapping[str, Any]) -> list[str]:
-    """Consecutive frames of some tracklets, and what chosen proxies attend to in them, a colour each."""
+    """Return pictures of consecutive frames of some tracklets, with the attention of each chosen proxy in a colour."""
     import torch
 
     folder.forget("attention-*.jpg")
@@ -92,7 +88,7 @@ def _attention(folder: Folder, model: MSTAT, reader: Reader, evaluation: Mapping
         numbers = list(range(first, min(first + NUM_FRAMES, tracklet.num_frames)))
         try:
             height, width = reader.frames(index, numbers[:1]).shape[1:3]
-            size = (2 * FRAME_HEIGHT, max(1, round(2 * FRAME_HEIGHT * width / height)))  # for sharp screens
+            size = (2 * FRAME_HEIGHT, max(1, round(2 * FRAME_HEIGHT * width / height)))  # for high-resolution screens
             frames_THWC = reader.frames(index, numbers, size=size)
             seen_THWC = reader.frames(index, numbers, size=model.config.image_size)
         except (DataError, OSError) as error:
@@ -115,7 +111,11 @@ def _heat(
     maps_AThw: np.ndarray,
     chosen: Mapping[int, tuple[str, tuple[int, int, int]]],
 ) -> str:
-    """One tracklet; `chosen` gives the name and value of each proxy's colour."""
+    """Return the figure of one tracklet.
+
+    Args:
+        chosen: Proxy -> name and value of its colour.
+    """
     shown_CTHW = heatmaps.shown(maps_AThw[list(chosen)], frames_THWC.shape[1:3])
     heat = heatmaps.overlay(frames_THWC, shown_CTHW, [colour for _, colour in chosen.values()])
     jpeg, size = encode_strip(np.concatenate([frames_THWC, heat], axis=1), 2 * FRAME_HEIGHT)
@@ -124,12 +124,12 @@ def _heat(
     for (proxy, (name, _)), shown_THW in zip(chosen.items(), shown_CTHW, strict=True):
         attention, area = heatmaps.share(maps_AThw[proxy], shown_THW)
         legend.append(f"{name}: proxy {proxy}, {attention:.0%} of its attention on {area:.0%} of the frames")
-    message = f"Frames {numbers[0]} to {numbers[-1]} of {key}, and below them where attributes of Stage I look"
-    image = page.picture(jpeg, page.JPEG, f"{message}: {'; '.join(legend)}", size)
+    caption = f"Frames {numbers[0]} to {numbers[-1]} of {key}; below, with the attention of attributes of Stage I"
+    image = page.picture(jpeg, page.JPEG, f"{caption}: {'; '.join(legend)}", size)
     keys = "<br>".join(
         f"{_swatch(colour)} {page.escape(text)}" for (_, colour), text in zip(chosen.values(), legend, strict=True)
     )
-    return f"<figure>{image}<figcaption>{page.escape(message)}.<br>{keys}</figcaption></figure>"
+    return f"<figure>{image}<figcaption>{page.escape(caption)}.<br>{keys}</figcaption></figure>"
 
 
 def _swatch(colour: Sequence[int]) -> str:
@@ -146,14 +146,14 @@ def _find(reader: Reader, key: str) -> int:
 
 
 def _queries(reader: Reader, evaluation: Mapping[str, Any]) -> list[int]:
-    """The first query of each of the first people who are asked for."""
+    """Return the first query of each of the first NUM_PEOPLE query identities."""
     queries = np.flatnonzero(reader.roles(evaluation["protocol"], evaluation["split"]) & Role.QUERY)
     _, first = np.unique(reader.pids[queries], return_index=True)
     return [int(index) for index in queries[np.sort(first)][:NUM_PEOPLE]]
 
 
 def embedding(folder: Folder) -> str:
-    """HTML: tracklets in the plane."""
+    """Return HTML with the t-SNE of test identities."""
     folder.forget("embedding.svg")
     if isinstance(folder.evaluation, str) or folder.is_set or not folder.setting("eval", "pictures"):
         return ""
@@ -164,6 +164,6 @@ def embedding(folder: Folder) -> str:
         return page.note(remark)
     pids = np.array(result["pids"])
     svg = figures.embedding_figure(np.array(result["points"], dtype=np.float64).reshape(-1, 2), pids)
-    message = f"{len(pids)} tracklets of {len(np.unique(pids))} people, the first third of those who are tested"
-    caption = f"t-SNE of the joined features, each number a person: {message}"
+    shown = f"{len(pids)} tracklets of {len(np.unique(pids))} people, the first third of the test identities"
+    caption = f"t-SNE of the joined features; each number is a person: {shown}"
     return folder.figure("embedding.svg", svg, caption, f"{caption}.")

@@ -1,4 +1,4 @@
-"""The mean of several evaluations, of splits or of seeds, in the form of one."""
+"""Mean of several evaluations, over splits or seeds, in the form of one evaluation."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from mstat.runs.scored_set import TERMS
 
 
 def mean_of(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One evaluation out of several: the same keys, each score their mean, its deviation under `sd`.
+    """Average evaluations: the same keys with mean scores, and standard deviations under `sd`.
 
-    `sd` is the standard deviation of a sample (n - 1), which a single evaluation has none of. What has no mean is the
-    first one's, but for the cameras: another split asks for other people.
+    `sd` is the sample standard deviation (n - 1); it is empty for a single evaluation. Other values are copied from the
+    first evaluation, except scores per camera, since each split has other queries.
 
     Raises:
-        UserError: If the evaluations are of several data sets, protocols or settings.
+        UserError: If the evaluations differ in data set, protocol or settings.
     """
     for key, words in {"dataset": "data set", **TERMS}.items():
         values = [{**(evaluation.get("eval") or {}), **evaluation}.get(key) for evaluation in evaluations]
         if key != "split" and (others := [value for value in values if value != values[0]]):
-            raise UserError(f"no mean is made of scores of another {words}: {values[0]} and {others[0]}")
+            raise UserError(f"scores of different {words} cannot be averaged: {values[0]} and {others[0]}")
     first = {key: value for key, value in evaluations[0].items() if key != "cameras"}
     return {
         **first,
@@ -42,7 +42,7 @@ def mean_of(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def numbers(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Return the numbers of an evaluation: scores, distances, and counts of queries and gallery, but no settings.
 
-    A new score needs no change here. A protocol without mAP has None in its place.
+    New scores are included automatically. mAP is None for a protocol without it.
     """
     settings = {*TERMS, "cameras"}
     return {

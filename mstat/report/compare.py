@@ -1,4 +1,4 @@
-"""Several runs on one page: scores side by side, what differs between them, and their curves in one figure."""
+"""Comparison of several runs on one page: scores, settings that differ, and curves in shared figures."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ class Comparison:
     groups: list[Group]
     figures: Path  # folder
 
-    def figure(self, file: str, svg: bytes, name: str, message: str) -> str:
+    def figure(self, file: str, svg: bytes, name: str, summary: str) -> str:
         write_plain(self.figures / file, svg)
-        return page.figure(svg, f"{name}: {message}", name)
+        return page.figure(svg, f"{name}: {summary}", name)
 
 
 def write_comparison(paths: Sequence[Path], out: Path) -> Path:
-    """Writes the page `out`, and its pictures into a folder beside it, and returns it.
+    """Write the page `out`, and its pictures into a folder beside it; return `out`.
 
     Args:
-        paths: Run folders, at least two; also those of `--data.split all`. No file in them is required.
-        out: As comparison.html; the pictures are then in comparison-figures/.
+        paths: At least two run folders, also those of `--data.split all`. No file in them is required.
+        out: File to write, such as comparison.html; pictures are then in comparison-figures/.
 
     Raises:
-        ValueError: A run is named twice, or `out` is a folder.
+        UserError: If a run is given twice, or `out` is a folder.
     """
     if out.is_dir():
-        raise UserError(f"{out}: is a folder; --out is the page, as {out / 'comparison.html'}")
+        raise UserError(f"{out}: is a folder; --out must be a file, such as {out / 'comparison.html'}")
     runs = compared(paths)
     out.parent.mkdir(parents=True, exist_ok=True)
     comparison = Comparison(runs, grouped(runs), out.with_name(f"{out.stem}-figures"))
@@ -52,8 +52,8 @@ def write_comparison(paths: Sequence[Path], out: Path) -> Path:
 
 
 def _remarks(comparison: Comparison) -> str:
-    """Return the reasons against comparing the runs."""
-    parts = [page.note(f"Not comparable: {message}.") for message in why_not_comparable(comparison.runs)]
+    """Return notes on why the runs may not be comparable."""
+    parts = [page.note(f"Not comparable: {reason}.") for reason in why_not_comparable(comparison.runs)]
     for run in comparison.runs:
         if isinstance(run.folder.evaluation, str):
             parts.append(page.note(f"{run.name}: {run.folder.evaluation}"))
@@ -74,18 +74,18 @@ def _scores(comparison: Comparison) -> str:
         if len(group.runs) > 1:
             rows += [Row(run.name, scores.cells(run.evaluation), "faint") for run in group.runs]
     if not rows:
-        return page.note("No run has an evaluation.json; launch/evaluate.py --run makes it.")
+        return page.note("No run has an evaluation.json; launch/evaluate.py --run RUN makes it.")
     rows += _baselines(comparison)
-    message = "In percent, of all stages."
+    caption = "In percent, with the features of all stages."
     if any(len(group.runs) > 1 for group in comparison.groups):
-        message += " Runs that differ in the seed alone are under their mean ± standard deviation (n - 1)."
+        caption += " Runs that differ only in the seed are listed below their mean ± standard deviation (n - 1)."
     if any("splits" in run.evaluation for run in comparison.runs):
-        message += " A run of all splits has the mean ± standard deviation over them."
-    return Table(["run", *scores.COLUMNS.values()], rows, caption=message).html()
+        caption += " A run of all splits has the mean ± standard deviation over its splits."
+    return Table(["run", *scores.COLUMNS.values()], rows, caption=caption).html()
 
 
 def _baselines(comparison: Comparison) -> list[Row]:
-    """Return the baselines, which need no training: once if equal for all runs, otherwise for each group."""
+    """Return the rows of the untrained baselines: one row if equal for all runs, otherwise one for each group."""
     of_runs = [row for run in comparison.runs for row in scores.baseline_rows(run.evaluation)]
     rows = []
     for name in dict.fromkeys(row.name for row in of_runs):
@@ -101,26 +101,26 @@ def _baselines(comparison: Comparison) -> list[Row]:
 
 def _settings(comparison: Comparison) -> str:
     if unknown := [run.name for run in comparison.runs if not run.settings]:
-        return page.note(f"No settings can be read from config.yaml of {', '.join(unknown)}.")
+        return page.note(f"config.yaml cannot be read for {', '.join(unknown)}.")
     result = differing([run for group in comparison.groups for run in group.runs])
     if not result:
         return page.note("The runs have the same settings.")
     rows = []
     for key, values in result.items():
         left = iter(values)
-        cells = [dict.fromkeys(_told(next(left)) for _ in group.runs) for group in comparison.groups]
+        cells = [dict.fromkeys(_setting_text(next(left)) for _ in group.runs) for group in comparison.groups]
         rows.append(Row(key, [", ".join(cell) for cell in cells]))
     headings = ["setting", *(group.name for group in comparison.groups)]
     return Table(headings, rows, caption="All others are the same.", align="l" * len(headings)).html()
 
 
-def _told(value: Any) -> str:
-    """A setting as a YAML has it."""
+def _setting_text(value: Any) -> str:
+    """Return a setting as it would be written in YAML."""
     return scores.ABSENT if value is ... else value if isinstance(value, str) else json.dumps(value)
 
 
 def _cmc(comparison: Comparison) -> str:
-    # A group without a curve keeps its place, so that a colour is the same group's in every figure.
+    # Keep groups without a curve, so that a group has the same colour in every figure.
     curves = {group.name: group.evaluation.get("cmc") or [] for group in comparison.groups}
     if not any(curves.values()):
         return ""
@@ -128,7 +128,7 @@ def _cmc(comparison: Comparison) -> str:
     return comparison.figure("cmc.svg", svg, results.CMC, results.at_rank_1(curves))
 
 
-# File of the figure, journal, key in it, what is on the axis, its unit, caption.
+# File of the figure, journal, key, label of the axis, factor, caption.
 CURVES = (
     ("loss.svg", "metrics.jsonl", "loss", "loss", 1, "Total loss, running mean"),
     ("learning-rate.svg", "metrics.jsonl", "lr", "learning rate", 1, "Learning rate"),
@@ -144,15 +144,15 @@ def _training(comparison: Comparison) -> str:
             records = [run.folder.records(journal, ("step", key))[0] for run in group.runs]
             curves[group.name] = [of_run for of_run in records if any(record[key] is not None for record in of_run)]
         if any(curves.values()):
-            message = "; ".join(f"{group} {trend(known[0], key)}" for group, known in curves.items() if known)
-            drawn.append(comparison.figure(file, figures.compared_figure(curves, key, quantity, scale), name, message))
+            summary = "; ".join(f"{group} {trend(known[0], key)}" for group, known in curves.items() if known)
+            drawn.append(comparison.figure(file, figures.compared_figure(curves, key, quantity, scale), name, summary))
     return '<div class="figures">\n' + "\n".join(drawn) + "\n</div>" if drawn else ""
 
 
 def _stages(comparison: Comparison) -> str:
-    """Table II of each group."""
+    """Return the scores of every subset of stages of each group (Table II)."""
     tables = []
-    for column, heading in list(scores.COLUMNS.items())[:2]:
+    for column in ("mAP", "rank1"):
         rows = [
             Row(
                 group.name,
@@ -162,13 +162,13 @@ def _stages(comparison: Comparison) -> str:
             if any(of.get(column) is not None for of in group.evaluation.get("stages", {}).values())
         ]
         if rows:
-            caption = f"{heading} in percent of every subset of stages."
-            tables.append(Table([heading, *scores.STAGES], rows, caption=caption).html())
+            caption = f"{scores.COLUMNS[column]} in percent for every subset of stages."
+            tables.append(Table([scores.COLUMNS[column], *scores.STAGES], rows, caption=caption).html())
     return "\n".join(tables)
 
 
 def _distances(comparison: Comparison) -> str:
-    """Table VI of each group."""
+    """Return the distances of each group (Table VI)."""
     rows = [
         Row(f"{group.name}, {kind}", results.distance_cells(group.evaluation["distances"][kind]))
         for kind in ("cosine", "euclidean")
@@ -200,7 +200,7 @@ def _environment(comparison: Comparison) -> str:
         }
         rows.append(Row(run.name, [scores.ABSENT if value is None else str(value) for value in values.values()]))
     headings = ["run", *values]
-    caption = "Versions: those that differ between the runs."
+    caption = "Versions are listed if they differ between the runs."
     return Table(headings, rows, caption=caption, align="l" * len(headings)).html()
 
 
@@ -211,5 +211,5 @@ SECTIONS = (
     Section("training", "Training", _training),
     Section("stages", "Stages", _stages),
     Section("distances", "Distances", _distances),
-    Section("environment", "Where they come from", _environment),
+    Section("environment", "Environments", _environment),
 )

@@ -1,7 +1,7 @@
-"""Figures of a run, or of several, as SVG: curves over steps, CMC, matrices, the plane.
+"""Figures of one or several runs as SVG: curves over steps, CMC, matrices, t-SNE.
 
-Drawn on nothing (transparent) in mid tones, so that one picture reads on white paper and on a dark screen; sized for
-the width of a phone, so that lettering stays legible there. matplotlib is imported when a figure is asked for.
+Mid tones on a transparent background are readable on white paper and on a dark screen; the size fits the width of a
+phone. matplotlib is imported only when a figure is drawn.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ STYLE: dict[Any, Any] = {
     "grid.color": GRID,
     "grid.alpha": 0.25,
     "legend.frameon": False,
-    "text.parse_math": False,  # a `$` in a name is a `$`
-    "svg.hashsalt": "mstat",  # the same run gives the same bytes
+    "text.parse_math": False,  # show a `$` in a name as it is
+    "svg.hashsalt": "mstat",  # equal data must give equal bytes
 }
 
 Records = Sequence[Mapping[str, Any]]
 
 
 def loss_terms(records: Records) -> dict[str, list[str]]:
-    """Term -> the stages that have it, from the keys `loss/<stage>/<term>` of the records."""
+    """Return term -> stages that have it, from the keys `loss/<stage>/<term>` of the records."""
     terms: dict[str, list[str]] = {}
     for key in {key: None for record in records for key in record}:
         match key.split("/", 2):
@@ -53,7 +53,7 @@ def loss_terms(records: Records) -> dict[str, list[str]]:
 
 
 def loss_figure(records: Records, term: str | None = None) -> bytes:
-    """The loss over steps, each step thin and a running mean thick: the total, or one term with a line a stage."""
+    """Draw the loss over steps (thin) and its running mean (thick): the total, or one term with a line per stage."""
     keys = {"": "loss"} if term is None else {stage: f"loss/{stage}/{term}" for stage in loss_terms(records)[term]}
 
     def draw(axes: Axes) -> None:
@@ -69,7 +69,7 @@ def loss_figure(records: Records, term: str | None = None) -> bytes:
 
 
 def learning_rate_figure(records: Records) -> bytes:
-    """The learning rate over steps."""
+    """Draw the learning rate over steps."""
 
     def draw(axes: Axes) -> None:
         axes.plot(*_series(records, "lr"), color=COLOURS[0], linewidth=1.8)
@@ -80,7 +80,7 @@ def learning_rate_figure(records: Records) -> bytes:
 
 
 def scores_figure(records: Records) -> bytes:
-    """mAP and rank-1, where they are known, at the steps that were evaluated during training, in percent."""
+    """Draw mAP (if the protocol has it) and rank-1 in percent, at the steps evaluated during training."""
 
     def draw(axes: Axes) -> None:
         for colour, (key, label) in zip(COLOURS, (("mAP", "mAP"), ("rank1", "rank-1")), strict=False):
@@ -94,14 +94,14 @@ def scores_figure(records: Records) -> bytes:
 
 
 def compared_figure(groups: Mapping[str, Sequence[Records]], key: str, quantity: str, scale: float = 1) -> bytes:
-    """One quantity of several runs over steps, as running means; runs of a group share a line's look and its name."""
+    """Draw running means of one quantity of several runs over steps; runs of a group share line style and label."""
 
     def draw(axes: Axes) -> None:
         for index, (name, runs) in enumerate(groups.items()):
             for records in runs:
                 steps, values = _series(records, key)
                 look = _look(index) | {"label": name if records is runs[0] else None}
-                marker = "o" if len(steps) < 25 else ""  # a single point makes no line
+                marker = "o" if len(steps) < 25 else ""  # a line through a single point is invisible
                 axes.plot(steps, scale * smooth(values), linewidth=1.4, marker=marker, markersize=3, **look)
         axes.set(xlabel="step", ylabel=quantity, ylim=(0, None))
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
@@ -111,11 +111,11 @@ def compared_figure(groups: Mapping[str, Sequence[Records]], key: str, quantity:
 
 
 def cmc_figure(curves: Mapping[str, Sequence[float]], equals: bool = False) -> bytes:
-    """Cumulative matching characteristic: share of queries with a right match among the first k, in percent.
+    """Draw the cumulative matching characteristic: queries with a true match among the first k, in percent.
 
     Args:
-        curves: Name -> its values (fractions) at ranks 1, 2, ...; empty where there are none.
-        equals: No curve is drawn as the main one, which otherwise is the first.
+        curves: Name -> values (fractions) at ranks 1, 2, ...; an empty curve is not drawn.
+        equals: Draw all curves alike; otherwise the first is emphasised.
     """
     lowest = min(min(values) for values in curves.values() if values)
 
@@ -130,7 +130,7 @@ def cmc_figure(curves: Mapping[str, Sequence[float]], equals: bool = False) -> b
                 label=name,
                 **(_look(index) if equals or not index else _look(index) | {"linestyle": DASHES[1 + (index - 1) % 3]}),
             )
-        # From 0 where that is near; high curves alone would lie on each other.
+        # High curves would overlap on an axis from 0.
         bottom = max(0, 10 * int(10 * lowest - 0.5)) if lowest > 0.5 else 0
         axes.set(xlabel="rank", ylabel="queries matched (%)", xticks=(1, 5, 10, 20, 30, 40, 50))
         axes.set_ylim(bottom, 100 + (100 - bottom) / 50)
@@ -140,7 +140,11 @@ def cmc_figure(curves: Mapping[str, Sequence[float]], equals: bool = False) -> b
 
 
 def camera_figure(matrix: np.ndarray, requested: Sequence[int], searched: Sequence[int]) -> bytes:
-    """Rank-1 (fractions, nan where there is none) of each camera's queries in each other one, (asked, searched)."""
+    """Draw rank-1 (fractions, NaN for none) of each camera's queries in each gallery camera.
+
+    Args:
+        matrix: Rank-1, (requested, searched).
+    """
 
     def draw(axes: Axes) -> None:
         size = 9 if len(requested) < 9 else 6
@@ -159,9 +163,9 @@ def camera_figure(matrix: np.ndarray, requested: Sequence[int], searched: Sequen
 
 
 def sweep_figure(result: Mapping[str, Any], varied: str) -> bytes:
-    """Scores of an experiment (`mstat.paper.reproduce.results`) over its rows, in percent, with standard deviations.
+    """Draw the scores of an experiment (`mstat.paper.reproduce.results`) over its rows, with standard deviations.
 
-    The paper's own points, of its data set, are hollow.
+    Hollow points are the paper's, on its data set.
     """
     rows = result["rows"]
 
@@ -184,11 +188,11 @@ def sweep_figure(result: Mapping[str, Any], varied: str) -> bytes:
 
 
 def panels_figure(panels: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]], lines: Mapping[str, str]) -> bytes:
-    """Scores in percent over several settings: panels side by side, one axis of scores, values evenly spaced.
+    """Draw scores in percent over several settings, in panels that share the score axis; values are evenly spaced.
 
     Args:
-        panels: Label of a setting -> (its value as a tick, scores as fractions).
-        lines: Score -> its name; one that all points lack (a protocol without mAP) is left out.
+        panels: Label of a setting -> (value as a tick, scores as fractions).
+        lines: Score -> label; a score that no point has (mAP in some protocols) is left out.
     """
 
     def draw(*all_axes: Axes) -> None:
@@ -209,12 +213,12 @@ def panels_figure(panels: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]],
 
 
 def similarity_figure(matrix: np.ndarray) -> bytes:
-    """Cosine similarity of every two proxies (Fig. 10), (A, A)."""
+    """Draw the cosine similarity of all pairs of proxies (Fig. 10), (A, A)."""
 
     def draw(axes: Axes) -> None:
         largest = max(float(np.abs(matrix[~np.eye(len(matrix), dtype=bool)]).max(initial=0.0)), 0.05)
         places = range(len(matrix))
-        # The diagonal, 1, is off the scale.
+        # The diagonal (1) exceeds the scale.
         mesh = axes.pcolormesh(places, places, matrix, cmap="PuOr", vmin=-largest, vmax=largest)
         ticks = places[:: 1 + len(places) // 13]
         axes.set(xlabel="proxy", ylabel="proxy", aspect="equal", xticks=ticks, yticks=ticks)
@@ -224,7 +228,7 @@ def similarity_figure(matrix: np.ndarray) -> bytes:
 
 
 def embedding_figure(points: np.ndarray, pids: np.ndarray) -> bytes:
-    """Tracklets in the plane (Fig. 12), (n, 2), each identity in a colour and with its number at its middle."""
+    """Draw the t-SNE of tracklets (Fig. 12), (n, 2), with a colour and a label for each identity."""
 
     def draw(axes: Axes) -> None:
         for order, pid in enumerate(np.unique(pids)):
@@ -232,7 +236,7 @@ def embedding_figure(points: np.ndarray, pids: np.ndarray) -> bytes:
             colour = COLOURS[order % len(COLOURS)]
             marker = "osD^v"[order // len(COLOURS) % 5]
             axes.scatter(mine[:, 0], mine[:, 1], s=11, color=colour, marker=marker, linewidths=0, alpha=0.8)
-            # The median: a stray tracklet does not pull the number away from the others.
+            # An outlier does not move the median, so the label stays at the other tracklets.
             place = np.median(mine, axis=0)
             axes.annotate(str(pid), place, (0, 4), textcoords="offset points", fontsize=7, ha="center")
         axes.set(xticks=[], yticks=[])
@@ -242,7 +246,7 @@ def embedding_figure(points: np.ndarray, pids: np.ndarray) -> bytes:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Centred running mean over a 25th of the series; gaps (not finite) are left out of the mean."""
+    """Return the centred running mean over 1/25 of the series, without values that are not finite."""
     if not len(values):
         return values
     window = np.ones(2 * (len(values) // 50) + 1)
@@ -255,19 +259,19 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 def _series(records: Records, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of the records that hold the key; what is not finite becomes a gap."""
+    """Return steps and values of the records that have the key; values that are not finite become NaN."""
     points = [(record["step"], record[key]) for record in records if record.get(key) is not None]
     steps, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
     return steps, np.where(np.isfinite(values), values, np.nan)
 
 
 def _look(index: int) -> dict[str, Any]:
-    """Colour and dashes of the curve of that number; the colours come again with other dashes."""
+    """Return colour and dashes of the curve with this index; colours repeat with other dashes."""
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
 
 
 def _as_matrix(axes: Axes, mesh: Any, label: str) -> None:
-    """First row on top, no lines but the cells', a bar that tells the colours."""
+    """Format axes as a matrix: first row on top, no grid, a colour bar."""
     axes.invert_yaxis()
     axes.grid(False)
     axes.tick_params(length=0)
@@ -278,9 +282,9 @@ def _as_matrix(axes: Axes, mesh: Any, label: str) -> None:
 
 
 def _svg(draw: Callable[..., None], num_panels: int = 1, size: tuple[float, float] = SIZE_INCHES) -> bytes:
-    """Picture of what `draw` puts on its axes, of which it gets one for each panel."""
+    """Return an SVG figure; `draw` receives the axes of each panel."""
     import matplotlib
-    from matplotlib.figure import Figure  # not pyplot: no backend to choose, no figure kept alive
+    from matplotlib.figure import Figure  # pyplot would choose a backend and keep figures alive
 
     with matplotlib.rc_context(STYLE):
         figure: Figure = Figure(figsize=size, layout="constrained")

@@ -1,4 +1,4 @@
-"""Ranked galleries of the HTML report: a query as a strip of frames, beneath it what the model took for nearest."""
+"""Ranked galleries of the HTML report: each query as a strip of frames, followed by its nearest gallery tracklets."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from shards.records import DISTRACTOR_PID, DataError
 if TYPE_CHECKING:
     from shards.read import Reader
 
-MOST_RANKS = 50  # of a query that are shown; evaluations list ten
-NUM_QUERIES = 24  # a page that a mail still carries: about 5 MB
+MOST_RANKS = 50  # most ranks to show for a query; evaluations list ten
+NUM_QUERIES = 24  # keeps the page at about 5 MB, small enough for e-mail
 QUERY_FRAMES, GALLERY_FRAMES = 8, 4
-LEGEND = " ✓ and a solid line: the same person; ✗ and a dashed line: somebody else."
+LEGEND = " ✓ and a solid line: same identity; ✗ and a dashed line: another identity."
 
 
 def typical(folder: Folder) -> str:
-    """Queries from the best to the worst. Empty where rankings.json has none: the hardest ones say what is amiss."""
+    """Return queries from the best to the worst; empty if rankings.json has none, which `failures` reports."""
     if folder.is_set or isinstance(folder.rankings, str) or not folder.rankings.get("typical"):
         return ""
     if folder.of_other_scores(folder.rankings):
         return ""
     queries = folder.rankings["typical"][:NUM_QUERIES]
-    message = f"{len(queries)} queries at even steps through all, from the highest average precision to the lowest."
-    return _galleries(folder, queries, "galleries.jpg", message)
+    caption = f"{len(queries)} queries evenly spaced from the highest average precision to the lowest."
+    return _galleries(folder, queries, "galleries.jpg", caption)
 
 
 def failures(folder: Folder) -> str:
+    """Return the hardest queries."""
     if folder.is_set:
         return ""
     if isinstance(folder.rankings, str):
@@ -45,15 +46,15 @@ def failures(folder: Folder) -> str:
         return page.note("rankings.json lists no query.")
     queries = listed[:NUM_QUERIES]
     wrong = sum(query["first_hit"] > 1 for query in queries)
-    message = f"The {len(queries)} queries of lowest average precision; {wrong} of them have somebody else for nearest."
-    return _galleries(folder, queries, "failures.jpg", message)
+    caption = f"The {len(queries)} queries of lowest average precision; rank 1 is wrong for {wrong} of them."
+    return _galleries(folder, queries, "failures.jpg", caption)
 
 
-def _galleries(folder: Folder, queries: Sequence[Mapping[str, Any]], file: str, message: str) -> str:
-    """Queries of rankings.json in their order, without pictures where there are no shards."""
+def _galleries(folder: Folder, queries: Sequence[Mapping[str, Any]], file: str, caption: str) -> str:
+    """Return queries of rankings.json in their order; without shards, they have no pictures."""
     reader = folder.reader
-    glance = "" if isinstance(reader, str) else f" At one glance: figures/{file} in the run folder."
-    parts = [f'<p class="soft">{page.escape(message + LEGEND + glance)}</p>']
+    overview_note = "" if isinstance(reader, str) else f" Overview: figures/{file} in the run folder."
+    parts = [f'<p class="soft">{page.escape(caption + LEGEND + overview_note)}</p>']
     if isinstance(reader, str):
         parts.append(page.note(reader))
     parts += [_query(query, reader) for query in queries]
@@ -71,12 +72,12 @@ def _galleries(folder: Folder, queries: Sequence[Mapping[str, Any]], file: str, 
 
 def _query(query: Mapping[str, Any], reader: Reader | str) -> str:
     ranked = query["gallery"][:MOST_RANKS]
-    hit = f"first right match at rank {query['first_hit']:,}"
+    hit = f"first true match at rank {query['first_hit']:,}"
     if query["first_hit"] > len(ranked):
         hit += " (not shown)"
     facts = (
         f"{_person(query['pid'])}, camera {query['camid']} · average precision {percent(query['ap'])} % · {hit} · "
-        f"{query['num_positives']} right in the gallery"
+        f"{query['num_positives']} true matches in the gallery"
     )
     alt = f"Query {query['key']}: {_person(query['pid'])}, camera {query['camid']}"
     return (
@@ -104,7 +105,7 @@ def _person(pid: int) -> str:
 
 
 def _strip(reader: Reader | str, item: Mapping[str, Any], num_frames: int, alt: str) -> str:
-    """The tracklet of a query or gallery entry as one picture, or the reason why there is none."""
+    """Return the tracklet of a query or gallery entry as one picture, or the reason why there is none."""
     if isinstance(reader, str):
         return ""
     frames_THWC = _frames(reader, item, num_frames)
@@ -115,17 +116,17 @@ def _strip(reader: Reader | str, item: Mapping[str, Any], num_frames: int, alt: 
 
 
 def _middle(reader: Reader, item: Mapping[str, Any]) -> np.ndarray | None:
-    """A frame from the middle of a tracklet; None where it cannot be read, which `_strip` tells."""
+    """Return a frame from the middle of a tracklet; None if it cannot be read, which `_strip` reports."""
     frames_THWC = _frames(reader, item, 3)
     return None if isinstance(frames_THWC, str) else frames_THWC[len(frames_THWC) // 2]
 
 
 def _frames(reader: Reader, item: Mapping[str, Any], num_frames: int) -> np.ndarray | str:
-    """Frames spread evenly over a tracklet, or why there are none."""
+    """Return evenly spaced frames of a tracklet, or the reason why there are none."""
     try:
         tracklet = reader[item["index"]]
         if tracklet.key != item["key"]:
-            raise DataError(f"the shards hold {tracklet.key} at its place {item['index']}")
+            raise DataError(f"the shards have {tracklet.key} at its index {item['index']}")
         return reader.frames(item["index"], even_numbers(tracklet.num_frames, num_frames))
     except (DataError, IndexError, OSError) as error:
         return f"No frames of {item['key']}: {error}"

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import uniform_filter
 
-# One colour a proxy, told apart also by those who see red and green alike (Okabe and Ito's set).
+# One colour for each proxy, distinguishable with colour blindness (Okabe and Ito's palette).
 COLOURS = {
     "orange": (230, 159, 0),
     "blue": (0, 114, 178),
@@ -22,16 +22,16 @@ COLOURS = {
     "red": (213, 94, 0),
     "white": (255, 255, 255),
 }
-NUM_CHOSEN = 4  # proxies that are shown if none are asked for
-THRESHOLD = 0.5  # of the way from a proxy's least attention to its most: what is below is not shown
-FILTERS = 3  # average filters, one after the other
+NUM_CHOSEN = 4  # proxies to show if none are requested
+THRESHOLD = 0.5  # attention to show, at least; 0 is a proxy's minimum and 1 its maximum
+FILTERS = 3  # successive average filters
 OPACITY = 0.75
 
 
 def choose(maps_AThw: np.ndarray, count: int = NUM_CHOSEN) -> list[int]:
-    """The proxies that are looked at: the most concentrated first, then those that overlap least with these.
+    """Choose proxies to show: the most concentrated first, then those that overlap least with the chosen ones.
 
-    Concentration is the share of attention on the tenth of the patches that has most of it.
+    Concentration is the share of attention on the 10 % of patches with most attention.
     """
     flat = maps_AThw.reshape(len(maps_AThw), -1)
     share = flat / flat.sum(axis=1, keepdims=True).clip(1e-12)
@@ -48,10 +48,10 @@ def choose(maps_AThw: np.ndarray, count: int = NUM_CHOSEN) -> list[int]:
 
 
 def shown(maps_CThw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return the drawn part of each proxy's attention, (C, T, H, W) for frames of `size` (H, W).
+    """Return the part of each proxy's attention to draw, (C, T, H, W) for frames of `size` (H, W).
 
-    Average-filtered, so that no grid is left to see; from 0, its least in the clip, to 1, its most; then 0 where it is
-    below THRESHOLD.
+    Attention is average-filtered to hide the patch grid, scaled from 0 (minimum in the clip) to 1 (maximum), and set to
+    0 below THRESHOLD.
     """
     smoothed = np.stack([[smooth(map_hw, size) for map_hw in maps_Thw] for maps_Thw in maps_CThw])
     least, most = (pick(smoothed, axis=(1, 2, 3), keepdims=True) for pick in (np.min, np.max))
@@ -60,7 +60,7 @@ def shown(maps_CThw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def smooth(map_hw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A map on the patch grid as one of `size` (H, W) pixels, average-filtered."""
+    """Resize a map on the patch grid to `size` (H, W) pixels and average-filter it."""
     image = Image.fromarray(map_hw.astype(np.float32), "F").resize(size[::-1], Image.Resampling.BILINEAR)
     values = np.asarray(image)
     side = 2 * max(1, size[0] // map_hw.shape[0] // 2) + 1  # about a patch
@@ -72,7 +72,7 @@ def smooth(map_hw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def share(maps_Thw: np.ndarray, shown_THW: np.ndarray) -> tuple[float, float]:
     """Return the share of a proxy's attention that is drawn, and the share of the frames that this part covers.
 
-    A map is stretched from its least to its most: these tell a proxy that looks at something from one that hardly does.
+    Since maps are scaled to their range, only these numbers distinguish a focused proxy from a diffuse one.
     """
     drawn = shown_THW > 0
     smoothed = np.stack([smooth(map_hw, shown_THW.shape[1:]) for map_hw in maps_Thw])
@@ -80,9 +80,9 @@ def share(maps_Thw: np.ndarray, shown_THW: np.ndarray) -> tuple[float, float]:
 
 
 def overlay(frames_THW3: np.ndarray, shown_CTHW: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    """Frames with the attention of each proxy in its colour, brighter where it is stronger; uint8 (T, H, W, 3).
+    """Draw the attention of each proxy over the frames in its colour; uint8 (T, H, W, 3).
 
-    Where proxies meet, the strongest is seen: mixed colours would belong to none.
+    Where proxies overlap, the strongest is drawn, because a mixed colour would belong to none.
     """
     paint_THW3 = np.asarray(colours, dtype=np.float64)[shown_CTHW.argmax(axis=0)]
     alpha_THW1 = OPACITY * shown_CTHW.max(axis=0)[..., None]

@@ -1,7 +1,6 @@
-"""A run folder as one self-contained page: what was trained, how it went, how well it does and where it fails.
+"""Report of a run folder as one self-contained page: training curves, scores, galleries, failures, settings.
 
-A file that is missing, unreadable or lacks a key is named in the section that needs it; the report of a run that
-failed half-way is the one that is needed most.
+If a file is missing, unreadable or lacks a key, the section that needs it says so. Reports of failed runs matter most.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ if TYPE_CHECKING:
 def settings(folder: Folder) -> str:
     try:
         text = read_plain(folder.run / "config.yaml").decode(errors="replace")
-        message = page.details("config.yaml", f"<pre>{page.escape(text)}</pre>")
+        config = page.details("config.yaml", f"<pre>{page.escape(text)}</pre>")
     except (OSError, UserError) as error:
-        message = page.note(why_unreadable("config.yaml", error))
-    if folder.is_set or folder.of_run != folder.run:  # the runs have environments of their own
-        return message
+        config = page.note(why_unreadable("config.yaml", error))
+    if folder.is_set or folder.of_run != folder.run:  # the runs have their own environments
+        return config
     environment = folder.environment
     if isinstance(environment, str):
-        return message + "\n" + page.note(environment)
+        return config + "\n" + page.note(environment)
     rows = [
         (key, ", ".join(f"{name} {version}" for name, version in value.items()) if isinstance(value, dict) else value)
         for key, value in environment.items()
     ]
-    return message + "\n" + page.details("environment.json", page.facts(rows))
+    return config + "\n" + page.details("environment.json", page.facts(rows))
 
 
 SECTIONS = (
@@ -46,7 +45,7 @@ SECTIONS = (
     Section("others", "Other data sets", results.others, "evaluations"),
     Section("splits", "Splits", results.splits),
     Section("cameras", "Cameras", results.cameras, half=True),
-    Section("embedding", "People in the plane", attention.embedding, "embedding.json", half=True),
+    Section("embedding", "t-SNE of test identities", attention.embedding, "embedding.json", half=True),
     Section("distances", "Distances", results.distances),
     Section("attributes", "Attributes", attention.attributes),
     Section("robustness", "Robustness", robustness, FILE),
@@ -59,16 +58,16 @@ SECTIONS = (
 def write_report(
     run: Path, reader: Reader | None = None, *, proxies: Sequence[int] = (), tracklets: Sequence[str] = ()
 ) -> Path:
-    """Writes RUN/report.html, and its pictures into RUN/figures, from what the run folder holds; returns its path.
+    """Write RUN/report.html, and its pictures into RUN/figures, from the files in the run folder; return its path.
 
     Args:
         run: Run folder; none of its files is required.
-        reader: The opened shards of the run; None opens `data.shards` of its config.yaml where that is there.
-        proxies: Attributes whose attention is shown (Fig. 11); empty chooses those that look at least at the same.
-        tracklets: Keys of the tracklets in which it is shown; empty takes queries of two people.
+        reader: The opened shards of the run; None opens `data.shards` of its config.yaml, if they exist.
+        proxies: Attribute proxies whose attention is shown (Fig. 11); by default, concentrated and distinct ones.
+        tracklets: Keys of the tracklets in which it is shown; by default, queries of two identities.
 
     Raises:
-        ValueError: The folder does not exist, or has no such attributes or tracklets.
+        UserError: If the folder does not exist, or has no such attributes or tracklets.
     """
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder")
@@ -82,10 +81,7 @@ def write_report(
 
 
 def write_reports(folder: Path, run: Path, reader: Reader) -> Path:
-    """The report of scores that are in `folder`; where that is none of the run itself, also the run's, which names it.
-
-    Returns the path of the former.
-    """
+    """Write the report of the scores in `folder`, and the run's report, which links to it; return the former's path."""
     if folder != run:
         write_report(run)
     return write_report(folder, reader)
@@ -107,7 +103,7 @@ def _header(name: str, folder: Folder) -> str:
 
 
 def state(result: Json) -> str:
-    """Return whether the run is done, and at which step it stands."""
+    """Return HTML with the state of the run and its step."""
     if isinstance(result, str):
         return page.note(result)
     reason = f" – {page.escape(result['reason'])}" if result.get("reason") else ""

@@ -1,4 +1,4 @@
-"""Frames of a tracklet side by side, and ranked galleries at one glance, as JPEG.
+"""JPEGs of a tracklet's frames side by side, and of several ranked galleries.
 
 Shapes: T frames, H height, W width, C colours (RGB).
 """
@@ -9,23 +9,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-SHOWN_HEIGHT = 96  # CSS pixels; stored at up to twice that for sharp screens
-MOST_ASPECT = 4  # width over height of a shown frame; one that is wider is pressed together
+SHOWN_HEIGHT = 96  # CSS pixels; stored at up to twice that for high-resolution screens
+MOST_ASPECT = 4  # largest width over height of a frame; wider frames are squeezed
 GAP = 2  # grey pixels between two frames of a strip
 JPEG_QUALITY = 82
 
-# Of an overview, in pixels.
+# Sizes of an overview, in pixels.
 CELL_HEIGHT, BORDER, SPACE, BAND = 144, 4, 8, 22
 RIGHT, WRONG, ASKED, PAPER, INK = (15, 122, 61), (194, 38, 28), (91, 99, 112), (255, 255, 255), (28, 32, 39)
 
 
 def even_numbers(total: int, wanted: int) -> list[int]:
-    """Numbers of at most `wanted` frames, spread evenly over a tracklet of `total` from its first to its last."""
+    """Return the numbers of at most `wanted` frames, evenly spaced over a tracklet of `total` frames."""
     return [int(number) for number in np.unique(np.linspace(0, total - 1, min(wanted, total)).round())]
 
 
 def encode_strip(frames_THWC: np.ndarray, shown_height: int = SHOWN_HEIGHT) -> tuple[bytes, tuple[int, int]]:
-    """Frames side by side as one JPEG, and the (width, height) in CSS pixels at which it keeps its proportions."""
+    """Encode frames side by side as one JPEG; also return its (width, height) in CSS pixels."""
     from PIL import Image
 
     num_frames, height, width, _ = frames_THWC.shape
@@ -40,11 +40,11 @@ def encode_strip(frames_THWC: np.ndarray, shown_height: int = SHOWN_HEIGHT) -> t
 
 
 def encode_overview(rows: Sequence[tuple[np.ndarray | None, Sequence[tuple[np.ndarray | None, bool]]]]) -> bytes:
-    """Ranked galleries as papers show them, a query a row, on white.
+    """Encode ranked galleries as one JPEG, with a row for each query, as papers show them.
 
     Args:
-        rows: A frame H,W,C of the query, and those of the gallery, nearest first, with whether each is right: a whole
-            green frame, or a broken red one. None leaves a grey field.
+        rows: A frame (H, W, C) of the query, and the gallery's frames, nearest first, each with whether it is a true
+            match (solid green border) or not (dashed red border). None leaves a grey field.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -58,7 +58,7 @@ def encode_overview(rows: Sequence[tuple[np.ndarray | None, Sequence[tuple[np.nd
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
 
     def left(column: int) -> int:
-        return SPACE + column * step_x + (SPACE if column else 0)  # the query stands a little apart
+        return SPACE + column * step_x + (SPACE if column else 0)  # a wider gap after the query
 
     def place(frame: np.ndarray | None, row: int, column: int, colour: tuple[int, int, int]) -> None:
         x, y = left(column), BAND + row * step_y

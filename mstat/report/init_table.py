@@ -1,6 +1,6 @@
-"""The table of a run's start: every key of `model.init` and every tensor of the model, in few lines.
+"""Table of `model.init`: every key of the file and every tensor of the model, in few lines.
 
-Names that differ in a block's number, in weight or bias, or in a stage are one line: `blocks.{0-7}.attn.qkv.*`.
+Names that differ only in the block, stage, or weight and bias share a line: `blocks.{0-7}.attn.qkv.*`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mstat.report.tables import Emphasis, Part, Table
 from mstat.report.tables import Row as TableRow
 from mstat.weights.pretrained import KEPT, NO_KEY, NOWHERE, Row
 
-# Parts of a name (group 1) in which the rows of one line may differ, in the order in which lines are joined.
+# Parts of a name (group 1) in which the rows of one line may differ, in the order of joining.
 BLOCK, KIND, STAGE, SCALARS = r"\.(\d+)\.", r"\.(weight|bias)$", r"stage(\d)", r"\.(alpha|beta)$"
 WHOLE_BLOCK = r"(?:blocks|layer)\.\d+\.(.*)"
 WHOLE_MODULE = r"(?:\.(?:aap|iap|condense|expand)|^heads|^metrics)\.(.*)"
@@ -23,7 +23,7 @@ HOLE = "\0"
 
 
 class Line(NamedTuple):
-    """Rows that are told as one, and how many different keys of the file are in it."""
+    """Line of the table, which stands for one or more rows, and its number of different keys."""
 
     key: str
     ours: str
@@ -32,7 +32,7 @@ class Line(NamedTuple):
 
 
 def lines(rows: Sequence[Row]) -> list[Line]:
-    """Rows joined to few lines: what was decided, what is used, what is dropped, what of ours keeps its own start."""
+    """Join rows to few lines: notes, used keys, dropped keys, and tensors that keep their initial values."""
     notes = [row for row in rows if row.key == row.ours == NO_KEY]
     rows = [row for row in rows if row not in notes]
     dropped = [row for row in rows if row.ours == NOWHERE]
@@ -60,29 +60,29 @@ def start_table(file: str, rows: Sequence[Row]) -> Table:
             emphasis: Emphasis = "warning" if is_note else "faint" if any(kind) else ""
             cells.append(TableRow(str(line.num_keys or ""), line[:3], emphasis))
     return Table(
-        ["keys", "in the file", "here", "how, or why not"],
+        ["keys", "in the file", "here", "action"],
         cells,
         title=f"Start from {file}",
         caption=f"{len(keys)} keys in the file: {len(used)} used, {len(keys) - len(used)} dropped. "
-        f"{len(ours)} tensors here: {len(ours) - kept} filled, {kept} keep their own start.",
+        f"{len(ours)} tensors here: {len(ours) - kept} loaded, {kept} keep their initial values.",
         align="rlll",
         framed=False,
     )
 
 
 def print_start(file: str, rows: Sequence[Row]) -> None:
-    """The table, as wide as a terminal, or as it needs to be in a log."""
+    """Print the table."""
     console().print(start_table(file, rows))
 
 
 def start_record(file: str, rows: Sequence[Row]) -> dict[str, Any]:
-    """All rows, for the run folder's init.json."""
+    """Return all rows for init.json in the run folder."""
     return {"file": file, "rows": [row._asdict() for row in rows]}
 
 
 def _joined(rows: Sequence[Row], *parts: str) -> list[Line]:
-    """One line for those that differ in nothing but these parts of their names."""
-    # A line, and the keys in it.
+    """Join rows whose names differ only in these parts."""
+    # Each line with its set of keys.
     result = [(row.key, row.ours, row.action, {row.key} - {NO_KEY}) for row in rows]
     for part in parts:
         groups: dict[tuple[str, str, str], list[tuple[str, str, set[str]]]] = {}
@@ -103,7 +103,7 @@ def _take_out(name: str, part: str) -> tuple[str, str]:
 
 
 def _braces(values: Sequence[str]) -> str:
-    """`3`, `{0-7}`, `{alpha,beta}`, or `*`: weight and bias, or all of a module."""
+    """Return values as text: `3`, `{0-7}`, `{alpha,beta}`, or `*` for weight and bias or a whole module."""
     different = sorted(set(values))
     if len(different) == 1:
         return different[0]

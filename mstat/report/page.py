@@ -1,7 +1,7 @@
-"""The shell of an HTML report: its document, its sections and the few elements that these are made of.
+"""HTML of a report: the document, its sections and their elements.
 
-No JavaScript and nothing from the network: the page opens from disk, on a phone, on paper, in light and dark. Whatever
-comes from a file goes through `escape`.
+A page has no JavaScript and loads nothing from the network, so it opens from disk, on a phone and on paper. All text
+from files goes through `escape`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,26 @@ from typing import Any, Generic, TypeVar
 
 from shards.text import printable
 
-MOST_CHARACTERS = 300  # of an error that a note quotes
+MOST_CHARACTERS = 300  # most characters of an error in a note
 SVG, JPEG = "image/svg+xml", "image/jpeg"
 Subject = TypeVar("Subject")
-# Nothing is loaded from anywhere, nothing runs, and forms and <base> have no effect.
+# Forbids scripts, forms, <base> and everything from the network.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 def escape(value: object) -> str:
-    """Text as HTML; control and bidirectional characters are shown as escapes."""
+    """Escape text for HTML; control and bidirectional characters become visible escapes."""
     return escape_text(printable(value, keep="\n\t"), quote=True)
 
 
 def document(title: str, header: str, sections: Iterable[str]) -> str:
-    """A whole page, styled by style.css. `title` is text; `header` and `sections` are HTML, empty ones left out."""
+    """Return a whole page with style.css.
+
+    Args:
+        title: Text.
+        header: HTML.
+        sections: HTML; empty ones are left out.
+    """
     style = (files("mstat.report") / "style.css").read_text("utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -41,13 +47,13 @@ def document(title: str, header: str, sections: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Section(Generic[Subject]):
-    """A section of a page, which can be linked to as #name.
+    """Section of a page, with the anchor #name.
 
     Attributes:
         heading: Text.
-        make: Gives the HTML of what the page is about; empty: there is no such section.
-        file: Of the run folder, which is blamed if it does not hold what `make` reads.
-        half: Two halves stand side by side where there is room.
+        make: Returns the HTML for the page's subject; the section is left out if it is empty.
+        file: File of the run folder that errors of `make` are attributed to.
+        half: Whether the section may share a row with another half.
     """
 
     name: str
@@ -66,41 +72,41 @@ class Section(Generic[Subject]):
 
 
 def note(text: str) -> str:
-    """A remark of the report about itself: what is missing and why."""
+    """Return a note about the report itself, such as a missing file."""
     return f'<p class="note">{escape(text)}</p>'
 
 
 def warning(text: str) -> str:
-    """A remark on what speaks against the scores, in a colour that is seen."""
+    """Return a highlighted warning about the scores."""
     return f'<p class="note warning">{escape(text)}</p>'
 
 
 def shown(file: str, make: Callable[..., str], *contents: Any) -> str:
-    """The HTML that `make` gives, or a note that the file does not hold what it should."""
+    """Return the HTML that `make` returns, or a note that the file has unexpected content."""
     try:
         return make(*contents)
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError, OSError) as error:
-        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-        return note(f"{file} cannot be shown: {what[:MOST_CHARACTERS]}.")
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        return note(f"{file} cannot be shown: {reason[:MOST_CHARACTERS]}.")
 
 
 def picture(data: bytes, kind: str, alt: str, size: tuple[int, int] | None = None) -> str:
-    """An image inlined as a data URI. `kind` is a MIME type, `size` the (width, height) at which it is shown."""
+    """Return an image as a data URI. `kind` is a MIME type, `size` the displayed (width, height)."""
     shown = f' width="{size[0]}" height="{size[1]}"' if size else ""
     return f'<img src="data:{kind};base64,{base64.b64encode(data).decode()}" alt="{escape(alt)}"{shown}>'
 
 
 def figure(svg: bytes, alt: str, caption: str) -> str:
-    """An SVG with a caption, which is text."""
+    """Return an SVG with a caption, which is text."""
     return f"<figure>{picture(svg, SVG, alt)}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def facts(rows: Iterable[tuple[str, object]]) -> str:
-    """A table of names and values."""
+    """Return a table of names and values."""
     body = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>\n' for name, value in rows)
     return f'<table class="facts">\n{body}</table>'
 
 
 def details(summary: str, body: str) -> str:
-    """A part that starts folded. `summary` is text, `body` HTML."""
+    """Return a collapsed part. `summary` is text, `body` is HTML."""
     return f"<details>\n<summary>{escape(summary)}</summary>\n{body}\n</details>"

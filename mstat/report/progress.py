@@ -1,7 +1,6 @@
 """Progress of training: one live line on a terminal, plain lines in a log.
 
-Only `update` redraws the live line, never rich's own thread, so that nothing takes time from training between two
-steps. (Loader workers come from a fork server, so a thread here would not harm them.)
+Only `update` redraws the live line; rich's thread is off, so that drawing takes no time from training.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class Progress:
 
     Args:
         total_steps: Step at which the run ends.
-        start_step: Steps done before (a resumed run); the time left is estimated from the steps of this process.
+        start_step: Steps done before a resume; the estimate of the remaining time ignores them.
         enabled: False on every rank but 0: nothing is written.
         every: Number of updates between two plain lines, if stderr is no terminal.
         console: Console to write to; stderr by default.
@@ -47,7 +46,7 @@ class Progress:
         self._updates, self._redrawn, self._started = 0, 0.0, time.monotonic()
         self._bar = Bar(
             BarColumn(bar_width=16),
-            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),  # the bar gives way
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),  # the bar shrinks
             console=self._console,
             auto_refresh=False,
             disable=not self._live,
@@ -91,7 +90,7 @@ class Progress:
 
 
 def _summary(record: Mapping[str, Any]) -> list[str]:
-    """Return the parts of a record that fit beside a bar in 80 columns; the terms of a stage as their sum."""
+    """Return the parts of a record that fit beside a bar in 80 columns; a stage's loss is the sum of its terms."""
     parts = []
     if record.get("epoch") is not None:
         parts.append(f"epoch {record['epoch']}")

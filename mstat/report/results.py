@@ -1,4 +1,4 @@
-"""evaluation.json as HTML: scores, splits, CMC, distances of Table VI, cameras."""
+"""HTML of evaluation.json: scores, splits, CMC, distances (Table VI), cameras."""
 
 from __future__ import annotations
 
@@ -13,46 +13,47 @@ from mstat.report import scores as rounded
 from mstat.report.run_reader import Folder
 from mstat.report.tables import Row, Table
 
-MOST_CAMERAS = 100  # a side
-CMC = "Queries with a right match among the first k"
+MOST_CAMERAS = 100  # most rows or columns of the table of cameras
+CMC = "Queries with a true match among the first k"
 DISTANCES_CAPTION = (
-    "Of features of unit length, from 0 to 2. Intra, small is good: mean over the identities of the distance between a "
-    "query and its true matches; correct: of the queries whose nearest is right. Inter, large is good: the smallest "
-    "distance between two identities; mean: over the queries, of that to the nearest of somebody else."
+    "Between features of unit length, from 0 to 2. Intra (smaller is better): mean over identities of the distance "
+    "between a query and its true matches; correct: over queries with a true match at rank 1. Inter (larger is "
+    "better): the smallest distance between two identities; mean: over queries, of the distance to the nearest item of "
+    "another identity."
 )
 
 
 def scores(folder: Folder) -> str:
     evaluation = folder.evaluation
     if isinstance(evaluation, str):
-        return page.note(f"{evaluation} launch/evaluate.py --run with this folder makes it.")
+        return page.note(f"{evaluation} Make it with launch/evaluate.py --run RUN.")
     parts = []
     if not isinstance(evaluation.get("dataset"), dict):
-        known = f"the run was trained on the set of checksum {folder.checksum[:12]}" if folder.checksum else "unknown"
-        parts.append(page.note(f"evaluation.json, of an earlier version, does not name its data set: {known}."))
+        known = f"; the run was trained on checksum {folder.checksum[:12]}" if folder.checksum else ""
+        parts.append(page.note(f"evaluation.json is of an earlier version, which recorded no data set{known}."))
     return "\n".join([*parts, rounded.score_table(evaluation, splits=False).html()])
 
 
 def others(folder: Folder) -> str:
-    """Scores on other sets, protocols or splits beside those on the run's own."""
+    """Return the scores on other data sets, protocols or splits, below those on the run's own."""
     if not folder.others:
         return ""
     rows, notes = [], []
     if not isinstance(folder.evaluation, str):
-        rows.append(Row(_what(folder.evaluation), rounded.cells(folder.evaluation), "strong"))
+        rows.append(Row(_scored_set(folder.evaluation), rounded.cells(folder.evaluation), "strong"))
     for name, evaluation in folder.others.items():
         if isinstance(evaluation, str):
             notes.append(page.note(evaluation))
             continue
         link = f"evaluations/{quote(name)}/report.html"
-        rows.append(Row(_what(evaluation), rounded.cells(evaluation), link=link))
+        rows.append(Row(_scored_set(evaluation), rounded.cells(evaluation), link=link))
         notes += [page.warning(f"{name}: {warning}") for warning in rounded.warnings(evaluation)]
-    message = "In percent, of all stages; bold: the set, protocol and split that the run was trained on."
-    table = Table(["scored on", *rounded.COLUMNS.values()], rows, caption=message)
+    caption = "In percent, with the features of all stages. Bold: the data set, protocol and split of the training."
+    table = Table(["scored on", *rounded.COLUMNS.values()], rows, caption=caption)
     return "\n".join([table.html(), *notes])
 
 
-def _what(evaluation: Mapping[str, Any]) -> str:
+def _scored_set(evaluation: Mapping[str, Any]) -> str:
     named = evaluation.get("dataset")
     of_set = f"{named['name']} ({named['checksum'][:8]}), " if isinstance(named, dict) else ""
     return f"{of_set}{evaluation['protocol']}, split {evaluation['split']}"
@@ -80,7 +81,7 @@ def cmc(folder: Folder) -> str:
 
 
 def at_rank_1(curves: Mapping[str, Sequence[float]]) -> str:
-    """The beginnings of CMC curves in words, for those who hear the page."""
+    """Return the first values of CMC curves as text, for screen readers."""
     return "; ".join(f"{name} {rounded.percent(curve[0])} % at rank 1" for name, curve in curves.items() if curve)
 
 
@@ -92,14 +93,14 @@ def distances(folder: Folder) -> str:
 
 
 def distance_cells(entry: Mapping[str, Any]) -> list[str]:
-    """One cell for each of DISTANCES, of a mean with its standard deviation."""
+    """Return one cell for each of DISTANCES; a mean has its standard deviation."""
     return [rounded.number(entry.get(key), entry.get("sd", {}).get(key), digits=4) for key in rounded.DISTANCES]
 
 
 def cameras(folder: Folder) -> str:
-    """Rank-1 where the queries of one camera are searched in one other: rows ask, columns are searched."""
+    """Return rank-1 for each query camera (rows) and gallery camera (columns)."""
     if isinstance(folder.evaluation, str) or folder.is_set or not folder.evaluation.get("cameras"):
-        return ""  # the cameras of a set are not averaged: another split asks for other people
+        return ""  # cameras are not averaged over splits, which have different queries
     result = {(entry["query"], entry["gallery"]): entry for entry in folder.evaluation["cameras"]}
     requested, searched = (sorted({entry[side] for entry in result.values()}) for side in ("query", "gallery"))
     if len(requested) > MOST_CAMERAS or len(searched) > MOST_CAMERAS:
@@ -108,11 +109,11 @@ def cameras(folder: Folder) -> str:
         [[result.get((a, b), {"rank1": np.nan})["rank1"] for b in searched] for a in requested], np.float64
     )
     worst, best = (pick(result, key=lambda pair: result[pair]["rank1"]) for pick in (min, max))
-    message = " and ".join(
+    extremes = " and ".join(
         f"{word} from {pair[0]} in {pair[1]}, {rounded.percent(result[pair]['rank1'])} %"
         for word, pair in (("best", best), ("worst", worst))
     )
-    name = "Rank-1 in percent of one camera's queries where one other camera alone is searched"
+    name = "Rank-1 in percent of the queries of one camera in the gallery of another"
 
     def cell(pair: tuple[int, int]) -> str:
         if pair not in result:
@@ -120,7 +121,7 @@ def cameras(folder: Folder) -> str:
         return f"{rounded.percent(result[pair]['rank1'])} of {result[pair]['num_valid_query']:,}"
 
     rows = [Row(f"from {a:d}", [cell((a, b)) for b in searched]) for a in requested]
-    table = Table(["camera", *(f"in {b:d}" for b in searched)], rows, caption=f"{name}, of how many queries.")
+    table = Table(["camera", *(f"in {b:d}" for b in searched)], rows, caption=f"{name}, and the number of queries.")
     svg = figures.camera_figure(matrix, requested, searched)
-    figure = folder.figure("cameras.svg", svg, f"{name}: {message}", f"{name}: {message}.")
+    figure = folder.figure("cameras.svg", svg, f"{name}: {extremes}", f"{name}: {extremes}.")
     return figure + "\n" + page.details("As a table, with the number of queries", table.html())

@@ -1,4 +1,4 @@
-"""What `mstat.evaluation.robustness` found, to read and to look at. `result`: what a robustness.json holds."""
+"""Table and plot of robustness.json, which `mstat.evaluation.robustness` writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILE = "robustness.json"
 
 
 def robustness(folder: Folder) -> str:
-    """HTML of the plot; empty where launch/robustness.py was not asked."""
+    """Return HTML with the plot; empty without a robustness.json."""
     if not (folder.run / FILE).is_file():
         return ""
     result = folder.json(FILE)
@@ -27,7 +27,7 @@ def robustness(folder: Folder) -> str:
         for sweep, points in result["sweeps"].items()
         if points
     ]
-    alt = f"Scores under worse frames: {'; '.join(ends)}"
+    alt = f"Scores on degraded frames: {'; '.join(ends)}"
     remarks = " ".join([caption(result), *warnings(result)])
     panels = {
         TITLES[sweep]: [(value_label(sweep, point["value"]), point) for point in points]
@@ -35,11 +35,11 @@ def robustness(folder: Folder) -> str:
     }
     svg = figures.panels_figure(panels, {key: COLUMNS[key] for key in ("mAP", "rank1")})
     figure = folder.figure("robustness.svg", svg, alt, remarks)
-    return f'<div class="scroll wide" tabindex="0">{figure}</div>'  # three panels: on a phone they scroll aside
+    return f'<div class="scroll wide" tabindex="0">{figure}</div>'  # three panels: on a phone they scroll sideways
 
 
 def table(result: Mapping[str, Any]) -> Table:
-    """A row a point, in percent; each sweep is a part."""
+    """Return a table with a part for each sweep and a row for each point, in percent."""
     rows: list[Row | Part] = []
     for sweep, points in result["sweeps"].items():
         rows.append(Part(TITLES[sweep]))
@@ -49,18 +49,18 @@ def table(result: Mapping[str, Any]) -> Table:
 
 
 def caption(result: Mapping[str, Any]) -> str:
-    """Return how the frames were spoiled."""
+    """Return a sentence on how the frames were degraded."""
     base = result["base"]
-    owner = "queries, searched in a gallery of good frames" if base["degrade"] == "queries" else "queries and gallery"
-    frames = f"{base['num_frames']} frames" + " a clip, all clips" * (base["mode"] == "clips")
+    side = "queries only" if base["degrade"] == "queries" else "queries and gallery"
+    frames = f"{base['num_frames']} frames" + " per clip, all clips" * (base["mode"] == "clips")
     return (
-        f"In percent{of_set(result)}. Occlusion and resolution spoil the frames of {owner}, with {frames} of each "
-        "tracklet; the number of frames is that of both."
+        f"In percent{of_set(result)}. Occlusion and resolution degrade the frames of {side}, with {frames} of each "
+        "tracklet. The number of frames applies to queries and gallery."
     )
 
 
 def value_label(sweep: str, value: float | None) -> str:
-    """A value of a sweep, short enough for an axis."""
+    """Return a value of a sweep as text that fits on an axis."""
     if value is None:
         return "stored"
     return f"{value:.0%}" if sweep == "occlusion" else f"{value:g}"

@@ -1,4 +1,4 @@
-"""Several runs as a comparison sees them: their names, which of them differ in the seed alone, and their means."""
+"""Runs of a comparison: their names, groups of runs that differ only in the seed, and the mean of each group."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Compared:
 
     @cached_property
     def evaluation(self) -> Mapping[str, Any]:
-        """Empty where there is none."""
+        """Content of evaluation.json, empty if there is none."""
         return {} if isinstance(self.folder.evaluation, str) else self.folder.evaluation
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """By dotted key, without the name of the folder."""
+        """Settings by dotted key, without `run`."""
         return {key: value for key, value in flat(self.folder.config).items() if key != "run"}
 
     @cached_property
@@ -40,44 +40,44 @@ class Compared:
 
     @cached_property
     def terms(self) -> dict[str, Any]:
-        """Return the terms of its scores in words; the set is the scored one. Unknown terms are left out."""
+        """Terms of the scores (data set, protocol, settings) as text; unknown terms are left out."""
         return terms(self.evaluation, self.folder.checksum)
 
 
 @dataclass
 class Group:
-    """Runs that differ in the seed alone; most often a single one."""
+    """Runs that differ only in the seed; often a single run."""
 
     name: str = ""
     runs: list[Compared] = field(default_factory=list)
 
     @cached_property
     def evaluation(self) -> Mapping[str, Any]:
-        """The mean over the runs that are scored; of a single one its own, which may be a mean over splits."""
+        """Mean over the scored runs; the evaluation itself for a single run."""
         scored = [run.evaluation for run in self.runs if run.evaluation]
         return mean_of(scored) if len(scored) > 1 else scored[0] if scored else {}
 
 
 def compared(paths: Sequence[Path]) -> list[Compared]:
-    """Runs by as much of their paths as tells them apart.
+    """Return the runs in these folders, named by the shortest ends of their paths that are unique.
 
     Raises:
-        ValueError: If one is named twice.
+        UserError: If a folder is given twice.
     """
     parts = [path.resolve().parts for path in paths]
     if len(set(parts)) < len(parts):
         twice = next(path for place, path in enumerate(paths) if parts[place] in parts[:place])
-        raise UserError(f"{twice}: named twice; a run is not compared with itself")
+        raise UserError(f"{twice}: given twice; a run cannot be compared with itself")
     depth = next(n for n in count(1) if len({part[-n:] for part in parts}) == len(parts))
     return [Compared("/".join(part[-depth:]), Folder(path)) for part, path in zip(parts, paths, strict=True)]
 
 
 def grouped(runs: Sequence[Compared]) -> list[Group]:
-    """Runs of equal settings but the seed, scored under the same terms, together; in the order of their first."""
+    """Group runs with equal settings except the seed and equal terms of their scores; keep the order."""
     groups: dict[str, Group] = {}
     for run in runs:
         settings = {key: value for key, value in run.settings.items() if key != "seed"}
-        alone = not settings or "seed" not in run.settings  # nothing says what they have in common
+        alone = not settings or "seed" not in run.settings  # settings or seed are unknown
         key = run.name if alone else repr((sorted(settings.items()), run.terms))
         groups.setdefault(key, Group()).runs.append(run)
     result = list(groups.values())
@@ -89,13 +89,13 @@ def grouped(runs: Sequence[Compared]) -> list[Group]:
         elif name and shared.count(name) == 1:
             group.name = f"{name} ({others + 1} seeds)"
         else:
-            group.name = f"{first}, {group.runs[1].name}" if others == 1 else f"{first} and {others} like it"
+            group.name = f"{first}, {group.runs[1].name}" if others == 1 else f"{first} and {others} more"
     return result
 
 
 def why_not_comparable(runs: Sequence[Compared]) -> list[str]:
-    """Each term in which the runs differ, with who has what."""
-    message = []
+    """Return a line for each term in which the runs differ, with the runs of each value."""
+    lines = []
     for term in [*TERMS.values(), "shards"]:
         values: dict[str, list[str]] = {}
         for run in runs:
@@ -103,12 +103,12 @@ def why_not_comparable(runs: Sequence[Compared]) -> list[str]:
                 values.setdefault(str(run.terms[term]), []).append(run.name)
         if len(values) > 1:
             each = "; ".join(f"{value} ({', '.join(names)})" for value, names in values.items())
-            message.append(f"other {term}: {each}")
-    return message
+            lines.append(f"different {term}: {each}")
+    return lines
 
 
 def differing(runs: Sequence[Compared]) -> dict[str, list[Any]]:
-    """Settings in which the runs differ: dotted key -> the value of each, `...` where config.yaml has none."""
+    """Return the settings in which the runs differ: dotted key -> value of each run, `...` if it has none."""
     keys = {key: None for run in runs for key in run.settings}
     result = {key: [run.settings.get(key, ...) for run in runs] for key in keys}
     return {key: values for key, values in result.items() if any(value != values[0] for value in values)}

@@ -1,6 +1,6 @@
-"""A run folder as its report reads it: each file once, or in words why it cannot be read.
+"""Reader of a run folder for reports: the content of each file, or a sentence on why it cannot be read.
 
-The report of a run that failed half-way is the one that is needed most, so nothing here asks for a file to be there.
+No file is required, because reports of failed runs matter most.
 """
 
 from __future__ import annotations
@@ -24,26 +24,22 @@ if TYPE_CHECKING:
     from mstat.model import MSTAT
     from shards.read import Reader
 
-# Contents of a JSON file, or the sentence that says why there are none.
+# Content of a JSON file, or a sentence on why it cannot be read.
 Json = Mapping[str, Any] | str
 MOST_STEPS = 10**12
-FIGURES = "figures"  # in the run folder: every picture of the report as a file
+FIGURES = "figures"  # folder in the run folder for the pictures of the report
 
 
 def check_is_run(run: Path) -> None:
-    """Refuse a folder that holds nothing of a run.
-
-    Raises:
-        ValueError: With what was looked for.
-    """
+    """Raise UserError if a folder has no file of a run."""
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder")
     if not any((run / name).is_file() for name in ("config.yaml", "evaluation.json")):
-        raise UserError(f"{run}: no run folder: it holds neither config.yaml nor evaluation.json")
+        raise UserError(f"{run}: not a run folder: it has neither config.yaml nor evaluation.json")
 
 
 def why_unreadable(name: str, error: Exception) -> str:
-    """Return the sentence that stands for a file of the run folder."""
+    """Return a sentence on why a file of the run folder cannot be read."""
     return (
         f"{name} {'is not in the run folder' if isinstance(error, FileNotFoundError) else f'cannot be read: {error}'}."
     )
@@ -54,8 +50,8 @@ class Folder:
 
     Args:
         run: The folder.
-        reader: The opened shards of the run; None opens `data.shards` of its config.yaml where that is there.
-        proxies, tracklets: Attributes and keys of tracklets that the pictures are asked to show; empty: a rule chooses.
+        reader: The opened shards of the run; None opens `data.shards` of its config.yaml, if they exist.
+        proxies, tracklets: Attribute proxies and keys of tracklets to show; empty chooses them by a rule.
     """
 
     def __init__(
@@ -64,7 +60,7 @@ class Folder:
         self.run, self._reader, self.proxies, self.tracklets = run, reader, tuple(proxies), tuple(tracklets)
 
     def json(self, name: str) -> Json:
-        """The object in a file of the folder."""
+        """Return the object in a JSON file of the folder, or why there is none."""
         try:
             content = read_plain_json(self.run / name)
         except (OSError, ValueError) as error:
@@ -85,39 +81,41 @@ class Folder:
 
     @property
     def of_run(self) -> Path:
-        """The folder of the run that the scores are of: another one where these are in its `evaluations`."""
+        """Folder of the run that was scored, which differs from `run` if the scores are in its `evaluations`."""
         run = self.run.resolve()
         return run.parent.parent if run.parent.name == EVALUATIONS else self.run
 
     @cached_property
     def others(self) -> dict[str, Json]:
-        """By folder: the evaluations of this run on other sets, protocols or splits."""
+        """Evaluations of this run on other data sets, protocols or splits, by folder name."""
         result = sorted((self.run / EVALUATIONS).glob("*/evaluation.json"))
         return {path.parent.name: self.json(str(path.relative_to(self.run))) for path in result}
 
     @property
     def checksum(self) -> str | None:
-        """Checksum of the set that the evaluation is of, where it is known."""
+        """Checksum of the scored data set, if known."""
         return None if isinstance(self.evaluation, str) else scored_checksum(self.run, self.evaluation)
 
     def of_other_scores(self, content: Mapping[str, Any]) -> str | None:
-        """Why rankings or an embedding are none of evaluation.json's; None where they are, or nothing tells."""
+        """Return why rankings or an embedding belong to another evaluation; None if they match evaluation.json."""
         if isinstance(self.evaluation, str):
             return None
         for key in ("dataset", "eval"):
             known, other = self.evaluation.get(key), content.get(key)
             if known is not None and other is not None and known != other:
-                return f"Not shown: it is of another evaluation than evaluation.json, with another {key} ({other})."
+                return (
+                    f"Not shown: it belongs to another evaluation than evaluation.json, with another {key} ({other})."
+                )
         return None
 
     @property
     def is_set(self) -> bool:
-        """Return whether this is the folder of all splits' runs, which has their mean and nothing of a single run."""
+        """Whether this folder holds the runs of all splits and their mean, not a single run."""
         return not isinstance(self.evaluation, str) and "splits" in self.evaluation
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """config.yaml as it stands; empty where it cannot be read. No Config: another version may have made it."""
+        """Content of config.yaml; empty if unreadable. Another version may have written it, so it is not a Config."""
         try:
             content = read_plain_yaml(self.run / "config.yaml")
         except (OSError, ValueError):
@@ -125,15 +123,18 @@ class Folder:
         return content if isinstance(content, dict) else {}
 
     def setting(self, section: str, key: str) -> Any:
-        """One setting of config.yaml, None where it is not there."""
+        """Return a setting of config.yaml; None if absent."""
         settings = self.config.get(section)
         return settings.get(key) if isinstance(settings, dict) else None
 
     def records(self, name: str = "metrics.jsonl", keys: Sequence[str] = ()) -> tuple[list[dict[str, Any]], str]:
-        """Lines of a journal in the order of steps, and a remark where some were left out: a kill may cut one short.
+        """Return the lines of a journal in the order of steps, and a remark if lines or the file are unreadable.
 
-        Of two lines of a step the later one counts. Every value is a number, finite or not, or None; `keys` are those
-        that are read, empty for all.
+        The last line of a step counts. All values are numbers (also NaN and infinities) or None. A process that is
+        killed may leave an incomplete line.
+
+        Args:
+            keys: Keys to read; empty reads all.
         """
         try:
             text = read_plain(self.run / name, MOST_JOURNAL_BYTES).decode(errors="replace")
@@ -147,9 +148,9 @@ class Folder:
                 record = {key: record.get(key) for key in keys} if keys else record
                 for value in record.values():
                     if value is not None:
-                        math.isfinite(value)  # raises for what is no number, or an integer that no float holds
+                        math.isfinite(value)  # raises for all but numbers, and for integers beyond float
                 if not 0 <= step < MOST_STEPS:
-                    raise ValueError("a step that no run reaches")
+                    raise ValueError("step out of range")
                 records[step] = {**record, "step": step}
             except (ValueError, TypeError, KeyError, OverflowError, AttributeError, RecursionError):
                 num_bad += 1
@@ -158,19 +159,19 @@ class Folder:
 
     @cached_property
     def reader(self) -> Reader | str:
-        """The shards of the run, or why there are none."""
+        """Shards of the run, or a sentence on why there are none."""
         try:
             reader = self._reader or self._open_shards()
             recorded = self.checksum or shards_checksum(self.run)
             if recorded and recorded != reader.checksum:
-                raise DataError("the shards are not those of the run (another checksum)")
+                raise DataError("the shards differ from those of the run (another checksum)")
         except (DataError, OSError, ValueError) as error:
             return f"No frames: {error}"
         return reader
 
     @cached_property
     def model(self) -> MSTAT:
-        """The trained model. ValueError where there is none."""
+        """The trained model. Raises UserError if there is none."""
         from mstat.weights.export import load_model
 
         return load_model(self.of_run)
@@ -184,12 +185,10 @@ class Folder:
         if not isinstance(place, str):
             raise DataError("config.yaml does not name the shards (data.shards)")
         if "://" in place:
-            raise DataError(
-                "config.yaml names shards behind a URL, which a report does not open by itself; give it as --shards"
-            )
+            raise DataError("config.yaml has a URL as data.shards, which reports open only if it is given as --shards")
         place = find_shards(self.run, place)
         if not Path(place).is_dir():
-            raise DataError(f"{place} (data.shards) is not there, seen from the current folder or where the run began")
+            raise DataError(f"{place} (data.shards) does not exist in the current folder or where the run started")
         return shards.open(place)
 
     def figure(self, name: str, svg: bytes, alt: str, caption: str) -> str:
@@ -198,13 +197,13 @@ class Folder:
         return page.figure(svg, alt, caption)
 
     def save(self, name: str, data: bytes) -> None:
-        """Leave a picture of the report as RUN/figures/<name>, a name that never comes from a file as it stands."""
+        """Save a picture as RUN/figures/<name>; a name that leads to another folder is refused."""
         if Path(name).name != name:
-            raise UserError(f"{name!r} is no name of a picture")
+            raise UserError(f"{name!r} is not a file name for a picture")
         write_plain(self.run / FIGURES / name, data)
 
     def forget(self, pattern: str) -> None:
-        """Remove pictures of an earlier report that this one need not have, as those of other tracklets."""
+        """Remove pictures of an earlier report that this report may not replace, such as those of other tracklets."""
         if not (self.run / FIGURES).is_symlink():
             for path in (self.run / FIGURES).glob(pattern):
                 path.unlink()

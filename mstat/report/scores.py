@@ -1,4 +1,4 @@
-"""The scores of evaluation.json: one order, one naming, one rounding and one table for the terminal and all pages."""
+"""Formatting of the scores of evaluation.json: order, names, rounding and table, for terminals and pages alike."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ ABSENT = "–"
 
 
 def number(value: float | None, sd: float | None = None, digits: int = 1) -> str:
-    """45.67 -> `45.7`, with a deviation `45.7 ± 1.2`; None (a protocol without mAP) -> a dash."""
+    """Return a number as text: `45.7`, with a standard deviation `45.7 ± 1.2`; a dash for None."""
     if value is None:
         return ABSENT
     return f"{value:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
 
 
 def percent(fraction: float | None, sd: float | None = None) -> str:
-    """The `number` of a fraction, in percent."""
+    """Return a fraction in percent, as `number` does."""
     return number(None if fraction is None else 100 * fraction, None if sd is None else 100 * sd)
 
 
 def score(scores: Mapping[str, Any], column: str) -> str:
-    """One score in percent; of a mean over splits with its standard deviation."""
+    """Return a score in percent; a mean has its standard deviation."""
     return percent(scores.get(column), scores.get("sd", {}).get(column))
 
 
@@ -53,24 +53,24 @@ def score_table(evaluation: Mapping[str, Any], splits: bool = True) -> Table:
 
 
 def baseline_rows(evaluation: Mapping[str, Any]) -> list[Row]:
-    """A row of each baseline, as ordered in the evaluation."""
+    """Return a row for each baseline, in the order of the evaluation."""
     return [Row(name, cells(scores), "faint") for name, scores in (evaluation.get("baselines") or {}).items()]
 
 
 def title(evaluation: Mapping[str, Any]) -> str:
     splits = evaluation.get("splits")
-    message = f"mean ± standard deviation of {len(splits)} splits" if splits else f"split {evaluation['split']}"
-    return f"Protocol {evaluation['protocol']}, {message}{of_set(evaluation)}"
+    scope = f"mean ± standard deviation of {len(splits)} splits" if splits else f"split {evaluation['split']}"
+    return f"Protocol {evaluation['protocol']}, {scope}{of_set(evaluation)}"
 
 
 def of_set(evaluation: Mapping[str, Any]) -> str:
-    """The set in words; of an evaluation by an earlier version, which names none, nothing."""
+    """Return the name of the data set, with a comma; empty for an evaluation of an earlier version, which has none."""
     named = evaluation.get("dataset")
     return f", of {named['name']}" if isinstance(named, dict) else ""
 
 
 def short(evaluation: Mapping[str, Any]) -> str:
-    """Scores during a training, on a line; what speaks against comparing them is told whole in the final table."""
+    """Return scores during training in one line; the final table has the whole warnings."""
     text = f"mAP {percent(evaluation['mAP'])}, rank-1 {percent(evaluation['rank1'])}"
     return text + (", not comparable with published scores" if evaluation["warnings"] else "")
 
@@ -89,5 +89,5 @@ def caption(evaluation: Mapping[str, Any]) -> str:
 
 
 def cells(scores: Mapping[str, Any]) -> list[str]:
-    """One cell for each of COLUMNS."""
+    """Return one cell for each of COLUMNS."""
     return [score(scores, column) for column in COLUMNS]

@@ -1,4 +1,4 @@
-"""A table as a value: made once, then shown on a terminal, in Markdown or on a page."""
+"""A table value with three forms: terminal, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from rich import box
 from mstat.report.page import escape, warning
 from shards.text import markup, printable
 
-Emphasis = Literal["", "strong", "faint", "warning"]  # also classes of style.css
+Emphasis = Literal["", "strong", "faint", "warning"]  # the names are classes in style.css, too
 STYLES: dict[Emphasis, str | None] = {"": None, "strong": "bold", "faint": "dim", "warning": "yellow"}
-# On a narrow terminal words are folded, and numbers stay whole as long as that is possible.
+# On a narrow terminal, words wrap before numbers do.
 COLUMNS: dict[str, dict[str, Any]] = {"l": {"overflow": "fold"}, "r": {"justify": "right", "no_wrap": True}}
 NO_BREAK = "\N{NON-BREAKING HYPHEN}"
 
 
 class Row(NamedTuple):
-    """A row: the cell of the first column, which names it, and the others, of which the last may be missing."""
+    """Row: the first cell, which names it, and the others; trailing cells may be missing."""
 
     name: str
     cells: Sequence[str] = ()
     emphasis: Emphasis = ""
-    link: str = ""  # address to which the name leads on a page
+    link: str = ""  # target of the name on a page
 
 
 class Part(NamedTuple):
-    """The beginning of a part of the rows: a line, and beneath it a title if there is one."""
+    """Start of a part of the rows: a line, and a title if it is not empty."""
 
     title: str = ""
 
@@ -39,15 +39,15 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text, which each form escapes.
+    """Table of text, which each form escapes.
 
     Attributes:
-        headings: Of the columns, that of the names first.
-        rows: Rows, and beginnings of parts among them.
-        title: Not shown on a page, where the section has a heading.
-        caption: Sentences beneath the table.
-        warnings: Sentences that catch the eye.
-        align: "l" or "r" for each column; empty: names stand left and all others, which are numbers, right.
+        headings: Heading of each column, starting with the column of names.
+        rows: Rows and starts of parts.
+        title: Title; pages omit it, because the section has a heading.
+        caption: Sentences below the table.
+        warnings: Sentences to highlight.
+        align: "l" or "r" for each column; by default, names are left-aligned and all others (numbers) right-aligned.
         framed: Whether a terminal draws lines around the cells.
     """
 
@@ -84,7 +84,7 @@ class Table:
         """Return the title as a heading, the caption, and the rows; a part with a title is a table of its own."""
         rule = "|" + "".join("---|" if side == "l" else "---:|" for side in self.sides)
         lines = [f"# {printable(self.title)}", "", printable(" ".join([self.caption, *self.warnings]))]
-        head: str | None = self.headings[0]  # of a table that has not begun
+        head: str | None = self.headings[0]  # of a table that has no rows yet
         for row in self.rows:
             if isinstance(row, Part):
                 head = row.title or head
@@ -96,10 +96,10 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def html(self) -> str:
-        """Return the warnings and the table, which scrolls in itself where it is wider than the page."""
+        """Return the warnings and the table, which scrolls if it is wider than the page."""
         sides = [' class="left"' if side == "l" else "" for side in self.sides]
         head = "".join(
-            # A column of numbers is narrow: its heading has no hyphen at which it could break.
+            # Columns of numbers are narrow, so hyphens in their headings must not break.
             f'<th scope="col"{side}>{escape(heading if side else heading.replace("-", NO_BREAK))}</th>'
             for heading, side in zip(self.headings, sides, strict=True)
         )
@@ -114,7 +114,7 @@ class Table:
 
 
 def _markdown_row(texts: Sequence[str], emphasis: Emphasis = "") -> str:
-    """A line of a Markdown table: the figures of a strong row are bold, and the name of a faint one is in italics."""
+    """Return a line of a Markdown table; strong rows have bold numbers, faint rows a name in italics."""
     name, *others = (printable(text).strip().replace("|", r"\|") for text in texts)
     if emphasis == "strong":
         others = [f"**{text}**" if text else "" for text in others]

@@ -1,4 +1,4 @@
-"""The course of a training as HTML: losses, learning rate, scores on the way."""
+"""HTML of a training: losses, learning rate, scores during training."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from mstat.report import figures, page
 from mstat.report.run_reader import Folder
 
-MOST_TERMS = 12  # that are drawn; a run has two or three
-TERM = re.compile(r"[a-z][a-z_]{0,30}")  # one that may name a file
+MOST_TERMS = 12  # most loss terms to draw; runs have two or three
+TERM = re.compile(r"[a-z][a-z_]{0,30}")  # a loss term that is safe in a file name
 
 
 def training(folder: Folder) -> str:
@@ -22,10 +22,10 @@ def training(folder: Folder) -> str:
     parts = [page.note(remark)] if remark else []
     if records:
         last = records[-1]
-        message = [f"{len(records):,} steps logged, the last is {last['step']:,}"]
+        summary = [f"{len(records):,} steps logged, the last is {last['step']:,}"]
         if speed := median_speed(records):
-            message.append(f"median {speed} clips/s")
-        parts.append(f'<p class="soft">{page.escape(", ".join(message))}. Thin: each step; thick: running mean.</p>')
+            summary.append(f"median {speed} clips/s")
+        parts.append(f'<p class="soft">{page.escape(", ".join(summary))}. Thin: each step; thick: running mean.</p>')
         parts.append('<div class="figures">\n' + "\n".join(_curves(folder, records)) + "\n</div>")
     return "\n".join(parts)
 
@@ -45,23 +45,23 @@ def _curves(folder: Folder, records: list[dict[str, Any]]) -> list[str]:
         file = f"loss-{term}.svg" if TERM.fullmatch(term) else f"loss-term-{number}.svg"
         add(file, figures.loss_figure(records, term), name, curves)
     if len(terms) > MOST_TERMS:
-        drawn.append(page.note(f"metrics.jsonl: {len(terms)} terms of the loss; the first {MOST_TERMS} are drawn."))
+        drawn.append(page.note(f"metrics.jsonl: {len(terms)} loss terms, of which the first {MOST_TERMS} are drawn."))
     if any("lr" in record for record in records):
         add("learning-rate.svg", figures.learning_rate_figure(records), "Learning rate", trend(records, "lr"))
     evaluated, _ = folder.records("evaluations.jsonl", ("step", "mAP", "rank1"))
     if evaluated:
-        message = f"rank-1 {trend(evaluated, 'rank1')}, as fractions"
-        add("scores.svg", figures.scores_figure(evaluated), "Scores during training", message)
+        course = f"rank-1 {trend(evaluated, 'rank1')}, as fractions"
+        add("scores.svg", figures.scores_figure(evaluated), "Scores during training", course)
     return drawn
 
 
 def median_speed(records: Sequence[dict[str, Any]]) -> str | None:
-    """Return the median of the clips a second, rounded; None where no record has them."""
+    """Return the rounded median of clips per second; None if no record has it."""
     speeds = [record["clips_per_s"] for record in records if record.get("clips_per_s") is not None]
     return f"{statistics.median(speeds):.0f}" if speeds else None
 
 
 def trend(records: Sequence[dict[str, Any]], key: str) -> str:
-    """A curve in words, for those who hear the page."""
+    """Return the ends of a curve as text, for screen readers."""
     values = [record[key] for record in records if record.get(key) is not None and math.isfinite(record[key])]
     return f"from {values[0]:.3g} to {values[-1]:.3g}" if values else "never finite"

@@ -1,6 +1,6 @@
 """The objective of a run: the steps in which re-identification and pretraining differ.
 
-`mstat.training.train.train` calls the methods in the order in which they stand here.
+`mstat.training.train.train` calls its methods.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ class Objective(Protocol):
     """A training objective. Every rank calls `check`, `score` and `evaluate`.
 
     Attributes:
-        main_scores: Names of scores; the first one that is not null decides which step is best (`train.keep_best`).
+        main_scores: Names of scores; the first that is not null selects the best step (`train.keep_best`).
     """
 
     main_scores: tuple[str, ...]
 
     def task(self, config: Config, num_classes: int) -> TrainedModule:
-        """Return the module to train; its `model` is what is scored."""
+        """Return the module to train; its `model` is scored."""
 
     def check(self, engine: Engine, reader: Reader, config: Config) -> None:
         """Raise UserError if the run could not be scored at its end."""
 
     def score(self, engine: Engine, model: Any, reader: Reader, config: Config) -> tuple[dict[str, Any], str]:
-        """Return scores during training, for evaluations.jsonl, and a line that is printed."""
+        """Return scores during training for evaluations.jsonl, and a line to print."""
 
     def evaluate(self, engine: Engine, model: Any, reader: Reader, config: Config) -> dict[str, Any]:
-        """Score at the end: write evaluation.json, print a table, return the content."""
+        """Score the trained model: write evaluation.json, print a table, return the content."""
 
     def export(self, run: Path, weights: Weights, config: Config) -> None:
-        """Write model.safetensors and model.json out of the task's weights."""
+        """Write model.safetensors and model.json from the task's weights."""
 
     def report(self, run: Path, reader: Reader) -> str:
-        """Write the report; return the last line that is printed."""
+        """Write the report; return the last line to print."""
 
     def facts(self, config: Config) -> dict[str, Any]:
-        """Return facts that a run must not change when it resumes, besides those of `train.run_facts`."""
+        """Return facts that must not change when a run resumes, in addition to those of `train.run_facts`."""
 
 
 class ReIdentification:

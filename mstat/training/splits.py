@@ -1,7 +1,7 @@
 """`--data.split all`: one run for each split of a protocol, and the mean of their scores.
 
-RUN/split-<name>/ is an ordinary run folder, the same as that split trained alone. RUN itself has config.yaml,
-state.json, evaluation.json (means, and `sd` beside them, of what those of the splits hold) and report.html.
+RUN/split-<name>/ is an ordinary run folder, the same as if that split were trained alone. RUN itself has config.yaml,
+state.json, evaluation.json (the mean over the splits, with standard deviations under `sd`) and report.html.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import rich
-
 import shards
 from mstat.config import ALL_SPLITS, Config, DataConfig
 from mstat.config.cli import load_config, save_config
-from mstat.console import console
+from mstat.console import console, print_line
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
 from mstat.evaluation.evaluate import evaluate_run, refuse_trained
@@ -33,25 +31,25 @@ from mstat.training.train import train
 from mstat.weights import checkpoint_files
 from mstat.weights.export import load_model
 from shards.read import Reader
-from shards.text import markup, printable
+from shards.text import markup
 
 
 def train_runs(config: Config, engine: Engine) -> None:
-    """Train each run that `config` asks for. Every rank calls it.
+    """Train the run that `config` describes, or one run for each split. Every rank calls it.
 
     Raises:
-        UserError: If the folder of a set holds a run of one split, or a split has nothing to score.
-        Exception: What `mstat.training.train.train` raises; the splits after it are then not begun.
+        UserError: If the folder of all splits holds a run of one split, or a split has nothing to score.
+        Exception: Any error of `mstat.training.train.train`; later splits do not start.
     """
     if config.data.split != ALL_SPLITS:
         train(config, engine)
         return
     run = Path(config.run)
     if engine.from_main(bool(checkpoint_files.folders(run))):
-        raise UserError(f"{run}: holds the run of one split; give the set of all splits another --run")
+        raise UserError(f"{run}: holds the run of one split; give another --run for the runs of all splits")
     if config.train.eval_every is not None:
         reader = shards.open(config.data.shards)
-        for split in reader.protocol(config.data.protocol).splits:  # before the first split has trained, not after
+        for split in reader.protocol(config.data.protocol).splits:  # refuse before the first split trains
             Trial(engine, reader, _of_split(config, split))
     if engine.is_main:
         run.mkdir(parents=True, exist_ok=True)
@@ -67,7 +65,7 @@ def train_runs(config: Config, engine: Engine) -> None:
         try:
             evaluation = train(of_split, engine)
         except BaseException:
-            with suppress(OSError):  # a full disk may be the very error
+            with suppress(OSError):  # the error may be a full disk
                 pass_on_state(of_split)
             raise
         pass_on_state(of_split, "running")
@@ -77,18 +75,19 @@ def train_runs(config: Config, engine: Engine) -> None:
     if engine.is_main:
         write_state(run, "done", read_state(run)["step"])
         if evaluations:
-            _leave_mean(run, run, evaluations)
+            _write_mean(run, run, evaluations)
 
 
 def evaluate_runs(config: Config, engine: Engine, checkpoint: str | None = None, out: Path | None = None) -> None:
-    """Score each run that `config` asks for, anew. Every rank calls it.
+    """Score again the run that `config` describes, or the run of each split. Every rank calls it.
 
     Args:
-        checkpoint: Of the run, as `mstat.weights.checkpoint_files.find` takes it; None is the trained model.
-        out: Where the files go. None is the run folder, or RUN/evaluations/step-... for a checkpoint.
+        checkpoint: Checkpoint of the run, as `mstat.weights.checkpoint_files.find` accepts it; None scores the trained
+            model.
+        out: Folder for the files. None is the run folder, or RUN/evaluations/step-... for a checkpoint.
 
     Raises:
-        UserError: If a run is missing or not finished, or was trained with tracklets that it would be scored on.
+        UserError: If a run is missing or not finished, or was trained with tracklets to be scored.
     """
     reader = shards.open(config.data.shards)
 
@@ -96,7 +95,7 @@ def evaluate_runs(config: Config, engine: Engine, checkpoint: str | None = None,
         run = Path(of_split.run)
         if not (run / "config.yaml").is_file():
             again = f"launch/train.py --data.split {of_split.data.split} --run {run}"
-            raise UserError(f"{run}: no config.yaml in it; {again} makes this run")
+            raise UserError(f"{run}: no config.yaml in it; make the run with {again}")
         refuse_trained(reader, run, of_split.data)
         source = run if checkpoint is None else find(run, checkpoint)
         model = engine.place(load_model(source))
@@ -109,9 +108,9 @@ def evaluate_runs(config: Config, engine: Engine, checkpoint: str | None = None,
         if engine.is_main:
             if folder is None:
                 written = evaluation_folder(run, reader, of_split.data)
-                print(printable(f"report: {write_reports(written, run, reader)}"))
+                print_line(f"report: {write_reports(written, run, reader)}")
             else:
-                print(printable(f"scores of {source}: {folder}"))
+                print_line(f"scores of {source}: {folder}")
         return evaluation
 
     run, protocol = Path(config.run), reader.protocol(config.data.protocol)
@@ -122,21 +121,21 @@ def evaluate_runs(config: Config, engine: Engine, checkpoint: str | None = None,
         evaluate_split(one, out)
         return
     if checkpoint is not None:
-        raise UserError(f"{run}: a checkpoint is one split's: give --run {run}/split-NAME")
+        raise UserError(f"{run}: a checkpoint belongs to one split: give --run {run}/split-NAME")
     if on_another_set:
         evaluations = {}
         for name, of_split in _on_another_set(config, reader).items():
             if engine.is_main:
-                rich.print(f"[bold]run of split {markup(name)}[/]")
+                console().print(f"[bold]run of split {markup(name)}[/]")
             evaluations[name] = evaluate_split(of_split, out and out / f"split-{name}")
     else:
         evaluations = _each_split(config, engine, lambda c: evaluate_split(c, out and out / Path(c.run).name))
     if engine.is_main:
-        _leave_mean(out or evaluation_folder(run, reader, config.data), run, evaluations)
+        _write_mean(out or evaluation_folder(run, reader, config.data), run, evaluations)
 
 
 def _checkpoint_folder(checkpoint: Path, run: Path, reader: Reader, config: DataConfig) -> Path:
-    """RUN/evaluations/step-..., where the scores of a checkpoint go; another set than its own is named before it."""
+    """Return RUN/evaluations/[DATASET-]step-..., the folder for a checkpoint's scores; its own data set has no name."""
     name, usual = checkpoint.resolve().name, evaluation_folder(run, reader, config)
     return folder_in(run, name if usual == run else f"{usual.name}-{name}")
 
@@ -144,18 +143,21 @@ def _checkpoint_folder(checkpoint: Path, run: Path, reader: Reader, config: Data
 def _each_split(
     config: Config, engine: Engine, command: Callable[[Config], dict[str, Any] | None]
 ) -> dict[str, dict[str, Any]]:
-    """Do `command` for each split; gives the evaluations that it made."""
+    """Call `command` for each split; return the evaluations by split."""
     evaluations = {}
     for split in shards.open(config.data.shards).protocol(config.data.protocol).splits:
         if engine.is_main:
-            rich.print(f"[bold]split {markup(split)}[/]")
+            console().print(f"[bold]split {markup(split)}[/]")
         if evaluation := command(_of_split(config, split)):
             evaluations[split] = evaluation
     return evaluations
 
 
 def _on_another_set(config: Config, reader: Reader) -> dict[str, Config]:
-    """Return the settings to score each run of a set of splits on another data set, by split name or the only split."""
+    """Return, for each split that was trained, the settings to score its run on another data set.
+
+    A run is scored on the split of the same name, on the chosen split, or on the data set's only one.
+    """
     names = sorted((path.name[6:] for path in Path(config.run).glob("split-*")), key=lambda name: (len(name), name))
     splits = reader.protocol(config.data.protocol).splits
     if config.data.split not in (None, ALL_SPLITS):
@@ -166,18 +168,18 @@ def _on_another_set(config: Config, reader: Reader) -> dict[str, Config]:
         chosen = dict.fromkeys(names, splits[0])
     else:
         raise UserError(
-            f"{config.run}: has runs of the splits {', '.join(names)}, and {reader.name} has {', '.join(splits)}: "
+            f"{config.run}: has runs of splits {', '.join(names)}, but {reader.name} has splits {', '.join(splits)}: "
             "choose one with --data.split"
         )
     if not names:
-        raise UserError(f"{config.run}: holds no run of a split; launch/train.py --data.split all makes them")
+        raise UserError(f"{config.run}: holds no run of a split; make them with launch/train.py --data.split all")
     return {
         name: dataclasses.replace(_of_split(config, name), data=dataclasses.replace(config.data, split=split))
         for name, split in chosen.items()
     }
 
 
-def _leave_mean(folder: Path, run: Path, evaluations: Mapping[str, Mapping[str, Any]]) -> None:
+def _write_mean(folder: Path, run: Path, evaluations: Mapping[str, Mapping[str, Any]]) -> None:
     mean = mean_of_splits(evaluations)
     console().print(score_table(mean))
     folder.mkdir(parents=True, exist_ok=True)
@@ -185,18 +187,18 @@ def _leave_mean(folder: Path, run: Path, evaluations: Mapping[str, Mapping[str, 
     if folder.is_relative_to(run):
         if folder != run:
             write_report(run)
-        print(printable(f"report: {write_report(folder)}"))
+        print_line(f"report: {write_report(folder)}")
     else:
-        print(printable(f"scores of {run}: {folder}"))
+        print_line(f"scores of {run}: {folder}")
 
 
 def _of_split(config: Config, split: str) -> Config:
-    """The settings of one split's run in the folder of a set."""
+    """Return the settings of one split's run in the folder of all splits."""
     data = dataclasses.replace(config.data, split=split)
     return dataclasses.replace(config, run=str(Path(config.run) / f"split-{split}"), data=data)
 
 
 def mean_of_splits(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The evaluation of a set: the mean of its splits', and the scores of each."""
+    """Return the mean of the evaluations of all splits, and the scores of each split."""
     splits = {split: numbers(evaluation) for split, evaluation in evaluations.items()}
     return {**mean_of(list(evaluations.values())), "split": ALL_SPLITS, "splits": splits}

@@ -1,7 +1,7 @@
-"""The training loop, all of it, in the order in which things happen.
+"""The whole training loop, in the order of execution.
 
-Resume, in order: 1. the model is built from the seed; 2. weights and optimiser state come from the newest whole
-checkpoint; 3. metrics.jsonl is cut back to its step; 4. the loader starts at that step. Nothing is replayed.
+A resume takes four steps: 1. build the model from the seed; 2. load weights and optimiser state from the newest whole
+checkpoint; 3. cut metrics.jsonl back to its step; 4. start the loader at that step. Nothing is replayed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import torch
 import shards
 from mstat.config import Config
 from mstat.config.cli import save_config
+from mstat.console import print_line
 from mstat.data.loader import TrainingBatches, load
-from mstat.data.sampler import PKSampler
+from mstat.data.sampler import PKSampler, Sampler
 from mstat.data.workers import start_fork_server
 from mstat.distributed import signals
 from mstat.distributed.engine import Engine
@@ -47,12 +48,12 @@ def train(config: Config, engine: Engine, objective: Objective | None = None) ->
         objective: None is re-identification.
 
     Returns:
-        What evaluation.json holds; None with `train.eval_every: null`.
+        Content of evaluation.json; None with `train.eval_every: null`.
 
     Raises:
-        StopRequested: If a signal asked for it; the run's newest checkpoint and state are then written.
-        ValueError: If the settings do not fit the data, the machine or the run folder.
-        NotFiniteError: If a loss or gradient is not finite; no checkpoint holds what came of it.
+        StopRequested: If a signal asked the run to stop; checkpoint and state have been written.
+        UserError: If the settings do not fit the data, the machine or the run folder.
+        NotFiniteError: If a loss or gradient is not finite; no checkpoint contains weights of that step.
     """
     objective = objective or ReIdentification()
     run = Path(config.run)
@@ -62,14 +63,14 @@ def train(config: Config, engine: Engine, objective: Objective | None = None) ->
     sampler = training_sampler(reader, config)
     if sampler.size < engine.world_size:
         raise UserError(
-            f"{engine.world_size} processes for {sampler.size} clips (batch.num_identities x batch.num_tracklets): "
-            f"start at most {sampler.size}, or raise --batch.num_identities"
+            f"{engine.world_size} processes share {sampler.size} clips (batch.num_identities x batch.num_tracklets): "
+            f"start at most {sampler.size}, or increase --batch.num_identities"
         )
     if config.train.compile and engine.kind == "zero3":
-        # It fetches the weights of each layer by hooks inside the blocks, which no compiler can look into.
-        raise UserError("train.compile does not go with ZeRO-3: leave it out, or launch with zero2.yaml")
+        # ZeRO-3 gathers each layer's weights in module hooks, which torch.compile cannot trace.
+        raise UserError("train.compile does not work with ZeRO-3: leave it out, or launch with zero2.yaml")
     if config.train.keep_best and not config.train.eval_every:
-        raise UserError("train.keep_best keeps the best of the evaluations during training: set --train.eval_every N")
+        raise UserError("train.keep_best needs evaluations during training: set --train.eval_every N")
     num_steps = config.train.epochs * sampler.steps_per_epoch if config.train.steps is None else config.train.steps
 
     torch.manual_seed(config.seed)
@@ -79,25 +80,25 @@ def train(config: Config, engine: Engine, objective: Objective | None = None) ->
     if config.train.compile:
         task.model.compile_blocks()
     init: list[Row] = []
-    begins = engine.from_main(not checkpoint_files.folders(run))  # else a checkpoint has all weights
+    begins = engine.from_main(not checkpoint_files.folders(run))  # otherwise a checkpoint has all weights
     if config.model.init and begins:
         init = load_pretrained(task.model, Path(config.model.init))
         init += [Row(NO_KEY, name, KEPT) for name in task.state_dict() if not name.startswith("model.")]
     engine.prepare(task)
 
     if config.train.eval_every is not None:
-        objective.check(engine, reader, config)  # what cannot be scored is refused before the work, not after
+        objective.check(engine, reader, config)  # refuse before the work starts
 
     facts = {**run_facts(config, engine, reader), **objective.facts(config)}
     if config.resume == "never" and not begins:
-        raise UserError(f"{run}: holds checkpoints and --resume is never: give another --run folder")
+        raise UserError(f"{run}: holds checkpoints, and --resume is never: give another --run folder")
     with locked(run) if engine.is_main else contextlib.nullcontext(), signals.listening():
         start = checkpoint.restore(engine, run, facts)
         if start == 0 and not begins:
-            raise UserError(f"{run}: its checkpoints were removed while this training started: start it again")
+            raise UserError(f"{run}: its checkpoints were removed while the training started: start it again")
         if start > num_steps:
             raise UserError(
-                f"{run}: has {start} steps, train.steps asks for {num_steps}: raise it, or give another --run"
+                f"{run}: has {start} steps, but train.steps is {num_steps}: increase it, or give another --run"
             )
         log.write_to(run)
         kind = f"{engine.world_size} processes of {engine.kind}" if engine.world_size > 1 else "one process"
@@ -124,28 +125,28 @@ def train(config: Config, engine: Engine, objective: Objective | None = None) ->
                 step = checkpoint_files.folders(run)[-1][0]
                 write_state(run, "requeue", step, f"stopped by {stop}")
                 log.logger.info("step %d: stopped by %s", step, stop)
-                print(f"stopped by {stop} after step {step}: the same command goes on from there")
+                print_line(f"stopped by {stop} after step {step}: re-run the same command to resume")
             raise
         except BaseException as error:
             explained = engine.explain(error)
             good = checkpoint_files.folders(run)
             where = f"the last good checkpoint is {good[-1][1]}" if good else "there is no checkpoint yet"
             interrupted = isinstance(error, KeyboardInterrupt)
-            what = "stopped by Ctrl-C" if interrupted else f"{type(explained).__name__}: {explained}"
-            with contextlib.suppress(OSError):  # a full disk may be the very error
-                write_state(run, "failed", good[-1][0] if good else 0, f"{what}; {where}")
+            cause = "stopped by Ctrl-C" if interrupted else f"{type(explained).__name__}: {explained}"
+            with contextlib.suppress(OSError):  # the error may be a full disk
+                write_state(run, "failed", good[-1][0] if good else 0, f"{cause}; {where}")
             explained.add_note(where)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                explained.add_note("make room, and the same command goes on")
+                explained.add_note("free disk space, and re-run the same command to resume")
             if explained is error:
-                raise  # as it is: the cause of a worker's error is its traceback
+                raise  # keeps the cause, which holds the traceback of a worker's error
             raise explained from None
         if engine.is_main:
             write_state(run, "done", num_steps)
             log.logger.info("step %d: done", num_steps)
             if config.train.keep_best and (best := kept(run)):
-                print(f"best of the evaluations during training: step {best['step']} (--checkpoint best)")
-            print(objective.report(run, reader))
+                print_line(f"best evaluation during training: step {best['step']} (--checkpoint best)")
+            print_line(objective.report(run, reader))
     return evaluation
 
 
@@ -155,21 +156,21 @@ def loop(
     objective: Objective,
     task: TrainedModule,
     reader: Reader,
-    sampler: PKSampler,
+    sampler: Sampler,
     start: int,
     num_steps: int,
     facts: dict[str, Any],
 ) -> None:
-    """The steps from `start` on: evaluate, batch, losses, update, log, save.
+    """Run the steps from `start` on: evaluate, load a batch, compute losses, update, log, save.
 
     Raises:
-        StopRequested: If a signal asked for it; the newest checkpoint is then of the last step that was done.
+        StopRequested: If a signal asked the run to stop; the newest checkpoint is of the last completed step.
     """
     run = Path(config.run)
     journal = Journal(run, start, sampler.size, engine.is_main)
     evaluations = Evaluations(run, objective.main_scores)
     last, best = engine.from_main(evaluations.resume(start) if engine.is_main else None)
-    noise_for = dataclasses.replace(config, model=task.model.config)  # pretraining's model is not the config's
+    noise_for = dataclasses.replace(config, model=task.model.config)  # pretraining's model has another config
     mean_pixel = (255 * task.model.stem.pixel_mean).round().int().tolist()
     dataset = TrainingBatches(reader, sampler, noise_for, engine.rank, engine.world_size, mean_pixel)
     on_gpu = engine.device.type == "cuda"
@@ -182,18 +183,18 @@ def loop(
         try:
             for step, batch in enumerate(loader, start):
                 if step > last and _due(step, config.train.eval_every):
-                    scores, words = objective.score(engine, task.model, reader, config)
+                    scores, text = objective.score(engine, task.model, reader, config)
                     is_best = config.train.keep_best and evaluations.main(scores) > best
                     if is_best:
                         best, writer.best = evaluations.main(scores), step
-                        words += ", the best so far: its checkpoint is kept"
+                        text += ", the best so far: its checkpoint is kept"
                         if saved < step:
                             writer.save(step)
                             saved = step
                     if engine.is_main:
                         evaluations.add(step, scores, is_best)
-                    progress.say(f"step {step}: {words}")
-                    log.logger.info("step %d: %s", step, words)
+                    progress.say(f"step {step}: {text}")
+                    log.logger.info("step %d: %s", step, text)
                 lr = learning_rate(
                     config.optim,
                     config.schedule,
@@ -210,13 +211,13 @@ def loop(
 
                 saving = done == num_steps or _due(done, config.train.save_every)
                 if saving or _due(done, config.train.log_every):
-                    *_, newest = journal.flush()  # stops here, on every rank, if something is not finite
+                    *_, newest = journal.flush()  # raises on every rank if a number is not finite
                     progress.update(done, newest)
                 if saving:
-                    writer.save(done)  # a copy; it is written while the next steps are done
+                    writer.save(done)  # copies; a thread writes during the next steps
                     saved = done
                     log.logger.info("step %d: loss %.4g, checkpoint", done, newest["loss"])
-                writer.check()  # stops here if the last one could not be
+                writer.check()  # raises if the last checkpoint could not be written
                 engine.stop_if_asked()
         except signals.StopRequested:
             journal.flush()
@@ -227,7 +228,7 @@ def loop(
 
 
 def run_facts(config: Config, engine: Engine, reader: Reader) -> dict[str, Any]:
-    """Return the facts that a run must not change when it resumes from a checkpoint; JSON values."""
+    """Return the facts that must not change when a run resumes from a checkpoint, as JSON values."""
     model = {name: value for name, value in dataclasses.asdict(config.model).items() if name != "init"}
     return {
         "distributed": engine.kind,
@@ -242,8 +243,8 @@ def run_facts(config: Config, engine: Engine, reader: Reader) -> dict[str, Any]:
     }
 
 
-def training_sampler(reader: Reader, config: Config) -> PKSampler:
-    """Return the P x K sampler over the training tracklets of the run's protocol and split."""
+def training_sampler(reader: Reader, config: Config) -> Sampler:
+    """Return the sampler over the training tracklets of the run's protocol and split."""
     chosen = np.flatnonzero(reader.roles(config.data.protocol, config.data.split) & Role.TRAIN)
     if not len(chosen):
         raise UserError(f"{config.data.shards}: no training tracklets in this protocol and split")

@@ -33,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> MakeRun
             flags = ["--config", tiny_config, "--run", runs[kind], *SHORT]
             status, output = run("train", flags, accelerate=kind, processes=processes)
             assert status == 0, output
-            assert "best of the evaluations during training: step 3 (--checkpoint best)" in output
+            assert "best evaluation during training: step 3 (--checkpoint best)" in output
         return runs[kind]
 
     return make

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from mstat.errors import UserError
 from mstat.runs.folder import locked
-from tests.conftest import assert_same_losses, members, metrics, run, start, state, wait_for_step
+from tests.conftest import Processes, assert_same_losses, members, metrics, run, start, state, wait_for_step
 
-DDP = {"accelerate": "ddp", "processes": 2}
+DDP: Processes = {"accelerate": "ddp", "processes": 2}
 
 
 def checkpoints(folder: Path) -> list[str]:
@@ -34,7 +34,7 @@ def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(reference: Path, tiny_
     arguments = ["--config", tiny_config, "--run", folder]
     status, output = run("train", arguments, fault="SIGUSR1 1 7", **DDP)
     assert status == 0, output
-    assert "stopped by SIGUSR1 after step 7: the same command goes on from there" in output
+    assert "stopped by SIGUSR1 after step 7: re-run the same command to resume" in output
     assert state(folder) == {"state": "requeue", "step": 7, "reason": "stopped by SIGUSR1"}
     assert checkpoints(folder) == ["step-000000005", "step-000000007"]
 
@@ -212,7 +212,7 @@ def test_a_full_disk_costs_no_checkpoint(reference: Path, tiny_config: Path, sma
     status, output = run("train", arguments)
     assert status != 0
     assert "No space left on device" in output
-    assert "make room, and the same command goes on" in output
+    assert "free disk space, and re-run the same command to resume" in output
     assert checkpoints(folder) == ["step-000000005"]
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
 

@@ -29,7 +29,7 @@ def test_two_processes_pretrain_as_one_and_training_starts_from_it(
 
     status, output = run("pretrain", ["--config", yaml, "--run", two], accelerate="ddp", processes=2)
     assert status == 0, output
-    assert f"start from it: launch/train.py --model.init {two}/model.safetensors" in output.replace("\n", "")
+    assert f"to start from this model: launch/train.py --model.init {two}/model.safetensors" in output.replace("\n", "")
     assert "step 4: accuracy" in output
     assert [record["step"] for record in metrics(two)] == list(range(1, 9))
     for ours, one in zip(metrics(two), metrics(alone), strict=True):

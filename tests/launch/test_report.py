@@ -93,9 +93,9 @@ def test_runs_compared(comparison: Path) -> None:
     ("arguments", "status", "message"),
     [
         (["nowhere"], 1, "error: nowhere: no such run folder\n"),
-        (["empty"], 1, "error: empty: no run folder: it holds neither config.yaml nor evaluation.json\n"),
-        (["run", "empty"], 1, "error: empty: no run folder"),
-        (["run", "run"], 1, "error: run: named twice"),
+        (["empty"], 1, "error: empty: not a run folder: it has neither config.yaml nor evaluation.json\n"),
+        (["run", "empty"], 1, "error: empty: not a run folder"),
+        (["run", "run"], 1, "error: run: given twice"),
         (["run", "--proxies", "0"], 1, "error: run: evaluation.json is not in the run folder."),
         (["run", "other", "--out", "."], 1, "error: .: is a folder"),
         (["run", "--out", "page.html"], 2, "--out needs several runs"),

@@ -151,7 +151,7 @@ def test_zero3_is_not_compiled(tiny_config: Path, tmp_path: Path) -> None:
     flags = ["--config", tiny_config, "--run", tmp_path / "run", "--train.compile", "true"]
     status, output = run("train", flags, accelerate="zero3", processes=2)
     assert status != 0
-    assert "train.compile does not go with ZeRO-3" in output
+    assert "train.compile does not work with ZeRO-3" in output
     assert "zero2.yaml" in output
 
 

@@ -175,6 +175,7 @@ def test_errors_of_our_own_are_not_bad_usage(
     def fail(*_: object, **__: object) -> None:
         raise error
 
+    monkeypatch.delenv("MSTAT_DEBUG", raising=False)
     monkeypatch.setattr(verifying, "verify", fail)
     error: Exception = ValueError("ours")
     with pytest.raises(ValueError, match="ours"):
@@ -186,7 +187,12 @@ def test_errors_of_our_own_are_not_bad_usage(
     assert build(tree, tmp_path / "out") == 1
     told = capsys.readouterr().err  # a write to a full disk names no file
     assert told.startswith(f"error: {tmp_path / 'out'}: the disk")
-    assert "the same command goes on" in told
+    assert "re-run the same command to resume" in told
+    monkeypatch.setenv("MSTAT_DEBUG", "1")
+    assert main(["verify", str(tmp_path)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Traceback")
+    assert lines[-1] == "error: the disk"
 
 
 def test_size_and_shard_size(tree: Path, tmp_path: Path) -> None:

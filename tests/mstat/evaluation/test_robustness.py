@@ -73,7 +73,7 @@ def test_points_are_scores_of_their_settings(config: Config) -> None:
     told = (run / "robustness.md").read_text()
     assert all(f"| {heading} |" in told for heading in ("test frames", "occluded area", "height in pixels"))
     assert (run / "figures" / "robustness.svg").read_bytes().count(b'id="axes_') == 3
-    assert (run / "report.html").read_text().count("Scores under worse frames: mAP") == 1
+    assert (run / "report.html").read_text().count("Scores on degraded frames: mAP") == 1
     names = [row.name.strip() for row in table(found).rows if isinstance(row, Row)]
     assert names == ["1", "2", "4", "0%", "25%", "50%", "4", "16", "stored"]
     assert "2 frames of each tracklet" in caption(found)

@@ -40,7 +40,7 @@ def test_every_row_trains(row: Row) -> None:
     torch.manual_seed(0)
     task = Task(config, 3)
     for block in task.model.stage3.blocks if task.model.stage3 else []:
-        torch.nn.init.constant_(block.alpha, 0.5)
+        torch.nn.init.constant_(block.get_parameter("alpha"), 0.5)
     frames = torch.randint(0, 256, (6, config.clip.num_frames, 32, 16, 3)).to(torch.uint8)
     losses = task(frames, None, None, torch.tensor([0, 0, 1, 1, 2, 2]), 1.0)
     losses["loss"].backward()
@@ -153,7 +153,7 @@ def test_a_run_of_other_settings_is_not_taken(tmp_path: Path) -> None:
     """Neither as done nor to go on from: the message names the settings and the way out."""
     job = jobs(EXPERIMENT, Config(), tmp_path, 1)[0]
     finish(dataclasses.replace(job.config, optim=dataclasses.replace(job.config.optim, lr=1.0)), **scored(0.5, 0.5))
-    with pytest.raises(ValueError, match=r"made with other optim\.lr: give another --out"):
+    with pytest.raises(ValueError, match=r"made with other values of optim\.lr: give another --out"):
         job.is_done()
 
 

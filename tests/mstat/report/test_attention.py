@@ -59,8 +59,8 @@ def test_chosen_proxies_in_chosen_tracklets(learned: Path, reader: Reader) -> No
         "proxies.svg", "embedding.svg", "cameras.svg", "failures.jpg",
         f"attention-{KEYS[0]}.jpg", f"attention-{KEYS[1]}.jpg",
     }  # fmt: skip
-    alts = [alt for alt in page.values("alt") if "attributes of Stage I look" in alt]
-    assert [alt.split(",")[0] for alt in alts] == [f"Frames 1 to 4 of {key}" for key in KEYS[:2]]
+    alts = [alt for alt in page.values("alt") if "attention of attributes of Stage I" in alt]
+    assert [alt.split(";")[0] for alt in alts] == [f"Frames 1 to 4 of {key}" for key in KEYS[:2]]
     for alt in alts:
         assert "orange: proxy 3, " in alt
         assert "; blue: proxy 1, " in alt
@@ -76,18 +76,18 @@ def test_without_a_choice(learned: Path, reader: Reader) -> None:
     assert sum(alt.count(": proxy") == 2 for alt in page.values("alt")) == 1
     page = Page(write_report(learned, reader))
     assert not any(": proxy" in alt for alt in page.values("alt"))
-    assert "the most alike have a cosine of" in page.text
+    assert "between two of them" in page.text
 
 
 def test_what_is_not_there_is_refused(learned: Path, reader: Reader) -> None:
     """A proxy, a tracklet, attributes or weights that a run does not have: told before anything is written."""
     for choice, message in (
-        ({"proxies": [5]}, "no proxy 5; there are 0 to 4"),
+        ({"proxies": [5]}, "no proxy 5; proxies are 0 to 4"),
         ({"proxies": [-1]}, "no proxy -1"),
         ({"tracklets": ["0009C1T0001"]}, "no tracklet '0009C1T0001'; its keys look like '0001C1T0001'"),
     ):
         with pytest.raises(ValueError, match=message):
-            write_report(learned, reader, **choice)  # type: ignore[arg-type]
+            write_report(learned, reader, **choice)
     with pytest.raises(ValueError, match=r"No frames: config\.yaml does not name the shards"):
         write_report(learned, tracklets=KEYS[:1])
     give_model(learned, dataclasses.replace(SMALL, stage1_aap=False))
@@ -125,5 +125,5 @@ def test_cameras_plane_and_distances(learned: Path, reader: Reader) -> None:
 def test_pictures_are_not_wanted(learned: Path, reader: Reader) -> None:
     """With `eval.pictures` false there are none, unless they are asked for."""
     (learned / "config.yaml").write_text(yaml.safe_dump({"eval": {"pictures": False}}))
-    assert "Similarity of the attribute proxies" not in Page(write_report(learned, reader)).text
-    assert "Similarity of the attribute proxies" in Page(write_report(learned, reader, proxies=[0])).text
+    assert "similarity of the 5 attribute proxies" not in Page(write_report(learned, reader)).text
+    assert "similarity of the 5 attribute proxies" in Page(write_report(learned, reader, proxies=[0])).text

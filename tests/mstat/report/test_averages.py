@@ -57,5 +57,5 @@ def test_what_is_not_comparable_has_no_mean(other: dict[str, Any], words: str) -
     one = {"dataset": {"name": "a", "checksum": "1"}, "protocol": "p", "split": "0", "rank1": 0.5}
     one |= {"num_frames": 4, "eval": {"occlusion": 0.0}}
     assert mean_of([one, one | {"split": "1", "rank1": 0.7}])["rank1"] == pytest.approx(0.6)
-    with pytest.raises(UserError, match=f"no mean is made of scores of another {words}"):
+    with pytest.raises(UserError, match=f"scores of different {words} cannot be averaged"):
         mean_of([one, one | other])

@@ -62,7 +62,7 @@ def test_what_speaks_against_comparing_comes_first(runs: list[Path], tmp_path: P
     )
     head = Page(write_comparison(runs, tmp_path / "page.html")).source.split("</header>")[0]
     for part in (
-        "Not comparable: other protocol: official (some-run); own (other-loss).",
+        "Not comparable: different protocol: official (some-run); own (other-loss).",
         "some-run: running at step 3, not done.",
         "other-seed: evaluation.json is not in the run folder.",
         "Not comparable with published scores: partial.",
@@ -89,7 +89,7 @@ def test_folders_of_splits(runs: list[Path], tmp_path: Path) -> None:
     text = Page(write_comparison(runs[::2], tmp_path / "page.html")).text
     assert "50.0 ± 1.2" in text
     assert "60.0 ± 1.2" in text
-    assert "has the mean ± standard deviation over them" in text
+    assert "has the mean ± standard deviation over its splits" in text
 
 
 def test_evaluations_alone(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_evaluations_alone(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "evaluation.json").write_text(json.dumps(make_evaluation()))
     page = Page(write_comparison([tmp_path / "a", tmp_path / "b"], tmp_path / "page.html"))
-    assert "No settings can be read from config.yaml of a, b" in page.text
+    assert "config.yaml cannot be read for a, b" in page.text
     assert "a 81.2 87.7" in page.text
     assert page.tags.count("img") == 1
 
@@ -119,5 +119,5 @@ def test_hostile_and_broken_files(runs: list[Path], tmp_path: Path) -> None:
 
 def test_a_folder_is_no_page(runs: list[Path], tmp_path: Path) -> None:
     """`--out` of a folder is refused, with what to give."""
-    with pytest.raises(ValueError, match=r"is a folder; --out is the page, as .*comparison\.html"):
+    with pytest.raises(ValueError, match=r"is a folder; --out must be a file, such as .*comparison\.html"):
         write_comparison(runs, tmp_path)

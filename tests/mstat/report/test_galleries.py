@@ -27,8 +27,8 @@ def test_typical_and_hardest(lean: Path, reader: Reader) -> None:
     page = Page(write_report(lean, reader))
     ids = [value for tag, name, value in page.attributes if (tag, name) == ("section", "id")]
     assert ids[-3:] == ["galleries", "failures", "settings"]
-    assert "1 queries at even steps through all, from the highest average precision to the lowest." in page.text
-    assert "The 2 queries of lowest average precision; 1 of them have somebody else for nearest." in page.text
+    assert "1 queries evenly spaced from the highest average precision to the lowest." in page.text
+    assert "The 2 queries of lowest average precision; rank 1 is wrong for 1 of them." in page.text
     assert sum(value.startswith("data:image/jpeg") for value in page.values("src")) == 12
     sizes = [Image.open(lean / "figures" / f"{name}.jpg").size for name in ("galleries", "failures")]
     assert sizes[0][0] == sizes[1][0]
@@ -39,5 +39,5 @@ def test_without_shards_there_is_no_picture(lean: Path) -> None:
     """The rankings in words, and no file."""
     page = Page(write_report(lean))
     assert "✓ 2 right" in page.text
-    assert "At one glance" not in page.text
+    assert "Overview" not in page.text
     assert not (lean / "figures" / "failures.jpg").exists()

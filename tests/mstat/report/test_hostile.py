@@ -126,7 +126,7 @@ def test_sixty_terms_cost_a_remark(run: Path) -> None:
     """The first dozen is drawn, and the page says how many there are."""
     terms = {f"loss/I/term_{chr(97 + i // 26)}{chr(97 + i % 26)}": 1.0 for i in range(60)}
     _metrics(run, *({"step": step, "loss": 1.0, **terms} for step in (1, 2)))
-    assert "60 terms of the loss; the first 12 are drawn" in write_report(run).read_text()
+    assert "60 loss terms, of which the first 12 are drawn" in write_report(run).read_text()
     assert len(list((run / "figures").glob("loss-*.svg"))) == 12
 
 

@@ -67,7 +67,7 @@ def test_whole_report(run: Path, reader: Reader) -> None:
     for part in (
         "some-run", "done", "at step 60", "81.2", "87.7", "Started 2026-11-22", "43.2", "Stage I+II+III", "76.1",
         "1,840 valid of 1,980 queries", "60 steps logged", "median 130 clips/s", "seed: 7", "torch 2.11.0",
-        "average precision 12.5 %", "first right match at rank 2", "✗ 1 wrong", "✓ 2 right", "0.700", "distractor",
+        "average precision 12.5 %", "first true match at rank 2", "✗ 1 wrong", "✓ 2 right", "0.700", "distractor",
     ):  # fmt: skip
         assert part in page.text, part
     assert "not in the run folder" not in page.text
@@ -237,7 +237,7 @@ def test_frames_of_other_shards_are_not_shown(lean: Path, reader: Reader) -> Non
     rankings["queries"][0]["gallery"][0]["index"] = 99
     (lean / "rankings.json").write_text(json.dumps(rankings))
     page = Page(write_report(lean, reader))
-    assert "No frames of 0001C1T0001: the shards hold 0002C1T0001 at its place 2" in page.text
+    assert "No frames of 0001C1T0001: the shards have 0002C1T0001 at its index 2" in page.text
     assert "No frames of 0002C1T0001" in page.text
     assert sum(value.startswith("data:image/jpeg") for value in page.values("src")) == 2
 
@@ -272,7 +272,7 @@ def test_shards_of_the_configuration(lean: Path, shard_folder: Path) -> None:
 def test_shards_not_there(lean: Path) -> None:
     """Without the shards, the rankings are shown in words and the folder that was looked for is named."""
     page = Page(write_report(lean))
-    assert "nowhere/shards (data.shards) is not there" in page.text
+    assert "nowhere/shards (data.shards) does not exist" in page.text
     assert "✓ 2 right" in page.text
     (lean / "config.yaml").write_text("seed: [")
     assert "config.yaml does not name the shards" in Page(write_report(lean)).text

@@ -31,7 +31,9 @@ def test_names_of_baselines_are_escaped(run: Path) -> None:
 
 def test_without_an_evaluation_the_way_out_is_told(run: Path) -> None:
     (run / "evaluation.json").unlink()
-    assert "evaluation.json is not in the run folder. launch/evaluate.py --run" in results.scores(Folder(run))
+    assert "evaluation.json is not in the run folder. Make it with launch/evaluate.py --run" in results.scores(
+        Folder(run)
+    )
     assert results.splits(Folder(run)) == results.distances(Folder(run)) == results.cameras(Folder(run)) == ""
 
 

@@ -26,7 +26,7 @@ def test_names_tell_the_runs_apart(tmp_path: Path) -> None:
     three = make(tmp_path / "b" / "seed-1")
     assert [run.name for run in compared([one, three])] == ["seed-0", "seed-1"]
     assert [run.name for run in compared([one, two, three])] == ["a/seed-0", "b/seed-0", "b/seed-1"]
-    with pytest.raises(ValueError, match=r"seed-0: named twice"):
+    with pytest.raises(ValueError, match=r"seed-0: given twice"):
         compared([one, two, tmp_path / "a" / ".." / "a" / "seed-0"])
 
 
@@ -44,7 +44,7 @@ def test_seeds_are_one_group_with_their_mean(tmp_path: Path) -> None:
 def test_groups_of_the_same_place_are_named_by_their_runs(tmp_path: Path) -> None:
     """No two groups of one name."""
     paths = [make(tmp_path / f"{name}{seed}", seed, lr) for name, lr in (("p", 1), ("q", 2)) for seed in range(3)]
-    assert [group.name for group in grouped(compared(paths))] == ["p0 and 2 like it", "q0 and 2 like it"]
+    assert [group.name for group in grouped(compared(paths))] == ["p0 and 2 more", "q0 and 2 more"]
     assert [group.name for group in grouped(compared(paths[:2]))] == ["p0, p1"]
 
 
@@ -58,9 +58,9 @@ def test_scores_of_other_terms_are_no_seeds(tmp_path: Path) -> None:
     runs = compared(paths)
     assert len(grouped(runs)) == 3
     assert why_not_comparable(runs) == [
-        "other split: 0 (a, c); 1 (b)",
-        "other frames of a tracklet: 8 (a, c); 32 (b)",
-        "other shards: abc (a, b); other (c)",
+        "different split: 0 (a, c); 1 (b)",
+        "different frames of a tracklet: 8 (a, c); 32 (b)",
+        "different shards: abc (a, b); other (c)",
     ]
     assert why_not_comparable(runs[:1]) == []
 
@@ -80,14 +80,14 @@ def test_settings_that_differ(tmp_path: Path) -> None:
 def test_the_scored_set_counts_not_the_trained_one(tmp_path: Path) -> None:
     """Seeds of one training scored on two data sets are no group; runs trained on two and scored on one are comparable;
     an evaluation of an earlier version, which names no set, is of the run's own."""
-    other = {"dataset": {"name": "other", "checksum": "def"}}
-    paths = [make(tmp_path / "a"), make(tmp_path / "b", seed=1, **other)]
+    other = {"name": "other", "checksum": "def"}
+    paths = [make(tmp_path / "a"), make(tmp_path / "b", seed=1, dataset=other)]
     runs = compared(paths)
     assert len(grouped(runs)) == 2
-    assert why_not_comparable(runs) == ["other shards: abc (a); def (b)"]
+    assert why_not_comparable(runs) == ["different shards: abc (a); def (b)"]
     runs = compared([paths[1], make(tmp_path / "c", checksum="def")])
     assert why_not_comparable(runs) == []
-    settings = [{"eval": {"occlusion": part, "degrade": "queries"}} for part in (0.1, 0.5)]
-    runs = compared([make(tmp_path / f"d{n}", seed=n, **of_run) for n, of_run in enumerate(settings)])
+    settings = [{"occlusion": part, "degrade": "queries"} for part in (0.1, 0.5)]
+    runs = compared([make(tmp_path / f"d{n}", seed=n, eval=of_run) for n, of_run in enumerate(settings)])
     assert len(grouped(runs)) == 2
-    assert why_not_comparable(runs) == ["other occlusion: 0.1 (d0); 0.5 (d1)"]
+    assert why_not_comparable(runs) == ["different occlusion: 0.1 (d0); 0.5 (d1)"]

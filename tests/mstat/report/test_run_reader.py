@@ -16,10 +16,10 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     """By what was looked for; one of the two files makes a run."""
     with pytest.raises(UserError, match="none: no such run folder"):
         check_is_run(tmp_path / "none")
-    with pytest.raises(UserError, match=r"it holds neither config\.yaml nor evaluation\.json"):
+    with pytest.raises(UserError, match=r"it has neither config\.yaml nor evaluation\.json"):
         check_is_run(tmp_path)
     (tmp_path / "evaluation.json").mkdir()
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="not a run folder"):
         check_is_run(tmp_path)
     (tmp_path / "config.yaml").touch()
     check_is_run(tmp_path)
@@ -99,7 +99,7 @@ def test_rankings_of_another_evaluation_are_told(tmp_path: Path) -> None:
     assert folder.of_other_scores({}) is None
     message = folder.of_other_scores({"dataset": {"name": "MARS"}, "eval": {"num_frames": 8}})
     assert message == (
-        "Not shown: it is of another evaluation than evaluation.json, with another eval ({'num_frames': 8})."
+        "Not shown: it belongs to another evaluation than evaluation.json, with another eval ({'num_frames': 8})."
     )
 
 
@@ -124,8 +124,8 @@ def test_an_evaluation_belongs_to_the_run_around_it(tmp_path: Path) -> None:
     [
         (None, "config.yaml, which names the shards, is not in the run folder"),
         ("seed: 1", "config.yaml does not name the shards (data.shards)"),
-        ("data: {shards: 'http://host/shards'}", "config.yaml names shards behind a URL, which a report does not open"),
-        ("data: {shards: nowhere/shards}", "nowhere/shards (data.shards) is not there"),
+        ("data: {shards: 'http://host/shards'}", "config.yaml has a URL as data.shards, which reports open only"),
+        ("data: {shards: nowhere/shards}", "nowhere/shards (data.shards) does not exist"),
     ],
 )
 def test_why_there_are_no_frames(config: str | None, reason: str, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_frames_of_another_set_are_not_shown(tmp_path: Path, reader: Reader) -> 
     assert Folder(tmp_path, reader).reader is reader
     evaluation["dataset"]["checksum"] = "0" * 64
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
-    assert Folder(tmp_path, reader).reader == "No frames: the shards are not those of the run (another checksum)"
+    assert Folder(tmp_path, reader).reader == "No frames: the shards differ from those of the run (another checksum)"
 
 
 def test_pictures_lie_in_the_folder_of_figures(tmp_path: Path) -> None:
@@ -155,5 +155,5 @@ def test_pictures_lie_in_the_folder_of_figures(tmp_path: Path) -> None:
     folder.forget("heatmap-*")
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["cmc.svg"]
     for name in ("../cmc.svg", "/cmc.svg", "a/b"):
-        with pytest.raises(UserError, match="is no name of a picture"):
+        with pytest.raises(UserError, match="is not a file name for a picture"):
             folder.save(name, b"")

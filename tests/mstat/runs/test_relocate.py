@@ -56,7 +56,7 @@ def test_a_flag_counts_and_what_is_nowhere_stays(run: Path, tmp_path: Path) -> N
         assert config_of_run(run, ["--data.shards", place]).data.shards == place
     shutil.rmtree(tmp_path / "project")
     assert config_of_run(run, []).data.shards == "data/set"
-    assert "is not there, seen from the current folder or where the run began" in str(Folder(run).reader)
+    assert "does not exist in the current folder or where the run started" in str(Folder(run).reader)
 
 
 @pytest.mark.parametrize("environment", ["without the folder", "moved", "missing"])

@@ -18,7 +18,7 @@ from mstat.training.train import _due, run_facts, train, training_sampler
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"train.keep_best": "true"}, "train.keep_best keeps the best of the evaluations during training: set"),
+        ({"train.keep_best": "true"}, "train.keep_best needs evaluations during training: set"),
         ({"data.split": "9"}, "9"),
         ({"batch.num_identities": "100"}, "100"),
     ],
