@@ -1,4 +1,4 @@
-"""Several processes as one: the engine over Accelerate and DeepSpeed, the gather, and ranks that are lost.
+"""Several processes as one: the engine over Accelerate and DeepSpeed, its optimiser, the gather, ranks that are lost.
 
-Whatever knows a rank, a collective or a launcher belongs here. What is computed, trained or scored does not.
+Code that starts, joins or stops the processes of a run belongs here. What they compute, train or score does not.
 """
