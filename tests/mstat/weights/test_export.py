@@ -51,15 +51,16 @@ def test_the_form_of_features_travels(embedding: Embedding, tmp_path: Path) -> N
     torch.manual_seed(0)
     task = Task(Config(model=replace(SMALL, bnneck=True)), 3)
     for neck in task.model.necks.values():
-        nn.init.normal_(neck.running_mean)
-        nn.init.uniform_(neck.running_var, 0.1, 2)
+        nn.init.normal_(neck.get_buffer("running_mean"))
+        nn.init.uniform_(neck.get_buffer("running_var"), 0.1, 2)
     export(tmp_path, task.state_dict(), task.model.config, embedding)
     frames = np.random.default_rng(0).integers(0, 256, (2, 3, *SMALL.image_size, 3), dtype=np.uint8)
     with torch.no_grad():
         parts = list(task.model(torch.as_tensor(frames)))
         if embedding.feature == "neck":
             for number, neck in enumerate(task.model.necks.values()):
-                parts[number] = (parts[number] - neck.running_mean) / (neck.running_var + 1e-5).sqrt() * neck.weight
+                mean, variance = neck.get_buffer("running_mean"), neck.get_buffer("running_var")
+                parts[number] = (parts[number] - mean) / (variance + 1e-5).sqrt() * neck.get_parameter("weight")
     if embedding.stage_norm:
         parts = [part / part.norm(dim=1, keepdim=True) for part in parts]
     model = mstat.load(tmp_path)
