@@ -143,7 +143,11 @@ def ranking(labels: Labels, query_QD: torch.Tensor, gallery_GD: torch.Tensor) ->
     ours = partial(cmc_map_from_distances, distance, *labels)
     one, many, least = "mstat, one thread", f"mstat, {THREADS} threads", "numpy.sort of every row"
     python, compiled = rankers
-    calls = {one: on_one_thread(ours), many: ours, least: lambda: np.sort(distance, axis=1)}
+    calls: dict[str, Callable[[], object]] = {
+        one: on_one_thread(ours),
+        many: ours,
+        least: lambda: np.sort(distance, axis=1),
+    }
     calls[compiled] = partial(theirs, compiled)
     seconds = medians({**in_turn(calls, ROUNDS), **in_turn({python: partial(theirs, python)}, rounds=2)})
     text = (
@@ -171,7 +175,8 @@ def searching(labels: Labels, query_QD: torch.Tensor, gallery_GD: torch.Tensor) 
             query_QD, gallery_GD = query_QD.mul_(CONE).add_(common_D), gallery_GD.mul_(CONE).add_(common_D)
         ours = partial(cmc_map, query_QD, labels[0], labels[1], gallery_GD, labels[2], labels[3])
         product = partial(torch.mm, query_QD, gallery_GD.T)
-        calls = {"ours": ours, "product": product, "ours, 1": on_one_thread(ours), "product, 1": on_one_thread(product)}
+        calls: dict[str, Callable[[], object]] = {"ours": ours, "product": product}
+        calls |= {f"{name}, 1": on_one_thread(call) for name, call in calls.items()}
         seconds = medians(in_turn(calls, rounds=3))
         for threads, suffix in (THREADS, ""), (1, ", 1"):
             mine, rival = seconds[f"ours{suffix}"], seconds[f"product{suffix}"]

@@ -57,7 +57,7 @@ class Series(NamedTuple):
         return power_law(self.sizes[self.fitted], self.seconds[self.fitted])
 
 
-def power_law(sizes: Sequence[int], seconds: Sequence[float]) -> Fit:
+def power_law(sizes: Sequence[int], seconds: Sequence[float] | np.ndarray) -> Fit:
     """Fit a straight line to the logarithms."""
     result = linregress(np.log(sizes), np.log(seconds))
     freedom = len(sizes) - 2

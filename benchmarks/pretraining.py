@@ -7,6 +7,7 @@ runs of the same commit are reused.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.harness import launch, save
@@ -28,7 +29,7 @@ def percentages(result: dict[str, Any]) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    rows = {}
+    rows: dict[str, Sequence[float]] = {}
     for kind, title in TIMES.items():
         command = [*launch("single"), "launch/pretrain.py", "--pretrain.time", kind]
         folders = [trained("pretraining", seed, kind, command, "synthetic-actions") for seed in SEEDS]

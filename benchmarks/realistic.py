@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from PIL import Image
 
@@ -18,7 +18,8 @@ from shards.sources.common import files_of
 LENGTH, CAMERAS = 58, 2  # frames of a tracklet (MARS's mean); each identity has one tracklet per camera
 
 
-class Files(NamedTuple):
+@dataclass(frozen=True)
+class Files:
     """The frames of a tracklet: the files of a folder. Picklable."""
 
     folder: Path

@@ -15,9 +15,9 @@ import re
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.models.timesformer.configuration_timesformer import TimesformerConfig
 from transformers.models.timesformer.modeling_timesformer import (
     TimeSformerAttention,
-    TimesformerConfig,
     TimesformerLayer,
     TimesformerPatchEmbeddings,
 )
@@ -130,6 +130,9 @@ class EagerMSTAT(nn.Module):
         model: Model to copy the weights of. It needs all stages and proxies, and alpha = beta = 1 in the STA blocks.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(self, model: MSTAT, num_frames: int) -> None:
         super().__init__()
         config = model.config
@@ -142,7 +145,7 @@ class EagerMSTAT(nn.Module):
             num_attention_heads=config.num_heads,
             intermediate_size=round(config.mlp_ratio * config.width),
             hidden_dropout_prob=0.0,
-            attn_implementation="eager",
+            attn_implementation="eager",  # type: ignore[call-arg] # of its base class
         )
         self.num_frames = num_frames
         self.embed = TimesformerPatchEmbeddings(settings)

@@ -6,7 +6,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def mean_sd(values: Sequence[float], form: str = ".1f") -> str:
     return f"{statistics.mean(values):{form}} ± {statistics.stdev(values):{form.lstrip('+')}}"
 
 
-def seed_table(title: str, seeds: Sequence[int], rows: dict[str, Sequence[float]], form: str = ".1f") -> str:
+def seed_table(title: str, seeds: Sequence[int], rows: Mapping[str, Sequence[float]], form: str = ".1f") -> str:
     """Return a Markdown table with a column for each seed, and mean ± standard deviation."""
     head = [title, *(f"seed {seed}" for seed in seeds), "mean ± sd"]
     cells = [[name, *(f"{value:{form}}" for value in of_row), mean_sd(of_row, form)] for name, of_row in rows.items()]

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import scipy.io
@@ -59,7 +59,7 @@ def random_access(folder: Path, crops: Sequence[bytes]) -> tuple[list[str], list
         with building(folder / name) as place:
             write(source, place, workers=2, encoding=encoding)
         readers[name] = shards.open(folder / name)
-    clips = {RIVAL: torchreid([tracklet.frames for tracklet in source.tracklets]).__getitem__}
+    clips = {RIVAL: torchreid([cast(realistic.Files, tracklet.frames) for tracklet in source.tracklets]).__getitem__}
     clips |= {name: Clips(reader) for name, reader in readers.items()}
     clips |= {f"{name}, limit": Held(reader) for name, reader in readers.items()}
     read_all(folder)

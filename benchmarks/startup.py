@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -102,7 +103,7 @@ def save_large(name: str) -> dict[str, float]:
 
 
 def main() -> None:
-    helps = medians(in_turn({name: lambda c=c: python(*c) for name, c in COMMANDS.items()}, ROUNDS, warm_up=1))
+    helps = medians(in_turn({name: partial(python, *command) for name, command in COMMANDS.items()}, ROUNDS, warm_up=1))
     steps, saves = {}, {}
     with tempfile.TemporaryDirectory() as name:
         shards = Path(name) / "shards"

@@ -52,7 +52,7 @@ def our_task() -> Task:
     task = Task(paper(), MARS_IDENTITIES)
     assert task.model.stage3 is not None
     for block in task.model.stage3.blocks:
-        nn.init.constant_(block.alpha, 0.5)
+        nn.init.constant_(block.get_parameter("alpha"), 0.5)
     return task
 
 

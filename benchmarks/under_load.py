@@ -62,8 +62,10 @@ def busy(number: int, niceness: int) -> Iterator[None]:
 
 def start(**settings: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "benchmarks.under_load", "contender"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    process = subprocess.Popen(command, env={**os.environ, **settings}, cwd=PROJECT, text=True, **pipes)
+    environment = {**os.environ, **settings}
+    process = subprocess.Popen(
+        command, env=environment, cwd=PROJECT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 
@@ -139,6 +139,13 @@ def hosts() -> Iterator[Any]:
         skip(reason)
     with two_hosts() as made:
         yield made
+
+
+class Processes(TypedDict, total=False):
+    """Keyword arguments of `start` that say how many processes share a run, and how."""
+
+    accelerate: str
+    processes: int
 
 
 def start(

@@ -1,4 +1,4 @@
 """Jobs: scripts for Slurm, Kubernetes and ssh, restarts, status, and collection of results.
 
-The package imports no torch, and training does not import the package.
+Its modules load without torch, so that commands answer at once. Training does not import the package.
 """

@@ -21,7 +21,7 @@ from mstat.config import Config, EvalConfig
 from mstat.data.augment import GREY, Fill, augment
 from mstat.data.clips import evaluation_clips, training_frames
 from mstat.data.corruptions import occlude, shrink
-from mstat.data.sampler import CLIPS, PKSampler
+from mstat.data.sampler import CLIPS, Sampler
 from mstat.data.workers import Place, done
 from mstat.distributed.gather import slice_bounds
 from mstat.errors import UserError
@@ -55,7 +55,7 @@ class TrainingBatches:
     """
 
     def __init__(
-        self, reader: Reader, sampler: PKSampler, config: Config, rank: int, world_size: int, colour: Fill = GREY
+        self, reader: Reader, sampler: Sampler, config: Config, rank: int, world_size: int, colour: Fill = GREY
     ) -> None:
         self.reader, self.sampler, self.config, self.colour = reader, sampler, config, colour
         self.bounds = slice_bounds(sampler.size, world_size, rank)

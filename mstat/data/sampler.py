@@ -8,7 +8,7 @@ the next epoch's permutation, without repeating an identity.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -27,6 +27,23 @@ class Batch(NamedTuple):
 
     tracklets_n: np.ndarray
     labels_n: np.ndarray
+
+
+class Sampler(Protocol):
+    """The batches of a training. `mstat.training.train.training_sampler` chooses the sampler of a run.
+
+    Attributes:
+        pids: Identity of each class number.
+        size: Clips of a global batch.
+        steps_per_epoch: Batches of an epoch.
+    """
+
+    pids: np.ndarray
+    size: int
+    steps_per_epoch: int
+
+    def batch(self, step: int) -> Batch:
+        """Return the global batch of a step, counted from 0: the same one on every rank, at every call."""
 
 
 class PKSampler:

@@ -1,4 +1,4 @@
-"""Distributed training: the engine over Accelerate and DeepSpeed, the gather, and the detection of lost ranks.
+"""Distributed training: the engine over Accelerate and DeepSpeed, its optimiser, the gather, and lost ranks.
 
-Code that knows ranks, collectives or launchers belongs here; models, training and scores do not.
+Code that starts, joins or stops the processes of a run belongs here. What they compute, train or score does not.
 """

@@ -1,4 +1,4 @@
-"""The optimiser of a run: one branch of `make_optimizer` for each name of `optim.name`."""
+"""The optimiser of a run: each name of `optim.name` has one case in each function here."""
 
 from __future__ import annotations
 
@@ -19,6 +19,18 @@ def make_optimizer(task: nn.Module, config: OptimConfig) -> torch.optim.Optimize
         {"params": [p for n, p in parameters if not no_weight_decay(n, p)], "weight_decay": config.weight_decay},
         {"params": [p for n, p in parameters if no_weight_decay(n, p)], "weight_decay": 0.0},
     ]
-    if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+    lr, momentum = config.lr, config.momentum
+    match config.name:
+        case "sgd":
+            return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=lr, fused=True)
+
+
+def states_per_weight(config: OptimConfig) -> int:
+    """Return the number of fp32 values that the optimiser keeps for each weight, in memory and in checkpoints."""
+    match config.name:
+        case "sgd":
+            return int(config.momentum > 0)
+        case "adamw":
+            return 2

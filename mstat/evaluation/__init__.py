@@ -1,4 +1,5 @@
 """Evaluation from tracklets to scores: features, ranks of true matches, CMC, mAP, distances, baselines, robustness.
 
-A score is the same, bit for bit, on any number of processes. mstat/report makes the pages and tables.
+A new score belongs in `metrics.py`. On CPUs, scores are the same bits on any number of processes. mstat/report makes
+the pages and tables.
 """

@@ -27,7 +27,15 @@ from mstat.files import why_not_writable, write_json
 from mstat.model import MSTAT
 from mstat.report.run_reader import Folder
 from mstat.report.scores import score_table
-from mstat.runs.scored_set import dataset, deciding, evaluation_folder, is_trained_on, trained_checksum
+from mstat.runs.scored_set import (
+    DEGRADATIONS,
+    dataset,
+    deciding,
+    evaluation_folder,
+    intact,
+    is_trained_on,
+    trained_checksum,
+)
 from mstat.weights.pretrained import load_pretrained
 from shards.read import Reader
 from shards.records import Role
@@ -83,8 +91,8 @@ def score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> Score
 
 def degradation(config: EvalConfig) -> list[str]:
     """Return a warning if the settings degrade frames."""
-    message = [f"occlusion {config.occlusion:g}"] if config.occlusion else []
-    message += [f"resolution {config.resolution}"] if config.resolution is not None else []
+    values = {name: getattr(config, name) for name in DEGRADATIONS}
+    message = [f"{name} {value:g}" for name, value in values.items() if value != getattr(intact(config), name)]
     owner = "queries" if config.degrade == "queries" else "queries and gallery"
     return [f"the frames of {owner} were degraded ({', '.join(message)})"] if message else []
 

@@ -27,6 +27,7 @@ from mstat.evaluation.metrics import score as score_ranks
 from mstat.evaluation.narrow_cone import collapse, spread
 from mstat.evaluation.ranking import gallery_slices, merge_top, rank_positives, top_ranks
 from mstat.numerics import spreading
+from mstat.runs.scored_set import intact
 from shards.read import Reader
 from shards.records import Role
 
@@ -148,7 +149,7 @@ class Trial(Extraction):
         gallery = np.flatnonzero(in_gallery)
         if not len(gallery) or not is_query.any():
             raise UserError(f"{config.data.shards}: no queries or no gallery in this protocol and split")
-        degraded = config.eval.occlusion > 0 or config.eval.resolution is not None
+        degraded = config.eval != intact(config.eval)
         apart = degraded and config.eval.degrade == "queries"
         others = np.flatnonzero(is_query if apart else is_query & ~in_gallery)
         num_intact = len(gallery) if apart else 0 if degraded else None

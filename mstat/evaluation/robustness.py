@@ -32,7 +32,7 @@ from mstat.model import MSTAT
 from mstat.report.html import write_reports
 from mstat.report.robustness import FILE, table
 from mstat.report.scores import COLUMNS, percent
-from mstat.runs.scored_set import dataset, deciding, evaluation_folder
+from mstat.runs.scored_set import dataset, deciding, evaluation_folder, intact
 from mstat.weights.export import load_model
 from shards.read import Reader
 
@@ -45,7 +45,7 @@ QUICK_FRAMES, QUICK_OCCLUSION, QUICK_RESOLUTION = [1, 2, 4], [0.0, 0.25, 0.5], [
 def sweeps(config: Config, quick: bool = False) -> dict[str, list[EvalConfig]]:
     """Return setting -> the evaluations that vary it. Numbers of frames need mode `sample`: `clips` uses all frames."""
     frames, occlusion, resolution = FRAMES, OCCLUSION, RESOLUTION
-    base = dataclasses.replace(config.eval, occlusion=0.0, resolution=None)
+    base = intact(config.eval)
     if quick:
         frames, occlusion, resolution = QUICK_FRAMES, QUICK_OCCLUSION, QUICK_RESOLUTION
         base = dataclasses.replace(base, mode="sample", num_frames=2)
@@ -113,9 +113,9 @@ class _Scorer:
     def score(self, settings: EvalConfig) -> dict[str, Any]:
         trial = Trial(self.engine, self.reader, dataclasses.replace(self.config, eval=settings))
         only_queries = 0 < trial.num_intact < len(trial.tracklets)
-        of_gallery = dataclasses.replace(settings, occlusion=0.0, resolution=None)
-        intact = self.gallery[1] if self.gallery and only_queries and self.gallery[0] == of_gallery else None
-        parts = trial.extract(self.model, self.config.model.image_size, intact)
+        of_gallery = intact(settings)
+        known = self.gallery[1] if self.gallery and only_queries and self.gallery[0] == of_gallery else None
+        parts = trial.extract(self.model, self.config.model.image_size, known)
         if only_queries:
             self.gallery = of_gallery, parts
         scores, _ = trial.rank(join_stages(parts, settings.stage_norm))

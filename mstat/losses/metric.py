@@ -39,11 +39,12 @@ class MetricLoss(NamedTuple):
 
 def metric_loss(config: LossConfig, dim: int, num_classes: int) -> nn.Module:
     """Return the module of `config.metric` for features (n, D) and labels (n,) in [0, C), scaled to BatchHard."""
-    loss = METRIC_LOSSES[config.metric].make(config, dim, num_classes)
-    if isinstance(loss, BatchHard):
-        return loss
-    features_nD, labels_n = _probe(dim, num_classes)
-    with torch.no_grad():
+    # On the CPU even where the launch checks build the rest of the task on `meta`: the scale needs values.
+    with torch.device("cpu"), torch.no_grad():
+        loss = METRIC_LOSSES[config.metric].make(config, dim, num_classes)
+        if isinstance(loss, BatchHard):
+            return loss
+        features_nD, labels_n = _probe(dim, num_classes)
         scale = BatchHard(config)(features_nD, labels_n) / copy.deepcopy(loss)(features_nD, labels_n)
     return Scaled(loss, float(scale))
 

@@ -1,6 +1,6 @@
 """The model of the paper: uint8 frames of a clip -> the features of three stages. Start reading in `mstat.py`.
 
-Layers and their randomness belong here; mstat/weights has weights in files, mstat/losses has losses.
+Layers, their randomness and their CPU kernels belong here; mstat/weights has weights in files, mstat/losses has losses.
 """
 
 from mstat.model.mstat import MSTAT, feature_dims, no_weight_decay

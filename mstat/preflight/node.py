@@ -17,6 +17,7 @@ import torch
 import shards
 from mstat.config import ACTIONS_SHARDS, ALL_SPLITS, Config, DataConfig
 from mstat.distributed.agreement import settings_facts
+from mstat.distributed.optimizer import states_per_weight
 from mstat.preflight.table import human
 from mstat.pretraining.task import ActionTask
 from mstat.provenance import PROJECT, commit, source_digest, versions
@@ -207,7 +208,7 @@ def checkpoint_bytes(config: Config, num_classes: int, make: MakeTask = Task) ->
         task = make(config, num_classes)
     parameters = sum(4 * parameter.numel() for parameter in task.parameters())
     weights = parameters + sum(buffer.nbytes for buffer in task.buffers())
-    states = 2 if config.optim.name == "adamw" else int(config.optim.momentum > 0)
+    states = states_per_weight(config.optim)
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         states += 2  # ZeRO's fp32 copy, and the whole weights beside their partitions
     stored = len(task.state_dict()) + (states + 1) * len(list(task.parameters()))

@@ -152,7 +152,7 @@ def _training(comparison: Comparison) -> str:
 def _stages(comparison: Comparison) -> str:
     """Return the scores of every subset of stages of each group (Table II)."""
     tables = []
-    for column, heading in list(scores.COLUMNS.items())[:2]:
+    for column in ("mAP", "rank1"):
         rows = [
             Row(
                 group.name,
@@ -162,8 +162,8 @@ def _stages(comparison: Comparison) -> str:
             if any(of.get(column) is not None for of in group.evaluation.get("stages", {}).values())
         ]
         if rows:
-            caption = f"{heading} in percent for every subset of stages."
-            tables.append(Table([heading, *scores.STAGES], rows, caption=caption).html())
+            caption = f"{scores.COLUMNS[column]} in percent for every subset of stages."
+            tables.append(Table([scores.COLUMNS[column], *scores.STAGES], rows, caption=caption).html())
     return "\n".join(tables)
 
 

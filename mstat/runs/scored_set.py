@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -20,8 +21,19 @@ if TYPE_CHECKING:
     from shards.read import Reader
 
 EVALUATIONS = "evaluations"  # in the run folder: evaluations on another data set, protocol or split than the training's
-# Settings of the evaluation that scores depend on; the others only change the report.
-DECIDING = ("num_frames", "mode", "stage_norm", "seed", "occlusion", "resolution", "degrade")
+# Settings of the evaluation that scores depend on, with their labels; the others only change the report.
+DECIDING = {
+    "num_frames": "frames of a tracklet",
+    "mode": "selection of frames (eval.mode)",
+    "stage_norm": "scaling of stages (eval.stage_norm)",
+    "seed": "frames drawn (eval.seed)",
+    "occlusion": "occlusion",
+    "resolution": "resolution",
+    "degrade": "degraded frames (eval.degrade)",
+}
+DEGRADATIONS = ("occlusion", "resolution")  # those that degrade frames; their defaults do not
+# Terms that two scores must share to be compared, with their labels. Splits of a protocol may be averaged.
+TERMS = {"protocol": "protocol", "split": "split", **DECIDING}
 
 
 class Dataset(TypedDict):
@@ -38,22 +50,13 @@ def dataset(reader: Reader) -> Dataset:
 
 def deciding(settings: EvalConfig) -> dict[str, Any]:
     """Return the settings that a score depends on. `degrade` is None if no frames are degraded."""
-    degraded = settings.occlusion > 0 or settings.resolution is not None
-    return {name: getattr(settings, name) if degraded or name != "degrade" else None for name in DECIDING}
+    known = {name: getattr(settings, name) for name in DECIDING}
+    return known if settings != intact(settings) else {**known, "degrade": None}
 
 
-# Terms that two scores must share to be compared, with their labels. Splits of a protocol may be averaged.
-TERMS = {
-    "protocol": "protocol",
-    "split": "split",
-    "num_frames": "frames of a tracklet",
-    "mode": "selection of frames (eval.mode)",
-    "stage_norm": "scaling of stages (eval.stage_norm)",
-    "seed": "frames drawn (eval.seed)",
-    "occlusion": "occlusion",
-    "resolution": "resolution",
-    "degrade": "degraded frames (eval.degrade)",
-}
+def intact(settings: EvalConfig) -> EvalConfig:
+    """Return the settings with frames that are not degraded."""
+    return replace(settings, **{name: getattr(EvalConfig(), name) for name in DEGRADATIONS})
 
 
 def terms(evaluation: Mapping[str, Any], checksum: str | None) -> dict[str, Any]:

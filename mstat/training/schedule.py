@@ -17,10 +17,12 @@ def learning_rate(
     base = optim.lr * {"none": 1.0, "linear": scale, "sqrt": math.sqrt(scale)}[optim.lr_scaling]
     if step < schedule.warmup_steps:
         return base * (step + 1) / schedule.warmup_steps
-    if schedule.name == "step":
-        return base * schedule.gamma ** (step // steps_per_epoch // schedule.step_epochs)
-    progress = (step - schedule.warmup_steps) / max(num_steps - schedule.warmup_steps, 1)
-    return base * 0.5 * (1 + math.cos(math.pi * progress))
+    match schedule.name:
+        case "step":
+            return base * schedule.gamma ** (step // steps_per_epoch // schedule.step_epochs)
+        case "cosine":
+            progress = (step - schedule.warmup_steps) / max(num_steps - schedule.warmup_steps, 1)
+            return base * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def metric_weight(loss: LossConfig, *, step: int) -> float:

@@ -21,7 +21,7 @@ from mstat.config import Config
 from mstat.config.cli import save_config
 from mstat.console import print_line
 from mstat.data.loader import TrainingBatches, load
-from mstat.data.sampler import PKSampler
+from mstat.data.sampler import PKSampler, Sampler
 from mstat.data.workers import start_fork_server
 from mstat.distributed import signals
 from mstat.distributed.engine import Engine
@@ -156,7 +156,7 @@ def loop(
     objective: Objective,
     task: TrainedModule,
     reader: Reader,
-    sampler: PKSampler,
+    sampler: Sampler,
     start: int,
     num_steps: int,
     facts: dict[str, Any],
@@ -243,8 +243,8 @@ def run_facts(config: Config, engine: Engine, reader: Reader) -> dict[str, Any]:
     }
 
 
-def training_sampler(reader: Reader, config: Config) -> PKSampler:
-    """Return the P x K sampler over the training tracklets of the run's protocol and split."""
+def training_sampler(reader: Reader, config: Config) -> Sampler:
+    """Return the sampler over the training tracklets of the run's protocol and split."""
     chosen = np.flatnonzero(reader.roles(config.data.protocol, config.data.split) & Role.TRAIN)
     if not len(chosen):
         raise UserError(f"{config.data.shards}: no training tracklets in this protocol and split")

@@ -1,5 +1,7 @@
 """Sources: modules that read data sets from disk. Each has one file, one function, and one line in the table below.
 
+The modules that the table does not name are what sources share. docs/datasets.md builds a source step by step.
+
 The function is `read(root, *, partial=False) -> Source`; a data set without official counts has no `partial`. A source
 that needs more than a folder declares its options in `add_arguments(parser)`, which sets the parser's default `read` to
 a function of the parsed arguments. `args.out` is the output folder. `args.scratch` is a folder for temporary files on

@@ -21,7 +21,8 @@ def test_the_rival_is_mstat() -> None:
     weights = torch.randn(2, sum(f.shape[1] for f in ours), generator=generator)
     (torch.cat(ours, 1) * weights).sum().backward()
     (torch.cat(theirs, 1) * weights).sum().backward()
-    kernel = rival.embed.projection.weight.grad
+    kernel = rival.get_parameter("embed.projection.weight").grad
+    assert kernel is not None
     torch.testing.assert_close(model.stem.patch.weight.grad, kernel.flatten(1), rtol=1e-4, atol=1e-4)
     assert kernel.abs().max() > 1e-3
 

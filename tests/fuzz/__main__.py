@@ -76,10 +76,10 @@ def main() -> int:
         print(f"{target.name}: " + ", ".join(f"{counts[target.name][outcome]} {outcome}" for outcome in Outcome))
     every = {**counts, "**all**": sum(counts.values(), Counter())}
     rows = [[name, f"{count.total():,}", *(f"{count[one]:,}" for one in Outcome)] for name, count in every.items()]
-    result = table(["input", "cases", *Outcome], rows)
-    print(result)
+    outcomes = table(["input", "cases", *Outcome], rows)
+    print(outcomes)
     if options.record:
-        save("fuzz", f"Mutated inputs, seed {options.seed}: what became of them", result, target="fuzz")
+        save("fuzz", f"Mutated inputs, seed {options.seed}: what became of them", outcomes, target="fuzz")
     return int(any(count[outcome] for count in counts.values() for outcome in FAULTS))
 
 

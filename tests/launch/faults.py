@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import mstat.training.task
 from launch import train
 from mstat.distributed.engine import Engine
+from mstat.distributed.gather import gather as real_gather
 
 
 def strike(fault: str, features_BD: torch.Tensor) -> torch.Tensor:
@@ -45,14 +46,14 @@ def strike(fault: str, features_BD: torch.Tensor) -> torch.Tensor:
 def main() -> int:
     fault, rank, step = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     del sys.argv[1:4]
-    real_gather, real_update, real_save, begun = mstat.training.task.gather, Engine.update, torch.save, [1]
+    real_update, real_save, begun = Engine.update, torch.save, [1]
     first_attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     struck = int(os.environ.get("RANK", "0")) == rank and first_attempt
 
-    def gather(features_BD: torch.Tensor, total: int) -> torch.Tensor:
+    def gather(local_BD: torch.Tensor, total: int) -> torch.Tensor:
         if begun[0] == step and struck and fault != "slow-disk":
-            features_BD = strike(fault, features_BD)
-        return real_gather(features_BD, total)
+            local_BD = strike(fault, local_BD)
+        return real_gather(local_BD, total)
 
     def update(self: Engine, loss: torch.Tensor, lr: float) -> torch.Tensor:
         norm = real_update(self, loss, lr)
@@ -66,9 +67,9 @@ def main() -> int:
         file.truncate(file.tell() // 2)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    mstat.training.task.gather, Engine.update = gather, update  # type: ignore[method-assign]
+    mstat.training.task.gather, Engine.update = gather, update  # type: ignore[attr-defined, method-assign]
     if fault == "slow-disk" and struck:
-        torch.save = save_half
+        torch.save = save_half  # type: ignore[assignment]
     return train.main()
 
 

@@ -72,7 +72,7 @@ def _closed_file() -> None:
 
 
 def _missing_key() -> None:
-    {}["a"]
+    dict[str, int]()["a"]
 
 
 @pytest.mark.parametrize("fault", [_strict_zip, _broadcast, _unpack, _closed_file, _missing_key])

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from mstat.errors import UserError
 from mstat.runs.folder import locked
-from tests.conftest import assert_same_losses, members, metrics, run, start, state, wait_for_step
+from tests.conftest import Processes, assert_same_losses, members, metrics, run, start, state, wait_for_step
 
-DDP = {"accelerate": "ddp", "processes": 2}
+DDP: Processes = {"accelerate": "ddp", "processes": 2}
 
 
 def checkpoints(folder: Path) -> list[str]:

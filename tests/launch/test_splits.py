@@ -15,7 +15,7 @@ from mstat.config.cli import load_config
 from mstat.distributed.engine import Engine
 from mstat.training.splits import evaluate_runs
 from shards.__main__ import main
-from tests.conftest import TINY, metrics, run, start, state, wait_for_step
+from tests.conftest import TINY, Processes, metrics, run, start, state, wait_for_step
 from tests.shards.sources.test_prid import make
 
 NUM_PERSONS = 16
@@ -40,7 +40,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_set(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs of all splits, trained by one launch of two processes that was stopped in the second split."""
     folder = tmp_path_factory.mktemp("set") / "run"
-    options = {"accelerate": "zero2", "processes": 2}
+    options: Processes = {"accelerate": "zero2", "processes": 2}
     process = start("train", ["--config", config, "--run", folder], **options)
     wait_for_step(folder / "split-1", 2, process)
     os.kill(process.pid, signal.SIGTERM)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,10 +109,15 @@ def huge_png() -> bytes:
 def test_what_is_no_picture_is_refused_with_its_reason(data: bytes, reason: str) -> None:
     """Empty, foreign, cut off, damaged or absurdly large data is refused, also where its head and end are whole."""
     with pytest.raises(ValueError, match=reason):
-        _ = images.check(data) and images.check_pixels(data)
+        check_whole(data)
 
 
-FORMATS: dict[str, dict[str, object]] = {
+def check_whole(data: bytes) -> None:
+    images.check(data)
+    images.check_pixels(data)
+
+
+FORMATS: dict[str, dict[str, Any]] = {
     "jpeg": {"quality": 95, "subsampling": 0},
     "png": {},
     "tiff": {},
@@ -192,7 +198,8 @@ def test_resize_is_pillows(size: tuple[int, int]) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (3, 256, 128, 3), np.uint8)
     frames.flags.writeable = False
     got = images.resize(frames, size)
-    wanted = np.stack([Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR) for image in frames])
+    pictures = [Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR) for image in frames]
+    wanted = np.stack([np.asarray(picture) for picture in pictures])
     assert got.dtype == np.uint8
     assert np.abs(got.astype(int) - wanted.astype(int)).max() <= 1
     alone = [images.resize(image[None, ::-1], size)[0] for image in frames]

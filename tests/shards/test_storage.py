@@ -12,6 +12,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.context import ForkContext, SpawnContext
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +23,9 @@ import shards
 from shards import storage
 from shards.cache import Cache
 from shards.index import _checksum
+from shards.read import Reader
 from shards.records import DataError
-from shards.storage import BLOCK_BYTES
+from shards.storage import BLOCK_BYTES, RemoteFiles
 from shards.summary import summary
 from tests.conftest import PROJECT
 from tests.shards.trees import build_mars, contents, mars_tree
@@ -334,6 +337,7 @@ def test_the_cache_leaves_the_files_of_others_alone(tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_told_once(server: Server, tmp_path: Path, out: Path) -> None:
     """Reading goes on, each block from the server; only the index must have a place."""
     far = shards.open(server.url, cache=tmp_path)
+    assert isinstance(far._files, RemoteFiles)
     version = tmp_path / far._files.blocks
     version.write_text("a file where a folder should be")
     near, rows = shards.open(out), (0, len(far) - 1)
@@ -362,9 +366,8 @@ def test_the_environment_says_where_and_how_much(
         shards.open(server.url)
 
 
-def read_all(reader: shards.read.Reader | bytes, order: list[int], answers: multiprocessing.SimpleQueue) -> None:  # type: ignore[type-arg]
-    if isinstance(reader, bytes):
-        reader = pickle.loads(reader)
+def read_all(given: Reader | bytes, order: list[int], answers: SimpleQueue[list[bytes]]) -> None:
+    reader: Reader = pickle.loads(given) if isinstance(given, bytes) else given
     answers.put([reader.encoded(i, 0) for i in order])
 
 
@@ -375,6 +378,7 @@ def test_many_processes_read_at_once(method: str, server: Server, tmp_path: Path
     far, near = shards.open(server.url, cache=tmp_path), shards.open(out)
     far.encoded(0, 0)
     context = multiprocessing.get_context(method)
+    assert isinstance(context, ForkContext | SpawnContext)
     answers = context.SimpleQueue()
     given = far if method == "fork" else pickle.dumps(far)
     order = list(range(len(near)))

@@ -263,7 +263,11 @@ def test_bytes_behind_the_last_member_are_found(out: Path) -> None:
         data[position] = 1
         shard.write_bytes(data)
         digest = hashlib.sha256(data).hexdigest()
-        describe(out, lambda content, digest=digest: content["shards"][0].update(sha256=digest))
+
+        def tell(content: dict[str, Any], digest: str = digest) -> None:
+            content["shards"][0].update(sha256=digest)
+
+        describe(out, tell)
         assert "bytes after the last member" in verify(out)[-1]
         data[position] = 0
         shard.write_bytes(data)

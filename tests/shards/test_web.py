@@ -177,7 +177,11 @@ def test_redirects_to_another_server_are_refused(server: Server, out: Path, tmp_
     other = Server(out)
     server.tricks_heads = True
     for target in (other.url, f"http://localhost:{other.server_address[1]}", "https://127.0.0.1:9/x"):
-        server.tricks[name] = lambda handler, target=target: handler.redirect(target + handler.path)
+
+        def elsewhere(handler: Handler, target: str = target) -> None:
+            handler.redirect(target + handler.path)
+
+        server.tricks[name] = elsewhere
         message = refusal(server.url, tmp_path / "cache")
         assert "redirects to another server" in message
         assert target.rpartition("/x")[0] in message or target in message
@@ -192,7 +196,11 @@ def test_redirects_on_the_same_server_are_followed(server: Server, out: Path, tm
     server.tricks["/old/dataset.json"] = lambda handler: handler.redirect("/dataset.json")
     server.tricks["/circle/dataset.json"] = lambda handler: handler.redirect(handler.path)
     for name in (INDEX_FILE, *(path.name for path in out.glob("*.tar"))):
-        server.tricks[f"/old/{name}"] = lambda handler, name=name: handler.redirect(f"/{name}")
+
+        def to_new_place(handler: Handler, name: str = name) -> None:
+            handler.redirect(f"/{name}")
+
+        server.tricks[f"/old/{name}"] = to_new_place
     near, far = shards.open(out), shards.open(f"{server.url}/old", cache=tmp_path)
     assert far.encoded(3, 1) == near.encoded(3, 1)
     assert "cannot be read" in refusal(f"{server.url}/circle", tmp_path)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from benchmarks.harness import save, table
 
-Rows = dict[str, list[dict[str, object]]]
+Rows = dict[str, list[Mapping[str, object]]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,6 +42,6 @@ def rows(request: pytest.FixtureRequest) -> Iterator[Rows]:
         save(name, title, f"{checks} {setting}", *sections, target=name)
 
 
-def _section(rows: list[dict[str, object]]) -> str:
+def _section(rows: Sequence[Mapping[str, object]]) -> str:
     columns = list(dict.fromkeys(column for row in rows for column in row))
     return table(columns, [[row.get(column, "") for column in columns] for row in rows])

@@ -72,7 +72,7 @@ def debian(tmp_path: Path) -> Image:
         pytest.skip("there is no `debootstrap` command: apt-get install debootstrap")
     root = tmp_path / "root"
     # In a mount namespace of its own: it mounts /proc in the root, and would leave it.
-    command = ["unshare", "--mount", "debootstrap", "--variant=minbase", SUITE, root]
+    command = ["unshare", "--mount", "debootstrap", "--variant=minbase", SUITE, str(root)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     shutil.copy("/etc/resolv.conf", root / "etc")
     return Image(root, pip_configuration(root))

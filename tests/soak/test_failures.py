@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LOSSES, assert_same_losses, members, metrics, run, start, state, wait_for_step
+from tests.conftest import LOSSES, Processes, assert_same_losses, members, metrics, run, start, state, wait_for_step
 from tests.launch.test_failures import checkpoints, small_disk
 from tests.soak.conftest import Rows
 
@@ -30,7 +30,7 @@ def test_signals(
     """A checkpoint, `requeue`, the launcher's exit 0; one rank's signal in step 7 stops all after step 7."""
     folder = tmp_path / "run"
     arguments = ["--config", tiny_config, "--run", folder, *NO_SCORES]
-    options = {"accelerate": kind, "processes": 2}
+    options: Processes = {"accelerate": kind, "processes": 2}
     process = start("train", arguments, fault=f"{name} 1 7" if whom == "one rank" else None, **options)
     wait_for_step(folder, 6 if whom == "one rank" else 7, process)
     signalled = time.monotonic()

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from mstat.runs import checkpoint
-from tests.conftest import LOSSES, members, metrics, run, start
+from mstat.weights import checkpoint_files
+from tests.conftest import LOSSES, Processes, members, metrics, run, start
 from tests.soak.conftest import Rows
 
 STEPS = 60
@@ -29,7 +29,7 @@ def test_kills(kind: str, request: pytest.FixtureRequest, tiny_config: Path, tmp
     its full name is whole; every finished run has the losses and weights of the undisturbed one, bitwise."""
     kills: int = request.config.getoption("--kills")
     undisturbed = tmp_path / "undisturbed"
-    options = {"accelerate": kind, "processes": 2}
+    options: Processes = {"accelerate": kind, "processes": 2}
     began = time.monotonic()
     status, output = run("train", ["--config", tiny_config, "--run", undisturbed, *EVERY_STEP_SAVES], **options)
     assert status == 0, output
@@ -54,13 +54,13 @@ def test_kills(kind: str, request: pytest.FixtureRequest, tiny_config: Path, tmp
                     time.sleep(0.05)
                 slowest = max(slowest, time.monotonic() - hit)
         output, _ = process.communicate(timeout=300)
-        for step, path in checkpoint.folders(folder):
-            meta = json.loads((path / checkpoint.META).read_text())
+        for step, path in checkpoint_files.folders(folder):
+            meta = json.loads((path / checkpoint_files.META).read_text())
             assert meta["step"] == step
             assert meta["bytes"] == {
                 str(file.relative_to(path)): file.stat().st_size
                 for file in path.rglob("*")
-                if file.is_file() and file.name != checkpoint.META
+                if file.is_file() and file.name != checkpoint_files.META
             }
         if process.returncode == 0 and done(folder):
             finished += 1

@@ -55,7 +55,7 @@ def test_one_machine(kind: str, tiny_config: Path, tmp_path: Path) -> None:
 
 def test_one_process_without_a_launcher(tiny_config: Path, tmp_path: Path) -> None:
     """`python launch/preflight.py --config …`, as launch/train.py can be started."""
-    command = [sys.executable, "launch/preflight.py", "--config", tiny_config, "--run", tmp_path / "run"]
+    command = [sys.executable, "launch/preflight.py", "--config", str(tiny_config), "--run", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT)
     assert done.returncode == 0, done.stderr
     assert "one process: no all-reduce" in done.stdout

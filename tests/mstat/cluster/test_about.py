@@ -131,16 +131,20 @@ NAMES = ("run\n#SBATCH --uid=0", "run\r\necho owned", "run\x1b[2J", "run\u2028ec
 @pytest.mark.parametrize("name", NAMES, ids=repr)
 def test_a_name_cannot_inject_a_line_into_a_script(name: str) -> None:
     """Folders, names and options with a line break are refused, since directives cannot be quoted."""
-    paths = {"folder": Path("/runs/x"), "directory": Path("/")}
-    Job("train", arguments=(), **paths)
+    _job()
     for field in ("name", "time", "partition", "account", "qos"):
         with pytest.raises(UserError, match="line break or a control character"):
-            Job("train", arguments=(), **paths, **{field: name})
+            _job(**{field: name})
     with pytest.raises(UserError, match="--sbatch"):
-        Job("train", arguments=(), **paths, sbatch=("--exclusive", f"--comment={name}"))
-    for path in paths:
+        _job(sbatch=("--exclusive", f"--comment={name}"))
+    for path in ("folder", "directory"):
         with pytest.raises(UserError, match=r"folder|--run"):
-            Job("train", arguments=(), **{**paths, path: Path("/runs") / name})
+            _job(**{path: Path("/runs") / name})
+
+
+def _job(**changes: Any) -> Job:
+    paths = {"folder": Path("/runs/x"), "directory": Path("/")}
+    return Job("train", arguments=(), **{**paths, **changes})
 
 
 def test_a_refused_name_is_one_line_on_the_terminal(tmp_path: Path) -> None:

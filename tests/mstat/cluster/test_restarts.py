@@ -132,7 +132,8 @@ def test_restarts_are_limited(tmp_path: Path) -> None:
 def test_it_runs_as_a_file(tmp_path: Path) -> None:
     """It needs the standard library only, and exits with the status in its docstring."""
     program = [sys.executable, "-I", "-S", restarts.__file__]
-    flags = ["--kind", "train", "--job", "7", "--log", tmp_path / "log", "--requeue-limit", "1", "--idle-limit", "3"]
+    flags = ["--kind", "train", "--job", "7", "--log", str(tmp_path / "log")]
+    flags += ["--requeue-limit", "1", "--idle-limit", "3"]
     assert subprocess.run([*program, "begin", tmp_path, *flags]).returncode == 0
     write_state(tmp_path, "requeue", 5, "stopped by SIGUSR1")
     done = subprocess.run([*program, "end", tmp_path, *flags], capture_output=True, text=True)

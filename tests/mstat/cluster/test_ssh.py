@@ -83,5 +83,5 @@ def test_the_end_of_its_input_stops_a_launcher() -> None:
         assert process.stdout
         assert process.stdout.readline() == "begun\n"
         # It closes the input, and returns when the output has ended, which the sleep holds open, too.
-        assert process.communicate(timeout=60) == ("saved\n", None)
+        assert process.communicate(timeout=60)[0] == "saved\n"
         assert process.returncode == 3

@@ -73,7 +73,7 @@ def test_the_aspect_of_erasing_is_uniform() -> None:
         clip = frames(1, 400, 400)
         erase(clip, np.random.default_rng(seed))
         ys, xs = np.nonzero((clip[0] == GREY).all(-1))
-        height, width = np.ptp(ys) + 1, np.ptp(xs) + 1
+        height, width = int(np.ptp(ys)) + 1, int(np.ptp(xs)) + 1
         assert 0.29 < height / width < 3.4
         wide += height < width
     assert 60 < wide < 140
@@ -86,7 +86,7 @@ def test_erasing_paints_one_rectangle_of_the_stated_area() -> None:
         clip = frames(1)
         erase(clip, np.random.default_rng(seed))
         ys, xs = np.nonzero((clip[0] == GREY).all(-1))
-        height, width = np.ptp(ys) + 1, np.ptp(xs) + 1
+        height, width = int(np.ptp(ys)) + 1, int(np.ptp(xs)) + 1
         assert len(ys) == height * width
         assert 0.015 < len(ys) / (64 * 32) < 0.42
         centres.append((ys.mean() / 64, xs.mean() / 32))

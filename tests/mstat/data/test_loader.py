@@ -9,9 +9,10 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,10 +92,20 @@ def test_a_reached_step_costs_no_replay(config: Config, monkeypatch: pytest.Monk
     plan = training_sampler(reader, config)
     batches = TrainingBatches(reader, plan, config, 1, 3)
     room = batches.room()
-    keys, read = [], []
+    keys: list[tuple[int, ...]] = []
+    read: list[int] = []
     default_rng, frames = np.random.default_rng, reader.frames
-    monkeypatch.setattr(np.random, "default_rng", lambda key: keys.append(tuple(key)) or default_rng(key))
-    monkeypatch.setattr(reader, "frames", lambda index, *args, **kw: read.append(index) or frames(index, *args, **kw))
+
+    def keyed(key: Sequence[int]) -> np.random.Generator:
+        keys.append(tuple(key))
+        return default_rng(key)
+
+    def noted(index: int, *args: Any, **kwargs: Any) -> np.ndarray:
+        read.append(index)
+        return frames(index, *args, **kwargs)
+
+    monkeypatch.setattr(np.random, "default_rng", keyed)
+    monkeypatch.setattr(reader, "frames", noted)
     step = 10**6
     batches.fill(room, step)
     steps = {key[2] for key in keys if key[1] in (TRACKLETS, CLIPS)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -9,8 +11,10 @@ from mstat.data.sampler import IDENTITIES, TRACKLETS, PKSampler
 from mstat.distributed.gather import slice_bounds
 
 
-def make(num_identities: int = 4, num_tracklets: int = 2, pids: int = 10, seed: int = 0) -> tuple[PKSampler, dict]:
-    """A plan over identities with 1 to 3 cameras and 1 to 3 tracklets in each."""
+def make(
+    num_identities: int = 4, num_tracklets: int = 2, pids: int = 10, seed: int = 0
+) -> tuple[PKSampler, dict[int, tuple[int, int]]]:
+    """A plan over identities with 1 to 3 cameras and 1 to 3 tracklets in each, and (pid, camid) of each tracklet."""
     rng = np.random.default_rng(5)
     rows = [
         (pid * 7 + 3, camid) for pid in range(pids) for camid in range(1 + pid % 3) for _ in range(rng.integers(1, 4))
@@ -42,7 +46,8 @@ def test_batches_are_p_identities_times_k_tracklets() -> None:
 def test_cameras_differ_where_they_can(num_tracklets: int) -> None:
     """K entries of an identity come from K cameras, or from all it has; and from K tracklets, or from all it has."""
     plan, facts = make(num_tracklets=num_tracklets)
-    cameras, tracklets = {}, {}
+    cameras: dict[int, set[int]] = {}
+    tracklets: dict[int, set[int]] = {}
     for tracklet, (pid, camid) in facts.items():
         cameras.setdefault(pid, set()).add(camid)
         tracklets.setdefault(pid, set()).add(tracklet)
@@ -90,9 +95,14 @@ def test_a_step_is_a_pure_function_of_the_seed() -> None:
 def test_a_reached_step_costs_no_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Step 10^6 draws for itself alone: its epoch's order of identities, and tracklets of its P identities."""
     plan, _ = make(pids=12)
-    keys = []
+    keys: list[tuple[int, ...]] = []
     default_rng = np.random.default_rng
-    monkeypatch.setattr(np.random, "default_rng", lambda key: keys.append(tuple(key)) or default_rng(key))
+
+    def keyed(key: Sequence[int]) -> np.random.Generator:
+        keys.append(tuple(key))
+        return default_rng(key)
+
+    monkeypatch.setattr(np.random, "default_rng", keyed)
     step = 10**6
     labels = plan.batch(step).labels_n[::2]
     expected = [(0, IDENTITIES, step // plan.steps_per_epoch)] + [(0, TRACKLETS, step, label) for label in labels]

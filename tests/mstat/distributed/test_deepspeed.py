@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import pytest
 
@@ -10,7 +11,7 @@ from mstat.config import Config
 from mstat.distributed.deepspeed import configuration
 
 
-def with_precision(precision: str, clip_grad_norm: float | None) -> Config:
+def with_precision(precision: Literal["no", "bf16"], clip_grad_norm: float | None) -> Config:
     config = Config()
     return dataclasses.replace(
         config,
@@ -29,7 +30,8 @@ def test_stage_and_clipping_are_the_settings(stage: int) -> None:
 
 def test_bf16_is_autocast_over_fp32_weights() -> None:
     """As under DDP; DeepSpeed's `bf16` section would keep the weights themselves in half precision."""
-    for precision, is_on in (("bf16", True), ("no", False)):
+    is_on_with: dict[Literal["no", "bf16"], bool] = {"bf16": True, "no": False}
+    for precision, is_on in is_on_with.items():
         made = configuration(2, with_precision(precision, None))
         assert made["torch_autocast"] == {"enabled": is_on, "dtype": "bfloat16"}
         assert made["bf16"] == made["fp16"] == {"enabled": False}

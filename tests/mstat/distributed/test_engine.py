@@ -41,11 +41,11 @@ class Regression(nn.Module):
 def settings(**changes: Any) -> Config:
     """fp32 and SGD without momentum or decay: a step is the weights less LR times the gradient."""
     config = Config()
-    optim = {"momentum": 0.0, "weight_decay": 0.0, "clip_grad_norm": changes.get("clip_grad_norm")}
+    clip_grad_norm = changes.get("clip_grad_norm")
     return dataclasses.replace(
         config,
         train=dataclasses.replace(config.train, precision=changes.get("precision", "no")),
-        optim=dataclasses.replace(config.optim, **optim),
+        optim=dataclasses.replace(config.optim, momentum=0.0, weight_decay=0.0, clip_grad_norm=clip_grad_norm),
     )
 
 
@@ -135,8 +135,8 @@ def test_weights_that_are_not_finite_are_named() -> None:
     """Buffers too, as the statistics of a batch norm."""
     engine = make_engine()
     assert engine.not_finite() == []
-    engine.task.linear.bias.data[1] = float("nan")
-    engine.task.norm.running_mean[0] = float("inf")
+    engine.task.get_parameter("linear.bias").data[1] = float("nan")
+    engine.task.get_buffer("norm.running_mean")[0] = float("inf")
     assert sorted(engine.not_finite()) == ["linear.bias", "norm.running_mean"]
 
 
@@ -172,7 +172,7 @@ def on_each_rank() -> dict[str, Any]:
     half = {"inputs_BD": INPUTS_BD.chunk(2)[rank]}
     norm = engine.update(engine.losses(half, metric_weight=2.0)["loss"], LR)
     found: dict[str, Any] = {"norm": norm, "weights": weights(engine.task)}
-    found["batches"] = int(engine.task.norm.num_batches_tracked)
+    found["batches"] = int(engine.task.get_buffer("norm.num_batches_tracked"))
     found["gathered"] = engine.gather_objects({"rank": rank})
     found["written"] = engine.gather_from_writers(rank)
     found["from main"] = engine.from_main(f"of {rank}")

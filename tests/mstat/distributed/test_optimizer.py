@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import pytest
 import torch
 from torch import nn
 
 from mstat.config import OptimConfig
-from mstat.distributed.optimizer import make_optimizer
+from mstat.distributed.optimizer import make_optimizer, states_per_weight
 
 
 def small() -> nn.Sequential:
@@ -53,3 +56,15 @@ def test_sgd_takes_the_nesterov_step() -> None:
         task.weight.grad = torch.ones_like(task.weight)
         optimizer.step()
         torch.testing.assert_close(before - task.weight, torch.full((1, 1), first))
+
+
+@pytest.mark.parametrize(("name", "momentum"), [("sgd", 0.0), ("sgd", 0.9), ("adamw", 0.9)])
+def test_the_states_of_every_optimiser(name: Literal["sgd", "adamw"], momentum: float) -> None:
+    """As many values for each weight as the optimiser has after a step."""
+    task, config = small()[0], OptimConfig(name=name, momentum=momentum)
+    optimizer = make_optimizer(task, config)
+    task(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    weight = next(task.parameters())
+    states = [value for value in optimizer.state[weight].values() if torch.is_tensor(value)]
+    assert sum(state.shape == weight.shape for state in states) == states_per_weight(config)

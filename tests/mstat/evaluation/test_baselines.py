@@ -8,7 +8,7 @@ import pytest
 from mstat.evaluation.baselines import BINS, hsv_histogram
 
 
-def test_one_colour_fills_the_bin_that_colorsys_names():
+def test_one_colour_fills_the_bin_that_colorsys_names() -> None:
     """A frame of one colour has one bin, at the place that Python's own HSV conversion gives."""
     rng = np.random.default_rng(0)
     for colour in [*rng.integers(0, 256, size=(200, 3)), np.zeros(3), np.full(3, 255), np.array([255, 0, 0])]:
@@ -22,7 +22,7 @@ def test_one_colour_fills_the_bin_that_colorsys_names():
 
 
 @pytest.mark.parametrize("stripes", [1, 6])
-def test_unit_length_and_independent_of_the_order_of_frames(stripes):
+def test_unit_length_and_independent_of_the_order_of_frames(stripes: int) -> None:
     """float32, stripes * bins long, L2 norm 1, and the same for frames in any order."""
     frames_THWC = np.random.default_rng(1).integers(0, 256, (5, 128, 64, 3), dtype=np.uint8)
     histogram = hsv_histogram(frames_THWC, stripes)
@@ -32,7 +32,7 @@ def test_unit_length_and_independent_of_the_order_of_frames(stripes):
     np.testing.assert_array_equal(histogram, hsv_histogram(frames_THWC[::-1], stripes))
 
 
-def test_average_of_frames_is_the_average_of_their_histograms():
+def test_average_of_frames_is_the_average_of_their_histograms() -> None:
     """Each frame is normalised before the average: two tracklets of one frame add up to the tracklet of both."""
     frames_THWC = np.random.default_rng(2).integers(0, 256, (2, 12, 8, 3), dtype=np.uint8)
     for stripes in (1, 5):  # 12 rows do not divide by 5: each stripe counts for itself
@@ -42,14 +42,14 @@ def test_average_of_frames_is_the_average_of_their_histograms():
         np.testing.assert_allclose(hsv_histogram(frames_THWC, stripes), expected, atol=1e-6)
 
 
-def _shares(frame_HWC, stripes):
+def _shares(frame_HWC: np.ndarray, stripes: int) -> np.ndarray:
     """Each stripe's histogram with sum 1, from stripes cut out one by one."""
     rows = np.arange(len(frame_HWC)) * stripes // len(frame_HWC)
     parts = [hsv_histogram(frame_HWC[None, rows == stripe]) for stripe in range(stripes)]
     return np.concatenate([part / part.sum() for part in parts])
 
 
-def test_stripes_tell_upside_down_from_upright():
+def test_stripes_tell_upside_down_from_upright() -> None:
     """The whole frame's histogram is the same for a frame on its head, the stripes' is not."""
     frames_THWC = np.zeros((1, 12, 4, 3), dtype=np.uint8)
     frames_THWC[:, 6:] = (200, 30, 30)
@@ -68,7 +68,7 @@ def test_stripes_tell_upside_down_from_upright():
         (np.zeros((2, 4, 4, 3), np.uint8), 0),
     ],
 )
-def test_refuses_what_is_no_tracklet(frames, stripes):
+def test_refuses_what_is_no_tracklet(frames: np.ndarray, stripes: int) -> None:
     """Other shapes or types, no frames, and stripes that do not fit are a ValueError, not a wrong number."""
     with pytest.raises(ValueError, match="hsv_histogram"):
         hsv_histogram(frames, stripes)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
+from typing import TypedDict
 
 import numpy as np
 import pytest
@@ -16,10 +18,19 @@ from mstat.evaluation.ranking import gallery_slices, rank_positives
 TILE = 4
 
 
-def made(seed: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, list[int]], list[bool]]:
+class Labels(TypedDict):
+    """Labels by the names of `make_pairs`."""
+
+    query_pids: list[int]
+    query_camids: list[int]
+    gallery_pids: list[int]
+    gallery_camids: list[int]
+
+
+def made(seed: int) -> tuple[torch.Tensor, torch.Tensor, Labels, list[bool]]:
     """Features and labels of 9 queries and 23 gallery items; some are junk, one query has no match."""
     rng = np.random.default_rng(seed)
-    labels = {
+    labels: Labels = {
         "query_pids": [*rng.integers(1, 5, 8).tolist(), 99],
         "query_camids": rng.integers(1, 4, 9).tolist(),
         "gallery_pids": rng.integers(0, 6, 23).tolist(),
@@ -28,12 +39,13 @@ def made(seed: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, list[int]], l
     junk = (rng.random(23) < 0.2).tolist()
     centres = rng.normal(size=(100, 6))
     noise = rng.normal(size=(32, 6))
-    points = centres[labels["query_pids"] + labels["gallery_pids"]] + noise
-    points = torch.from_numpy(points).float()
+    points = torch.from_numpy(centres[labels["query_pids"] + labels["gallery_pids"]] + noise).float()
     return points[:9], points[9:], labels, junk
 
 
-def looked_up(query: torch.Tensor, gallery: torch.Tensor, labels: dict[str, list[int]], junk: list[bool]) -> dict:
+def looked_up(
+    query: torch.Tensor, gallery: torch.Tensor, labels: Labels, junk: list[bool]
+) -> dict[str, dict[str, float]]:
     """The definitions in words, pair by pair."""
     found: dict[str, dict[str, float]] = {}
     for kind in ("cosine", "euclidean"):
@@ -86,14 +98,16 @@ def test_distances_are_those_of_all_pairs(seed: int, world_size: int) -> None:
             parts[-1].append(tensor)
             return [tensor]
 
-        arguments = [pairs, labels["query_pids"], correct(query, gallery, pairs)]
+        arguments = pairs, labels["query_pids"], correct(query, gallery, pairs)
         for start, stop in slices:
             parts.append([])
             class_distances(query, gallery[start:stop], start, *arguments, gather=remember, tile=TILE)
         joined = itertools.cycle(zip(*parts, strict=True))
-        results.append(
-            class_distances(query, gallery[:TILE], 0, *arguments, gather=lambda _, j=joined: list(next(j)), tile=TILE)
-        )
+
+        def recall(_: torch.Tensor, joined: Iterator[tuple[torch.Tensor, ...]] = joined) -> list[torch.Tensor]:
+            return list(next(joined))
+
+        results.append(class_distances(query, gallery[:TILE], 0, *arguments, gather=recall, tile=TILE))
     assert results[0] == results[1]
     for kind, expected in looked_up(query, gallery, labels, junk).items():
         assert results[0][kind] == pytest.approx(expected, abs=1e-5)

@@ -45,8 +45,8 @@ def test_features_and_scores_equal_a_plain_loop(config: Config) -> None:
         tracklet = int(trial.tracklets[row])
         clips = evaluation_clips(int(reader.num_frames[tracklet]), config.eval, tracklet)
         frames = np.stack([reader.frames(tracklet, numbers, size=config.model.image_size) for numbers in clips])
-        expected = model.embed(frames).mean(0)
-        torch.testing.assert_close(torch.cat([part[row] for part in parts]), expected, rtol=1e-4, atol=1e-5)
+        feature = model.embed(frames).mean(0)
+        torch.testing.assert_close(torch.cat([part[row] for part in parts]), feature, rtol=1e-4, atol=1e-5)
 
     evaluation = evaluate(engine, model, reader, config)["evaluation.json"]
     assert set(evaluation["stages"]) == {"I", "II", "III", "I+II", "I+III", "II+III", "I+II+III"}
@@ -90,8 +90,8 @@ def scored_in_small_tiles(configs: Sequence[Config]) -> list[dict[str, Any]]:
         patch.setattr("mstat.evaluation.extraction.TILE", 5)
         if dist.is_initialized():  # as the launcher tells it to the engine, which takes fewer threads for more ranks
             rank, world_size = str(dist.get_rank()), str(dist.get_world_size())
-            told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
-            for name, value in {**told, "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+            ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+            for name, value in {**ranks, "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
                 patch.setenv(name, value)
         engine = Engine(configs[0])
         results = []

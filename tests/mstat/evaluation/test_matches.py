@@ -2,16 +2,17 @@ from mstat.evaluation.matches import make_pairs
 from tests.shards.trees import shared_data
 
 
-def test_pairs_follow_the_rule():
+def test_pairs_follow_the_rule() -> None:
     """Positives: same identity, other camera, no junk, no copy. Ignored: same identity and camera, and copies."""
     pairs = make_pairs(
-        [1, 2], [0, 0], [2, 1, 1, 1, 1, 2], [1, 0, 1, 2, 1, 0], junk=[0, 0, 1, 0, 0, 0], same=[(0, 3), (1, 4)]
-    )
+        [1, 2], [0, 0], [2, 1, 1, 1, 1, 2], [1, 0, 1, 2, 1, 0],
+        junk=[False, False, True, False, False, False], same=[(0, 3), (1, 4)],
+    )  # fmt: skip
     assert pairs.positives_2P.T.tolist() == [[0, 4], [1, 0]]
     assert sorted(pairs.ignored_2I.T.tolist()) == [[0, 1], [0, 3], [1, 4], [1, 5]]
 
 
-def test_official_counts_of_mars():
+def test_official_counts_of_mars() -> None:
     """MARS's own metadata give 1,980 valid queries over 11,310 gallery tracklets."""
     folder = shared_data("mars")
     from scipy.io import loadmat

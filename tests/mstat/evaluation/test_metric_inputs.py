@@ -69,7 +69,7 @@ def test_whole_numbers_of_any_kind_are_labels(values: Any) -> None:
         (torch.tensor([257.0]).bfloat16(), "may be rounded"),
         ([1 + 0j], "complex"),
         (np.array(["2020-01-01"], "datetime64[D]"), "datetime64"),
-        (np.ma.array([1, 2], mask=[0, 1]), "masked"),
+        (np.ma.array([1, 2], mask=[False, True]), "masked"),
     ],
 )
 def test_what_is_no_label_is_refused(values: Any, message: str) -> None:
@@ -121,8 +121,8 @@ def test_features_of_any_numbers() -> None:
 def test_nan_is_nobodys_identity() -> None:
     """Two tracklets without an identity do not match each other."""
     with pytest.raises(UserError, match="gallery pids: nan"):
-        cmc_map(np.eye(2), [1, 2], [0, 0], np.eye(2), [math.nan, math.nan], [1, 1])
+        cmc_map(np.eye(2), [1, 2], [0, 0], np.eye(2), [math.nan, math.nan], [1, 1])  # type: ignore[list-item]
     with pytest.raises(UserError, match=r"gallery camids: 1\.2"):
-        cmc_map(np.eye(2), [1, 2], [0, 0], np.eye(2), [1, 2], [1.2, 1.7])
+        cmc_map(np.eye(2), [1, 2], [0, 0], np.eye(2), [1, 2], [1.2, 1.7])  # type: ignore[list-item]
     with pytest.raises(UserError, match="equal dimensions"):
         cmc_map(np.zeros((2, 0)), [1, 2], [0, 0], np.zeros((2, 0)), [1, 2], [1, 1])

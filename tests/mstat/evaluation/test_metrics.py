@@ -1,4 +1,5 @@
 import math
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import pytest
@@ -8,23 +9,32 @@ from mstat.evaluation.matches import make_pairs
 from mstat.evaluation.metrics import cmc_map, cmc_map_from_distances, score
 from mstat.evaluation.ranking import rank_positives
 
+Side = tuple[np.ndarray, np.ndarray, np.ndarray]  # features, pids, camids
 
-def sign_vectors(rng, num):
+
+class Rules(TypedDict):
+    """Keyword arguments of `cmc_map` that say what is ignored."""
+
+    junk: np.ndarray
+    same: np.ndarray
+
+
+def sign_vectors(rng: np.random.Generator, num: int) -> np.ndarray:
     """Vectors of 16 signs: their cosines are multiples of 1/8, exact in fp32, so that ties are plenty and true."""
     return rng.choice([-1.0, 1.0], (num, 16)).astype(np.float32)
 
 
-def random_case(seed):
+def random_case(seed: int) -> tuple[Side, Side, Rules]:
     """A small protocol with ties, junk, distractors, queries within the gallery, copies and hopeless queries."""
     rng = np.random.default_rng(seed)
-    num_query, num_gallery = rng.integers(1, 9), rng.integers(1, 60)
-    query = [sign_vectors(rng, num_query), rng.integers(0, 5, num_query), rng.integers(0, 3, num_query)]
-    gallery = [sign_vectors(rng, num_gallery), rng.integers(-1, 5, num_gallery), rng.integers(0, 3, num_gallery)]
+    num_query, num_gallery = int(rng.integers(1, 9)), int(rng.integers(1, 60))
+    query = sign_vectors(rng, num_query), rng.integers(0, 5, num_query), rng.integers(0, 3, num_query)
+    gallery = sign_vectors(rng, num_gallery), rng.integers(-1, 5, num_gallery), rng.integers(0, 3, num_gallery)
     same = np.stack([rng.integers(0, num_query, 6), rng.integers(0, num_gallery, 6)], axis=1)
     return query, gallery, {"junk": (gallery[1] == -1) | (rng.random(num_gallery) < 0.1), "same": same}
 
 
-def brute_force(query, gallery, junk, same):
+def brute_force(query: Side, gallery: Side, junk: np.ndarray, same: np.ndarray) -> list[tuple[float, int] | None]:
     """(average precision, first hit) of each query, None without a positive: one sorted list a query."""
     results = []
     copies = {tuple(pair) for pair in np.asarray(same).tolist()}
@@ -38,7 +48,7 @@ def brute_force(query, gallery, junk, same):
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_equals_sorting_every_query(seed):
+def test_equals_sorting_every_query(seed: int) -> None:
     """Scores are those of a sorted list a query with ties by gallery index, for both rules on hopeless queries."""
     query, gallery, rules = random_case(seed)
     expected = brute_force(query, gallery, **rules)
@@ -47,7 +57,8 @@ def test_equals_sorting_every_query(seed):
         with pytest.raises(ValueError, match="nothing can be scored"):
             cmc_map(*query, *gallery, **rules)
         return
-    for no_positive, num_counted in (("skip", len(valid)), ("zero", len(expected))):
+    counted: dict[Literal["skip", "zero"], int] = {"skip": len(valid), "zero": len(expected)}
+    for no_positive, num_counted in counted.items():
         scores = cmc_map(*query, *gallery, **rules, no_positive=no_positive)
         assert scores["mAP"] == pytest.approx(sum(ap for ap, _ in valid) / num_counted, abs=1e-12)
         curve = [sum(first <= k for _, first in valid) / num_counted for k in range(1, 51)]
@@ -65,7 +76,7 @@ def test_equals_sorting_every_query(seed):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int64])
 @pytest.mark.parametrize("seed", range(20))
-def test_distances_give_what_features_give(seed, dtype):
+def test_distances_give_what_features_give(seed: int, dtype: type[np.number]) -> None:
     """With ties, junk and copies, for distances of any type; they stay as they were."""
     query, gallery, rules = random_case(seed)
     distance = (7 - query[0] @ gallery[0].T).astype(dtype)  # whole numbers, exact in all of these
@@ -81,23 +92,23 @@ def test_distances_give_what_features_give(seed, dtype):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_distances_that_are_not_finite_are_refused(value):
+def test_distances_that_are_not_finite_are_refused(value: float) -> None:
     """Neither NaN nor infinity turns into a score, not even where the item is no true match."""
     with pytest.raises(ValueError, match="not finite"):
         cmc_map_from_distances([[0.5, value]], [1], [0], [1, 2], [1, 1])
 
 
-def test_distances_of_another_shape_are_refused():
+def test_distances_of_another_shape_are_refused() -> None:
     """A matrix that lies on its side, for instance."""
     with pytest.raises(ValueError, match=r"\(3, 1\), but there are 1 queries and 3"):
         cmc_map_from_distances(np.ones((3, 1)), [1], [0], [1, 2, 3], [1, 1, 1])
 
 
-def on_circle(*degrees):
+def on_circle(*degrees: float) -> np.ndarray:
     return np.array([[math.cos(math.radians(d)), math.sin(math.radians(d))] for d in degrees], dtype=np.float32)
 
 
-def test_hand_computed():
+def test_hand_computed() -> None:
     """Hits at ranks 1 and 3 give AP (1/1 + 2/3) / 2; a hit at rank 2 gives 1/2. Lengths of features do not matter."""
     scores = cmc_map(
         on_circle(0, 100) * 7, [1, 2], [0, 0], on_circle(10, 20, 30, 110) * [[9], [1], [2], [3]],
@@ -107,7 +118,7 @@ def test_hand_computed():
     assert (scores["rank1"], scores["rank2"], scores["cmc"][2]) == (0.5, 0.5, 1)
 
 
-def test_rule_of_mars():
+def test_rule_of_mars() -> None:
     """The query stands in the gallery and drops out with its camera; junk drops out; distractors stay."""
     pids, camids = [1, -1, 1, 0, 1], [1, 2, 1, 3, 2]  # the query, junk, same camera, distractor, the true match
     scores = cmc_map(
@@ -117,14 +128,14 @@ def test_rule_of_mars():
     assert (scores["num_gallery"], scores["num_valid_query"]) == (4, 1)
 
 
-def test_copies_are_ignored():
+def test_copies_are_ignored() -> None:
     """A copy of the query under another camera number is not a match, where `same` names it."""
     sides = on_circle(0), [1], [1], on_circle(0, 5, 9), [1, 2, 1], [2, 2, 3]
     assert cmc_map(*sides)["rank1"] == 1
     assert cmc_map(*sides, same=[(0, 0)])["rank1"] == 0
 
 
-def test_of_equal_items_the_lower_index_is_nearer():
+def test_of_equal_items_the_lower_index_is_nearer() -> None:
     """A true match ties with others on either side of it in the gallery."""
     for position in range(4):
         pids = [2] * 4
@@ -132,20 +143,20 @@ def test_of_equal_items_the_lower_index_is_nearer():
         assert cmc_map(on_circle(0), [1], [0], on_circle(9, 9, 9, 9), pids, [1] * 4)["mAP"] == 1 / (position + 1)
 
 
-def test_arrays_and_tensors_give_the_same():
+def test_arrays_and_tensors_give_the_same() -> None:
     """numpy arrays, half or full, and torch tensors are all taken."""
     query, gallery, rules = random_case(3)
     tensors = [torch.as_tensor(value) for value in (*query, *gallery)]
     half = [tensors[0].half(), *tensors[1:]]
-    as_tensors = {name: torch.as_tensor(value) for name, value in rules.items()}
+    junk, same = torch.as_tensor(rules["junk"]), torch.as_tensor(rules["same"])
     expected = cmc_map(*query, *gallery, **rules)
-    assert cmc_map(*tensors, **as_tensors) == cmc_map(*half, **rules) == expected
+    assert cmc_map(*tensors, junk=junk, same=same) == cmc_map(*half, **rules) == expected
 
 
 @pytest.mark.parametrize("position", range(6))
-def test_lengths_that_must_match_are_asserted(position):
+def test_lengths_that_must_match_are_asserted(position: int) -> None:
     """One entry too few in any of the six sequences, or in junk, is refused with both numbers."""
-    sides = [on_circle(0, 1), [1, 2], [0, 0], on_circle(0, 1, 2), [1, 2, 1], [1, 1, 1]]
+    sides: list[Any] = [on_circle(0, 1), [1, 2], [0, 0], on_circle(0, 1, 2), [1, 2, 1], [1, 1, 1]]
     sides[position] = sides[position][:-1]
     with pytest.raises(ValueError, match=r"\d+ .*\d+"):
         cmc_map(*sides)
@@ -160,7 +171,7 @@ def test_lengths_that_must_match_are_asserted(position):
         ({"no_positive": "drop"}, "choose"),
     ],
 )
-def test_wrong_options_are_refused(options, message):
+def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
     """Junk of another length, copies out of range and unknown words are named."""
     with pytest.raises(ValueError, match=message):
         cmc_map(on_circle(0, 1), [1, 2], [0, 0], on_circle(0, 1, 2), [1, 2, 1], [1, 1, 1], **options)
@@ -168,21 +179,21 @@ def test_wrong_options_are_refused(options, message):
 
 @pytest.mark.parametrize("side", [0, 3])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_features_that_are_not_finite_are_refused(side, value):
+def test_features_that_are_not_finite_are_refused(side: int, value: float) -> None:
     """NaN and infinity never turn into a score."""
-    sides = [on_circle(0, 1), [1, 2], [0, 0], on_circle(0, 1, 2), [1, 2, 1], [1, 1, 1]]
+    sides: list[Any] = [on_circle(0, 1), [1, 2], [0, 0], on_circle(0, 1, 2), [1, 2, 1], [1, 1, 1]]
     sides[side][1, 0] = value
     with pytest.raises(ValueError, match="not finite"):
         cmc_map(*sides)
 
 
-def test_no_queries_are_refused():
+def test_no_queries_are_refused() -> None:
     """A protocol without queries is an error, not a score of 0 or NaN."""
     with pytest.raises(ValueError, match="none of 0 queries"):
         cmc_map(np.ones((0, 2)), [], [], on_circle(0), [1], [1])
 
 
-def test_features_of_other_widths_are_refused():
+def test_features_of_other_widths_are_refused() -> None:
     """Queries and gallery of two models are not compared."""
     with pytest.raises(ValueError, match="equal dimensions"):
         cmc_map(np.ones((1, 3)), [1], [0], np.ones((1, 4)), [1], [1])

@@ -15,10 +15,16 @@ from mstat.evaluation.ranking import gallery_slices, merge_top, rank_positives, 
 QUERIES, GALLERY, DIMS = 60, 700, 96
 
 
-def cone(distance: float, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, list[np.ndarray]]:
+Labels = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # query pids, camids, gallery pids, camids
+
+
+def cone(distance: float, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, Labels]:
     """Features of any length around one axis, about so far apart, half of it between identities; and their labels."""
     rng = np.random.default_rng(0)
-    labels = [rng.integers(0, high, number) for number in (QUERIES, GALLERY) for high in (60, 6)]
+    query_labels, gallery_labels = (
+        (rng.integers(0, 60, number), rng.integers(0, 6, number)) for number in (QUERIES, GALLERY)
+    )
+    labels = (*query_labels, *gallery_labels)
     pids = np.concatenate([labels[0], labels[2]])
     noise = 0.6 * rng.standard_normal((60, DIMS))[pids] + rng.standard_normal((len(pids), DIMS))
     axis = rng.standard_normal(DIMS)
@@ -71,8 +77,8 @@ def test_equal_features_stay_equal() -> None:
     """Copies of gallery items, in other tiles and of another length, are next to each other and in order."""
     query, gallery, labels = cone(1e-6, torch.float32)
     gallery = torch.cat([gallery, gallery[:40], 2 * gallery[:40]])
-    labels[2:] = (np.concatenate([label, label[:40], label[:40]]) for label in labels[2:])
-    pairs = make_pairs(labels[0], labels[1], np.full(len(gallery), -1), labels[3])
+    camids = np.concatenate([labels[3], labels[3][:40], labels[3][:40]])
+    pairs = make_pairs(labels[0], labels[1], np.full(len(gallery), -1), camids)
     _, item = top_ranks(query, range(QUERIES), gallery, 0, pairs, len(gallery))
     place = item.argsort(dim=1)
     for copy in (place[:, GALLERY : GALLERY + 40], place[:, GALLERY + 40 :]):

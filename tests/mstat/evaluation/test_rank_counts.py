@@ -3,12 +3,12 @@ import pytest
 import torch
 
 from mstat.evaluation import rank_counts
-from mstat.evaluation.matches import make_pairs
+from mstat.evaluation.matches import Pairs, make_pairs
 from mstat.evaluation.rank_counts import Block, groups
 from mstat.numerics import spreading
 
 
-def case(num_query=13, num_gallery=70, seed=0):
+def case(num_query: int = 13, num_gallery: int = 70, seed: int = 0) -> tuple[torch.Tensor, Pairs]:
     """Similarities of which many are equal, in both zeros, with labels, junk and copies."""
     rng = np.random.default_rng(seed)
     labels = [rng.integers(0, high, num) for num in (num_query, num_gallery) for high in (4, 3)]
@@ -17,7 +17,7 @@ def case(num_query=13, num_gallery=70, seed=0):
     return similarity, make_pairs(*labels, junk=rng.random(num_gallery) < 0.1, same=[(0, 0), (0, 0), (4, 60)])
 
 
-def plain(similarity_QG, pairs, first, end):
+def plain(similarity_QG: torch.Tensor, pairs: Pairs, first: int, end: int) -> list[int]:
     """(true matches) Items [first, end) that come before each in a list sorted by similarity, then by index."""
     ignored = {tuple(pair) for pair in pairs.ignored_2I.T.tolist()}
     counts = []
@@ -30,7 +30,7 @@ def plain(similarity_QG, pairs, first, end):
 
 @pytest.mark.parametrize(("first", "end"), [(0, 70), (0, 33), (33, 70), (20, 21), (40, 40)])
 @pytest.mark.parametrize("span", [1, 100, 2**20])
-def test_counts_are_those_of_a_sorted_list(first, end, span, monkeypatch):
+def test_counts_are_those_of_a_sorted_list(first: int, end: int, span: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of any part of the gallery, for true matches inside and outside, however many rows are sorted at a time."""
     monkeypatch.setattr(rank_counts, "SPAN", span)
     similarity, pairs = case()
@@ -47,7 +47,7 @@ def test_counts_are_those_of_a_sorted_list(first, end, span, monkeypatch):
         torch.set_num_threads(before)
 
 
-def test_blocks_of_queries_add_up():
+def test_blocks_of_queries_add_up() -> None:
     """Queries of a block are counted from its first one."""
     similarity, pairs = case()
     counts = []
@@ -57,7 +57,7 @@ def test_blocks_of_queries_add_up():
     assert counts == plain(similarity, pairs, 0, 70)
 
 
-def test_true_matches_elsewhere_are_absent():
+def test_true_matches_elsewhere_are_absent() -> None:
     """Nothing is known of them here, and what to say instead can be chosen."""
     similarity, pairs = case()
     block = Block.of(pairs, 0, similarity[:, 10:20].clone(), 10)
@@ -68,7 +68,7 @@ def test_true_matches_elsewhere_are_absent():
 
 
 @pytest.mark.parametrize(("rows", "items"), [(0, 5), (5, 0), (7, 3), (2000, 1000), (3, 2**30)])
-def test_groups_cover_all_rows(rows, items):
+def test_groups_cover_all_rows(rows: int, items: int) -> None:
     """One after the other, none empty, none of more than a span unless it is one row."""
     found = groups(rows, items)
     assert [row for low, high in found for row in range(low, high)] == list(range(rows))

@@ -5,7 +5,7 @@ from mstat.losses import cross_entropy
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_equals_the_definition(smoothing):
+def test_equals_the_definition(smoothing: float) -> None:
     """Mean of -sum_c q_c log p_c with q = (1 - s) onehot + s / C; fp64 stays fp64."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(6, 5, dtype=torch.float64, generator=generator)
@@ -17,7 +17,7 @@ def test_equals_the_definition(smoothing):
     torch.testing.assert_close(loss, expected)
 
 
-def test_half_precision_is_computed_in_fp32_under_autocast():
+def test_half_precision_is_computed_in_fp32_under_autocast() -> None:
     """bf16 logits under autocast give the fp32 loss of these logits."""
     logits = (10 * torch.randn(6, 700, generator=torch.Generator().manual_seed(0))).bfloat16()
     labels = torch.arange(6)

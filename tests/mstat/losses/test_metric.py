@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from mstat.config import LossConfig
-from mstat.losses.metric import OIM, Scaled, _probe, metric_loss
+from mstat.losses.metric import METRIC_LOSSES, OIM, Scaled, _probe, metric_loss
 
 DIM, CLASSES = 6, 4
 LABELS = torch.tensor([2, 0, 2, 1, 0, 2])
@@ -55,7 +56,7 @@ def test_arcface_adds_its_angle() -> None:
         torch.manual_seed(0)
         loss = metric_loss(LossConfig(metric="arcface", angular_margin=degrees), DIM, CLASSES).double()
         assert isinstance(loss, Scaled)
-        angles = (F.normalize(features()) @ F.normalize(loss.loss.W.detach(), dim=0)).acos()
+        angles = (F.normalize(features()) @ F.normalize(loss.loss.get_parameter("W").detach(), dim=0)).acos()
         angles += F.one_hot(LABELS, CLASSES) * math.radians(degrees or 28.6)
         assert (angles < math.pi).all()  # beyond it the library goes on otherwise
         expected = loss.scale * F.cross_entropy(64 * angles.cos(), LABELS)
@@ -100,3 +101,8 @@ def test_descent_pulls_identities_together(metric: str) -> None:
         values.append(value.item())
     assert values[-1] < values[0] / 10
     assert gap() > before + 0.3
+
+
+def test_every_loss_has_a_name_in_the_settings() -> None:
+    """`loss.metric` accepts the losses of the table, and none."""
+    assert {*METRIC_LOSSES, "none"} == set(get_args(get_type_hints(LossConfig)["metric"]))

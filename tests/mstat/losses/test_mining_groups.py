@@ -25,8 +25,10 @@ def task_and_frames(**loss: float) -> tuple[Task, torch.Tensor]:
     """A small fp64 task and its batch, the same on every rank."""
     torch.manual_seed(0)
     task = Task(Config(model=SMALL, loss=LossConfig(**loss)), 8).double()  # type: ignore[arg-type]
+    assert task.model.stage3 is not None
     for block in task.model.stage3.blocks:
-        torch.nn.init.constant_(block.alpha, 0.5)  # 0 at the start of training: no gradient would reach its proxies
+        # 0 at the start of training: no gradient would reach its proxies.
+        torch.nn.init.constant_(block.get_parameter("alpha"), 0.5)
     return task, torch.randint(0, 256, (len(LABELS), 2, 32, 16, 3), dtype=torch.uint8)
 
 

@@ -29,7 +29,7 @@ def build(seed: int = 0, **changes: Any) -> MSTAT:
     torch.manual_seed(seed)
     model = MSTAT(dataclasses.replace(SMALL, **changes))
     for block in model.stage3.blocks if model.stage3 else []:
-        nn.init.constant_(block.alpha, 0.5)
+        nn.init.constant_(block.get_parameter("alpha"), 0.5)
     return model
 
 

@@ -47,7 +47,9 @@ def test_paper_size_takes_a_training_step(paper_model: MSTAT) -> None:
     for name, parameter in paper_model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
-    assert paper_model.stem.patch.weight.grad.abs().max() > 0
+    kernel = paper_model.stem.patch.weight.grad
+    assert kernel is not None
+    assert kernel.abs().max() > 0
     paper_model.zero_grad()
 
 
@@ -146,7 +148,7 @@ def test_recomputed_blocks_give_the_same_gradients(changes: dict[str, Any], prec
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-BASELINE = {"stages": ("I",), "stage1_aap": False, "depths": (5, 0, 0)}
+BASELINE: dict[str, Any] = {"stages": ("I",), "stage1_aap": False, "depths": (5, 0, 0)}
 
 
 @pytest.mark.slow
@@ -187,11 +189,13 @@ def test_a_stage_that_is_left_out_changes_no_other() -> None:
 def test_an_sta_stands_for_an_iap() -> None:
     """Without its IAP a stage has one more block, an STA in Stage III too, and gives its class token."""
     model = build(iap="II")
+    assert model.stage2 is not None
+    assert model.stage3 is not None
     assert [len(model.stage2.blocks), len(model.stage3.blocks)] == [2, 2]
     assert [type(block) for block in model.stage3.blocks] == [AttributeSTA, STA]
     assert (model.stage2.iap is None, model.stage3.iap is None) == (False, True)
     _, tokens, _ = model.stage1(*model.stem(clips()), None, None)
-    cls = model.stage3.class_token.expand(2, -1)
+    cls = model.get_parameter("stage3.class_token").expand(2, -1)
     for block in model.stage3.blocks:
         tokens, cls = block(tokens, cls)
     torch.testing.assert_close(model(clips())[2], model.stage3.norm(cls))
@@ -207,6 +211,7 @@ def test_tps_can_wait_for_a_block() -> None:
         [torch.stack([tokens[b, n, tps[b, :, n]] for n in range(tokens.shape[1])]) for b in range(2)]
     )
     tokens, cls = model.stage1.blocks[1](shuffled, cls)
+    assert model.stage1.aap is not None
     expected = model.stage1.norm(model.stage1.aap(join(cls, tokens))).flatten(1)
     torch.testing.assert_close(model(frames, tps)[0], expected)
     assert not torch.allclose(build()(frames, tps)[0], expected, atol=1e-3)
@@ -227,12 +232,14 @@ def test_the_baseline_is_a_divided_space_time_transformer() -> None:
 def test_stages_two_and_three_stand_side_by_side() -> None:
     """Stage III's feature depends on Stage I's weights and its own, not on Stage II's, and the other way round."""
     model = build()
+    assert model.stage2 is not None
+    assert model.stage3 is not None
     for feature, other in ((1, model.stage3), (2, model.stage2)):
         model.zero_grad()
         model(clips())[feature].square().sum().backward()
         assert all(parameter.grad is None for parameter in other.parameters())
-        assert model.stage1.blocks[0].mlp.fc1.weight.grad is not None
-        assert model.stage1.aap.proxies.grad is None, "the AAP is a side exit of Stage I"
+        assert model.get_parameter("stage1.blocks.0.mlp.fc1.weight").grad is not None
+        assert model.get_parameter("stage1.aap.proxies").grad is None, "the AAP is a side exit of Stage I"
 
 
 def test_embed_joins_the_features() -> None:
@@ -340,7 +347,7 @@ def test_blocks_compile_whole() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_fused_attention_runs_on_the_gpu() -> None:
     """With the math kernel forbidden, a bf16 and an fp32 training step run, and fp32 is near the CPU's."""
-    config = {"image_size": (64, 32), "width": 256, "depths": (1, 1, 1)}
+    config: dict[str, Any] = {"image_size": (64, 32), "width": 256, "depths": (1, 1, 1)}
     reference, model = build(**config), build(**config).cuda()
     frames = clips(2, 8, (64, 32))
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Literal
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def test_proxies_start_anisotropic() -> None:
 
 
 @pytest.mark.parametrize("order", ["softmax-l1", "l1-softmax"])
-def test_iap_makes_the_class_row_of_the_whole_map(order: str) -> None:
+def test_iap_makes_the_class_row_of_the_whole_map(order: Literal["softmax-l1", "l1-softmax"]) -> None:
     """The short cut to the class token's row equals building all of A, in either order, and taking row 0 of A V."""
     torch.manual_seed(0)
     iap, x = IAP(dataclasses.replace(SMALL, iap_norm=order)), torch.randn(2, 11, 32)
@@ -64,5 +65,5 @@ def test_iap_bears_large_logits() -> None:
     torch.manual_seed(0)
     iap = IAP(SMALL)
     with torch.no_grad():
-        iap.keys *= 1e4
+        iap.keys.mul_(1e4)
     assert iap(torch.randn(2, 11, 32)).isfinite().all()

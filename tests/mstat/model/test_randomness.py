@@ -16,15 +16,15 @@ def test_a_clip_has_the_noise_of_its_generator() -> None:
     ]:
         np.testing.assert_array_equal(tps, tps_again)
         np.testing.assert_array_equal(keep, keep_again)
-        assert (tps.dtype, tps.shape) == (np.int64, (8, 98))
-        assert (keep.dtype, keep.shape) == (np.float32, (num_residuals(config),))
+        assert (tps.dtype, tps.shape) == (np.dtype(np.int64), (8, 98))
+        assert (keep.dtype, keep.shape) == (np.dtype(np.float32), (num_residuals(config),))
 
 
 def test_tps_permutes_five_positions_of_one_clip_in_five() -> None:
     """A struck clip has exactly `tps_positions` columns drawn, each a permutation; about `tps_probability` are."""
     config = ModelConfig()
     rng = np.random.default_rng(0)
-    struck, columns, permutations = 0, 0, set()
+    struck, columns, permutations = 0, 0, set[tuple[int, ...]]()
     for _ in range(2000):
         tps, _ = draw_noise(rng, config, 8)
         np.testing.assert_array_equal(np.sort(tps, axis=0), np.tile(np.arange(8)[:, None], (1, 98)))

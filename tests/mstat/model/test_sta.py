@@ -1,4 +1,5 @@
 import dataclasses
+from typing import TypeVar
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from mstat.model.sta import STA, AttributeSTA
 from mstat.weights.checkpoint_keys import BLOCK_KEYS, hugging_face_name
 from tests.mstat.model.small import SMALL
 
+M = TypeVar("M", bound=nn.Module)
+
 B, N, T, D = 2, 8, 8, 32
 
 
@@ -16,7 +19,7 @@ def tokens() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(B, N, T, D, generator=generator), torch.randn(B, D, generator=generator)
 
 
-def randomised(block: nn.Module) -> nn.Module:
+def randomised(block: M) -> M:
     """Random norms and biases too, so that none of them can be swapped unseen; alpha and beta stay."""
     generator = torch.Generator().manual_seed(2)
     for name, parameter in block.named_parameters():

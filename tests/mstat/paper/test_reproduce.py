@@ -40,7 +40,7 @@ def test_every_row_trains(row: Row) -> None:
     torch.manual_seed(0)
     task = Task(config, 3)
     for block in task.model.stage3.blocks if task.model.stage3 else []:
-        torch.nn.init.constant_(block.alpha, 0.5)
+        torch.nn.init.constant_(block.get_parameter("alpha"), 0.5)
     frames = torch.randint(0, 256, (6, config.clip.num_frames, 32, 16, 3)).to(torch.uint8)
     losses = task(frames, None, None, torch.tensor([0, 0, 1, 1, 2, 2]), 1.0)
     losses["loss"].backward()

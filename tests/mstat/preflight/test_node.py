@@ -10,8 +10,8 @@ import pytest
 
 from mstat.config import Config, changed
 from mstat.config.cli import load_config
-from mstat.distributed.agreement import PROJECT, source_digest
 from mstat.distributed.engine import Engine
+from mstat.losses import METRIC_LOSSES
 from mstat.preflight.node import (
     NOT_BUILT,
     checkpoint_bytes,
@@ -20,6 +20,8 @@ from mstat.preflight.node import (
     space_needed,
 )
 from mstat.pretraining.pretrain import pretrain
+from mstat.provenance import PROJECT, source_digest
+from mstat.training.task import Task
 from mstat.training.train import training_sampler
 from shards.read import Reader
 from tests.conftest import tiny_actions_yaml
@@ -41,6 +43,14 @@ def test_the_size_of_a_checkpoint(reference: Path) -> None:
     assert sum(path.stat().st_size for path in newest.rglob("*")) == pytest.approx(checkpoint, rel=0.05)
     assert (reference / "model.safetensors").stat().st_size == pytest.approx(weights, rel=0.05)
     assert space_needed(config, reader) == 3 * checkpoint + weights
+
+
+@pytest.mark.parametrize("metric", [*METRIC_LOSSES, "none"])
+def test_the_weights_of_every_loss(metric: str, tiny_config: Path) -> None:
+    """The size from the settings alone is that of the module that training makes."""
+    config = changed(load_config(tiny_config), {"loss.metric": metric})
+    weights, _ = checkpoint_bytes(config, 9)
+    assert weights == sum(tensor.nbytes for tensor in Task(config, 9).state_dict().values())
 
 
 def test_a_healthy_node(reference: Path) -> None:

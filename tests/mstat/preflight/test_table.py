@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from mstat.preflight.table import Expectations, Fault, Observations, judge, show, spans
+from mstat.distributed.differences import spans
+from mstat.preflight.table import Expectations, Fault, Observations, judge, show
 
 FACTS: dict[str, Any] = {
     "host": "node0",

@@ -21,6 +21,7 @@ from mstat.data.clips import evaluation_clips
 from mstat.distributed.engine import Engine
 from mstat.pretraining.pretrain import accuracy, accuracy_table, check_settings, class_names, held_out
 from mstat.pretraining.task import ActionTask
+from mstat.pretraining.timesformer import Classifier
 from mstat.report.tables import Row
 from mstat.weights.export import export_classifier
 from mstat.weights.pretrained import load_pretrained
@@ -45,14 +46,15 @@ def scored(config: Config) -> dict[str, Any]:
             told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
             for name, value in {**told, "MASTER_ADDR": "localhost"}.items():
                 patch.setenv(name, value)
-        return accuracy(Engine(config), classifier(config).model, shards.open(config.data.shards), config)
+        return accuracy(Engine(config), classifier(config), shards.open(config.data.shards), config)
 
 
-def classifier(config: Config) -> ActionTask:
+def classifier(config: Config) -> Classifier:
     torch.manual_seed(0)
-    task = ActionTask(config, 8)
-    torch.nn.init.normal_(task.model.head.weight)
-    return task
+    model = ActionTask(config, 8).model
+    assert isinstance(model, Classifier)
+    torch.nn.init.normal_(model.head.weight)
+    return model
 
 
 @pytest.mark.slow
@@ -60,7 +62,7 @@ def test_accuracy_is_that_of_a_plain_loop_on_any_number_of_ranks(config: Config)
     """Counts of right, of the five best and of each class, clip by clip; the very same on 1 and 3 ranks."""
     found = scored(config)
     reader = shards.open(config.data.shards)
-    model = classifier(config).model
+    model = classifier(config)
     tracklets, labels, classes = held_out(reader, config.data)
     right, among_five, predicted = 0, 0, dict.fromkeys(classes, 0)
     for tracklet, label in zip(tracklets.tolist(), labels.tolist(), strict=True):
@@ -83,9 +85,10 @@ def test_accuracy_is_that_of_a_plain_loop_on_any_number_of_ranks(config: Config)
 def test_names_of_classes_come_from_the_source() -> None:
     """By number, whatever is in them; without a note a class is called by its number."""
 
-    noted = SimpleNamespace(facts={"classes": "1 jump, high, 2 wave 2 hands, 10 run"})
+    noted: Any = SimpleNamespace(facts={"classes": "1 jump, high, 2 wave 2 hands, 10 run"})
+    bare: Any = SimpleNamespace(facts={})
     assert class_names(noted, [1, 2, 10]) == ["jump, high", "wave 2 hands", "run"]
-    assert class_names(SimpleNamespace(facts={}), np.array([3, 4])) == ["3", "4"]
+    assert class_names(bare, np.array([3, 4])) == ["3", "4"]
 
 
 def test_what_makes_no_sense_is_refused(config: Config, tiny_shards: Path) -> None:
@@ -123,6 +126,6 @@ def test_the_exported_file_is_for_init_alone(time: Any, config: Config, tmp_path
 
 def test_a_start_from_weights_does_not_disturb_them(config: Config) -> None:
     """With model.init the temporal position starts at 0; from scratch it does not."""
-    assert ActionTask(config, 2).model.time_position.abs().min() > 0
+    assert ActionTask(config, 2).get_parameter("model.time_position").abs().min() > 0
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, init="vit.safetensors"))
-    assert ActionTask(config, 2).model.time_position.abs().max() == 0
+    assert ActionTask(config, 2).get_parameter("model.time_position").abs().max() == 0

@@ -76,7 +76,7 @@ def test_time_tells_an_order_from_its_reverse() -> None:
 def test_temporal_attention_alone_hears_no_order() -> None:
     """Without `time_embed`, the paper's model, the order of frames is lost: it takes both."""
     model = classifier()
-    nn.init.zeros_(model.time_position)
+    nn.init.zeros_(model.get_parameter("time_position"))
     frames = clips(2, T)
     torch.testing.assert_close(model(frames)[0], model(frames.flip(1))[0], rtol=1e-5, atol=1e-5)
 

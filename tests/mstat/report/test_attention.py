@@ -87,7 +87,7 @@ def test_what_is_not_there_is_refused(learned: Path, reader: Reader) -> None:
         ({"tracklets": ["0009C1T0001"]}, "no tracklet '0009C1T0001'; its keys look like '0001C1T0001'"),
     ):
         with pytest.raises(ValueError, match=message):
-            write_report(learned, reader, **choice)  # type: ignore[arg-type]
+            write_report(learned, reader, **choice)
     with pytest.raises(ValueError, match=r"No frames: config\.yaml does not name the shards"):
         write_report(learned, tracklets=KEYS[:1])
     give_model(learned, dataclasses.replace(SMALL, stage1_aap=False))

@@ -47,8 +47,10 @@ def test_overview_shows_who_is_right() -> None:
     """A row a query: the query in grey, then its gallery in order, a whole green frame round the right, a broken red
     one round the wrong, a grey field for what cannot be read."""
     frame = np.full((128, 64, 3), 200, dtype=np.uint8)
-    rows = [(frame, [(frame, False), (frame, True), (None, False)]), (frame, [(frame, True)])]
-    with Image.open(io.BytesIO(images.encode_overview(rows))) as picture:
+    overview = images.encode_overview(
+        [(frame, [(frame, False), (frame, True), (None, False)]), (frame, [(frame, True)])]
+    )
+    with Image.open(io.BytesIO(overview)) as picture:
         sheet = np.asarray(picture.convert("RGB")).astype(int)
     wide, tall = 72 + 2 * images.BORDER, images.CELL_HEIGHT + 2 * images.BORDER
     assert sheet.shape == (

@@ -71,8 +71,10 @@ def test_an_installed_package_has_its_files() -> None:
 
 def test_a_section_without_content_is_left_out() -> None:
     """And one whose file lacks a key says so in its place."""
-    assert page.Section[dict]("a", "A", lambda _: "").html({}) == ""
-    assert "x.json cannot be shown: it lacks" in page.Section[dict]("a", "A", lambda of: of["b"], "x.json").html({})
+    nothing: dict[str, str] = {}
+    assert page.Section[dict[str, str]]("a", "A", lambda _: "").html(nothing) == ""
+    section = page.Section[dict[str, str]]("a", "A", lambda of: of["b"], "x.json")
+    assert "x.json cannot be shown: it lacks" in section.html(nothing)
 
 
 def test_a_file_that_does_not_hold_what_it_should_costs_a_note() -> None:

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import threading
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -16,10 +17,10 @@ from mstat.report.scores import score_table, short
 from tests.mstat.report.conftest import STAGES, make_evaluation, make_record
 
 
-def show(evaluation: dict) -> str:
-    console = Console(file=io.StringIO(), width=80)
-    console.print(score_table(evaluation))
-    return console.file.getvalue()  # type: ignore[attr-defined]
+def show(evaluation: dict[str, Any]) -> str:
+    output = io.StringIO()
+    Console(file=output, width=80).print(score_table(evaluation))
+    return output.getvalue()
 
 
 def on_terminal(total: int, steps: range, **settings: bool) -> str:

@@ -80,14 +80,14 @@ def test_settings_that_differ(tmp_path: Path) -> None:
 def test_the_scored_set_counts_not_the_trained_one(tmp_path: Path) -> None:
     """Seeds of one training scored on two data sets are no group; runs trained on two and scored on one are comparable;
     an evaluation of an earlier version, which names no set, is of the run's own."""
-    other = {"dataset": {"name": "other", "checksum": "def"}}
-    paths = [make(tmp_path / "a"), make(tmp_path / "b", seed=1, **other)]
+    other = {"name": "other", "checksum": "def"}
+    paths = [make(tmp_path / "a"), make(tmp_path / "b", seed=1, dataset=other)]
     runs = compared(paths)
     assert len(grouped(runs)) == 2
     assert why_not_comparable(runs) == ["different shards: abc (a); def (b)"]
     runs = compared([paths[1], make(tmp_path / "c", checksum="def")])
     assert why_not_comparable(runs) == []
-    settings = [{"eval": {"occlusion": part, "degrade": "queries"}} for part in (0.1, 0.5)]
-    runs = compared([make(tmp_path / f"d{n}", seed=n, **of_run) for n, of_run in enumerate(settings)])
+    settings = [{"occlusion": part, "degrade": "queries"} for part in (0.1, 0.5)]
+    runs = compared([make(tmp_path / f"d{n}", seed=n, eval=of_run) for n, of_run in enumerate(settings)])
     assert len(grouped(runs)) == 2
     assert why_not_comparable(runs) == ["different occlusion: 0.1 (d0); 0.5 (d1)"]

@@ -136,7 +136,7 @@ def test_a_failed_save_leaves_the_others(told: str, room: int, tmp_path: Path) -
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000003"]
     assert read_state(tmp_path)["step"] == 3
     save(made, tmp_path, 4)
-    assert [step for step, _ in checkpoint.folders(tmp_path)] == [3, 4]
+    assert [step for step, _ in folders(tmp_path)] == [3, 4]
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(slow_disk: Event, tmp_pa
             begun = [tensor.clone() for tensor in state(made)]
             update(made)
             writer.check()
-            assert [step for step, _ in checkpoint.folders(tmp_path)] == [1] * (step > 1)
+            assert [step for step, _ in folders(tmp_path)] == [1] * (step > 1)
             assert (tmp_path / "state.json").exists() == (step > 1)
             slow_disk.set()
             writer.wait()
@@ -187,7 +187,7 @@ def test_an_error_waits_for_what_was_begun(slow_disk: Event, tmp_path: Path) -> 
 
     with pytest.raises(ArithmeticError, match="the training's"):
         fail()
-    assert [step for step, _ in checkpoint.folders(tmp_path)] == [4]
+    assert [step for step, _ in folders(tmp_path)] == [4]
 
 
 KILLED = """

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def make_set(
     return shards.open(folder)
 
 
-def make_run(run: Path, data: DataConfig, checksum: str | None, evaluation: dict | None = None) -> Path:
+def make_run(run: Path, data: DataConfig, checksum: str | None, evaluation: dict[str, Any] | None = None) -> Path:
     run.mkdir()
     save_config(Config(run=str(run), data=data), run / "config.yaml")
     if checksum:
@@ -96,7 +97,9 @@ def test_where_scores_go(tmp_path: Path) -> None:
     assert name(other, run=old) == "evaluations/We-ird"
 
 
-def test_another_set_leaves_the_run_as_it_was(tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_another_set_leaves_the_run_as_it_was(
+    tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Files, picture and page of it in its folder, named with its checksum; the run's own stay byte for byte, and its
     report has both. A plane of an earlier evaluation does not stay beside new scores."""
     flags = ["--run", str(tmp_path / "run"), "--data.num_workers", "0", "--eval.baselines", "false"]
@@ -152,7 +155,7 @@ def test_nothing_to_score_is_said_at_the_start(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_collapsed_model_is_said(tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_collapsed_model_is_said(tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A model that sees nothing: in evaluation.json, the table and the report; the plane is drawn all the same."""
     flags = ["--run", str(tmp_path / "run"), "--data.num_workers", "0", "--eval.baselines", "false"]
     config = load_config(tiny_config, [*flags, "--eval.pictures", "true"])

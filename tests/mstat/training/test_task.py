@@ -140,10 +140,12 @@ def small_task(job: Job) -> Task:
     config = changed(config, {"model.bnneck": job.bnneck})
     task = Task(config, CLASSES).double()
     if job.batch == LINEAR:
-        task.model = Linear(task.dims)
+        task.model = Linear(task.dims)  # type: ignore[assignment] # any backbone of these features will do
         return task
+    assert task.model.stage3 is not None
     for block in task.model.stage3.blocks:
-        nn.init.constant_(block.alpha, 0.5)  # 0 at the start of training: no gradient would reach its proxies
+        # 0 at the start of training: no gradient would reach its proxies.
+        nn.init.constant_(block.get_parameter("alpha"), 0.5)
     for memory in task.metrics.buffers():
         nn.init.normal_(memory)  # 0 at the start, too
     return task
@@ -152,6 +154,11 @@ def small_task(job: Job) -> Task:
 def run_jobs(jobs: list[Job]) -> dict[Job, Result]:
     """fp64 losses, and gradients averaged over ranks as DDP does, of one step on this rank's slice of each batch."""
     return {job: run_job(job) for job in jobs}
+
+
+def grad_of(parameter: nn.Parameter) -> torch.Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
 
 
 def run_job(job: Job) -> Result:
@@ -166,7 +173,7 @@ def run_job(job: Job) -> Result:
         losses["loss"].backward()
 
     parameters = {name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad}
-    joined = torch.cat([parameter.grad.flatten() for parameter in parameters.values()])
+    joined = torch.cat([grad_of(parameter).flatten() for parameter in parameters.values()])
     if dist.is_initialized():
         dist.all_reduce(joined)
     joined /= world_size
@@ -242,12 +249,13 @@ def test_a_broken_gather_is_noticed(job: Job, world_size: int) -> None:
 
 def mined(name: str) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Of each stage: distances (n, n) of a batch's features; which anchors have a triplet, and which are active."""
-    labels = torch.tensor(BATCHES[name].labels)
+    labels, margin = torch.tensor(BATCHES[name].labels), LossConfig().margin
+    assert margin is not None
     stages = []
     with torch.no_grad():
         for features_nD in small_task(Job(name)).model(BATCHES[name].frames, None, None):
             positive_n, negative_n, valid_n = batch_hard_distances(features_nD, labels)
-            active_n = valid_n & (positive_n - negative_n + LossConfig().margin > 0)
+            active_n = valid_n & (positive_n - negative_n + margin > 0)
             distance_nn = torch.cdist(features_nD, features_nD, compute_mode="donot_use_mm_for_euclid_dist")
             stages.append((distance_nn, valid_n, active_n))
     assert len(stages) == 3
@@ -315,8 +323,9 @@ def test_losses_are_fp32_under_bf16() -> None:
     """Autocast reaches the blocks; features, logits and losses are fp32."""
     torch.manual_seed(0)
     task = Task(Config(model=SMALL), CLASSES)
-    seen = {}
-    task.model.stage1.blocks[0].mlp.register_forward_hook(lambda _, __, out: seen.update(block=out.dtype))
+    seen: dict[str, torch.dtype] = {}
+    mlp = task.model.get_submodule("stage1.blocks.0.mlp")
+    mlp.register_forward_hook(lambda _, __, out: seen.update(block=out.dtype))
     task.heads["I"].register_forward_hook(lambda _, inputs, out: seen.update(feature=inputs[0].dtype, logits=out.dtype))
     batch = BATCHES["duplicates and a lone identity"]
     with torch.autocast("cpu", torch.bfloat16):

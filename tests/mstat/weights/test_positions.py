@@ -34,7 +34,7 @@ def test_a_guess_is_told() -> None:
     result = source_grid(64, None, (16, 4), squares_first=True)
     assert result.grid == (8, 8)
     assert result.guess is not None
-    assert "64 positions are taken for a grid of 8 x 8" in result.guess
+    assert "64 positions are read as a grid of 8 x 8" in result.guess
     result = source_grid(50, None, (10, 10), squares_first=False)
     assert result.grid is None
     assert result.guess is not None
@@ -58,5 +58,5 @@ def test_the_same_grid_is_left_as_it_is() -> None:
     values_ND = torch.randn(16, 3)
     assert resize_position(values_ND, (4, 4)) is values_ND
     assert resize_position(values_ND, (2, 8)).shape == (16, 3)
-    assert action((4, 4), (4, 4)) == "16 places as they are"
-    assert action((14, 14), OURS) == "2-D bicubic, 14 x 14 -> 16 x 8 (196 -> 128 places)"
+    assert action((4, 4), (4, 4)) == "16 positions, unchanged"
+    assert action((14, 14), OURS) == "2-D bicubic, 14 x 14 -> 16 x 8 (196 -> 128 positions)"

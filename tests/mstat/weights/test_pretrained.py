@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mstat.model import MSTAT
 from mstat.weights.checkpoint_keys import hugging_face_name
-from mstat.weights.pretrained import KEPT, NO_KEY, NOWHERE, load_pretrained, resize_position
+from mstat.weights.positions import resize_position
+from mstat.weights.pretrained import KEPT, NO_KEY, NOWHERE, load_pretrained
 from tests.mstat.model.small import build, clips
 
 NUM_BLOCKS = 5  # of which a model of depths (2, 2, 1) uses four
@@ -260,7 +261,7 @@ def test_vit_starts_without_a_voice_over_time(tmp_path: Path) -> None:
     """From a ViT, temporal attention is a copy of the spatial one and silent: by temporal_fc = 0 in an STA, and in an
     A-STA by alpha = 0 alone, so that it can learn. The features are those of its frames without temporal branches."""
     weights, model = vit_weights(), build()
-    torch.nn.init.zeros_(model.stage3.blocks[0].alpha)
+    torch.nn.init.zeros_(model.get_parameter("stage3.blocks.0.alpha"))
     rows = load_pretrained(model, saved(tmp_path / "vit.safetensors", weights))
     after = state(model)
     for block in ("stage1.blocks.0", "stage2.blocks.1", "stage3.blocks.0"):

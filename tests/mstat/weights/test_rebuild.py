@@ -29,8 +29,8 @@ def test_a_description_becomes_its_settings() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"colour": 1}, "unknown settings of a model: colour"),
-        ({"width": "32"}, "model.width is '32', which it cannot be"),
+        ({"colour": 1}, "unknown model settings: colour"),
+        ({"width": "32"}, "model.width is '32', which is not a valid value"),
         ({"width": True}, "model.width is True, which"),
         ({"iap": "nowhere"}, "model.iap is 'nowhere', which"),
         ({"depths": [1, 1]}, r"model.depths is \[1, 1\], which"),
@@ -45,8 +45,9 @@ def test_a_value_that_no_setting_has_is_refused(change: dict[str, Any], message:
 
 
 def test_a_description_must_be_a_mapping() -> None:
-    for description in (None, [], "width: 3"):
-        with pytest.raises(UserError, match="it has no settings of a model"):
+    descriptions: tuple[Any, ...] = (None, [], "width: 3")
+    for description in descriptions:
+        with pytest.raises(UserError, match="it has no model settings"):
             model_config(description)
 
 
@@ -58,8 +59,8 @@ def test_tensors_are_compared_without_memory() -> None:
     first = next(iter(shapes))
     for changed, message in (
         ({name: shape for name, shape in shapes.items() if name != first}, f"tensors are missing: {first}"),
-        ({**shapes, "extra": (1,)}, "tensors that this model does not have: extra"),
-        ({**shapes, first: (7,)}, rf"shapes differ: {first} \(7,\) \(here "),
+        ({**shapes, "extra": (1,)}, "tensors that are not in this model: extra"),
+        ({**shapes, first: (7,)}, rf"shapes differ: {first} \(7,\) \(expected "),
     ):
         with pytest.raises(UserError, match=message):
             check_tensors(SMALL, changed)
@@ -86,7 +87,7 @@ def test_weights_that_cannot_be_used_are_refused() -> None:
     model = MSTAT(SMALL)
     for name, value, message in (
         ("stem.patch.bias", float("nan"), r"not finite: stem\.patch\.bias"),
-        ("stem.pixel_std", 0.0, r"stem\.pixel_std, by which pixels are divided, is not above 0"),
+        ("stem.pixel_std", 0.0, r"stem\.pixel_std must be more than 0"),
     ):
         tensors = {key: tensor.clone() for key, tensor in model.state_dict().items()}
         tensors[name].view(-1)[0] = value

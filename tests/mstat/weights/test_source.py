@@ -19,7 +19,7 @@ from mstat.pretraining.timesformer import Classifier
 from mstat.training.task import Task
 from mstat.weights.checkpoint_keys import to_timesformer
 from mstat.weights.export import export
-from mstat.weights.positions import resize_position, source_grid
+from mstat.weights.positions import Grid, resize_position, source_grid
 from mstat.weights.pretrained import NO_KEY, Row, load_pretrained
 from mstat.weights.source import read_source
 from tests.mstat.model.small import SMALL, build
@@ -137,7 +137,7 @@ def test_other_floats_are_cast_and_said(tmp_path: Path, dtype: torch.dtype) -> N
 def test_sharded_weights_are_read_by_their_index(tmp_path: Path, plain: dict[str, Tensor], suffix: str) -> None:
     """By the folder or the index; a missing part, a part alone and a part elsewhere are refused by name."""
     stem = "model" if suffix == ".safetensors" else "pytorch_model"
-    weights, places = timesformer_weights(), {}
+    weights, places = timesformer_weights(), dict[str, str]()
     for part in range(3):
         name = f"{stem}-{part + 1:05d}-of-00003{suffix}"
         of_part = dict(list(weights.items())[part::3])
@@ -211,7 +211,7 @@ def test_our_own_model_at_another_size(tmp_path: Path) -> None:
         (None, (4, 4)),
     ],
 )
-def test_a_description_beside_the_weights_tells_the_grid(tmp_path: Path, description: Any, grid: tuple) -> None:
+def test_a_description_beside_the_weights_tells_the_grid(tmp_path: Path, description: Any, grid: Grid) -> None:
     """Hugging Face's config.json or timm's; without, as many places as a square has are a square."""
     weights, model = vit_weights(), build()
     if description is not None:
@@ -242,7 +242,7 @@ def test_a_description_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_grids_by_the_number_of_places(
-    places: int, ours: tuple, squares_first: bool, grid: tuple | None, is_guess: bool
+    places: int, ours: Grid, squares_first: bool, grid: Grid | None, is_guess: bool
 ) -> None:
     """A square first, then our own grid, then the nearest aspect; what is a guess says so."""
     found = source_grid(places, None, ours, squares_first)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,7 +156,17 @@ def text_mat(tree: Path) -> None:
     scipy.io.savemat(tree / "info/tracks_test_info.mat", {"track_test_info": "text"})
 
 
-FAULTS = {
+def no_pictures(tree: Path) -> None:
+    for part in ("train", "test"):
+        shutil.rmtree(tree / f"bbox_{part}")
+
+
+def no_frames(tree: Path) -> None:
+    for number in (119, 121):
+        (tree / f"bbox_test/0004/0004C1T0001F{number}.jpg").unlink()
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "wrong folder": (lambda t: shutil.rmtree(t / "info"), "give the folder that holds bbox_train"),
     "no info": (lambda t: (t / "info/tracks_test_info.mat").unlink(), "tracks_test_info.mat: missing"),
     "no names": (lambda t: (t / "info/train_name.txt").unlink(), "train_name.txt: missing"),
@@ -169,7 +181,7 @@ FAULTS = {
     "other camera": (lambda t: edit(t / "info/train_name.txt", "0003C1", "0003C2"), "lists 0003C2T0001F001.jpg"),
     "mixed": (lambda t: edit(t / "info/train_name.txt", "T0001F002", "T0009F002"), "not the frames of one tracklet"),
     "twice": (lambda t: edit(t / "info/train_name.txt", "T0001F002", "T0001F001"), "not the frames of one tracklet"),
-    "no pictures": (lambda t: [shutil.rmtree(t / f"bbox_{p}") for p in ("train", "test")], "no tracklet has all"),
+    "no pictures": (no_pictures, "no tracklet has all"),
     "query row": (lambda t: write_info(t, "test", TRAIN, [5]), "query_IDX.mat: row 5, but .* 1 to 4"),
 }
 
@@ -186,11 +198,11 @@ def test_each_fault_has_one_clear_message(tmp_path: Path, fault: str) -> None:
     assert "\n" not in str(error.value)
 
 
-MISSING = {
+MISSING: dict[str, tuple[Callable[[Path], object], list[str], set[str], tuple[int, int]]] = {
     "part": (lambda t: shutil.rmtree(t / "bbox_test"), ["bbox_test"], {"test"}, (6, 3)),
     "identity": (lambda t: shutil.rmtree(t / "bbox_test/0006"), ["0006"], {"0006C5T0001"}, (1, 1)),
     "frames": (
-        lambda t: [(t / f"bbox_test/0004/0004C1T0001F{n}.jpg").unlink() for n in (119, 121)],
+        no_frames,
         ["0004C1T0001F119.jpg", "0004C1T0001F121.jpg"],
         {"0004C1T0001"},
         (1, 1),
@@ -213,7 +225,8 @@ def test_a_partial_download(tmp_path: Path, case: str) -> None:
     tests = {key for key, (role, _) in roles.items() if role != Role.TRAIN}
     remove, named, gone, (tracklets, queries) = MISSING[case]
     remove(tree)
-    for options in ({}, {"name": "synthetic", "official": None}):
+    as_synthetic: dict[str, Any] = {"name": "synthetic", "official": None}
+    for options in ({}, as_synthetic):
         with pytest.raises(DataError, match="listed in the info files, but missing") as error:
             mars.read(tree, **options)
         assert all(name in str(error.value) for name in named)

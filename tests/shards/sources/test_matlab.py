@@ -8,6 +8,7 @@ import struct
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 
 def v5(**variables: Any) -> bytes:
     file = io.BytesIO()
-    scipy.io.savemat(file, variables)
+    scipy.io.savemat(file, variables)  # type: ignore[arg-type] # scipy-stubs know no files in memory
     return file.getvalue()
 
 
@@ -63,15 +64,16 @@ def refusal(path: Path, key: str = "x") -> str:
 def test_every_version_is_read(path: Path) -> None:
     """v4, v5, v5 packed, v7.3 in one piece, in chunks, and packed as MATLAB does; other variables are not looked at."""
     for options in ({"format": "4"}, {}, {"do_compression": True}):
-        scipy.io.savemat(path, {"other": np.zeros((2, 2)), "x": GOOD}, **options)  # type: ignore[arg-type]
+        scipy.io.savemat(path, {"other": np.zeros((2, 2)), "x": GOOD}, **options)
         assert np.array_equal(load_mat(path, "x", "home"), GOOD)
-    for packing in (
+    packings: tuple[dict[str, Any], ...] = (
         {},
         {"chunks": (2, 2)},
         {"chunks": (2, 2), "compression": "gzip"},
         {"compression": "gzip", "shuffle": True},
-    ):
-        hdf5(path, lambda file, packing=packing: file.create_dataset("x", data=GOOD.T.astype(float), **packing))
+    )
+    for packing in packings:
+        hdf5(path, partial(h5py.File.create_dataset, name="x", data=GOOD.T.astype(float), **packing))
         assert np.array_equal(load_mat(path, "x", "home"), GOOD)
     with pytest.raises(DataError, match=r"no variable y \(only x\)"):
         load_mat(path, "y", "home")

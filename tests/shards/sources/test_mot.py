@@ -158,6 +158,7 @@ def test_a_video_taken_upright_is_turned(tmp_path: Path) -> None:
     data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, HEIGHT << 16, 0, 1 << 30)
     (tmp_path / "turned.mp4").write_bytes(data)
     _, image = next(decode(tmp_path / "turned.mp4"))
+    assert not isinstance(image, DataError)
     assert image.shape == (WIDTH, HEIGHT, 3)
     assert image[: WIDTH // 2 - 8].mean((0, 1))[2] < 60 < 180 < image[WIDTH // 2 + 8 :].mean((0, 1))[2]
 

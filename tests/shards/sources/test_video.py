@@ -5,14 +5,17 @@ import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+from av.packet import Packet
+from av.video.stream import VideoStream
 from PIL import Image
 
 import shards
@@ -33,11 +36,18 @@ def drawn(number: int, size: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray[An
 
 
 def write(
-    path: Path, codec: str, count: int = 24, *, times: Sequence[int] = (), size: Any = (HEIGHT, WIDTH), **options: str
+    path: Path,
+    codec: str,
+    options: Mapping[str, str] = MappingProxyType({}),
+    *,
+    count: int = 24,
+    times: Sequence[int] = (),
+    size: tuple[int, int] = (HEIGHT, WIDTH),
 ) -> Path:
     """A video of `count` frames, a key frame every eighth, at `times` (in 25ths of a second; default: each)."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, 25, options={"g": "8", **options})
+        assert isinstance(stream, VideoStream)
         stream.height, stream.width = size
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.time_base = Fraction(1, 25)
@@ -55,14 +65,21 @@ def numbers(path: Path) -> list[int]:
     found = []
     for place, (number, image) in enumerate(decode(path), start=1):
         assert number == place
-        is_bad = isinstance(image, DataError)
-        if is_bad:
+        if isinstance(image, DataError):
             assert f"{path}: frame {number}: damaged (" in str(image)
-        found.append(0 if is_bad else round(float(image[8 : HEIGHT // 2 - 8, 8 : WIDTH // 2 - 8, 0].mean()) / 8))
+            found.append(0)
+        else:
+            found.append(round(float(image[8 : HEIGHT // 2 - 8, 8 : WIDTH // 2 - 8, 0].mean()) / 8))
     return found
 
 
-def remux(path: Path, out: Path, change: Callable[[av.Packet], bool], **options: str) -> Path:
+def pts(packet: Packet[VideoStream]) -> int:
+    """When the packet's frame is shown, in the stream's time base."""
+    assert packet.pts is not None
+    return packet.pts
+
+
+def remux(path: Path, out: Path, change: Callable[[Packet[VideoStream]], bool], **options: str) -> Path:
     """The packets that `change` returns True for, after it has changed them."""
     with av.open(str(path)) as source, av.open(str(out), "w", options=options) as container:
         stream = container.add_stream_from_template(source.streams.video[0])
@@ -110,7 +127,7 @@ def test_healthy_videos_pass(tmp_path: Path, name: str, codec: str, options: dic
     """Every codec and container: all frames come, in order, none is called damaged, and as many are counted."""
     if codec == "prores_ks":
         options = {"profile": "0"}
-    path = write(tmp_path / name, codec, **options) if codec != "prores_ks" else write_prores(tmp_path / name)
+    path = write(tmp_path / name, codec, options) if codec != "prores_ks" else write_prores(tmp_path / name)
     assert name.lower().endswith(video.VIDEOS)
     assert numbers(path) == list(range(1, 25))
     assert count_frames(path) == 24
@@ -139,7 +156,7 @@ def write_prores(path: Path) -> Path:
 def test_concealed_damage_is_noticed(tmp_path: Path, name: str, codec: str, options: dict[str, str]) -> None:
     """A packet overwritten in the middle of a file: its frame and those predicted from it are damaged, up to the next
     key frame; all others are as they were, under their own numbers."""
-    path = write(tmp_path / name, codec, **options)
+    path = write(tmp_path / name, codec, options)
     spoil(path, 11)
     found = numbers(path)
     assert found[:11] == list(range(1, 12))
@@ -149,17 +166,18 @@ def test_concealed_damage_is_noticed(tmp_path: Path, name: str, codec: str, opti
 
 def test_damage_spreads_backwards_to_frames_of_type_b(tmp_path: Path) -> None:
     """Frames that are shown before a damaged one and were predicted from it are damaged, too."""
-    path = write(tmp_path / "a.mp4", "libx264", bf="2", **{"x264-params": "b-adapt=0:scenecut=0"})
+    path = write(tmp_path / "a.mp4", "libx264", {"bf": "2", "x264-params": "b-adapt=0:scenecut=0"})
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
+    shown_at = [pts(packet) for packet in packets]
     at = next(
-        n for n, packet in enumerate(packets) if n > 8 and not packet.is_keyframe and packets[n + 1].pts < packet.pts
+        n for n, packet in enumerate(packets) if n > 8 and not packet.is_keyframe and shown_at[n + 1] < shown_at[n]
     )
     spoil(path, at)
     found = numbers(path)
-    shown = sorted(packet.pts for packet in packets)
-    first = shown.index(packets[at + 1].pts)
-    assert found[first : shown.index(packets[at].pts) + 1] == [0] * (shown.index(packets[at].pts) + 1 - first)
+    shown = sorted(shown_at)
+    first, last = shown.index(shown_at[at + 1]), shown.index(shown_at[at])
+    assert found[first : last + 1] == [0] * (last + 1 - first)
     assert found[:8] == list(range(1, 9))
     assert found[16:] == list(range(17, 25))
 
@@ -173,7 +191,7 @@ def test_damaged_pictures_of_motion_jpeg_are_alone(tmp_path: Path) -> None:
 
 def test_checksums_inside_a_video_are_looked_at(tmp_path: Path) -> None:
     """FFV1 may hold checksums; its decoder conceals what fails them, and says so in its log alone."""
-    path = write(tmp_path / "a.mkv", "ffv1", slicecrc="1", level="3", g="1")
+    path = write(tmp_path / "a.mkv", "ffv1", {"slicecrc": "1", "level": "3", "g": "1"})
     spoil(path, 11)
     assert numbers(path) == [*range(1, 12), 0, *range(13, 25)]
 
@@ -191,11 +209,11 @@ def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
 def test_an_open_group_at_the_start_is_healthy(tmp_path: Path) -> None:
     """A recording that begins with frames that refer to ones before it: those are not shown, and not called damaged."""
     whole = write(
-        tmp_path / "whole.ts", "libx264", **{"x264-params": "open-gop=1:bframes=3:b-adapt=0:scenecut=0:keyint=8"}
+        tmp_path / "whole.ts", "libx264", {"x264-params": "open-gop=1:bframes=3:b-adapt=0:scenecut=0:keyint=8"}
     )
     keys = []
 
-    def after_the_first(packet: av.Packet) -> bool:
+    def after_the_first(packet: Packet[VideoStream]) -> bool:
         keys.append(packet.is_keyframe)
         return sum(keys) > 1
 
@@ -208,7 +226,7 @@ def test_an_open_group_at_the_start_is_healthy(tmp_path: Path) -> None:
 
 def test_a_start_in_the_middle_of_a_group_is_healthy(tmp_path: Path) -> None:
     """A recording that begins between key frames: players show nothing before the first, and no frame is lost."""
-    whole = write(tmp_path / "whole.ts", "libx264", bf="0")
+    whole = write(tmp_path / "whole.ts", "libx264", {"bf": "0"})
     left_out = iter([False] * 4)
     path = remux(whole, tmp_path / "a.ts", lambda packet: next(left_out, True))
     assert numbers(path) == list(range(9, 25))
@@ -226,7 +244,7 @@ def test_frames_at_any_time_are_counted(tmp_path: Path) -> None:
 
 def test_the_hidden_start_of_a_trimmed_file_is_not_shown(tmp_path: Path) -> None:
     """An edit list: frames before its start are decoded but not shown, as in a player; the file is whole."""
-    whole = write(tmp_path / "whole.mp4", "libx264", bf="0")
+    whole = write(tmp_path / "whole.mp4", "libx264", {"bf": "0"})
     path = trim(whole, tmp_path / "a.mp4", 10)
     assert numbers(path) == list(range(11, 25))
     assert count_frames(path) == 14
@@ -235,9 +253,10 @@ def test_the_hidden_start_of_a_trimmed_file_is_not_shown(tmp_path: Path) -> None
 def trim(path: Path, out: Path, frames: int) -> Path:
     """Hide frames at the start, as `ffmpeg -ss … -c copy` does: by an edit list."""
 
-    def earlier(packet: av.Packet) -> bool:
+    def earlier(packet: Packet[VideoStream]) -> bool:
         start = round(frames / 25 / packet.time_base)
-        packet.pts -= start
+        packet.pts = pts(packet) - start
+        assert packet.dts is not None
         packet.dts -= start
         return True
 
@@ -272,6 +291,7 @@ def test_display_matrices(tmp_path: Path, values: tuple[int, ...], upright: Call
     path = write(tmp_path / "a.mp4", "mpeg4", count=2)
     matrix(path, *values)
     first = next(iter(decode(path)))[1]
+    assert not isinstance(first, DataError)
     wanted = upright(drawn(1))
     assert first.shape == wanted.shape
     assert np.abs(first.astype(int) - wanted).mean() < 12
@@ -357,7 +377,7 @@ def test_pictures_of_a_folder_are_upright_and_whole(tmp_path: Path) -> None:
 def test_crops_of_damaged_frames_are_bad_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A build names each box in a damaged frame, and fails; with --bad-frames drop it leaves them out and counts them;
     the others are cut from the right frames."""
-    path = write(tmp_path / "a.mp4", "libx264", bf="0")
+    path = write(tmp_path / "a.mp4", "libx264", {"bf": "0"})
     spoil(path, 11)
     tracks = tmp_path / "t.txt"
     tracks.write_text("".join(f"{number},{pid},4,4,40,32,1\n" for number in range(1, 25) for pid in (1, 2)))
@@ -375,7 +395,7 @@ def test_crops_of_damaged_frames_are_bad_frames(tmp_path: Path, capsys: pytest.C
 
 def test_a_trimmed_clip_is_whole(tmp_path: Path) -> None:
     """A file trimmed without encoding it again is a whole clip of actions: no frame of it is missed."""
-    whole = write(tmp_path / "whole.mp4", "libx264", bf="2")
+    whole = write(tmp_path / "whole.mp4", "libx264", {"bf": "2"})
     for split in ("train", "test"):
         (tmp_path / "tree" / split / "a").mkdir(parents=True)
         trim(whole, tmp_path / "tree" / split / "a" / "1.mp4", 10)

@@ -20,7 +20,7 @@ SMALL = {"num_train": 2, "num_val": 1, "num_test": 2}
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory) -> Path:
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data set of seed 0 in its default size, drawn once for this file."""
     out = tmp_path_factory.mktemp("synthetic") / "tree"
     write_synthetic(out, 0)
@@ -52,7 +52,7 @@ def parse(name: str) -> tuple[str, ...]:
 
 
 @pytest.mark.slow
-def test_same_seed_same_bytes_for_any_number_of_workers(tmp_path):
+def test_same_seed_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
     """1, 2 and 3 processes write the same tree, byte by byte, with its seed, and leave nothing beside it; nor does
     what a killed one left get in."""
     (tmp_path / "1.drawing").mkdir()
@@ -67,7 +67,7 @@ def test_same_seed_same_bytes_for_any_number_of_workers(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "3"]
 
 
-def test_another_seed_is_another_world():
+def test_another_seed_is_another_world() -> None:
     """Other people before other walls: no frame of the first tracklet comes again, nor does the plan."""
     frames = [np.stack(list(draw_tracklet(seed, 1, 1, 1, 3))) for seed in (0, 1)]
     assert np.abs(frames[0].astype(int) - frames[1]).mean() > 10
@@ -76,7 +76,7 @@ def test_another_seed_is_another_world():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
-def test_rows_name_every_frame_on_disk_once(tree, part):
+def test_rows_name_every_frame_on_disk_once(tree: Path, part: str) -> None:
     """Rows are 1-based, inclusive and without gaps; names follow MARS's pattern; no frame is lost or left over."""
     rows, names = rows_of(tree, part), names_of(tree, part)
     assert rows.dtype == np.int32
@@ -95,7 +95,7 @@ def test_rows_name_every_frame_on_disk_once(tree, part):
     assert all(path.name.startswith(f"{path.parent}C") for path in on_disk)
 
 
-def test_frames_are_rgb_of_mars_size(tree):
+def test_frames_are_rgb_of_mars_size(tree: Path) -> None:
     """Every frame of one identity, one distractor and one junk folder decodes to 128 x 64 RGB."""
     for folder in ("0151", "0000", "00-1"):
         for path in (tree / "bbox_test" / folder).iterdir():
@@ -103,7 +103,7 @@ def test_frames_are_rgb_of_mars_size(tree):
             assert simplejpeg.decode_jpeg(path.read_bytes()).shape == (128, 64, 3)
 
 
-def test_parts_share_no_identity(tree):
+def test_parts_share_no_identity(tree: Path) -> None:
     """Training, validation and test have 120, 30 and 50 people, no number twice, nobody with another's looks."""
     pids = [set(rows_of(tree, part)[:, 2].tolist()) - {0, -1} for part in PARTS]
     assert [len(part) for part in pids] == [120, 30, 50]
@@ -114,7 +114,7 @@ def test_parts_share_no_identity(tree):
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
-def test_one_query_for_each_identity_and_camera(tree, part):
+def test_one_query_for_each_identity_and_camera(tree: Path, part: str) -> None:
     """As in MARS: uint16 1 x Q, 1-based, one for each camera of everybody whom two cameras see, and of nobody else."""
     rows, queries = rows_of(tree, part), queries_of(tree, part)
     assert queries.dtype == np.uint16
@@ -126,7 +126,7 @@ def test_one_query_for_each_identity_and_camera(tree, part):
     assert sorted(map(tuple, rows[queries[0] - 1, 2:].tolist())) == sorted(expected)
 
 
-def test_shape_of_the_set(tree):
+def test_shape_of_the_set(tree: Path) -> None:
     """Lengths from 2 to 40 with a mean of 11 to 15, six cameras, and MARS's shares of distractors and junk."""
     rows = np.concatenate([rows_of(tree, part) for part in PARTS])
     lengths = rows[:, 1] - rows[:, 0] + 1
@@ -141,7 +141,7 @@ def test_shape_of_the_set(tree):
     assert {len(set(train[train[:, 2] == pid, 3])) for pid in set(train[:, 2])} == {1, 2, 3, 4}
 
 
-def test_colour_histograms_score_between_25_and_50(tree):
+def test_colour_histograms_score_between_25_and_50(tree: Path) -> None:
     """The better histogram's mAP on the test part under MARS's protocol: hard, but people can be told apart."""
     rows, names = rows_of(tree, "test"), names_of(tree, "test")
     features: dict[int, list[np.ndarray]] = {1: [], 6: []}
@@ -166,7 +166,7 @@ def mean_ap(features_ND: np.ndarray, rows: np.ndarray, queries: np.ndarray) -> f
     return float(np.mean(scores))
 
 
-def test_an_existing_folder_is_not_touched(tmp_path):
+def test_an_existing_folder_is_not_touched(tmp_path: Path) -> None:
     """Something at the place of the tree is an error that names it, and stays as it is."""
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(DataError, match=re.escape(str(tmp_path))):
@@ -175,7 +175,7 @@ def test_an_existing_folder_is_not_touched(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"seed": -1}, {"workers": 0}, {"num_val": 0}, {"num_train": 9999}])
-def test_bad_settings_are_refused_before_anything_is_written(tmp_path, wrong):
+def test_bad_settings_are_refused_before_anything_is_written(tmp_path: Path, wrong: dict[str, int]) -> None:
     """ValueError, and no folder appears."""
     with pytest.raises(ValueError, match="write_synthetic"):
         write_synthetic(tmp_path / "out", **{"seed": 0, **SMALL, **wrong})
