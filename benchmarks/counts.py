@@ -1,8 +1,8 @@
-"""Counts of the paper's training step and evaluation, which no clock can disturb: a guard against a slower step.
+"""Operation counts of the paper's training step and evaluation: a check for slower steps that needs no clock.
 
-`python -m benchmarks.counts` traces them (benchmarks/tracing.py) and names what is not within the tolerance of
-benchmarks/counts.json; the tolerances leave room for the versions of torch that pyproject.toml allows. `--write` takes
-the new counts: say in the commit why they changed.
+`python -m benchmarks.counts` traces them (benchmarks/tracing.py) and lists counts outside the tolerance of
+benchmarks/counts.json. The tolerances allow for all versions of torch in pyproject.toml. `--write` accepts the new
+counts; give the reason in the commit.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def differences(expected: Counts, result: Counts) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="take the counts found as those that are expected")
+    parser.add_argument("--write", action="store_true", help="accept the new counts as expected")
     options = parser.parse_args()
     result = count_all()
     if options.write:
@@ -61,7 +61,11 @@ def main() -> int:
         return 0
     lines = differences(json.loads(FILE.read_text()), result)
     if lines:
-        print(*lines, "If that is meant, say why in the commit of: python -m benchmarks.counts --write", sep="\n")
+        print(
+            *lines,
+            "If this is intended, run python -m benchmarks.counts --write, and give the reason in the commit",
+            sep="\n",
+        )
     return bool(lines)
 
 

@@ -1,10 +1,10 @@
-"""Evaluation against its rivals and limits: `make bench-evaluation`.
+"""Speed of evaluation compared with rivals and limits: `make bench-evaluation`.
 
-Of MARS's size, with its real identities and cameras (../shared/data, or MSTAT_SHARED): the ranking against torchreid's
-on one matrix of distances; distances and ranking against the matrix product alone. Then a gallery of a million, and the
-extraction of features against the model alone. Needs 8 GB of memory.
+With the identities and cameras of MARS (../shared/data, or MSTAT_SHARED), it compares the ranking with torchreid's on
+one matrix of distances, and distances and ranking with the matrix product alone. It also measures a gallery of a
+million, and the extraction of features compared with the model alone. It needs 8 GB of memory.
 
-torchreid's packages leave its compiled ranker's source out; pyppbox-torchreid has it compiled.
+torchreid's packages lack the source of its compiled ranker; pyppbox-torchreid contains the compiled file.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ ROUNDS = 5
 THREADS = torch.get_num_threads()
 QUERIES, GALLERY, DIMS = 1_980, 11_310, 19_968
 MILLION, NARROW = 1_000_000, 512
-CONE = 1e-3  # how far features are spread in a narrow cone
-LATENT, NOISE = 64, 1.0  # of made-up features: what an identity has, and how far tracklets are from it
+CONE = 1e-3  # scale of the differences in a narrow cone
+LATENT, NOISE = 64, 1.0  # drawn features: dimensions of an identity's vector, scale of a tracklet's noise
 MIB = 2**20
 Part = tuple[list[str], list[Figure]]  # of the record
 
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def mars_labels() -> Labels:
-    """Read those of the official test set without junk."""
+    """Read the labels of the official test set, without junk."""
     folder = SHARED / "data" / "mars"
     tracks = scipy.io.loadmat(folder / "tracks_test_info.mat")["track_test_info"].astype(np.int64)
     queries = scipy.io.loadmat(folder / "query_IDX.mat")["query_IDX"].ravel().astype(np.int64) - 1
@@ -76,7 +76,7 @@ def mars_labels() -> Labels:
 
 
 def features(labels: Labels, dims: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw (Q, D) and (G, D). Identity 0 are distractors, each of them somebody else."""
+    """Draw features (Q, D) and (G, D). Each distractor (identity 0) is an identity of its own."""
     generator = torch.Generator().manual_seed(0)
     pids, num_query = torch.as_tensor(np.concatenate([labels.query_pids, labels.gallery_pids])), len(labels.query_pids)
     _, identity = pids.unique(return_inverse=True)
@@ -99,7 +99,7 @@ def on_one_thread(function: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def load_file(package: str, pattern: str) -> ModuleType:
-    """Load one file of an installed package, alone: the package itself would import a great deal."""
+    """Load one file of an installed package without importing the package, which has many imports."""
     package_spec = importlib.util.find_spec(package)
     if package_spec is None or package_spec.submodule_search_locations is None:
         raise SystemExit(f"{package} is missing: use make bench-evaluation")
@@ -108,7 +108,7 @@ def load_file(package: str, pattern: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[package] = None  # type: ignore[assignment]  # what it imports of its package is missing, and may be
+    sys.modules[package] = None  # type: ignore[assignment]  # its imports from the package fail, and are optional
     try:
         with warnings.catch_warnings(action="ignore"):
             spec.loader.exec_module(module)
@@ -118,7 +118,7 @@ def load_file(package: str, pattern: str) -> ModuleType:
 
 
 def ranking(labels: Labels, query_QD: torch.Tensor, gallery_GD: torch.Tensor) -> Part:
-    """From one matrix of distances to CMC and mAP."""
+    """Measure CMC and mAP from one matrix of distances."""
     rankers = {
         "torchreid, Python": load_file("torchreid", "reid/metrics/rank.py").evaluate_py,
         "torchreid, compiled": load_file("pyppbox_torchreid", "metrics/rank_cylib/rank_cy.*.so").evaluate_cy,
@@ -130,8 +130,8 @@ def ranking(labels: Labels, query_QD: torch.Tensor, gallery_GD: torch.Tensor) ->
         of_torchreid = labels.query_pids, labels.gallery_pids, labels.query_camids, labels.gallery_camids
         return rankers[name](distance, *of_torchreid, 50, False)
 
-    # Places are distances of which no two are equal: torchreid leaves the order of equal ones to chance. Its compiled
-    # ranker sums precisions in fp32, and the CMC curve is fp32 in both.
+    # Places are distances without ties, whose order is undefined in torchreid. Its compiled ranker sums precisions in
+    # fp32, and the CMC curve is fp32 in both.
     places = distance.argsort(axis=1, kind="stable").argsort(axis=1).astype(np.float32)
     for matrix, atol in (distance, 1e-6), (places, 1e-12):
         scores = cmc_map_from_distances(matrix, *labels)
@@ -167,7 +167,7 @@ def ranking(labels: Labels, query_QD: torch.Tensor, gallery_GD: torch.Tensor) ->
 
 
 def searching(labels: Labels, query_QD: torch.Tensor, gallery_GD: torch.Tensor) -> Part:
-    """From features to CMC and mAP, against their matrix product, which is neither normalised nor ranked."""
+    """Measure CMC and mAP from features, compared with their matrix product without normalisation and ranking."""
     rows, figures = [], []
     for kind in "wide", "narrow cone":
         if kind == "narrow cone":
@@ -197,7 +197,7 @@ def searching(labels: Labels, query_QD: torch.Tensor, gallery_GD: torch.Tensor) 
 
 
 def million_items() -> Part:
-    """A gallery of a million, in a process whose memory is that of nothing else."""
+    """Measure a gallery of a million, in a process of its own, so that its memory can be measured."""
     seconds, product, peak = call_elsewhere(measure_million)
     matrix = 4 * QUERIES * MILLION
     text = (
@@ -214,7 +214,7 @@ def million_items() -> Part:
 
 
 def measure_million() -> tuple[float, float, int]:
-    """Return the seconds, those of the product, and the bytes beside the features at the peak."""
+    """Return seconds, seconds of the product, and peak bytes in addition to the features."""
     rng = np.random.default_rng(0)
     highs = round(MILLION * 5 / 6 / 11), 6
     labels = Labels(*(rng.integers(0, high, num) for num in (QUERIES, MILLION) for high in highs))

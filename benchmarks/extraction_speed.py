@@ -1,4 +1,4 @@
-"""Extraction of features against the model alone: a part of `make bench-evaluation`, see evaluation_speed.py."""
+"""Speed of feature extraction compared with the model alone: a part of `make bench-evaluation`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SETTINGS: dict[str, list[str]] = {
 
 
 def extraction() -> tuple[list[str], list[Figure]]:
-    """Measure on the test tracklets of the synthetic set, frames read and decoded by one worker."""
+    """Measure extraction on the test tracklets of the synthetic set, with one loader worker."""
     rows, figures = [], []
     with tempfile.TemporaryDirectory(prefix="bench-evaluation-") as folder:
         out = Path(folder) / "shards"
@@ -50,7 +50,7 @@ def extraction() -> tuple[list[str], list[Figure]]:
 
 
 def rates(out: Path, settings: list[str]) -> tuple[float, float]:
-    """Return clips a second of extraction and of the model alone."""
+    """Return clips per second of extraction and of the model alone."""
     config = load_config(
         PROJECT / "configs" / "synthetic.yaml",
         ["--data.shards", str(out), "--data.num_workers", "1", "--eval.batch_size", str(BATCH), *settings],

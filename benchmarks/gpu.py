@@ -1,7 +1,7 @@
-"""What only a GPU can tell of the training step: `make bench-gpu`, before training_step.py times it.
+"""Profile of the training step on a GPU: `make bench-gpu` (training_step.py measures its time).
 
-Which kernels a step spends its time in, that nothing in the steady loop waits for the device, what memory it peaks at,
-and which attention kernel suits the two lengths of sequence.
+It lists the kernels of a step by time, checks that the loop never waits for the device, and measures peak memory and
+the attention kernels for both lengths of sequences.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from benchmarks.harness import Figure, in_turn, save, table
 from benchmarks.training_step import DEVICE, ON_GPU, Ours, finish, finished, paper
 
 CLIPS = 24  # of the paper's batch
-STEADY = 5  # steps that must not wait
-LARGE = 0.05  # share of a step from which a kernel is named
+STEADY = 5  # steps that must not wait for the device
+LARGE = 0.05  # share of a step above which a kernel must be explained
 BACKENDS = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION)
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -36,12 +36,12 @@ class Kernel(NamedTuple):
 
 
 def kernels(step: Callable[[], None]) -> list[Kernel]:
-    """Of one step, the longest first."""
+    """Return the kernels of one step, the longest first."""
     activity = ProfilerActivity.CUDA if ON_GPU else ProfilerActivity.CPU
     with profile(activities=[activity]) as seen:
         finished(step)()
     events = seen.key_averages()
-    # On CPUs operators take the place of kernels.
+    # On CPUs, operators are listed instead of kernels.
     spent = {event.key: event.self_device_time_total if ON_GPU else event.self_cpu_time_total for event in events}
     total = sum(spent.values())
     result = [Kernel(event.key, spent[event.key] / total, event.count) for event in events if spent[event.key]]
@@ -50,7 +50,7 @@ def kernels(step: Callable[[], None]) -> list[Kernel]:
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """Any call in which the CPU waits for the device is an error."""
+    """Raise an error for any call in which the CPU waits for the device."""
     if ON_GPU:
         torch.cuda.set_sync_debug_mode("error")
     try:
@@ -65,7 +65,7 @@ def by_matmul(q_FhSd: torch.Tensor, k_FhSd: torch.Tensor, v_FhSd: torch.Tensor) 
 
 
 def by_sums(q_FhSd: torch.Tensor, k_FhSd: torch.Tensor, v_FhSd: torch.Tensor) -> torch.Tensor:
-    """Without matrix products, so that a compiler makes one kernel of it: 8 tokens leave its units empty."""
+    """Compute attention without matrix products, which are slow for 8 tokens, so that it compiles to one kernel."""
     scores_FhSS = (q_FhSd[:, :, :, None] * k_FhSd[:, :, None]).sum(-1) * q_FhSd.shape[-1] ** -0.5
     return (scores_FhSS.softmax(-1)[..., None] * v_FhSd[:, :, None]).sum(-2)
 
@@ -103,7 +103,7 @@ def attention_rows(clips: int, num_frames: int, num_tokens: int, num_heads: int,
         except RuntimeError as error:
             rows.append([what, name, f"not here: {str(error).splitlines()[0]}", ""])
             continue
-        # q, k, v and their gradients, the result and its gradient, each once.
+        # Bytes of q, k, v, the result, and their gradients.
         rows.append([what, name, f"{seconds * 1e3:.3f}", f"{qkv.nbytes * 8 / 3 / seconds / 1e9:,.0f}"])
     return rows
 

@@ -1,7 +1,7 @@
-"""Growth of cost: a training step and an evaluation against their sizes (`make bench-growth`).
+"""Growth of the cost of a training step and an evaluation with their sizes (`make bench-growth`).
 
-Each size of a series is measured, and a power law is fitted in logarithms (least squares) over the sizes at which what
-grows is most of the cost.
+Each size of a series is measured. A power law is fitted by least squares of logarithms, over the sizes at which the
+growing part dominates the cost.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Fit(NamedTuple):
 
 
 class Series(NamedTuple):
-    """The seconds of each size of what grows, the expected exponent, and the points that are fitted."""
+    """Seconds for each size, the expected exponent, and the points to fit."""
 
     title: str
     axis: str
@@ -58,14 +58,14 @@ class Series(NamedTuple):
 
 
 def power_law(sizes: Sequence[int], seconds: Sequence[float] | np.ndarray) -> Fit:
-    """Fit a straight line through the logarithms."""
+    """Fit a straight line to the logarithms."""
     result = linregress(np.log(sizes), np.log(seconds))
     freedom = len(sizes) - 2
     return Fit(float(result.slope), float(t.ppf(0.975, freedom) * result.stderr) if freedom else np.nan)
 
 
 def fastest(work: Callable[[], object]) -> float:
-    """Return CPU seconds."""
+    """Return the CPU seconds of the fastest round."""
     return min(in_turn({"": work}, ROUNDS, warm_up=1, clock=time.process_time)[""])
 
 
@@ -79,14 +79,14 @@ def step_cost(model: ModelConfig, clips: int, num_frames: int, num_classes: int 
 
 
 def rank_cost(ranks: int) -> tuple[float, float]:
-    """Return seconds of a step by the clock and of CPU, all ranks together; the batch is the same on any number."""
+    """Return wall-clock and CPU seconds of a step of all ranks; the batch does not depend on their number."""
     launcher = launch("ddp", ranks) if ranks > 1 else launch("single")
     clock, cpu = call_elsewhere(steps_of_rank, launcher=launcher, OMP_NUM_THREADS="1")
     return clock, cpu
 
 
 def steps_of_rank() -> tuple[float, float]:
-    """Measure one rank, and combine what all ranks measured."""
+    """Measure this rank, and combine the measurements of all ranks."""
     engine, step = prepare(step_config(MIDDLE, RANK_CLIPS, 4), MARS_IDENTITIES, threads=1)
     clock, cpu = [], []
     for _ in range(2 + RANK_STEPS):  # DDP orders its buckets anew after the first
@@ -100,14 +100,14 @@ def steps_of_rank() -> tuple[float, float]:
 
 
 def random_pairs(gallery: int, queries: int) -> Pairs:
-    """Draw identities and cameras, so many identities that a query has 11 true matches in the mean."""
+    """Draw identities and cameras so that a query has 11 true matches on average."""
     rng = np.random.default_rng(0)
     highs = round(gallery * (1 - 1 / CAMERAS) / POSITIVES), CAMERAS
     return make_pairs(*(rng.integers(0, high, count) for count in (queries, gallery) for high in highs))
 
 
 def search_cost(gallery: int, queries: int) -> float:
-    """Return seconds of distances and ranking, embedding left out."""
+    """Return seconds of distances and ranking, without feature extraction."""
     pairs = random_pairs(gallery, queries)
     query_QD, gallery_GD = torch.randn(queries, DIMS), torch.randn(gallery, DIMS)
     return fastest(lambda: rank_positives(query_QD, gallery_GD, 0, pairs))
@@ -115,15 +115,15 @@ def search_cost(gallery: int, queries: int) -> float:
 
 def all_series() -> Iterator[Series]:
     yield Series("training step", "clips", CLIPS, [step_cost(MIDDLE, clips, 4) for clips in CLIPS], 1)
-    # The smallest clips pay for the optimiser and for small products, too. Temporal attention alone grows with the
-    # square of frames, T / (8.5 D) of a block's products: 4 % at 64 frames here, 0.1 % in the paper's model.
+    # For the smallest clips, the optimiser and small products dominate. Only temporal attention is quadratic in frames:
+    # T / (8.5 D) of a block's products, 4 % at 64 frames here, 0.1 % in the paper's model.
     seconds = [step_cost(MIDDLE, 4, frames) for frames in FRAMES]
     yield Series("training step", "frames of a clip", FRAMES, seconds, 1, slice(2, None))
-    # Only the classifiers have a row an identity: fitted where they are most of a small model on one frame.
+    # Only the classifiers grow with identities, so fit the sizes at which they dominate.
     seconds = [step_cost(SMALL, 8, 1, count) for count in IDENTITIES]
     yield Series("training step", "identities", IDENTITIES, seconds, 1, slice(-5, None))
     clock, cpu = zip(*[rank_cost(ranks) for ranks in RANKS], strict=True)
-    fitted = slice(sum(ranks <= len(os.sched_getaffinity(0)) for ranks in RANKS))  # more than cores win nothing
+    fitted = slice(sum(ranks <= len(os.sched_getaffinity(0)) for ranks in RANKS))  # more ranks than cores are no faster
     yield Series("step of all ranks, clock", "ranks", RANKS, clock, -1, fitted)
     yield Series("step of all ranks, CPU", "ranks", RANKS, cpu, 0)
     seconds = [search_cost(gallery, QUERIES[0]) for gallery in GALLERY]

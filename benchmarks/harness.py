@@ -1,4 +1,4 @@
-"""The harness of all benchmarks: calls timed in turn, processes of their own, and the record with its conditions.
+"""The harness of all benchmarks: timing of calls in turn, new processes, and records with their conditions.
 
 `make bench-NAME` runs a module of this folder. It prints its record, writes it to
 benchmarks/<name>_<hardware>_<date>.md, and leaves its figures in benchmarks/.figures/ for table.py.
@@ -36,13 +36,13 @@ class Figure(NamedTuple):
     """A row of the table of `make bench`.
 
     Attributes:
-        what: What was measured, and on what.
-        ours, theirs: The two figures, with their units.
-        rival: The owner of `theirs`.
-        ratio: How many times better ours is; below 1 it is worse.
-        wanted: The ratio, or the amount, that the project asks for.
-        limit: What the machine would allow, measured or counted in the same run.
-        share: The part of the limit that is reached, 0 to 1.
+        what: Measured quantity and its conditions.
+        ours, theirs: Both values, with their units.
+        rival: Name of the rival, which `theirs` belongs to.
+        ratio: Our improvement over the rival; below 1, the rival is better.
+        wanted: Goal of the project, as a ratio or an amount.
+        limit: Limit of the machine, measured or counted in the same run.
+        share: Share of the limit that is reached, 0 to 1.
     """
 
     what: str
@@ -65,11 +65,11 @@ def in_turn(
     clock: Callable[[], float] = time.perf_counter,
     before: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Return the seconds of each call in each round: all calls take a turn in a round.
+    """Return the seconds of each call in each round; every call runs once in a round.
 
     Args:
-        warm_up: Rounds ahead of those, which do not count.
-        before: Is called before each call, untimed.
+        warm_up: Earlier rounds, which do not count.
+        before: Function to call before each call, outside the measured time.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(-warm_up, rounds):
@@ -87,7 +87,7 @@ def medians(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def ratio(values: Sequence[float], others: Sequence[float]) -> float:
-    """Return the median ratio of two calls within a round: a busy minute slows both of them."""
+    """Return the median over rounds of the ratio of two calls: other load slows both calls of a round."""
     return statistics.median(value / other for value, other in zip(values, others, strict=True))
 
 
@@ -142,13 +142,13 @@ def forget_peak() -> None:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a Markdown table whose columns are right-aligned, but for the first."""
+    """Return a Markdown table; all columns but the first are right-aligned."""
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
 
 
 def commit() -> str:
-    """Return the commit of this tree, followed by `-dirty` where files other than records differ from it."""
+    """Return the commit of this tree, with `-dirty` if files other than records differ from it."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(PROJECT), *arguments]
@@ -172,7 +172,12 @@ def hardware() -> str:
 
 
 def save(name: str, title: str, *parts: str, figures: Sequence[Figure] = (), target: str | None = None) -> None:
-    """Print a record and write it. `parts` are Markdown; `target` is the command where it is not bench-NAME."""
+    """Print a record and write it.
+
+    Args:
+        parts: Markdown.
+        target: Make target, if it is not bench-NAME.
+    """
     text = "\n\n".join([f"# {title}", conditions(target or f"bench-{name}"), *parts]) + "\n"
     path = PROJECT / "benchmarks" / f"{name}_{hardware()}_{datetime.now(UTC):%Y-%m-%d}.md"
     path.write_text(text)

@@ -1,8 +1,8 @@
-"""The loader against the demand of a GPU: clips of a core, cores that a GPU needs, stalls (`make bench-loading`).
+"""Speed of the loader compared with the demand of a GPU: clips per core, cores per GPU, stalls (`make bench-loading`).
 
-The whole loader of a training, at the paper's batch (24 clips of 8 frames of 224x112), on real pictures as they are
-stored and as shards at training size. What counts is CPU time, which other work on the machine disturbs least. Needs
-the video of ../shared/data (MSTAT_SHARED).
+It measures the training loader with the paper's batch (24 clips of 8 frames of 224x112) on real pictures, as stored and
+at training size. CPU time counts, because other work on the machine affects it least. It needs the video of
+../shared/data (MSTAT_SHARED).
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from shards.write import building, write
 AS_STORED, AT_SIZE = "as stored, 256x128", "at training size, 224x112"
 WANTED = {AS_STORED: 8, AT_SIZE: 4}  # cores a GPU, at most
 NUM_TRACKLETS, WORKERS = 600, 2
-FREE_STEPS, PACED_STEPS, AHEAD = 150, 400, 10  # AHEAD batches were made before the first was taken
-LOADS = (0.8, 0.5)  # of the loader's own rate, at which the consumer takes
+FREE_STEPS, PACED_STEPS, AHEAD = 150, 400, 10  # AHEAD batches are ready before the first is taken
+LOADS = (0.8, 0.5)  # speed of the consumer, relative to the loader's
 # https://www.nvidia.com/en-us/data-center/h200: 1,979 TFLOP/s "with sparsity", which is twice the dense rate.
 PEAKS = {"A100": BF16_PEAK, "H200": 1979e12 / 2}
 UTILISATION = 0.5
 
 
 class Rate(NamedTuple):
-    """The loader with nothing to wait for: seconds of a step, CPU seconds of a clip."""
+    """Speed of the loader without waits: seconds per step, CPU seconds per clip."""
 
     step: float
     clip: float
 
 
 class Timed:
-    """Batches that tell when they were made, by the clock that all processes share."""
+    """Batches with the time at which they were made, by a clock that all processes share."""
 
     def __init__(self, batches: TrainingBatches) -> None:
         self.batches = batches
@@ -68,7 +68,7 @@ def training(path: Path) -> TrainingBatches:
 
 
 def free_rate(dataset: TrainingBatches) -> Rate:
-    """Take batches as fast as they come; CPU time is that of the workers and of the trainer."""
+    """Take batches as fast as possible; CPU time is the sum of workers and trainer."""
 
     def cpu_seconds() -> float:
         return time.process_time() + sum(sum(worker.cpu_times()[:2]) for worker in workers)
@@ -86,9 +86,9 @@ def free_rate(dataset: TrainingBatches) -> Rate:
 
 
 def paced(dataset: TrainingBatches, pace: float) -> Iterator[tuple[float, float]]:
-    """Train with `pace` seconds a step, the copy of the batch included.
+    """Take a batch every `pace` seconds, including its copy.
 
-    Yields for each step the seconds until it had its batch, and until that was made: below 0 where it was there before.
+    Yields the seconds until each step had its batch, and until the batch was made (negative if it was ready).
     """
     copy = None
     with closing(load(Timed(dataset), range(PACED_STEPS), WORKERS, pin_memory=False)) as batches:
@@ -102,7 +102,7 @@ def paced(dataset: TrainingBatches, pace: float) -> Iterator[tuple[float, float]
 
 
 def gpu_rate(peak: float) -> float:
-    """Return training clips a second."""
+    """Return the training clips per second of a GPU."""
     return UTILISATION * peak / (3 * FORWARD_FLOP)
 
 

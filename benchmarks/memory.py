@@ -1,6 +1,6 @@
-"""Memory of the paper's training step and evaluation against what must be held; batches that fit: `make bench-memory`.
+"""Memory of the paper's training step and evaluation, the lower bound, and the largest batches: `make bench-memory`.
 
-Counted on tensors without data (benchmarks/tracing.py), which tests compare with torch's own tracker.
+Memory is counted on tensors without data (benchmarks/tracing.py), which tests compare with torch's tracker.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STEP, RECOMPUTING = "Training step, 24 clips of 8 frames", "The same with activa
 
 
 class Sizes:
-    """The letters of the formulas. B clips, T frames, N patches a frame, D width, A proxies, M prototypes, h heads."""
+    """Sizes in the formulas: B clips, T frames, N patches a frame, D width, A proxies, M prototypes, h heads."""
 
     def __init__(self, model: ModelConfig, clips: int, frames: int) -> None:
         rows, columns = patch_grid(model)
@@ -39,18 +39,18 @@ class Sizes:
 
     @property
     def sta(self) -> int:
-        """An STA: temporal 16 n D, spatial 14 m D, MLP 22 n D, and a sum a row of attention in fp32."""
+        """Bytes of an STA: temporal 16 n D, spatial 14 m D, MLP 22 n D, and an fp32 sum per row of attention."""
         return 38 * self.n * self.D + 14 * self.m * self.D + 4 * self.h * (self.n + self.m)
 
     @property
     def attribute_sta(self) -> int:
-        """An A-STA: 14 n D and 26 a D for two AAPs and the attention between them, then as an STA."""
+        """Bytes of an A-STA: 14 n D and 26 a D for two AAPs and the attention between them, then as an STA."""
         temporal = 14 * self.n * self.D + 26 * self.a * self.D + 4 * self.h * (2 * self.a + self.n)
         return temporal + 22 * self.n * self.D + 14 * self.m * self.D + 4 * self.h * self.m
 
 
 def fixed(config: Config) -> dict[str, int]:
-    """Return the bytes that do not depend on the batch, by what they are."""
+    """Return the bytes that do not depend on the batch, by purpose."""
     with torch.device("meta"):
         task = Task(config, MARS_IDENTITIES)
     weights = sum(p.numel() for p in task.parameters())
@@ -62,9 +62,9 @@ def fixed(config: Config) -> dict[str, int]:
 
 
 def must_be_held(config: Config) -> dict[str, int]:
-    """Return the bytes as the backward pass begins, by what they are: no gradient is there yet.
+    """Return the bytes at the start of the backward pass, without gradients, by purpose.
 
-    Tokens that stem, AAP and IAPs normalise are fp32, what a product reads is bf16.
+    Tokens that stem, AAP and IAPs normalise are fp32; the inputs of products are bf16.
     """
     z = Sizes(config.model, config.batch.num_identities * config.batch.num_tracklets, config.clip.num_frames)
     first, second, third = block_counts(config.model)
@@ -90,12 +90,12 @@ def must_be_held(config: Config) -> dict[str, int]:
 
 
 def settings(identities: int = 12, recompute: bool = False) -> Config:
-    """Return the paper's, with another number of identities in the batch, 2 clips of each."""
+    """Return the paper's settings with another number of identities in the batch, 2 clips of each."""
     return changed(Config(), {"batch.num_identities": identities, "train.activation_checkpointing": recompute})
 
 
 def needed(peak: int) -> float:
-    """Return the bytes of a card that hold a counted peak, reserve included."""
+    """Return the memory that a card needs for a counted peak, including the reserve."""
     return FIXED + (1 + SPLIT) * peak
 
 
@@ -105,7 +105,7 @@ def peak(identities: int, recompute: bool) -> int:
 
 
 def largest(size: float, recompute: bool) -> int:
-    """Return the most identities that fit: where a line through two traces meets the card, then by tracing."""
+    """Return the most identities that fit: extrapolate from two traces, then search by tracing."""
     low, high = 12, 48
     slope = (peak(high, recompute) - peak(low, recompute)) / (high - low)
     rows, columns = patch_grid(ModelConfig())
@@ -123,7 +123,7 @@ def gigabytes(count: float) -> str:
 
 
 def held_table(items: dict[str, int], trace: Trace) -> str:
-    """Return what must be held, item by item, and below what is counted at the peak, by its purpose."""
+    """Return a table of the lower bound, item by item, and the counted peak, by purpose."""
     rows = [*items.items(), ("**all of that**", sum(items.values())), ("**counted at the peak**", trace.peak)]
     rows += [(f"of it: {label}", size) for label, size in sorted(trace.held_at_peak().items(), key=lambda x: -x[1])]
     return table(["", "GB"], [(name, gigabytes(size)) for name, size in rows])

@@ -1,8 +1,8 @@
-"""Does pretraining learn the order of frames? Three seeds, with time and without: `make bench-pretraining`.
+"""Test of whether pretraining learns the order of frames, with three seeds: `make bench-pretraining`.
 
-For each seed (of the set and of the training) launch/pretrain.py trains configs/actions.yaml on made-up pairs of
-actions, of which one is the other played backwards: with temporal attention and `time_embed`, and as a control with
-neither. Finished runs of the same commit are not repeated.
+For each seed (of data set and training), launch/pretrain.py trains configs/actions.yaml on synthetic pairs of actions,
+of which one is the other in reverse: with temporal attention and `time_embed`, and without both as a control. Finished
+runs of the same commit are reused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OTHER = {name: other for pair in PAIRS for name, other in (pair, pair[::-1])}
 
 
 def percentages(result: dict[str, Any]) -> tuple[float, float, float]:
-    """Return of how many clips the class, the pair, and, where the pair is right, the direction are recognised."""
+    """Return the accuracy of the class, of the pair, and of the direction if the pair is right."""
     predicted = {name: of_class["predicted"] for name, of_class in result["classes"].items()}
     right = sum(counts.get(name, 0) for name, counts in predicted.items())
     reverse = sum(counts.get(OTHER[name], 0) for name, counts in predicted.items())

@@ -1,4 +1,4 @@
-"""Sets with real pictures in them, of any size: what the benchmarks of loading and shards read and build."""
+"""Data sets of real pictures of any size, for the benchmarks of loading and shards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shards.records import Frame, Protocol, Role, Source, SourceTracklet
 from shards.sources import mot
 from shards.sources.common import files_of
 
-LENGTH, CAMERAS = 58, 2  # frames of a tracklet, as MARS has in the mean; one tracklet of each identity and camera
+LENGTH, CAMERAS = 58, 2  # frames of a tracklet (MARS's mean); each identity has one tracklet per camera
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Files:
 
 
 def crops(scratch: Path) -> list[bytes]:
-    """Return some hundred crops of the real video, 256x128, as JPEGs of the weight of MARS's: quality 75."""
+    """Return a few hundred crops of the real video, 256x128, as JPEGs of about MARS's file size (quality 75)."""
     data = SHARED / "data" / "pets2009"
     source = mot.read([data / "vtest.avi"], [data / "gt.txt"], scratch=scratch / "crops", halve_tracks=True)
     result = []

@@ -1,8 +1,8 @@
-"""MSTAT as the field writes it: the rival of the training step, with the weights of one of our models.
+"""Conventional implementation of MSTAT, with copied weights: the rival of the training step.
 
-Blocks are the layers of `transformers`' TimeSformer as they are, with eager attention; proxies are written out in
-plain PyTorch; pixels are normalised as floats and embedded by a convolution. What it computes is the same
-mathematics, token for token in Hugging Face's order: class token first, then (row, column, frame).
+Blocks are unmodified layers of `transformers`' TimeSformer with eager attention; proxies are plain PyTorch; pixels are
+normalised as floats and embedded by a convolution. It computes the same function, with tokens in Hugging Face's order:
+class token first, then (row, column, frame).
 
 Shapes: B clips, T frames, H x W pixels, N patches a frame, S = 1 + N T tokens of a clip, D width, A proxies,
 M prototypes, h heads of d = D / h, F sequences side by side.
@@ -89,7 +89,7 @@ class EagerPrototypes(nn.Module):
 
 
 class ByAttribute(nn.Module):
-    """In the place of a layer's temporal attention: frames exchange attributes (A-STA)."""
+    """Replacement of a layer's temporal attention in which frames exchange attributes (A-STA)."""
 
     def __init__(self, config: ModelConfig, settings: TimesformerConfig) -> None:
         super().__init__()
@@ -124,10 +124,10 @@ class ScaledLinear(nn.Linear):
 
 
 class EagerMSTAT(nn.Module):
-    """uint8 frames (B, T, H, W, 3) -> the features of three stages, as `MSTAT` gives them.
+    """Conventional MSTAT: uint8 frames (B, T, H, W, 3) -> the features of three stages, as from `MSTAT`.
 
     Args:
-        model: Whose weights it copies; all stages, with their proxies, and alpha = beta = 1 in the STA blocks.
+        model: Model to copy the weights of. It needs all stages and proxies, and alpha = beta = 1 in the STA blocks.
     """
 
     pixel_mean: Tensor
@@ -192,7 +192,7 @@ class EagerMSTAT(nn.Module):
 
 
 def _weights(model: MSTAT) -> dict[str, Tensor]:
-    """Of the model, less what the rival has no place for, in the shapes that the rival has."""
+    """Return the model's weights in the rival's shapes, without those that the rival lacks."""
     weights = {name: value for name, value in model.state_dict().items() if not name.endswith("beta")}
     weights = {name: value for name, value in weights.items() if not re.fullmatch(r"stage[12].*alpha", name)}
     kernel = weights["stem.patch.weight"]
@@ -201,7 +201,7 @@ def _weights(model: MSTAT) -> dict[str, Tensor]:
 
 
 def eager_name(name: str) -> str:
-    """The rival's name of one of our weights."""
+    """Return the rival's name of one of our weights."""
     name = name.replace("stem.patch.", "embed.projection.").replace("stem.pixel_", "pixel_")
     name = name.replace("stem.position", "position").replace("stem.class_token", "class_token")
     name = name.replace("stage3.class_token", "stage3_class_token").replace("stage1.aap.", "aap.")
@@ -214,7 +214,7 @@ def eager_name(name: str) -> str:
 
 
 def _in_layer(rest: str, by_attribute: bool) -> str:
-    """The name inside a layer of Hugging Face's."""
+    """Return the name inside a layer of Hugging Face's model."""
     module, _, kind = rest.rpartition(".")
     if by_attribute and module.startswith("temporal.") and module != "temporal.fc":
         inner = module.removeprefix("temporal.")

@@ -1,4 +1,4 @@
-"""Trainings of several seeds on synthetic sets of the same seeds: what accuracy, mining and pretraining compare."""
+"""Training runs with several seeds on synthetic sets of the same seeds, for the benchmarks of accuracy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from benchmarks.harness import PROJECT, commit, run, table
 
 
 def trained(name: str, seed: int, kind: str, command: Sequence[object], dataset: str = "synthetic") -> Path:
-    """Return the run folder of a training with this seed on the set of this seed; a finished one is not repeated.
+    """Train with this seed on the set of this seed, unless that run is finished; return the run folder.
 
     Args:
-        name: The benchmark; sets and runs lie under data/<name>/<commit> and runs/<name>/<commit>.
-        kind: What sets a run apart from others of the seed.
+        name: Benchmark; sets and runs are in data/<name>/<commit> and runs/<name>/<commit>.
+        kind: Name that distinguishes runs of the same seed.
         command: Launcher, script and settings.
     """
     shards = PROJECT / "data" / name / commit() / f"seed-{seed}"
@@ -41,7 +41,7 @@ def mean_sd(values: Sequence[float], form: str = ".1f") -> str:
 
 
 def seed_table(title: str, seeds: Sequence[int], rows: Mapping[str, Sequence[float]], form: str = ".1f") -> str:
-    """Return a Markdown table with a column a seed, and mean ± standard deviation."""
+    """Return a Markdown table with a column for each seed, and mean ± standard deviation."""
     head = [title, *(f"seed {seed}" for seed in seeds), "mean ± sd"]
     cells = [[name, *(f"{value:{form}}" for value in of_row), mean_sd(of_row, form)] for name, of_row in rows.items()]
     return table(head, cells)

@@ -1,7 +1,7 @@
-"""A model, not a measurement, of training on 8, 64 and 512 GPUs: prints the tables of docs/scaling.md.
+"""Analytical model (no measurement) of training on 8, 64 and 512 GPUs.
 
-`python -m benchmarks.scaling`; tests/benchmarks/test_scaling.py compares the page with it, and the constants of the
-model with the model itself. Every figure of hardware has its source beside it, and again in the page.
+`python -m benchmarks.scaling` prints the tables of docs/scaling.md. tests/benchmarks/test_scaling.py compares them with
+the page, and the constants with MSTAT itself. The page has the source of every hardware figure.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MANY = (8, 64, 512)  # GPUs
 
 @dataclass(frozen=True)
 class Step:
-    """Seconds of a training step on one of R GPUs. Bytes are what a GPU sends."""
+    """Seconds of a training step on one of R GPUs, and the bytes that it sends."""
 
     gpus: int
     clips: int  # of this GPU
@@ -53,7 +53,7 @@ class Step:
 
     @property
     def share(self) -> float:
-        """Of a buffer that a GPU sends in a ring's all-gather or reduce-scatter; an all-reduce is one of each."""
+        """Share of a buffer that a GPU sends in a ring's all-gather or reduce-scatter; an all-reduce does both."""
         return (self.gpus - 1) / self.gpus
 
     @property
@@ -62,23 +62,23 @@ class Step:
 
     @property
     def rows(self) -> int:
-        """Clips whose logits and distances this GPU computes."""
+        """Number of clips whose logits and distances this GPU computes."""
         return self.clips if self.design == SHARED else self.batch
 
     @property
     def head(self) -> float:
-        """Classifiers, forward and twice that backward, in fp32."""
+        """Seconds of the classifiers in fp32; the backward pass takes twice the forward pass."""
         return 3 * 2 * self.rows * FEATURE * MARS_IDENTITIES / FP32_PEAK
 
     @property
     def distances(self) -> float:
-        """cdist reads a row from memory for each pair; a tiled kernel is bound by its three operations an element."""
+        """Seconds of the distances: cdist reads a row for each pair; a tiled kernel does 3 operations per element."""
         elements = self.rows * self.batch * FEATURE
         return 3 * elements / FP32_PEAK if self.design == TILED else FP32 * elements / self.memory
 
     @property
     def gather_bytes(self) -> float:
-        """Forward an all-gather; backward an all-reduce, or a reduce-scatter where ranks compute different rows."""
+        """Bytes of the gather: an all-gather, then an all-reduce (a reduce-scatter if ranks compute different rows)."""
         return (2 if self.design == SHARED else 3) * self.share * self.batch * FEATURE * FP32
 
     @property
@@ -95,7 +95,7 @@ class Step:
 
     @property
     def exposed_gradients(self) -> float:
-        """What the backbone's backward pass, two thirds of its time, cannot hide, and the last bucket at least."""
+        """Seconds of gradients that the backward pass (2/3 of the backbone) cannot hide: at least the last bucket."""
         last = min(1.0, BUCKET / (WEIGHTS * FP32)) * self.gradients
         return max(last, self.gradients - 2 / 3 * self.backbone)
 
@@ -109,12 +109,12 @@ class Step:
 
 
 def weak_efficiency(step: Step, overlap: bool) -> float:
-    """Clips a second of a GPU, as a share of what one GPU alone does with as many clips."""
+    """Return the clips per second of a GPU, relative to a single GPU with the same number of clips."""
     return replace(step, gpus=1).seconds(overlap) / step.seconds(overlap)
 
 
 def crossing(share: float, design: str, memory: float) -> int:
-    """The fewest GPUs on which head and distances exceed this share of the step."""
+    """Return the fewest GPUs on which classifiers and distances exceed this share of the step."""
     gpus = 1
     while (step := Step(gpus, CLIPS, design, memory)).replicated <= share * step.seconds(overlap=True):
         gpus += 1

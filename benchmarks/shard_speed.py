@@ -1,7 +1,7 @@
-"""Random access to shards against torchreid's files, and their build against tar: `make bench-shards`.
+"""Random access to shards compared with torchreid's files, and their build compared with tar: `make bench-shards`.
 
-The build is of a MARS tree at full size: real names, identities and lengths (its official metadata), hard links to
-some hundred pictures. Needs 40 GB of disk in $TMPDIR, and the metadata and the video of ../shared/data (MSTAT_SHARED).
+The build has a MARS tree at full size: names, identities and lengths of the official metadata, and hard links to a few
+hundred pictures. It needs 40 GB of disk in $TMPDIR, and metadata and video of ../shared/data (MSTAT_SHARED).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def random_access(folder: Path, crops: Sequence[bytes]) -> tuple[list[str], list[Figure]]:
-    """Measure frames a second of one core in clips of random frames of a random tracklet, decoded and resized."""
+    """Measure frames per second of one core: clips of random frames of a random tracklet, decoded and resized."""
     source = realistic.source(folder / "files", crops, TRACKLETS)
     readers = {}
     for name, (encoding, _) in ENCODINGS.items():
@@ -82,13 +82,13 @@ def random_access(folder: Path, crops: Sequence[bytes]) -> tuple[list[str], list
 
 
 def many(clip: Callable[[int], object]) -> Callable[[], object]:
-    """Return a call that takes CLIPS clips, others in each round, the same as any other call of this kind."""
+    """Return a function that loads CLIPS clips; all such functions load the same tracklets in a round."""
     rng = np.random.default_rng(0)
     return lambda: [clip(i) for i in rng.integers(0, TRACKLETS, CLIPS).tolist()]
 
 
 class Clips:
-    """Random clips of a reader, as the rival draws them: sorted frame numbers, none twice."""
+    """Random clips of a reader, drawn like the rival's: sorted frame numbers without repetition."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader, self.rng = reader, random.Random(0)
@@ -101,7 +101,7 @@ class Clips:
 
 
 class Held:
-    """A clip of each tracklet from bytes in memory: the limit."""
+    """Clips decoded from bytes in memory: the limit."""
 
     def __init__(self, reader: Reader) -> None:
         clips = Clips(reader)
@@ -117,8 +117,8 @@ def torchreid(tracklets: Sequence[realistic.Files]) -> Any:
         try:
             importlib.import_module("torchvision")
         except RuntimeError:
-            # A torchvision without its compiled part (there is none for torch's CPU builds from PyPI): transforms are
-            # plain Python, but to import them two operators must have names.
+            # torchvision without its compiled part, which does not exist for torch's CPU builds: transforms are plain
+            # Python, but their import needs two operators to be defined.
             library = torch.library.Library("torchvision", "FRAGMENT")
             for name in ("nms", "qnms"):
                 library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -134,14 +134,14 @@ def torchreid(tracklets: Sequence[realistic.Files]) -> Any:
 
 
 def read_all(folder: Path) -> None:
-    """Read every file, so that all of them are in the page cache."""
+    """Read every file into the page cache."""
     for path in folder.rglob("*"):
         if path.is_file():
             path.read_bytes()
 
 
 def full_build(folder: Path, crops: Sequence[bytes]) -> tuple[list[str], Figure]:
-    """Build a MARS tree at full size, against `tar` of the same files."""
+    """Measure the build of a MARS tree at full size, compared with `tar` of the same files."""
     tree, num_frames = mars_tree(folder / "mars", crops)
     out = folder / "out"
     shard = [sys.executable, "-m", "shards", "build", "mars", "--source", str(tree), "--out", str(out)]
@@ -179,7 +179,7 @@ def full_build(folder: Path, crops: Sequence[bytes]) -> tuple[list[str], Figure]
 
 
 def mars_tree(root: Path, crops: Sequence[bytes]) -> tuple[Path, int]:
-    """Make a tree of MARS's official names and info, each file a link to one of the crops; count its frames, too."""
+    """Make a tree of MARS's names and metadata with links to the crops; return it and its number of frames."""
     real = SHARED / "data" / "mars"
     (root / "info").mkdir(parents=True)
     originals = [root.parent / f"crop-{number}.jpg" for number in range(len(crops))]

@@ -1,6 +1,6 @@
-"""How long a user waits: for a help, for the first step after a restart, for a checkpoint: `make bench-startup`.
+"""Delays that users see: `--help`, the first step after a restart, a checkpoint (`make bench-startup`).
 
-Every command is started as a user starts it. Needs 12 GB of memory, and as much of disk in $TMPDIR.
+Every command is started as users start it. It needs 12 GB of memory, and 12 GB of disk in $TMPDIR.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def first_step(kind: str, shards: Path, folder: Path) -> float:
 def save_large(name: str) -> dict[str, float]:
     """Save a model of the paper's size after one step of SGD; return seconds of each kind of save, and its bytes.
 
-    `at once` is what torch or DeepSpeed do when called, and fsync; `waits` is what a step waits for `Writer.save`, once
-    the memory of its copy is there; `copy` is a copy of as many bytes.
+    `at once` is a save by torch or DeepSpeed, and fsync; `waits` is the time that a step waits for `Writer.save`, with
+    the memory for its copy allocated; `copy` is a copy of the same number of bytes.
     """
     folder = Path(name)
     with Engine(Config(train=TrainConfig(precision="no"))) as engine:
         task = Task(engine.config, MARS_IDENTITIES)
         engine.prepare(task)
-        # Any loss will do that gives each weight a gradient.
+        # Any loss that gives each weight a gradient suffices.
         engine.update(sum(p.square().mean() for p in task.parameters()), lr=0.1)  # type: ignore[arg-type]
         to = folder / "at-once"
 

@@ -1,4 +1,4 @@
-"""Training steps on drawn frames: what growth, zero_memory and under_load measure."""
+"""Training steps on random frames, for the benchmarks of growth, ZeRO memory and load."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def prepare(config: Config, num_classes: int, threads: int) -> tuple[Engine, Cal
 
 
 def drawn_batch(config: Config, engine: Engine) -> dict[str, torch.Tensor]:
-    """Return this rank's part of a batch of random frames: what frames show does not change their cost."""
+    """Return this rank's part of a batch of random frames, whose content does not affect the cost."""
     labels_n = torch.arange(config.batch.num_identities).repeat_interleave(config.batch.num_tracklets)
     start, stop = slice_bounds(len(labels_n), engine.world_size, engine.rank)
     shape = (stop - start, config.clip.num_frames, *config.model.image_size, 3)

@@ -1,4 +1,4 @@
-"""The table of `make bench`: the figures of the named benchmarks, from benchmarks/.figures/.
+"""The table of `make bench`: figures of the given benchmarks, from benchmarks/.figures/.
 
 `python -m benchmarks.table NAME...` writes benchmarks/bench_<hardware>_<date>.md.
 """

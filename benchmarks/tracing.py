@@ -1,14 +1,13 @@
-"""A training step and an evaluation of a config on tensors without data: what is dispatched, allocated and held.
+"""Tracing of a training step and an evaluation on tensors without data: operations, allocations, memory.
 
-Nothing is computed, so that the paper's step takes seconds on any machine; the code is that of
-`mstat.distributed.engine` and the model. What is counted is meant for CUDA, but PyTorch's build for CPUs cannot run a
-backward pass on fake CUDA tensors. So the tensors are fake CPU ones, and what CUDA would choose otherwise is taken care
-of here:
+Nothing is computed, so the paper's step takes seconds on any machine; the code is that of `mstat.distributed.engine`
+and the model. The counts are meant for CUDA, but PyTorch's CPU build cannot run a backward pass on fake CUDA tensors.
+Therefore the tensors are fake CPU tensors, and this module reproduces CUDA's choices:
 
-- Autocast on CUDA computes LayerNorm in fp32 whatever it is given (`_layer_norm`).
+- Autocast on CUDA computes LayerNorm in fp32 for any input (`_layer_norm`).
 - Optimiser and gradient norm work on lists of tensors (`as_on_cuda`).
-- Attention is another operation of another name, which keeps as many bytes for its backward pass, and needs memory of
-  its own there, which no trace shows (`workspace`).
+- Attention is another operation, which keeps the same number of bytes for its backward pass, and allocates memory there
+  that no trace shows (`workspace`).
 
 tests/benchmarks/test_tracing.py compares the forward pass with one on fake CUDA tensors, operation by operation.
 """
@@ -52,26 +51,26 @@ CPU_FLASH = "_scaled_dot_product_flash_attention_for_cpu"
 
 
 class HostSyncError(RuntimeError):
-    """The host asked for a value that a device has yet to compute: on a GPU it would stand still until then."""
+    """The host needs a value that the device has not computed yet, so that it would wait for a GPU."""
 
 
 @dataclass(eq=False)
 class Allocation:
-    """Memory of one storage; `label` is its purpose, else the phase it is from."""
+    """Memory of one storage; `label` is its purpose, or else the phase that allocated it."""
 
     bytes: int
     label: str
 
 
 class Trace(TorchDispatchMode):
-    """Counts what runs inside it and follows every storage from its first tensor to its last.
+    """Counter of operations, and tracker of every storage from its first tensor to its last.
 
     Attributes:
-        phase: Name of the part of the step that is running; set by whoever traces.
-        ops: Operations that write memory, and so launch a kernel at least, by name.
-        flops: By phase, 2 a multiply-add, of matrix products and attention.
-        traffic: Bytes that those operations read and write, if each touches its arguments and results once.
-        peak: Most bytes alive at a time, with those that the operation needs for itself.
+        phase: Current part of the step; the caller sets it.
+        ops: Operations that write memory, each at least one kernel, by name.
+        flops: FLOPs of matrix products and attention by phase; a multiply-add counts as 2.
+        traffic: Bytes read and written, if each operation touches its arguments and results once.
+        peak: Most bytes alive at a time, including the workspace of the operation.
     """
 
     def __init__(self) -> None:
@@ -84,7 +83,7 @@ class Trace(TorchDispatchMode):
         self._at_peak: list[Allocation] = []
 
     def hold(self, label: str, tensors: Iterable[Tensor]) -> None:
-        """Say what tensors are for; those from before the trace begin to count."""
+        """Label tensors with their purpose; tensors from before the trace begin to count."""
         for tensor in tensors:
             self._allocation(tensor).label = label
 
@@ -100,7 +99,7 @@ class Trace(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func.namespace != "aten":
-            return func(*args, **kwargs)  # questions about tensors, marks for profilers
+            return func(*args, **kwargs)  # queries about tensors, profiler marks
         try:
             result = func(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
@@ -144,7 +143,7 @@ def _by_label(allocations: Iterable[Allocation]) -> dict[str, int]:
 
 
 def _touched(tensor: Tensor) -> int:
-    """Return the bytes of a tensor in memory: what is expanded lies there once."""
+    """Return the bytes of a tensor in memory, where expanded dimensions count once."""
     return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
 
 
@@ -163,10 +162,10 @@ def _flops(func: Any, args: Any, kwargs: Any, result: Any) -> int:
 
 
 def workspace(name: str, args: tuple[Any, ...]) -> int:
-    """Return the bytes that flash attention's backward pass on CUDA allocates for itself and frees at its end.
+    """Return the bytes that flash attention's backward pass on CUDA allocates temporarily.
 
-    A gradient of the queries in fp32, and a sum a row, for sequences rounded up to 128 tokens and heads to 32
-    (PyTorch's flash_api.cpp, mha_bwd: dq_accum, softmax_d).
+    They hold the queries' gradient in fp32 and a sum per row, for sequences padded to multiples of 128 tokens and heads
+    to multiples of 32 (PyTorch's flash_api.cpp, mha_bwd: dq_accum, softmax_d).
     """
     if name != CPU_FLASH + "_backward":
         return 0
@@ -180,13 +179,13 @@ def _round_up(count: int, multiple: int) -> int:
 
 
 def _layer_norm(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Compute LayerNorm in fp32, as autocast on CUDA does; on CPUs it would keep half precision."""
+    """Compute LayerNorm in fp32, as autocast on CUDA does; on CPUs, autocast keeps half precision."""
     return LAYER_NORM(input.float() if torch.is_autocast_enabled("cpu") else input, *args, **kwargs)
 
 
 @contextlib.contextmanager
 def as_on_cuda() -> Iterator[None]:
-    """Treat fake CPU tensors as CUDA tensors are."""
+    """Treat fake CPU tensors like CUDA tensors."""
     types = [*_foreach_utils._foreach_supported_types, FakeTensor]
     with (
         FakeTensorMode(),
@@ -197,7 +196,7 @@ def as_on_cuda() -> Iterator[None]:
 
 
 def training_step(config: Config, num_classes: int = MARS_IDENTITIES) -> Trace:
-    """Trace a step as `mstat.training.train` takes it, not the first: momentum is there.
+    """Trace a step of `mstat.training.train` after the first, so that momentum is allocated.
 
     Phases: forward, backward, update.
     """
@@ -252,7 +251,7 @@ def evaluation(config: Config) -> Trace:
 
 
 def without_data(make: Callable[[], M], device: str = "cpu") -> M:
-    """Make a module of fake tensors, on the meta device, where nothing is initialised by looking at values."""
+    """Make a module of fake tensors; it is built on the meta device, where initialisation reads no values."""
     with torch.device("meta"):
         module = make()
     state = {name: torch.empty_like(tensor, device=device) for name, tensor in module.state_dict().items()}

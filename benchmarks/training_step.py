@@ -1,8 +1,8 @@
-"""The training step of the paper's model against the same mathematics as the field writes it: `make bench-step`.
+"""The training step of the paper's model compared with a conventional implementation: `make bench-step`.
 
-On a GPU where there is one, else on CPUs. Step by step in turn: the rival (rival.py, in a plain loop of PyTorch), ours,
-and ours with compiled blocks (`train.compile`), each through forward, backward and update. What
-only a GPU can tell is in gpu.py.
+It runs on a GPU if there is one, otherwise on CPUs. Each round has a step (forward, backward, update) of the rival
+(rival.py in a plain PyTorch loop), of ours, and of ours with compiled blocks (`train.compile`). gpu.py has the
+measurements that need a GPU.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mstat.training.task import Task
 Precision = Literal["no", "bf16"]
 NAMES: dict[Precision, str] = {"no": "fp32", "bf16": "bf16"}
 DTYPES: dict[Precision, torch.dtype] = {"no": torch.float32, "bf16": torch.bfloat16}
-SIDE = 4096  # of the square products that tell what the machine can do
+SIDE = 4096  # side of the square products that measure the machine's limit
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 WANTED = "≥ 2" if ON_GPU else "≥ 1.3"
@@ -38,7 +38,7 @@ def paper(precision: Precision = "no") -> Config:
 
 
 def batch(clips: int) -> dict[str, torch.Tensor]:
-    """Draw frames, on the CPU: their way to the device is part of a step."""
+    """Draw frames on the CPU, because the copy to the device is part of a step."""
     config = paper()
     shape = (clips, config.clip.num_frames, *config.model.image_size, 3)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -47,7 +47,7 @@ def batch(clips: int) -> dict[str, torch.Tensor]:
 
 
 def our_task() -> Task:
-    """Make a task from a fixed seed, with alpha 0.5: it starts at 0, which keeps half of Stage III from learning."""
+    """Make a task from a fixed seed, with alpha 0.5: with the initial 0, half of Stage III has no gradients."""
     torch.manual_seed(0)
     task = Task(paper(), MARS_IDENTITIES)
     assert task.model.stage3 is not None
@@ -57,7 +57,7 @@ def our_task() -> Task:
 
 
 def rival_task() -> Task:
-    """Make a task of the same weights and losses around the rival's model."""
+    """Make a task with the rival's model, and the same weights and losses."""
     task = our_task()
     eager = copy.deepcopy(task)
     eager.model = EagerMSTAT(task.model, paper().clip.num_frames)  # type: ignore[assignment]
@@ -65,7 +65,7 @@ def rival_task() -> Task:
 
 
 class Ours:
-    """The trainer's own forward, backward and update, less shuffling and drop path, which the rival lacks."""
+    """Our training step, without shuffling and drop path, which the rival lacks."""
 
     def __init__(self, clips: int, precision: Precision) -> None:
         self.engine = Engine(paper(precision))
@@ -84,7 +84,7 @@ class Ours:
 
 
 class Rival:
-    """A loop as in PyTorch's tutorials."""
+    """Training step as in PyTorch's tutorials."""
 
     def __init__(self, clips: int, precision: Precision) -> None:
         self.precision, self.inputs = precision, batch(clips)
@@ -112,7 +112,7 @@ def finish() -> None:
 
 
 def finished(call: Callable[[], object]) -> Callable[[], None]:
-    """Return a call that ends when the device is done."""
+    """Return a function that calls `call` and waits for the device."""
 
     def run() -> None:
         call()
@@ -124,7 +124,7 @@ def finished(call: Callable[[], object]) -> Callable[[], None]:
 def measure(clips: int, precision: Precision, rounds: int) -> dict[str, Any]:
     """Return the seconds of every round, the losses before the first update, and the FLOP/s of matrix products.
 
-    Runs in a process of its own: an Accelerator's precision is that of its process for good.
+    It needs a new process, because the precision of an Accelerator is fixed for its process.
     """
     torch.set_num_threads(torch.get_num_threads())
     ours, rival = Ours(clips, precision), Rival(clips, precision)
@@ -136,7 +136,7 @@ def measure(clips: int, precision: Precision, rounds: int) -> dict[str, Any]:
     with torch.no_grad():
         losses = {RIVAL: rival.loss().item(), EAGER: eager(ours.loss).item(), COMPILED: ours.loss().item()}
     steps = {RIVAL: rival.step, EAGER: lambda: eager(ours.step), COMPILED: ours.step}
-    # Two rounds to warm up: compilers, caches and the allocator settle.
+    # Two rounds warm up compilers, caches and the allocator.
     seconds = in_turn({name: finished(step) for name, step in steps.items()}, rounds, warm_up=2, before=finish)
     return {"seconds": seconds, "losses": losses, "products": product_rate(precision)}
 
@@ -152,7 +152,7 @@ def product_rate(precision: Precision) -> float:
 
 
 def step_flops(task: Task) -> int:
-    """Return the FLOPs of matrix products in a clip's forward and backward pass; counted on no data."""
+    """Return the FLOPs of matrix products in a clip's forward and backward pass, counted without data."""
     model = task.model.to("meta")
     frames = batch(1)["frames_BTHWC"].to("meta")
     with FlopCounterMode(display=False) as counter:

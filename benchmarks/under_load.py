@@ -1,8 +1,8 @@
-"""How much a training slows when other programs run on its cores: `make bench-under-load`.
+"""Slow-down of a training when other programs run on its cores: `make bench-under-load`.
 
-Contenders are processes with different settings of OpenMP, all alive at once. They take turns in short rounds, so that
-what else the machine does meets all alike; in each round they do steps of the small synthetic training for some
-seconds. The load is busy loops beside them.
+Contenders are processes with different OpenMP settings. They take turns in short rounds, so that other work on the
+machine affects all alike. In each round, they run steps of the small synthetic training for a few seconds, while busy
+loops load the machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.harness import PROJECT, medians, save, table
 from benchmarks.steps import prepare
 from mstat.config.cli import load_config
 
-# The first is what a process has that sets nothing.
+# The first has default settings.
 CONTENDERS: dict[str, dict[str, str]] = {
     "default": {},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
@@ -33,7 +33,7 @@ ROUNDS, SECONDS = 5, 4.0
 
 
 def contender() -> None:
-    """Do steps for each number of seconds that is read, and print steps a second."""
+    """Read numbers of seconds; run steps for each, and print steps per second."""
     config = load_config(PROJECT / "configs" / "synthetic.yaml")
     _, step = prepare(config, num_classes=100, threads=torch.get_num_threads())  # as the environment has it
     step()
@@ -48,7 +48,7 @@ def contender() -> None:
 
 @contextlib.contextmanager
 def busy(number: int, niceness: int) -> Iterator[None]:
-    """Run so many busy loops beside what is measured."""
+    """Run busy loops in the background."""
     command = ["nice", "-n", str(niceness), sys.executable, "-c", "while True: pass"]
     loops = [subprocess.Popen(command) for _ in range(number)]
     try:

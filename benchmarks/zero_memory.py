@@ -1,7 +1,7 @@
-"""Bytes that a rank holds of weights, gradients and optimiser state, ZeRO-0 to 3 on 1, 2, 4 ranks: `make bench-memory`.
+"""Bytes of weights, gradients and optimiser state of a rank, ZeRO-0 to 3 on 1, 2, 4 ranks: `make bench-memory`.
 
-When the optimiser of a real step takes its step, every tensor that the process can reach is told apart by its purpose,
-and the sums are compared with the formula, to the byte.
+At the update of a real training step, all tensors are sorted by purpose, and their bytes are compared with the formula;
+they must be equal.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STEPS = 3
 
 
 def groups(task: Task) -> list[list[int]]:
-    """Return the numbers in each trained parameter, by group of the optimiser: with weight decay and without."""
+    """Return the sizes of the trained parameters by optimiser group: with and without weight decay."""
     trained = [(name, p) for name, p in task.named_parameters() if p.requires_grad]
     return [[p.numel() for n, p in trained if no_weight_decay(n, p) is kept] for kept in (False, True)]
 
@@ -38,11 +38,10 @@ def groups(task: Task) -> list[list[int]]:
 def formula(sizes: list[list[int]], stage: int, ranks: int, rank: int = 0) -> dict[str, int]:
     """Return the bytes of a rank by part, between the backward pass and the update.
 
-    ZeRO-0 keeps weights, gradients and momentum whole, like DDP. ZeRO-1 and 2 lay each group of parameters end to end,
-    pad it to a multiple of 2 R numbers and split that; the gradient of a parameter that two ranks share is whole on
-    both. ZeRO-3 splits each parameter, rounded up to a whole number a rank, and keeps small ones whole besides, with
-    that padding, where there is another rank. All three step on a copy of their share in fp32, although the weights are
-    fp32 already.
+    ZeRO-0 keeps weights, gradients and momentum whole, like DDP. ZeRO-1 and 2 concatenate each group of parameters, pad
+    it to a multiple of 2 R numbers and split it; if two ranks share a parameter, both have its whole gradient. ZeRO-3
+    splits each parameter, rounded up to a whole number per rank; with several ranks, it also keeps small parameters
+    whole, with that padding. All three update an fp32 copy of their share, although the weights are fp32 already.
     """
     whole = sum(map(sum, sizes))
     if stage == 0:
@@ -62,13 +61,13 @@ def formula(sizes: list[list[int]], stage: int, ranks: int, rank: int = 0) -> di
 
 
 def touched(group: list[int], start: int, stop: int) -> int:
-    """Return the numbers of all parameters, laid end to end, that reach into [start, stop)."""
+    """Return the total size of the concatenated parameters that overlap [start, stop)."""
     ends = list(itertools.accumulate(group))
     return sum(size for size, end in zip(group, ends, strict=True) if end > start and end - size < stop)
 
 
 def storages(tensors: Iterable[Any]) -> dict[int, int]:
-    """Return address -> bytes of the storages of tensors; many may share one."""
+    """Return address -> bytes of the storages of tensors; tensors may share a storage."""
     real = [tensor for tensor in tensors if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta"]
     return {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in real}
 
@@ -95,7 +94,7 @@ def held(engine: Engine) -> dict[str, int]:
 
 
 def steps_of_rank() -> dict[str, Any]:
-    """Return what each rank holds in the last of a few steps; every optimiser's step is looked at."""
+    """Return the bytes of each rank in the last of a few steps, measured just before the update."""
     # Wide enough that ZeRO-3 splits matrices, under SGD with momentum as the paper has it.
     wide = {"model.width": 384, "model.num_heads": 6, "batch": BatchConfig(4, 2), "optim.name": "sgd"}
     config = changed(load_config(PROJECT / "configs" / "synthetic.yaml"), wide)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mstat.console import console
+from mstat.console import console, print_line
 from mstat.errors import UserError
 from mstat.files import read_json, write_json
 from mstat.report.averages import mean_of, numbers
@@ -43,7 +43,7 @@ def main() -> int:
         print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     console().print(score_table(mean))
-    print(f"mean over {', '.join(mean['seeds'])}: {sys.argv[1]}/evaluation.json")
+    print_line(f"mean over {', '.join(mean['seeds'])}: {sys.argv[1]}/evaluation.json")
     return 0
 
 

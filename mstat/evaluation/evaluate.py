@@ -1,7 +1,7 @@
 """Evaluate a model under a protocol: scores per stage subset, distances, rankings, baselines.
 
-How tracklets become features and ranks, on any number of processes: `mstat.evaluation.extraction`. Legend: S tracklets
-of this rank, D feature.
+`mstat.evaluation.extraction` computes features and ranks on any number of processes. Legend: S tracklets of this rank,
+D feature.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ HISTOGRAMS = {"HSV histogram": 1, "HSV histogram, 6 stripes": 6}
 
 
 class Scored(NamedTuple):
-    """The result of `score`, equal on every rank except for the features.
+    """Result of `score`, equal on every rank except for the features.
 
     Attributes:
         evaluation: Protocol, counts, and the scores of every subset of stages.
-        features_SD: Of this rank's tracklets, all stages joined.
-        scores, nearest: Of those, from `Trial.rank`.
+        features_SD: Joined features of all stages, of this rank's tracklets.
+        scores, nearest: Result of `Trial.rank` for these features.
     """
 
     trial: Trial
@@ -62,7 +62,7 @@ class Scored(NamedTuple):
 
 
 def score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> Scored:
-    """Scores of a model by the run's protocol."""
+    """Score a model by the run's protocol."""
     trial = Trial(engine, reader, config)
     protocol = reader.protocol(config.data.protocol)
     parts = trial.extract(partial(model.compared, feature=config.eval.feature), config.model.image_size)
@@ -91,7 +91,7 @@ def score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> Score
 
 
 def degradation(config: EvalConfig) -> list[str]:
-    """Return the warning of scores on frames that were degraded on purpose."""
+    """Return a warning if the settings degrade frames."""
     values = {name: getattr(config, name) for name in DEGRADATIONS}
     message = [f"{name} {value:g}" for name, value in values.items() if value != getattr(intact(config), name)]
     owner = "queries" if config.degrade == "queries" else "queries and gallery"
@@ -99,9 +99,9 @@ def degradation(config: EvalConfig) -> list[str]:
 
 
 def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> dict[str, dict[str, Any]]:
-    """All that is told of a model, file by file: `evaluation.json`, `rankings.json`, and `embedding.json` if asked for.
+    """Evaluate a model; return the content of each file, equal on every rank.
 
-    The same on every rank.
+    The files are `evaluation.json`, `rankings.json`, and with `eval.pictures` also `embedding.json`.
     """
     trial, evaluation, features_SD, scores, nearest = score(engine, model, reader, config)
     evaluation["distances"] = trial.distances(features_SD, scores)
@@ -110,15 +110,15 @@ def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> di
         cmc_only = reader.protocol(config.data.protocol).cmc_only
         evaluation["baselines"] = _baselines(trial, config, cmc_only)
         if not can_start(config.model):
-            missing = f"model.init ({config.model.init}) is not there any more: no score of the untrained model"
+            missing = f"model.init ({config.model.init}) no longer exists, so the untrained model has no scores"
             evaluation["warnings"] = [*evaluation["warnings"], missing]
-    message = {key: evaluation[key] for key in ("dataset", "protocol", "split", "eval")}
+    terms = {key: evaluation[key] for key in ("dataset", "protocol", "split", "eval")}
     files = {
         "evaluation.json": evaluation,
-        "rankings.json": {**message, **_rankings(trial, scores, nearest)},
+        "rankings.json": {**terms, **_rankings(trial, scores, nearest)},
     }
     if config.eval.pictures:
-        files["embedding.json"] = {**message, **_embedding(trial, features_SD)}
+        files["embedding.json"] = {**terms, **_embedding(trial, features_SD)}
     return files
 
 
@@ -133,26 +133,26 @@ def evaluate_run(
     folder: Path | None = None,
     notes: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Evaluate a model, print the table of scores and leave the files; gives evaluation.json's.
+    """Evaluate a model, print the table of scores and write the files; return the content of evaluation.json.
 
     Args:
-        folder: Where the files go, made if missing; None takes `evaluation_folder`.
-        notes: What evaluation.json is to say besides.
+        folder: Folder for the files, made if missing; None is `evaluation_folder`.
+        notes: Further entries of evaluation.json.
 
     Raises:
-        OSError: If the files cannot be written. The table is printed before, so that the work is not lost.
+        OSError: If the files cannot be written. The table is printed first, so that the scores are not lost.
     """
     run = Path(config.run)
     if engine.is_main:
         folder = folder or evaluation_folder(run, reader, config.data)
         if obstacle := why_not_writable(folder):
-            way_out = "the table below will be all; --out FOLDER writes elsewhere"
+            way_out = "scores will only be printed; --out FOLDER writes them elsewhere"
             console().print(f"[yellow]{markup(str(obstacle))}: {way_out}[/]", soft_wrap=True)
     files = evaluate(engine, model, reader, config)
     files["evaluation.json"] |= notes
     if engine.is_main:
         assert folder is not None
-        console().print(score_table(files["evaluation.json"]))  # first: the folder may be one to read alone
+        console().print(score_table(files["evaluation.json"]))  # first, because the folder may be read-only
         for remark in _remarks(run, folder, reader, config):
             console().print(f"[bold yellow]{markup(remark)}[/]", soft_wrap=True)
         write_files(folder, files, config)
@@ -161,7 +161,7 @@ def evaluate_run(
 
 
 def write_files(folder: Path, files: Mapping[str, Mapping[str, Any]], config: Config) -> None:
-    """Leave the files of an evaluation, and none of an earlier one beside them."""
+    """Write the files of an evaluation, and delete other files of an earlier one."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         if name not in files:
@@ -177,16 +177,18 @@ def _remarks(run: Path, folder: Path, reader: Reader, config: Config) -> list[st
     before = Folder(folder).evaluation
     remarks = []
     if folder != run:
-        what = f"{reader.name} (checksum {reader.checksum[:12]}), protocol {reader.protocol(config.data.protocol).name}"
-        what += f", split {config.data.split or reader.protocol(config.data.protocol).splits[0]}"
+        scored = (
+            f"{reader.name} (checksum {reader.checksum[:12]}), protocol {reader.protocol(config.data.protocol).name}"
+        )
+        scored += f", split {config.data.split or reader.protocol(config.data.protocol).splits[0]}"
         if is_trained_on(run, reader, config.data):
             why = "another protocol or split than the run's own"
         else:
             why = f"not the set that {run} was trained on (checksum {(trained_checksum(run) or 'unknown')[:12]})"
             own = Folder(run).evaluation
             if not isinstance(own, str) and (own.get("dataset") or {}).get("name") == reader.name:
-                why += ", but of its name: whether the model has learned from what it is tested on is not known"
-        remarks.append(f"Scored on {what}: {why}. The files are in {folder}; the run's own scores stay as they were.")
+                why += ", but of the same name: the model may have been trained with tracklets that are scored"
+        remarks.append(f"Scored on {scored}: {why}. The files are in {folder}; the run's own scores stay as they were.")
     if not isinstance(before, str):
         known, now = {**before, **(before.get("eval") or {})}, deciding(config.eval)
         changed = [
@@ -198,11 +200,11 @@ def _remarks(run: Path, folder: Path, reader: Reader, config: Config) -> list[st
 
 
 def refuse_trained(reader: Reader, run: Path, requested: DataConfig) -> None:
-    """Guard against a score on what a model has learned from: its run's split against the one to score.
+    """Refuse to score a model on tracklets of its training split.
 
     Raises:
-        ValueError: If both are of this set, by path or checksum, and a tracklet that trains in one is asked for or
-            searched in the other.
+        UserError: If the data set is that of the training, by path or checksum, and a query or gallery tracklet was
+            used for training.
     """
     trained = load_config(run / "config.yaml").data
     if trained.shards != requested.shards and not is_trained_on(run, reader, requested):
@@ -212,19 +214,19 @@ def refuse_trained(reader: Reader, run: Path, requested: DataConfig) -> None:
     if shared := int(((roles > 0) & (learned > 0)).sum()):
         raise UserError(
             f"{requested.shards}: the model was trained with {shared:,} of the tracklets that split "
-            f"{requested.split!r} of protocol {requested.protocol!r} tests: give its own, split {trained.split!r} of "
-            f"{trained.protocol!r}"
+            f"{requested.split!r} of protocol {requested.protocol!r} tests: score its own split {trained.split!r} of "
+            f"protocol {trained.protocol!r}"
         )
 
 
 def summarise(scores: Scores, cmc_only: bool) -> dict[str, Any]:
-    """Scores by name; no mAP where the protocol has none."""
+    """Return scores by name; mAP is None if the protocol has none."""
     summary = scores.summary()
     return {**summary, "mAP": None} if cmc_only else summary
 
 
 def can_start(config: ModelConfig) -> bool:
-    """Return whether the untrained model can be made: a run that goes on does not need the file of `model.init`."""
+    """Return whether the untrained model can be made; a resumed run does not need the file of `model.init`."""
     return not config.init or Path(config.init).exists()
 
 
@@ -246,19 +248,19 @@ def _baselines(trial: Trial, config: Config, cmc_only: bool) -> dict[str, Any]:
             for stripes in HISTOGRAMS.values()
         ]
 
-    height, width = trial.reader.frames(int(trial.tracklets[0]), [0]).shape[1:3]  # as stored, not as the model sees it
+    height, width = trial.reader.frames(int(trial.tracklets[0]), [0]).shape[1:3]  # the stored size
     for name, part in zip(HISTOGRAMS, trial.extract(histograms, (height, width)), strict=True):
         result[name] = summarise(trial.rank(part)[0], cmc_only)
     return result
 
 
 def _embedding(trial: Trial, features_SD: torch.Tensor) -> dict[str, Any]:
-    """Embed the tracklets of the first third of the test identities in the plane: t-SNE on cosine distances."""
-    from sklearn.manifold import TSNE  # a second, for which only pictures wait
+    """Embed the tracklets of the first third of the test identities in two dimensions, by t-SNE of cosine distances."""
+    from sklearn.manifold import TSNE  # takes a second to import
 
     places = trial.shown()
     unit_ND = torch.nn.functional.normalize(trial.collect(features_SD, places).double())
-    features = (unit_ND - unit_ND.mean(dim=0)).float().numpy()  # of a narrow cone, fp32 keeps the differences alone
+    features = (unit_ND - unit_ND.mean(dim=0)).float().numpy()  # centred in fp64, so that fp32 keeps small differences
     perplexity = min(30.0, max(1.0, (len(features) - 1) / 3))
     init = "pca" if np.ptp(features) > 0 else "random"  # equal features have no principal direction
     tsne = TSNE(perplexity=perplexity, init=init, random_state=trial.config.eval.seed)
@@ -270,10 +272,10 @@ def _embedding(trial: Trial, features_SD: torch.Tensor) -> dict[str, Any]:
 def _rankings(
     trial: Trial, scores: Scores, nearest: Callable[[Sequence[int]], tuple[torch.Tensor, torch.Tensor]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Queries with what the model finds nearest to each.
+    """Return queries with their nearest gallery tracklets.
 
-    `queries` are the hardest, lowest average precision first; `typical` a third as many, from the best to the worst at
-    even steps: failures alone would say nothing of how a model ranks.
+    `queries` are the hardest, in ascending order of average precision. `typical` has a third as many, evenly spaced
+    from the best to the worst, because failures alone would misrepresent the model.
     """
     reader = trial.reader
     valid = torch.nonzero(scores.first_hit_Q > 0).flatten()

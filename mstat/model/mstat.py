@@ -33,7 +33,7 @@ NO_DECAY = {"bias", "alpha", "beta", "position", "time_position", "class_token",
 
 
 def feature_dims(config: ModelConfig) -> tuple[int, ...]:
-    """Length of the feature of each of `config.stages`."""
+    """Return the length of the feature of each of `config.stages`."""
     attributes = config.num_attributes if config.stage1_aap else 1
     return tuple(attributes * config.width if stage == "I" else config.width for stage in config.stages)
 
@@ -41,7 +41,7 @@ def feature_dims(config: ModelConfig) -> tuple[int, ...]:
 def no_weight_decay(name: str, parameter: Tensor) -> bool:
     """Return whether a parameter has no weight decay: biases, norms, alpha, beta, proxies, class tokens, positions.
 
-    Ask before ZeRO-3 flattens the parameters: norms are known by having one dimension.
+    Norms are recognised by their single dimension, so call it before ZeRO-3 flattens the parameters.
     """
     return parameter.ndim <= 1 or name.rpartition(".")[2] in NO_DECAY
 
@@ -52,7 +52,7 @@ def join_stages(parts: Sequence[Tensor], stage_norm: bool) -> Tensor:
 
 
 def join(class_BD: Tensor, tokens_BNTD: Tensor) -> Tensor:
-    """All tokens of a clip in one sequence, class token first: (B, S, D)."""
+    """Join all tokens of a clip to one sequence (B, S, D), class token first."""
     return torch.cat([class_BD[:, None], tokens_BNTD.flatten(1, 2)], dim=1)
 
 
@@ -62,7 +62,7 @@ def run_blocks(blocks: nn.ModuleList, tokens: Tensor, cls: Tensor, keep_BR: Tens
         first = i * RESIDUALS_PER_BLOCK
         keep_B3 = None if keep_BR is None else keep_BR[:, first : first + RESIDUALS_PER_BLOCK]
         if block.recompute:
-            # Nothing in a block is drawn at random, so there is no state of a generator to keep for the second time.
+            # Blocks draw no random numbers, so no generator state must be kept for the recomputation.
             tokens, cls = checkpoint(block, tokens, cls, keep_B3, use_reentrant=False, preserve_rng_state=False)
         else:
             tokens, cls = block(tokens, cls, keep_B3)
@@ -70,7 +70,7 @@ def run_blocks(blocks: nn.ModuleList, tokens: Tensor, cls: Tensor, keep_BR: Tens
 
 
 class AttributeStage(nn.Module):
-    """Stage I: STA blocks, and an AAP over the class token and all tokens, each attribute normalised by itself."""
+    """Stage I: STA blocks, and an AAP over the class token and all tokens; each attribute is normalised separately."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class AttributeStage(nn.Module):
     def forward(
         self, tokens_BNTD: Tensor, class_BD: Tensor, keep_BR: Tensor | None, tps_BTN: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """-> feature (B, A * D), and the tokens and class token for the next stages."""
+        """Return the feature (B, A * D), and the tokens and class token for the next stages."""
         if tps_BTN is None:
             tokens_BNTD, class_BD = run_blocks(self.blocks, tokens_BNTD, class_BD, keep_BR)
         else:
@@ -95,7 +95,7 @@ class AttributeStage(nn.Module):
 
 
 class IdentityStage(nn.Module):
-    """Stages II and III: blocks, then an IAP on the class token. Without a class token given, it brings its own."""
+    """Stages II and III: blocks, then an IAP on the class token, which may be a new one (`new_class_token`)."""
 
     def __init__(self, config: ModelConfig, blocks: list[STA], iap: bool, new_class_token: bool) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class IdentityStage(nn.Module):
         self.norm = layer_norm(config)
 
     def forward(self, tokens_BNTD: Tensor, class_BD: Tensor | None, keep_BR: Tensor | None) -> Tensor:
-        """-> feature (B, D)."""
+        """Return the feature (B, D)."""
         if self.class_token is not None:
             class_BD = self.class_token.repeat(len(tokens_BNTD), 1)
         assert class_BD is not None
@@ -134,7 +134,7 @@ class MSTAT(nn.Module):
     The number of frames is free at run time; frames have `config.image_size`.
 
     Raises:
-        ValueError: The sizes of the config do not fit each other.
+        UserError: If the sizes in the config do not fit each other.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -144,7 +144,7 @@ class MSTAT(nn.Module):
         self.stem = Stem(config)
         self.stage1 = AttributeStage(config)
         _, second, third = block_counts(config)
-        num_attribute_blocks = config.depths[2] if config.stage3_asta else 0  # what stands for the IAP is an STA
+        num_attribute_blocks = config.depths[2] if config.stage3_asta else 0  # an STA replaces the IAP
         stage2 = [STA(config) for _ in range(second)]
         stage3 = [AttributeSTA(config) if i < num_attribute_blocks else STA(config) for i in range(third)]
         self.stage2 = self.stage3 = None
@@ -157,15 +157,15 @@ class MSTAT(nn.Module):
         self.embedding = Embedding()
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                # Xavier fits any width; a fixed std of 0.02 all but mutes the branches of a narrow model.
+                # Xavier fits any width; a fixed std of 0.02 makes the branches of a narrow model too weak.
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
     def compile_blocks(self, backend: str = "inductor") -> None:
-        """Have every block compiled when it is first called, whole or not at all; names of weights stay.
+        """Compile each block as a whole at its first call; names of weights stay.
 
-        Blocks of one kind share what comes of it, where compiling the whole model would do the same work for each.
+        Blocks of one kind share the compiled code. Compiling the whole model would repeat the work for each block.
         """
         for module in self.modules():
             if isinstance(module, STA):
@@ -174,7 +174,7 @@ class MSTAT(nn.Module):
     def recompute_blocks(self) -> None:
         """Switch activation checkpointing on: a block keeps its input alone and is computed again in the backward pass.
 
-        The gradients have the same bits where kernels repeat themselves. A step costs one more forward pass.
+        With deterministic kernels, gradients keep the same bits. A step costs one more forward pass.
         """
         for module in self.modules():
             if isinstance(module, STA):
@@ -183,7 +183,7 @@ class MSTAT(nn.Module):
     def forward(
         self, frames_BTHWC: Tensor, tps_BTN: Tensor | None = None, keep_BR: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """Features of the stages, (B, A * D), (B, D), (B, D), float32 under autocast too.
+        """Return the features of the stages, (B, A * D), (B, D), (B, D), in float32 also under autocast.
 
         Args:
             frames_BTHWC: uint8, RGB, at `config.image_size`.
@@ -192,7 +192,7 @@ class MSTAT(nn.Module):
                 is ones.
 
         Raises:
-            ValueError: Frames of another type or size.
+            UserError: If frames have another type or size.
         """
         self.check_frames(frames_BTHWC)
         counts = [RESIDUALS_PER_BLOCK * count for count in block_counts(self.config)]
@@ -209,11 +209,11 @@ class MSTAT(nn.Module):
         return tuple(at_least_fp32(feature) for feature in features)
 
     def check_frames(self, frames_BTHWC: Tensor) -> None:
-        """Refuse frames of another type or size with a ValueError."""
+        """Raise UserError if frames have another type or size."""
         expected = (*self.config.image_size, 3)
         if frames_BTHWC.dtype != torch.uint8 or frames_BTHWC.dim() != 5 or frames_BTHWC.shape[2:] != expected:
             raise UserError(
-                f"the model wants uint8 frames of shape (B, T, {', '.join(map(str, expected))}) and got "
+                f"the model needs uint8 frames of shape (B, T, {', '.join(map(str, expected))}) and got "
                 f"{frames_BTHWC.dtype} {tuple(frames_BTHWC.shape)}; `embed` resizes, or set model.image_size"
             )
 
@@ -235,11 +235,10 @@ class MSTAT(nn.Module):
 
     @torch.no_grad()
     def embed(self, frames: np.ndarray | Tensor) -> Tensor:
-        """The features that are compared by cosine: uint8 RGB (B, T, H, W, 3) of any size -> float32 (B, sum of dims).
+        """Return joined features for comparison by cosine similarity: (B, T, H, W, 3) uint8 RGB -> (B, sum of dims).
 
-        Frames of another size are resized (bilinear, antialiased) and rounded to bytes, as a decoder would give them.
-        The result is on the model's device. It is float32 whatever the model's type (`half`, `bfloat16`), but for a
-        model in double precision, whose features are float64.
+        Frames of another size are resized (bilinear, antialiased) and rounded to bytes. The result is on the model's
+        device, in float32 for models in half precision, and in float64 for models in double precision.
         """
         frames_BTHWC = torch.as_tensor(frames, device=self.stem.position.device)
         if frames_BTHWC.dim() == 5 and frames_BTHWC.shape[2:4] != tuple(self.config.image_size):
@@ -253,10 +252,10 @@ class MSTAT(nn.Module):
     def attribute_maps(self, frames_BTHWC: Tensor) -> Tensor:
         """Return the attention of Stage I's attributes over the patches (Fig. 11), (B, A, T, rows, columns).
 
-        The class token's share is left out.
+        The attention on the class token is left out.
 
         Raises:
-            ValueError: If the model has no such attributes.
+            UserError: If the model has no attributes.
         """
         if self.stage1.aap is None:
             raise UserError("model.stage1_aap is false: there are no attributes whose attention could be shown")
@@ -268,7 +267,7 @@ class MSTAT(nn.Module):
 
 
 def check_sizes(config: ModelConfig) -> None:
-    """Refuse a config that cannot be built, by field and way out."""
+    """Raise UserError if a config cannot be built."""
     height, width = config.image_size
     if height % config.patch_size or width % config.patch_size:
         raise UserError(f"model.image_size {height}x{width} is not a multiple of model.patch_size {config.patch_size}")

@@ -33,7 +33,7 @@ class Head(nn.Module):
 
 
 class TrainedModule(nn.Module):
-    """A module that turns a batch into a dict of losses. Its `model` is what is scored and exported."""
+    """Module that turns a batch into a dict of losses. Its `model` is scored and exported."""
 
     model: MSTAT
 
@@ -69,7 +69,7 @@ class Task(TrainedModule):
         labels_n: torch.Tensor,
         metric_weight: float,
     ) -> dict[str, torch.Tensor]:
-        """Losses of the global batch: `loss` (their weighted sum) and `loss/<stage>/<term>`, fp32 scalars."""
+        """Return the losses of the global batch as fp32 scalars: `loss` (weighted sum) and `loss/<stage>/<term>`."""
         features = torch.cat(self.model(frames_BTHWC, tps_BTN, keep_BR), dim=1)
         stages = gather(features, len(labels_n)).split(self.dims, dim=1)
         losses: dict[str, torch.Tensor] = {}

@@ -56,7 +56,7 @@ def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
     """Reading goes on without it."""
     (tmp_path / "file").write_text("")
     cache = Cache(tmp_path / "file", 1 << 20)
-    with pytest.warns(UserWarning, match=r"file: nothing can be kept here .*; reading goes on without"):
+    with pytest.warns(UserWarning, match=r"file: cannot write the cache .*"):
         assert not cache.put(f"{SET}/block", b"data")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -41,7 +41,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "ACCELERATE_USE_DEEPSPEED is true in the environment, but there is no"),
         ({"ACCELERATE_USE_FSDP": "true"}, "selects FSDP .* zero3.yaml"),
         ({"ACCELERATE_USE_MEGATRON_LM": "1"}, "selects Megatron-LM"),
-        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "True"}, "asks for parallelism_config"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "True"}, "selects parallelism_config"),
         ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "dynamo_backend inductor.*train.compile is false"),
         ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "gradient_accumulation_steps 4"),
         ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": "ds.json"}, "DeepSpeed configuration .ds.json."),

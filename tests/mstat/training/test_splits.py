@@ -71,7 +71,7 @@ def test_what_has_trained_is_not_scored(tmp_path: Path) -> None:
         if checksum:
             (run / "environment.json").write_text(json.dumps({"shards_checksum": checksum}))
     for run in (by_path, by_checksum):
-        with pytest.raises(ValueError, match=r"with 4 of the tracklets that split '1'.* give its own, split '0'"):
+        with pytest.raises(ValueError, match=r"with 4 of the tracklets that split '1'.* score its own split '0'"):
             refuse_trained(reader, run, second)
         refuse_trained(reader, run, first)
     refuse_trained(reader, of_another, second)

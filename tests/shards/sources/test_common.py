@@ -32,11 +32,11 @@ def test_pictures_that_are_not_there_or_doubtful(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none: missing; unpack the data set again"):
         pictures_of(tmp_path / "none")
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(DataError, match=r"no picture in it .*there is notes\.txt; unpack it again"):
+    with pytest.raises(DataError, match=r"contains no picture .*but notes\.txt; unpack it again"):
         pictures_of(tmp_path)
     for name in ("f1.jpg", "f01.jpg"):
         (tmp_path / name).touch()
-    with pytest.raises(DataError, match=r"f01\.jpg and f1\.jpg are one frame by their names"):
+    with pytest.raises(DataError, match=r"f01\.jpg and f1\.jpg have the same frame number"):
         pictures_of(tmp_path)
 
 

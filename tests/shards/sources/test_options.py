@@ -32,15 +32,15 @@ def test_what_is_taken(kind: Callable[[str], Any], text: str, value: Any) -> Non
 @pytest.mark.parametrize(
     ("kind", "texts", "message"),
     [
-        (options.positive_int, ("0", "-1", "1.5", "", "²", "1_0"), "is no whole number from 1"),
-        (options.natural_number, ("-1", "x", "²"), "is no whole number from 0"),
-        (options.percent, ("101%", "-1", "nan", "five"), "is no percentage like 5%"),
-        (options.share, ("1.1", "-0.1", "nan", ""), "is no number from 0 to 1"),
-        (options.size_WH, ("1920", "1920*1080"), "is no size like 1920x1080"),
-        (options.size_HW, ("256",), "is no size like 256x128"),
-        (options.size_HW, ("256x0",), "'0' is no whole number from 1"),
-        (options.size_HW, ("256x8001",), "8,000 pixels are the most for a side"),
-        (options.task_of, ("0/8", "9/8", "3", "3/", "/8", "-1/8"), "is no task like 3/8"),
+        (options.positive_int, ("0", "-1", "1.5", "", "²", "1_0"), "is not a whole number from 1"),
+        (options.natural_number, ("-1", "x", "²"), "is not a whole number from 0"),
+        (options.percent, ("101%", "-1", "nan", "five"), "is not a percentage like 5%"),
+        (options.share, ("1.1", "-0.1", "nan", ""), "is not a number from 0 to 1"),
+        (options.size_WH, ("1920", "1920*1080"), "is not a size like 1920x1080"),
+        (options.size_HW, ("256",), "is not a size like 256x128"),
+        (options.size_HW, ("256x0",), "'0' is not a whole number from 1"),
+        (options.size_HW, ("256x8001",), "a side has at most 8,000 pixels"),
+        (options.task_of, ("0/8", "9/8", "3", "3/", "/8", "-1/8"), "is not a task like 3/8"),
     ],
 )
 def test_what_is_refused(kind: Callable[[str], Any], texts: tuple[str, ...], message: str) -> None:
