@@ -39,6 +39,7 @@ from mstat.weights import checkpoint_files
 from mstat.weights.pretrained import KEPT, NO_KEY, Row, load_pretrained
 from shards.read import Reader
 from shards.records import Role
+from shards.text import counted
 
 
 def train(config: Config, engine: Engine, objective: Objective | None = None) -> dict[str, Any] | None:
@@ -63,8 +64,8 @@ def train(config: Config, engine: Engine, objective: Objective | None = None) ->
     sampler = training_sampler(reader, config)
     if sampler.size < engine.world_size:
         raise UserError(
-            f"{engine.world_size} processes share {sampler.size} clips (batch.num_identities x batch.num_tracklets): "
-            f"start at most {sampler.size}, or increase --batch.num_identities"
+            f"{engine.world_size} processes share {counted(sampler.size, 'clip')} "
+            f"(batch.num_identities x batch.num_tracklets): start at most {sampler.size}, or increase --batch.num_identities"
         )
     if config.train.compile and engine.kind == "zero3":
         # ZeRO-3 gathers each layer's weights in module hooks, which torch.compile cannot trace.

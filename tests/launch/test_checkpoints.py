@@ -116,5 +116,5 @@ def test_a_table_is_printed_although_nothing_can_be_written(made: MakeRun, tmp_p
     status, output = run("evaluate", ["--run", made("single"), "--out", tmp_path / "file" / "out"])
     assert status != 0
     table, error = output.index("I+II+III"), output.index("error: ")
-    assert output.index("--out FOLDER writes elsewhere") < table < error
+    assert output.index("--out FOLDER writes them elsewhere") < table < error
     assert "Traceback" not in output[:error]

@@ -100,7 +100,9 @@ def test_a_model_is_not_scored_on_what_it_learned(run_set: Path) -> None:
     written = (run_set / "split-0" / "evaluation.json").read_bytes()
     with pytest.raises(ValueError, match="the model was trained with 16 of the tracklets"):
         evaluate(run_set / "split-0", "--data.split", "1")
-    with pytest.raises(ValueError, match=r"split-0/split-0: no config.yaml in it; launch/train.py --data.split 0"):
+    with pytest.raises(
+        ValueError, match=r"split-0/split-0: no config.yaml in it; make the run with launch/train.py --data.split 0"
+    ):
         evaluate(run_set / "split-0", "--data.split", "all")
     assert (run_set / "split-0" / "evaluation.json").read_bytes() == written
     report = run_set / "split-1" / "report.html"

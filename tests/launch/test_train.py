@@ -104,7 +104,7 @@ def test_a_killed_run_ends_with_the_same_weights(reference: Path, tiny_config: P
     [
         (["--model.num_heads", "4"], "made with model="),
         (["--seed", "5"], "made with seed=0, this run has 5"),
-        (["--train.steps", "10"], "has 20 steps, train.steps asks for 10"),
+        (["--train.steps", "10"], "has 20 steps, but train.steps is 10"),
     ],
 )
 def test_a_finished_run_is_not_made_another(flags: list[str], message: str, reference: Path, tiny_config: Path) -> None:
@@ -143,7 +143,7 @@ def test_more_processes_than_clips_are_refused(tiny_config: Path, tmp_path: Path
         "train", ["--config", tiny_config, "--run", tmp_path / "run", *flags], accelerate="ddp", processes=2
     )
     assert status != 0
-    assert "2 processes for 1 clips" in output
+    assert "2 processes share 1 clip " in output
 
 
 def test_zero3_is_not_compiled(tiny_config: Path, tmp_path: Path) -> None:
