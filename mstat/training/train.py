@@ -65,7 +65,8 @@ def train(config: Config, engine: Engine, objective: Objective | None = None) ->
     if sampler.size < engine.world_size:
         raise UserError(
             f"{engine.world_size} processes share {counted(sampler.size, 'clip')} "
-            f"(batch.num_identities x batch.num_tracklets): start at most {sampler.size}, or increase --batch.num_identities"
+            f"(batch.num_identities x batch.num_tracklets): start at most {sampler.size}, "
+            "or increase --batch.num_identities"
         )
     if config.train.compile and engine.kind == "zero3":
         # ZeRO-3 gathers each layer's weights in module hooks, which torch.compile cannot trace.
