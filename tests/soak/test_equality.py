@@ -22,14 +22,12 @@ from tests.conftest import LOSSES, metrics, run
 from tests.soak.conftest import Rows
 
 BNNECK: list[object] = ["--model.bnneck", "true"]
-BEHIND: list[object] = [*BNNECK, "--loss.metric_on", "neck", "--loss.unit_length", "true", "--eval.feature", "neck"]
 CLIPPING: list[object] = ["--optim.clip_grad_norm", 1.0]
 VARIANTS: dict[str, list[object]] = {
     "as it is": [],
     "clipping": CLIPPING,
     "BNNeck, SGD": [*BNNECK, "--optim.name", "sgd", "--optim.lr", 0.005],
     "BNNeck, SGD, clipping": [*BNNECK, "--optim.name", "sgd", "--optim.lr", 0.02, *CLIPPING],
-    "behind the BNNeck, SGD": [*BEHIND, "--optim.name", "sgd", "--optim.lr", 0.005],
     "BNNeck, clipping": [*BNNECK, *CLIPPING],
 }
 KINDS = [("ddp", 2), ("ddp", 3), ("ddp", 4), ("ddp", 5)] + [(f"zero{stage}", 2) for stage in range(4)]
@@ -72,7 +70,6 @@ def test_the_runs_compared_are_worth_it(one_process: dict[str, Path], variant: s
 @pytest.mark.parametrize(
     ("variant", "kind", "processes"),
     [(variant, *kind) for variant in ("as it is", "BNNeck, SGD, clipping") for kind in KINDS]
-    + [("behind the BNNeck, SGD", *kind) for kind in (("ddp", 3), ("zero2", 2), ("zero3", 2))]
     + [(variant, *kind) for variant in ("BNNeck, SGD", "clipping") for kind in (("ddp", 5), ("zero2", 2), ("zero3", 2))]
     + [("BNNeck, clipping", *kind) for kind in (("ddp", 5), ("zero3", 2))],
 )
