@@ -7,7 +7,7 @@ reused.
 
 from __future__ import annotations
 
-from benchmarks.harness import launch, save, table
+from benchmarks.harness import launch, run_main, save, table
 from benchmarks.runs import evaluation, seed_table, trained
 
 SEEDS = (11, 12, 13)  # choices were made on validation identities of seeds from 100 on
@@ -43,4 +43,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main, __doc__)

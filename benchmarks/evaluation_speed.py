@@ -24,7 +24,18 @@ import scipy.io
 import torch
 
 from benchmarks.extraction_speed import extraction
-from benchmarks.harness import SHARED, Figure, call_elsewhere, forget_peak, in_turn, medians, resident, save, table
+from benchmarks.harness import (
+    SHARED,
+    Figure,
+    call_elsewhere,
+    forget_peak,
+    in_turn,
+    medians,
+    resident,
+    run_main,
+    save,
+    table,
+)
 from mstat.evaluation.metrics import cmc_map, cmc_map_from_distances
 
 ROUNDS = 5
@@ -235,4 +246,4 @@ def measure_million() -> tuple[float, float, int]:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main, __doc__)

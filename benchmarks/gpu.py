@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.harness import Figure, in_turn, save, table
+from benchmarks.harness import Figure, in_turn, run_main, save, table
 from benchmarks.training_step import DEVICE, ON_GPU, Ours, finish, finished, paper
 
 CLIPS = 24  # of the paper's batch
@@ -151,4 +151,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, __doc__)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy.stats import linregress, t
 
-from benchmarks.harness import MARS_IDENTITIES, Figure, call_elsewhere, in_turn, launch, save, table
+from benchmarks.harness import MARS_IDENTITIES, Figure, call_elsewhere, in_turn, launch, run_main, save, table
 from benchmarks.steps import prepare
 from mstat.config import BatchConfig, ClipConfig, Config, ModelConfig, changed
 from mstat.evaluation.matches import Pairs, make_pairs
@@ -166,4 +166,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main, __doc__)

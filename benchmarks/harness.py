@@ -6,6 +6,7 @@ benchmarks/<name>_<hardware>_<date>.md, and leaves its figures in benchmarks/.fi
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.metadata
 import json
@@ -136,6 +137,12 @@ def resident(key: str) -> int:
 
 def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")  # see proc(5)
+
+
+def run_main(main: Callable[[], int | None], description: str | None) -> None:
+    """Run a module's `main`, whose command has no options but `--help`: the module's docstring."""
+    argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    sys.exit(main())
 
 
 # --- the record ---------------------------------------------------------------------------------------------------

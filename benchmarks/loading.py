@@ -21,7 +21,7 @@ import torch
 
 import shards
 from benchmarks import realistic
-from benchmarks.harness import Figure, save, table
+from benchmarks.harness import Figure, run_main, save, table
 from benchmarks.scaling import BF16_PEAK, FORWARD_FLOP
 from mstat.config import Config, DataConfig
 from mstat.data.loader import Arrays, TrainingBatches, load
@@ -152,4 +152,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main, __doc__)

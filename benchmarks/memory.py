@@ -10,7 +10,7 @@ import functools
 import torch
 from torch import nn
 
-from benchmarks.harness import MARS_IDENTITIES, Figure, save, table
+from benchmarks.harness import MARS_IDENTITIES, Figure, run_main, save, table
 from benchmarks.tracing import Trace, evaluation, training_step
 from mstat.config import Config, ModelConfig, changed
 from mstat.model import feature_dims
@@ -173,4 +173,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main, __doc__)

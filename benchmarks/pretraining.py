@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.harness import launch, save
+from benchmarks.harness import launch, run_main, save
 from benchmarks.runs import evaluation, seed_table, trained
 from shards.synthetic.drawing.actions import PAIRS
 
@@ -55,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main, __doc__)

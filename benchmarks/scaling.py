@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from benchmarks.harness import MARS_IDENTITIES, table
+from benchmarks.harness import MARS_IDENTITIES, run_main, table
 
 # MSTAT as published, `python -m mstat.model`, with the classifiers of MARS's 625 identities.
 CLIPS = 24  # a GPU's clips in a step: the paper's batch
@@ -207,4 +207,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main, __doc__)

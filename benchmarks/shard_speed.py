@@ -27,7 +27,7 @@ import torch
 
 import shards
 from benchmarks import realistic
-from benchmarks.harness import PROJECT, SHARED, Figure, in_turn, medians, ratio, save, table
+from benchmarks.harness import PROJECT, SHARED, Figure, in_turn, medians, ratio, run_main, save, table
 from shards import images
 from shards.read import Reader
 from shards.shard import Encoding
@@ -205,4 +205,4 @@ def mars_tree(root: Path, crops: Sequence[bytes]) -> tuple[Path, int]:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main, __doc__)

@@ -18,7 +18,18 @@ from pathlib import Path
 import torch
 
 from benchmarks import harness
-from benchmarks.harness import MARS_IDENTITIES, PROJECT, Figure, call_elsewhere, in_turn, medians, run, save, table
+from benchmarks.harness import (
+    MARS_IDENTITIES,
+    PROJECT,
+    Figure,
+    call_elsewhere,
+    in_turn,
+    medians,
+    run,
+    run_main,
+    save,
+    table,
+)
 from mstat.config import Config, TrainConfig
 from mstat.distributed.engine import Engine
 from mstat.runs.checkpoint import Writer
@@ -147,4 +158,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main, __doc__)

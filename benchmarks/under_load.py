@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import torch
 
-from benchmarks.harness import PROJECT, medians, save, table
+from benchmarks.harness import PROJECT, medians, run_main, save, table
 from benchmarks.steps import prepare
 from mstat.config.cli import load_config
 
@@ -100,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    contender() if sys.argv[1:] == ["contender"] else main()
+    contender() if sys.argv[1:] == ["contender"] else run_main(main, __doc__)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.harness import MARS_IDENTITIES, PROJECT, Figure, call_elsewhere, launch, save, table
+from benchmarks.harness import MARS_IDENTITIES, PROJECT, Figure, call_elsewhere, launch, run_main, save, table
 from benchmarks.steps import prepare
 from mstat.config import BatchConfig, Config, changed
 from mstat.config.cli import load_config
@@ -160,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main, __doc__)

@@ -43,12 +43,12 @@ class JobState:
 
     @property
     def active(self) -> bool:
-        """Whether the job runs or may run."""
+        """Return whether the job runs or may run."""
         return self.state in IN_QUEUE
 
     @property
     def failed(self) -> bool:
-        """Whether the job has ended, neither successfully nor cancelled."""
+        """Return whether the job has ended, neither successfully nor cancelled."""
         return not self.active and self.state not in ("COMPLETED", "CANCELLED", "GONE")
 
 

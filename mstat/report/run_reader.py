@@ -110,7 +110,7 @@ class Folder:
 
     @property
     def is_set(self) -> bool:
-        """Whether this folder holds the runs of all splits and their mean, not a single run."""
+        """Return whether this folder holds the runs of all splits and their mean, not a single run."""
         return not isinstance(self.evaluation, str) and "splits" in self.evaluation
 
     @cached_property

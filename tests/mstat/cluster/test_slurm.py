@@ -1,4 +1,4 @@
-"""What Slurm's commands say is read rightly; tests/launch/test_submit.py has them with a Slurm."""
+"""Parsing of Slurm's output; tests/launch/test_submit.py has them with a Slurm."""
 
 from __future__ import annotations
 
