@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ import torch.multiprocessing as mp
 
 
 def _enter(rank: int, world_size: int, folder: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    # An earlier test may have started the fork server as the loader does: with the signals that stop a run blocked.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
     torch.save(function(*args), Path(folder) / f"{rank}.pt")
