@@ -116,11 +116,11 @@ print("loaded:", *({heavy} & set(sys.modules)))
     "shards build mars",
 ])  # fmt: skip
 def test_a_help_loads_nothing_heavy(command: str) -> None:
-    """What tells how it is used does not wait for what would do it."""
+    """`--help` does not import the packages that do the work."""
     code = HELP.format(heavy=HEAVY)
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code, *command.split(), "--help"], capture_output=True, text=True, cwd=PROJECT
     )
-    assert told.returncode == 0, told.stderr
-    assert "usage:" in told.stdout.lower()
-    assert told.stdout.splitlines()[-1] == "loaded:"
+    assert process.returncode == 0, process.stderr
+    assert "usage:" in process.stdout.lower()
+    assert process.stdout.splitlines()[-1] == "loaded:"

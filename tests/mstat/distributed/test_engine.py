@@ -165,43 +165,43 @@ def test_one_process_is_a_group_of_one() -> None:
 
 
 def on_each_rank() -> dict[str, Any]:
-    """What a rank of two sees: a step on its half of the batch, and what crosses ranks."""
+    """Return the results of one of two ranks: a step on its half of the batch, and values from other ranks."""
     rank = dist.get_rank()
     os.environ.update(WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2", MASTER_ADDR="x")
     engine = make_engine()
     half = {"inputs_BD": INPUTS_BD.chunk(2)[rank]}
     norm = engine.update(engine.losses(half, metric_weight=2.0)["loss"], LR)
-    found: dict[str, Any] = {"norm": norm, "weights": weights(engine.task)}
-    found["batches"] = int(engine.task.get_buffer("norm.num_batches_tracked"))
-    found["gathered"] = engine.gather_objects({"rank": rank})
-    found["written"] = engine.gather_from_writers(rank)
-    found["from main"] = engine.from_main(f"of {rank}")
-    found["sum"] = engine.sum(torch.tensor([rank + 1])).tolist()
-    found["files"] = [path.name for path, _ in engine.snapshot(Path("folder"), lambda state: state)]
+    result: dict[str, Any] = {"norm": norm, "weights": weights(engine.task)}
+    result["batches"] = int(engine.task.get_buffer("norm.num_batches_tracked"))
+    result["gathered"] = engine.gather_objects({"rank": rank})
+    result["written"] = engine.gather_from_writers(rank)
+    result["from main"] = engine.from_main(f"of {rank}")
+    result["sum"] = engine.sum(torch.tensor([rank + 1])).tolist()
+    result["files"] = [path.name for path, _ in engine.snapshot(Path("folder"), lambda state: state)]
     with signals.listening():
         if rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         try:
             engine.stop_if_asked()
         except signals.StopRequested as stop:
-            found["stop"] = str(stop)
-            return found
-    return found
+            result["stop"] = str(stop)
+            return result
+    return result
 
 
 def test_two_processes_are_one() -> None:
     """The step of the whole batch on both; a signal to one stops both; the main process alone writes."""
     first, second = run_distributed(on_each_rank, 2)
     expected = weights(Regression()) - LR * gradient()
-    for found in (first, second):
-        torch.testing.assert_close(found["weights"], expected)
-        torch.testing.assert_close(found["norm"], gradient().norm())
-        assert found["batches"] == 1, "the discarded pass leaves no trace in the statistics"
-        assert found["gathered"] == [{"rank": 0}, {"rank": 1}]
-        assert found["written"] == [0, 1]
-        assert found["from main"] == "of 0"
-        assert found["sum"] == [3]
-        assert found["stop"] == "SIGTERM"
+    for result in (first, second):
+        torch.testing.assert_close(result["weights"], expected)
+        torch.testing.assert_close(result["norm"], gradient().norm())
+        assert result["batches"] == 1, "the discarded pass leaves no trace in the statistics"
+        assert result["gathered"] == [{"rank": 0}, {"rank": 1}]
+        assert result["written"] == [0, 1]
+        assert result["from main"] == "of 0"
+        assert result["sum"] == [3]
+        assert result["stop"] == "SIGTERM"
     assert (first["files"], second["files"]) == ([OPTIMIZER_FILE], [])
 
 
