@@ -20,13 +20,13 @@ from mstat.errors import UserError
 from mstat.files import read_json, write_json, write_text
 from mstat.paper.experiments import Experiment, Row
 from mstat.report import figures
-from mstat.report.scores import COLUMNS, DISTANCES, number, warnings
+from mstat.report.scores import DISTANCES, HEADINGS, number, warnings
 from mstat.report.tables import Row as TableRow
 from mstat.report.tables import Table
 from mstat.runs.folder import read_state
 from mstat.runs.scored_set import scored_checksum
 
-NAMES = {**COLUMNS, **DISTANCES}
+NAMES = {**HEADINGS, **DISTANCES}
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from mstat.evaluation.robustness import study, sweeps
 from mstat.model import MSTAT
 from mstat.report.robustness import caption, table
 from mstat.report.tables import Row
+from mstat.runs.scored_set import deciding
 from mstat.weights.export import export
 
 
@@ -77,6 +78,19 @@ def test_points_are_scores_of_their_settings(config: Config) -> None:
     names = [row.name.strip() for row in table(result).rows if isinstance(row, Row)]
     assert names == ["1", "2", "4", "0%", "25%", "50%", "4", "16", "stored"]
     assert "2 frames of each tracklet" in caption(result)
+    assert "rows of occluded area and height in pixels degrade the frames of queries only" in caption(result)
+
+
+def test_texts_name_what_rows_differ_in_and_share() -> None:
+    """A progress line has the setting of each sweep; the caption has the settings that all rows share."""
+    settings = EvalConfig(num_frames=8, mode="clips", occlusion=0.25, stage_norm=True)
+    text = "test frames 8, occluded area 25%, height in pixels stored, mode clips"
+    assert robustness._setting_text(settings) == text
+    base = {**deciding(settings), "degrade": "all"}
+    result = {"base": base, "sweeps": dict.fromkeys(sweeps(Config()), ()), "dataset": {"name": "x"}}
+    assert caption(result).endswith("In all rows: eval.stage_norm True.")
+    assert "frames of queries and gallery, with 8 frames per clip, all clips of each tracklet" in caption(result)
+    assert "In all rows" not in caption({**result, "base": {**base, "stage_norm": False}})
 
 
 def test_a_scored_point_is_not_scored_again(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
