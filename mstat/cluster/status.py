@@ -163,7 +163,7 @@ def _job(about: dict[str, Any]) -> tuple[str, slurm.JobState | None]:
     text = f"{about['id']} {queue.state}"
     if queue.state == "PENDING" and queue.reason:
         return f"{text} ({queue.reason})", queue
-    return (f"{text} {queue.run_time} of {queue.time_limit}" if queue.state == "RUNNING" else text), queue
+    return (f"{text} {queue.run_time} of {queue.time_limit}" if queue.running else text), queue
 
 
 def local_is_alive(about: dict[str, Any]) -> bool:
@@ -286,7 +286,7 @@ def cancel(run: Path, *, now: bool) -> str:
             (folder / FOLDER / "cancel").touch()
     if "collector" in about:
         slurm.cancel(about["collector"])
-    if now or state.state != "RUNNING":
+    if now or not state.running:
         slurm.cancel(about["id"])
         return f"{run}: job {about['id']} is cancelled"
     slurm.cancel(about["id"], pending=True)  # elements of an array that have not begun
