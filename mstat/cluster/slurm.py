@@ -48,7 +48,7 @@ class JobState:
 
     @property
     def running(self) -> bool:
-        """Return whether the processes of the job run, so that they can save; SIGNALING is a running job for a moment."""
+        """Return whether the processes of the job run, so that they can save. SIGNALING lasts for a moment."""
         return self.state in ("RUNNING", "SIGNALING", "RESIZING")
 
     @property
