@@ -1,4 +1,4 @@
-"""Training steps on random frames, for the benchmarks of growth, ZeRO memory and load."""
+"""Training steps on random frames, for the benchmarks of growth and ZeRO memory."""
 
 from __future__ import annotations
 
