@@ -60,11 +60,11 @@ def caption(result: Mapping[str, Any]) -> str:
     unusual = [
         f"eval.{name} {value}" for name, value in shared.items() if value not in (None, getattr(EvalConfig(), name))
     ]
+    remark = f" In all rows: {', '.join(unusual)}." if unusual else ""
     return (
         f"In percent{of_set(result)}. The rows of {degradations} degrade the frames of {side}, with {frames} of each "
         f"tracklet. The rows of {TITLES['num_frames']} take that many intact frames of each query and gallery tracklet."
-        + f" In all rows: {', '.join(unusual)}."
-        * bool(unusual)
+        f"{remark}"
     )
 
 
