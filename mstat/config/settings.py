@@ -100,6 +100,8 @@ class ModelConfig:
             choose the side that the metric loss and the scores compare.
         stage1_aap: Stage I ends in its AAP. If false, its feature is the class token (Table VI, without attributes).
         stage3_asta: Stage III consists of A-STA blocks. If false, of STA blocks (the wider reading of the same row).
+        asta_alpha: Initial alpha of each A-STA, the weight of the residual of its temporal branch. At 0, random proxies do
+            not disturb pretrained tokens.
         iap: Stages that end in an IAP; in the others an STA block takes its place (Table III).
     """
 
@@ -122,6 +124,7 @@ class ModelConfig:
     bnneck: bool = False
     stage1_aap: bool = True
     stage3_asta: bool = True
+    asta_alpha: float = within("[-100, 100]", 0.0)
     iap: Literal["both", "II", "III", "none"] = "both"
 
 
