@@ -100,8 +100,8 @@ class ModelConfig:
             choose the side that the metric loss and the scores compare.
         stage1_aap: Stage I ends in its AAP. If false, its feature is the class token (Table VI, without attributes).
         stage3_asta: Stage III consists of A-STA blocks. If false, of STA blocks (the wider reading of the same row).
-        asta_alpha: Initial alpha of each A-STA, the weight of the residual of its temporal branch. At 0, random proxies do
-            not disturb pretrained tokens.
+        asta_alpha: Initial alpha of each A-STA, the weight of its temporal residual. At 0, random proxies do not disturb
+            pretrained tokens.
         iap: Stages that end in an IAP; in the others an STA block takes its place (Table III).
     """
 

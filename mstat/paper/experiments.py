@@ -198,8 +198,8 @@ EXPERIMENTS = {
             Row("alpha starts at 1", {"model.asta_alpha": "1"}),
         ),
         plotted="attributes of each A-STA",
-        remark="The paper's text gives only the best point of the curve; that it is 24 is our interpretation. The paper "
-        "names no start of alpha, the weight of an A-STA's temporal branch; it is 0 but in the last two rows.",
+        remark="The paper's text gives only the best point of the curve; that it is 24 is our interpretation. It "
+        "names no start of alpha, the weight of an A-STA's temporal residual: it is 0 but in the last two rows.",
     ),
     "fig9": Experiment(
         "Fig. 9: frames of a training clip",
