@@ -25,6 +25,8 @@ EVALUATIONS = "evaluations"  # in the run folder: evaluations on another data se
 DECIDING = {
     "num_frames": "frames of a tracklet",
     "mode": "selection of frames (eval.mode)",
+    "stride": "stride of clips (eval.stride)",
+    "flip": "averaging with the mirror image (eval.flip)",
     "stage_norm": "scaling of stages (eval.stage_norm)",
     "feature": "side of the BNNeck (eval.feature)",
     "seed": "frames drawn (eval.seed)",
@@ -52,10 +54,13 @@ def dataset(reader: Reader) -> Dataset:
 def deciding(settings: EvalConfig) -> dict[str, Any]:
     """Return the settings that a score depends on, None where one does not matter.
 
-    `degrade` is None if no frames are degraded, and `feature` if the features themselves are compared, as in the files
-    of versions without this setting.
+    `degrade` is None if no frames are degraded, `stride` in another mode, `flip` if it is off, and `feature` if the
+    features themselves are compared: files of versions without these settings have no value, either.
     """
     known = {name: getattr(settings, name) for name in DECIDING}
+    known["flip"] = settings.flip or None
+    if settings.mode != "stride":
+        known["stride"] = None
     if settings == intact(settings):
         known["degrade"] = None
     if settings.feature == "feature":
