@@ -34,6 +34,7 @@ DECIDING = {
     "resolution": "resolution",
     "degrade": "degraded frames (eval.degrade)",
 }
+NOT_IN_EFFECT = {"feature": "feature", "flip": False}  # values that files of scores leave out, see `deciding`
 DEGRADATIONS = ("occlusion", "resolution")  # those that degrade frames; their defaults do not
 # Terms that two scores must share to be compared, with their labels. Splits of a protocol may be averaged.
 TERMS = {"protocol": "protocol", "split": "split", **DECIDING}
@@ -76,7 +77,9 @@ def intact(settings: EvalConfig) -> EvalConfig:
 def terms(evaluation: Mapping[str, Any], checksum: str | None) -> dict[str, Any]:
     """Return the terms of scores by label: data set, protocol, settings. Unknown terms are omitted."""
     settings = evaluation.get("eval")
-    known = {**(settings if isinstance(settings, dict) else {}), **evaluation}
+    known = dict(evaluation)
+    if isinstance(settings, dict):
+        known = {**NOT_IN_EFFECT, **{key: value for key, value in settings.items() if value is not None}, **known}
     result = {words: known[key] for key, words in TERMS.items() if known.get(key) is not None}
     return {**result, "shards": str(checksum)[:12]} if checksum else result
 
