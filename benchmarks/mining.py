@@ -16,7 +16,7 @@ from benchmarks.harness import launch, run_main, save, table
 from benchmarks.runs import evaluation, seed_table, trained
 
 GROUPS = 4
-SETTINGS = {
+SETTINGS: dict[str, list[object]] = {
     TRAINED: [],
     f"mined in {GROUPS} groups": ["--loss.mining_groups", GROUPS],
     "no metric loss": ["--loss.metric", "none"],
