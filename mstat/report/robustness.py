@@ -55,7 +55,7 @@ def caption(result: Mapping[str, Any]) -> str:
     base = result["base"]
     degradations = " and ".join(TITLES[name] for name in result["sweeps"] if name in DEGRADATIONS)
     side = "queries only" if base["degrade"] == "queries" else "queries and gallery"
-    frames = f"{base['num_frames']} frames" + " per clip, all clips" * (base["mode"] == "clips")
+    frames = f"{base['num_frames']} frames" + " per clip, all clips" * (base["mode"] in ("clips", "stride"))
     shared = {name: base.get(name) for name in DECIDING if name not in (*TITLES, "mode", "degrade")}
     unusual = [
         f"eval.{name} {value}" for name, value in shared.items() if value not in (None, getattr(EvalConfig(), name))
