@@ -23,16 +23,8 @@ from tests.soak.conftest import Rows
 
 BNNECK: list[object] = ["--model.bnneck", "true"]
 CLIPPING: list[object] = ["--optim.clip_grad_norm", 1.0]
-RATES: list[object] = [
-    "--optim.head_lr",
-    2,
-    "--optim.bias_lr",
-    2,
-    "--optim.layer_decay",
-    0.9,
-    "--optim.freeze_steps",
-    2,
-]
+RATES: list[object] = ["--optim.head_lr", 2, "--optim.bias_lr", 2, "--optim.layer_decay", 0.9]
+RATES += ["--optim.freeze_steps", 2]
 VARIANTS: dict[str, list[object]] = {
     "as it is": [],
     "clipping": CLIPPING,

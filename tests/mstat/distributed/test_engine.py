@@ -128,9 +128,8 @@ def test_a_snapshot_of_an_older_version(tmp_path: Path) -> None:
     write(first, tmp_path / "checkpoint")
     file = tmp_path / "checkpoint" / OPTIMIZER_FILE
     state = torch.load(file, weights_only=True)
-    assert [(group.pop("heads"), group.pop("factor")) for group in state["optimizer"]["param_groups"]] == [
-        (False, 1)
-    ] * 2
+    groups = state["optimizer"]["param_groups"]
+    assert [(group.pop("heads"), group.pop("factor")) for group in groups] == [(False, 1)] * 2
     torch.save(state, file)
     second.load(tmp_path / "checkpoint")
     for engine in (first, second):
