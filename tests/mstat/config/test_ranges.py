@@ -48,6 +48,9 @@ def test_no_number_may_be_negative_or_none_at_all(key: str) -> None:
         ("optim.layer_decay", "1.5", "optim.layer_decay is 1.5; it must be more than 0 and at most 1"),
         ("optim.head_lr", "0", "optim.head_lr is 0.0; it must be more than 0"),
         ("schedule.milestones", "[0, 5]", "schedule.milestones is 0; it must be at least 1"),
+        ("clip.hue", "0.6", "clip.hue is 0.6; it must be at least 0 and at most 0.5"),
+        ("clip.brightness", "2", "clip.brightness is 2.0; it must be at least 0 and at most 1"),
+        ("eval.stride", "0", "eval.stride is 0; it must be at least 1"),
         ("data.num_workers", "2000", "data.num_workers is 2000; it must be at least 0 and at most 1024"),
     ],
 )
