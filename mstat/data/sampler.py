@@ -62,8 +62,8 @@ class PKSampler:
             `RandomIdentitySampler.__len__` of torchreid (torchreid/data/sampler.py) and of TF-CLIP
             (datasets/samplers.py) do: an identity of n tracklets gives max(1, floor(n / K)) groups of K, and an epoch
             is floor(groups / P) batches, since their loaders drop an incomplete batch. Their epochs draw an identity
-            as often as it has groups; here, every identity remains equally likely. torchreid itself stops earlier, as
-            soon as fewer than P identities have groups left, and calls its count an estimate.
+            as often as it has groups; here, every identity remains equally likely. Both stop earlier than they count,
+            as soon as fewer than P identities have groups left; torchreid calls its count an estimate.
 
     Raises:
         UserError: If lengths differ, P or K is less than 1, or there are fewer identities than P.
