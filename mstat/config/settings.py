@@ -145,7 +145,7 @@ class ModelConfig:
     bnneck: bool = False
     stage1_aap: bool = True
     stage3_asta: bool = True
-    asta_alpha: float = within("[-100, 100]", 0.0)
+    asta_alpha: float = within("[0, 100]", 0.0)
     iap: Literal["both", "II", "III", "none"] = "both"
 
 
