@@ -53,7 +53,7 @@ def test_features_and_scores_equal_a_plain_loop(config: Config) -> None:
     roles = reader.roles()
     gallery, queries = trial.tracklets[: trial.num_gallery], trial.tracklets[trial.queries]
     for name, chosen in (("II", [1]), ("I+III", [0, 2]), ("I+II+III", [0, 1, 2])):
-        features = torch.cat([parts[i] for i in chosen], dim=1)
+        features = torch.cat([parts[i] / parts[i].norm(dim=1, keepdim=True) for i in chosen], dim=1)
         expected = cmc_map(
             features[trial.queries],
             reader.pids[queries],
