@@ -1,4 +1,4 @@
-"""Training steps on random frames, for the benchmarks of growth and ZeRO memory."""
+"""Training steps on random frames, for the benchmarks of growth, ZeRO memory and load."""
 
 from __future__ import annotations
 
