@@ -74,10 +74,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=path, help="YAML of a run (default: the paper's model)")
     parser.add_argument("--frames", type=int, help="frames of a clip (default: the config's clip.num_frames)")
     parser.add_argument("--init", type=path, metavar="FILE", help="show how a run with --model.init FILE would start")
-    options = parser.parse_args(arguments)
+    parser.epilog = "Settings of a run, such as --model.patch_size 14, override the YAML."
+    options, flags = parser.parse_known_args(arguments)
     if options.frames is not None and options.frames < 1:
         parser.error(f"--frames is {options.frames}; it must be at least 1")
-    run = parse(["--config", str(options.config)], prog=parser.prog) if options.config else Config()
+    config_file = ["--config", str(options.config)] if options.config else []
+    run = parse([*config_file, *flags], prog=parser.prog) if config_file or flags else Config()
     if options.init:
         return show_init(run.model, options.init)
     config, frames = run.model, options.frames or run.clip.num_frames

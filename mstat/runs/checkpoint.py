@@ -11,6 +11,7 @@ functions of (seed, step), so weights, optimiser state and the step are the comp
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -20,10 +21,11 @@ import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
+from mstat.config import ModelConfig
 from mstat.console import console
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
@@ -190,6 +192,12 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def model_facts(config: ModelConfig) -> dict[str, Any]:
+    """Return the settings of a model, without its start, as the JSON values of a checkpoint's facts."""
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name != "init"}
+    return cast(dict[str, Any], json.loads(json.dumps(settings)))
+
+
 def restore(engine: Engine, run: Path, facts: dict[str, Any]) -> int:
     """Load the newest complete checkpoint, and return its step; 0 without one. Every rank calls this function.
 
@@ -203,6 +211,8 @@ def restore(engine: Engine, run: Path, facts: dict[str, Any]) -> int:
         return 0
     step, folder = newest[0]
     meta = read_meta(folder)
+    if isinstance(model := meta.get("model"), dict):
+        meta["model"] = {**model_facts(ModelConfig()), **model}  # an older version did not write newer settings
     for name, value in facts.items():
         if meta.get(name) != value:
             raise UserError(

@@ -18,7 +18,7 @@ from typing import IO
 import pytest
 import torch
 
-from mstat.config import Config, TrainConfig
+from mstat.config import Config, ModelConfig, TrainConfig
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
 from mstat.runs import checkpoint
@@ -96,6 +96,17 @@ def test_another_kind_of_run_is_refused(tmp_path: Path) -> None:
     save(made, tmp_path, 3)
     with pytest.raises(ValueError, match=r"step-000000003: made with distributed='ddp', this run has 'zero2'"):
         checkpoint.restore(made, tmp_path, {**FACTS, "distributed": "zero2"})
+
+
+def test_a_setting_of_the_model_that_an_older_version_lacked_had_its_default(tmp_path: Path) -> None:
+    """Such a run resumes with the default, and not with another value."""
+    made, facts = engine(), checkpoint.model_facts(ModelConfig())
+    older = {name: value for name, value in facts.items() if name != "activation"}
+    with checkpoint.Writer(made, tmp_path, keep=1, facts={**FACTS, "model": older}) as writer:
+        writer.save(3)
+    assert checkpoint.restore(made, tmp_path, {**FACTS, "model": facts}) == 3
+    with pytest.raises(ValueError, match="made with model="):
+        checkpoint.restore(made, tmp_path, {**FACTS, "model": {**facts, "activation": "quick_gelu"}})
 
 
 @contextmanager
