@@ -17,9 +17,7 @@ from mstat.weights.safe_load import printable
 from mstat.weights.source import Source
 
 
-def refuse_settings(
-    config: ModelConfig, source: Source, names: Collection[str], kernel: Tensor | None = None
-) -> None:
+def refuse_settings(config: ModelConfig, source: Source, names: Collection[str], kernel: Tensor | None = None) -> None:
     """Raise a UserError that names the settings to use, if the weights need others than the model has.
 
     Names show the modules. No name shows the activation and the epsilon: a description beside the weights states them,
@@ -36,7 +34,9 @@ def refuse_settings(
         "norm_eps": source.norm_eps or (1e-5 if stem_norm else 1e-6),
     }
     if needed["activation"] not in ACTIVATIONS:
-        raise UserError(f"{source.path}: trained with the activation {printable(needed['activation'])}, which MSTAT lacks")
+        raise UserError(
+            f"{source.path}: trained with the activation {printable(needed['activation'])}, which MSTAT lacks"
+        )
     if layer_scale != (config.layer_scale is not None):
         needed["layer_scale"] = 1 if layer_scale else None
     if kernel is not None and kernel.dim() == 4 and kernel.shape[2] == kernel.shape[3]:
