@@ -6,14 +6,14 @@ import dataclasses
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from mstat.config import Config, ModelConfig, PretrainConfig
 from mstat.config.cli import override
-from mstat.config.settings import Config, ModelConfig
 from mstat.errors import UserError
 from mstat.model import MSTAT
 from mstat.model.mstat import run_blocks
@@ -357,16 +357,19 @@ def test_the_settings_travel_with_a_trained_model(tmp_path: Path) -> None:
         started(dataclasses.replace(config, activation="gelu", norm_eps=1e-6), tmp_path)
 
 
-def test_a_classifier_of_actions_passes_its_start_on(tmp_path: Path) -> None:
-    """launch/pretrain.py from a CLIP: its file has the norm and the factors, and states the other settings."""
-    config = Config(model=dataclasses.replace(SMALL, stem_norm=True, layer_scale=0.5, activation="quick_gelu"))
+@pytest.mark.parametrize("time", ["divided", "none"])
+def test_a_classifier_of_actions_passes_its_start_on(tmp_path: Path, time: Literal["divided", "none"]) -> None:
+    """launch/pretrain.py from a LAION CLIP: its file has the norm and the factors, and states what has no key."""
+    config = Config(
+        model=dataclasses.replace(SMALL, stem_norm=True, layer_scale=0.5, norm_eps=1e-4), pretrain=PretrainConfig(time)
+    )
     torch.manual_seed(2)
-    classifier = randomised(Classifier(config.model, 2, num_frames=8))
+    classifier = randomised(Classifier(config.model, 2, num_frames=8, time=time))
     export_classifier(tmp_path, {f"model.{k}": v for k, v in classifier.state_dict().items()}, config, ["a", "b"])
     model, _ = started(config.model, tmp_path)
     theirs, ours = classifier.state_dict(), state(model)
     for name in ("stem.norm.weight", "stem.norm.bias", "stage1.blocks.1.spatial_scale.gamma", "stem.pixel_mean"):
         assert torch.equal(ours[name], theirs[name]), name
     assert torch.equal(ours["stage3.blocks.0.mlp_scale.gamma"], theirs["stage1.blocks.2.mlp_scale.gamma"])
-    with pytest.raises(UserError, match=r"--model\.activation quick_gelu"):
-        started(dataclasses.replace(config.model, activation="gelu"), tmp_path)
+    with pytest.raises(UserError, match=r"settings: --model\.activation gelu --model\.norm_eps 1\.0e-04$"):
+        started(dataclasses.replace(config.model, activation="quick_gelu", norm_eps=1e-5), tmp_path)
