@@ -136,8 +136,15 @@ def load_pretrained(model: MSTAT, path: str | Path) -> list[Row]:
     if cast := sorted({str(value.dtype).removeprefix("torch.") for value in source.tensors.values()} - {"float32"}):
         source.notes.append(f"weights of {' and '.join(cast)} converted to float32")
     notes = [Row(NO_KEY, NO_KEY, note) for note in source.notes]
-    rows = [row._replace(key=key) for row in rows for key in parts.get(row.key, [row.key])]
+    rows = [one for row in rows for one in _per_key(row, parts)]
     return [row._replace(shape=tuple(tensors[row.key].shape)) if row.key in tensors else row for row in rows] + notes
+
+
+def _per_key(row: Row, parts: dict[str, list[str]]) -> list[Row]:
+    """Return the row of a tensor that joins several keys of the file once for each of them."""
+    if row.key not in parts:
+        return [row]
+    return [row._replace(key=key, action=f"{row.action}, queries, keys and values joined") for key in parts[row.key]]
 
 
 def fills_from_own(model: MSTAT, bare: dict[str, Stored], source: Source) -> Iterator[Fill]:

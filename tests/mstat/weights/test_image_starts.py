@@ -139,6 +139,9 @@ def test_clip_of_hugging_face(tmp_path: Path, as_folder: bool) -> None:
         torch.testing.assert_close(model(frames)[0], theirs.pooler_output, rtol=1e-5, atol=1e-5)
     if not as_folder:
         assert {row.key for row in rows} == {*weights, *text, *numbers, "-"}
+        of_qkv = {row.key: row for row in rows if row.ours == "stage1.blocks.1.spatial.qkv.bias"}
+        assert set(of_qkv) == {f"vision_model.encoder.layers.1.self_attn.{part}_proj.bias" for part in "qkv"}
+        assert all(row.shape == (D,) and row.action.endswith("joined") for row in of_qkv.values())
         reasons = {row.key: row.action for row in rows if row.ours == NOWHERE}
         assert reasons == {
             "text_model.final_layer_norm.weight": "not part of the model",
