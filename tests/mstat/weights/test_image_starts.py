@@ -376,3 +376,27 @@ def test_a_classifier_of_actions_passes_its_start_on(tmp_path: Path, time: Liter
     assert torch.equal(ours["stage3.blocks.0.mlp_scale.gamma"], theirs["stage1.blocks.2.mlp_scale.gamma"])
     with pytest.raises(UserError, match=r"settings: --model\.activation gelu --model\.norm_eps 1\.0e-04$"):
         started(dataclasses.replace(config.model, activation="quick_gelu", norm_eps=1e-5), tmp_path)
+
+
+def checkpoint_of(folder: Path, module: nn.Module, config: ModelConfig) -> Path:
+    """The files of a checkpoint that a start reads."""
+    folder.mkdir()
+    torch.save({"task": {f"model.{name}": value for name, value in module.state_dict().items()}}, folder / "weights.pt")
+    meta = {"step": 3, "world_size": 1, "bytes": {"weights.pt": (folder / "weights.pt").stat().st_size}}
+    (folder / "checkpoint.json").write_text(json.dumps({**meta, "model": dataclasses.asdict(config)}))
+    return folder
+
+
+def test_a_checkpoint_states_them_too(tmp_path: Path) -> None:
+    """Of a run, and of launch/pretrain.py, whose pixels are its own and not CLIP's."""
+    config = dataclasses.replace(SMALL, stem_norm=True)  # GELU, unlike OpenAI's
+    model = MSTAT(config)
+    path = checkpoint_of(tmp_path / "step-000000003", model, config)
+    again, _ = started(config, path)
+    assert_equal(state(again), state(model))
+    with pytest.raises(UserError, match=r"settings: --model\.activation gelu$"):
+        started(dataclasses.replace(config, activation="quick_gelu"), path)
+    classifier = Classifier(config, 2, num_frames=8, time="none")
+    (tmp_path / "pretraining").mkdir()
+    again, _ = started(config, checkpoint_of(tmp_path / "pretraining" / "step-000000003", classifier, config))
+    assert torch.equal(again.stem.pixel_mean, classifier.stem.pixel_mean)
