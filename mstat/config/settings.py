@@ -59,17 +59,38 @@ class ClipConfig:
         num_frames: T, frames of a clip.
         sampling: `segments` draws one frame from each of T equal parts; `stride` takes T frames at a fixed stride.
         stride: Distance between neighbouring frames if sampling is `stride`.
-        flip: Probability of a horizontal flip. Like all augmentation here, it is the same on every frame of a clip.
+        flip: Probability of a horizontal flip. Augmentation is the same on every frame of a clip, except under
+            `erase_per_frame`.
+        brightness: Random brightness: frames are multiplied by a factor from 1 - `brightness` to 1 + `brightness`, as
+            in torchvision's ColorJitter. 0 changes nothing, here and in the next three settings.
+        contrast: Likewise, each frame's distance from its own mean grey.
+        saturation: Likewise, the distance of each pixel from its grey.
+        hue: Random hue: colours turn by up to this fraction of the colour circle, in either direction.
         crop_padding: Pixels of padding around a frame before a random crop to its own size.
         erase: Probability of random erasing.
+        erase_per_frame: Erase each frame independently, with its own draw of whether and where, as torchreid does,
+            whose transforms see one frame at a time. If false, one draw serves all frames of the clip.
+        erase_aspect: Distribution of the erased rectangle's aspect (height to width) between 0.3 and 3.3: `uniform` in
+            the aspect itself (Zhong et al. 2017: their Algorithm 1 and their code), which favours high rectangles, or
+            `log`, uniform in its logarithm (torchvision, timm, fast-reid), so that high and wide ones are as frequent.
+        erase_fill: Content of an erased rectangle: the pixel `mean` that the model subtracts (the code of Zhong et al.
+            for people, fast-reid), or `noise`: uniform values from 0 to 255 for each pixel and channel (RE-R of Zhong
+            et al.; torchvision and timm draw normal values).
     """
 
     num_frames: int = within("[1, 65535]", 8)
     sampling: Literal["segments", "stride"] = "segments"
     stride: int = within("[1, 2147483647]", 4)
     flip: float = within("[0, 1]", 0.5)
+    brightness: float = within("[0, 1]", 0.0)
+    contrast: float = within("[0, 1]", 0.0)
+    saturation: float = within("[0, 1]", 0.0)
+    hue: float = within("[0, 0.5]", 0.0)
     crop_padding: int = within("[0, 32767]", 10)
     erase: float = within("[0, 1]", 0.5)
+    erase_per_frame: bool = False
+    erase_aspect: Literal["uniform", "log"] = "uniform"
+    erase_fill: Literal["mean", "noise"] = "mean"
 
 
 @dataclass(frozen=True)
@@ -106,6 +127,8 @@ class ModelConfig:
             choose the side that the metric loss and the scores compare.
         stage1_aap: Stage I ends in its AAP. If false, its feature is the class token (Table VI, without attributes).
         stage3_asta: Stage III consists of A-STA blocks. If false, of STA blocks (the wider reading of the same row).
+        asta_alpha: Initial alpha of each A-STA, the weight of its temporal residual. At 0, random proxies do not change
+            pretrained tokens.
         iap: Stages that end in an IAP; in the others an STA block takes its place (Table III).
     """
 
@@ -132,6 +155,7 @@ class ModelConfig:
     bnneck: bool = False
     stage1_aap: bool = True
     stage3_asta: bool = True
+    asta_alpha: float = within("[-100, 100]", 0.0)
     iap: Literal["both", "II", "III", "none"] = "both"
 
 
@@ -153,7 +177,7 @@ class LossConfig:
         label_smoothing: Label smoothing of the cross-entropy.
         metric_weight: Weight of the metric loss of each stage.
         metric_warmup_steps: Steps over which that weight rises linearly from 0. In training from scratch, early hard
-            mining collapses all features to one point; a pretrained model does not need a warm-up.
+            mining on the feature itself collapses all features to one point.
         mining_groups: Number of equal, consecutive groups of the global batch within which BatchHard compares clips;
             1 compares all. R groups reproduce R ranks that each mine alone (docs/scaling.md).
         cross_entropy_weight: Weight of the cross-entropy of each stage.
@@ -251,10 +275,16 @@ class EvalConfig:
 
     Attributes:
         num_frames: Frames of a test clip.
-        mode: `sample` draws one clip of `num_frames` frames per tracklet, with a fixed seed and in order; `clips` cuts
-            the whole tracklet into clips of `num_frames` frames and averages their features.
+        mode: Clips of `num_frames` frames whose features are averaged. `sample`: one clip per tracklet, drawn with a
+            fixed seed and kept in order. `segments`: one clip, of the first frame of each of `num_frames` equal parts
+            (restricted random sampling at test, Li et al. 2018; `evenly` in torchreid). `clips`: the whole tracklet in
+            consecutive clips (AP3D). `stride`: the whole tracklet in clips of every `stride`-th frame (CAL, Gu et al.
+            2022).
+        stride: Distance between neighbouring frames of a clip if mode is `stride`.
+        flip: Average the feature of each clip with that of its mirror image.
         batch_size: Clips that one rank embeds at a time; a constant, so that scores do not depend on the ranks.
-        stage_norm: L2-normalise each stage's feature before concatenation.
+        stage_norm: L2-normalise each stage's feature before concatenation. Without this, Stage I, whose attributes are
+            normalised one by one, makes up 24/26 of the squared length at the paper's size.
         feature: What is compared of each stage: its `feature`, or its output of the BNNeck (`neck`).
         seed: Seed of the frame draw and of the position of `occlusion`.
         occlusion: Fraction of each frame's area under a grey rectangle, at a position that is drawn for each tracklet
@@ -270,9 +300,11 @@ class EvalConfig:
     """
 
     num_frames: int = within("[1, 65535]", 32)
-    mode: Literal["sample", "clips"] = "sample"
+    mode: Literal["sample", "segments", "clips", "stride"] = "sample"
+    stride: int = within("[1, 2147483647]", 4)
+    flip: bool = False
     batch_size: int = within("[1, 2147483647]", 8)
-    stage_norm: bool = False
+    stage_norm: bool = True
     feature: Literal["feature", "neck"] = "feature"
     seed: int = within("[0, 9223372036854775807]", 0)
     occlusion: float = within("[0, 1]", 0.0)

@@ -21,11 +21,11 @@ import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from mstat.config import ModelConfig
+from mstat.config import Config
 from mstat.console import console
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
@@ -192,12 +192,6 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def model_facts(config: ModelConfig) -> dict[str, Any]:
-    """Return the settings of a model, without its start, as the JSON values of a checkpoint's facts."""
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name != "init"}
-    return cast(dict[str, Any], json.loads(json.dumps(settings)))
-
-
 def restore(engine: Engine, run: Path, facts: dict[str, Any]) -> int:
     """Load the newest complete checkpoint, and return its step; 0 without one. Every rank calls this function.
 
@@ -211,12 +205,10 @@ def restore(engine: Engine, run: Path, facts: dict[str, Any]) -> int:
         return 0
     step, folder = newest[0]
     meta = read_meta(folder)
-    if isinstance(model := meta.get("model"), dict):
-        meta["model"] = {**model_facts(ModelConfig()), **model}  # an older version did not write newer settings
     for name, value in facts.items():
-        if meta.get(name) != value:
+        for key, old, new in _differences(name, meta.get(name), value):
             raise UserError(
-                f"{folder}: made with {name}={meta.get(name)!r}, this run has {value!r}: "
+                f"{folder}: made with {key}={old!r}, this run has {new!r}: "
                 "use the old value, or give another --run folder"
             )
     if engine.is_deepspeed and meta["world_size"] != engine.world_size:
@@ -234,6 +226,16 @@ def restore(engine: Engine, run: Path, facts: dict[str, Any]) -> int:
     if broken := _of_all(engine, engine.not_finite()):
         raise UserError(f"{folder}: weights are not finite: {named(broken)}; {way_out(folder)}")
     return step
+
+
+def _differences(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    """Return the name and both values of each difference of a fact; if it is a section of settings, of each setting."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [(name, old, new)] if old != new else []
+    # Settings that a checkpoint lacks are newer than the checkpoint, which was made with their defaults.
+    defaults = json.loads(json.dumps(dataclasses.asdict(getattr(Config(), name))))
+    old = {key: value for key, value in defaults.items() if key in new} | old
+    return [(f"{name}.{key}", old.get(key), new.get(key)) for key in old | new if old.get(key) != new.get(key)]
 
 
 def _of_all(engine: Engine, names: list[str]) -> list[str]:

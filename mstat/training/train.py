@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import json
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,7 @@ def loop(
 
 def run_facts(config: Config, engine: Engine, reader: Reader) -> dict[str, Any]:
     """Return the facts that must not change when a run resumes from a checkpoint, as JSON values."""
+    model = {name: value for name, value in dataclasses.asdict(config.model).items() if name != "init"}
     return {
         "distributed": engine.kind,
         "shards": reader.checksum,
@@ -239,7 +241,7 @@ def run_facts(config: Config, engine: Engine, reader: Reader) -> dict[str, Any]:
         "metric": config.loss.metric,
         "seed": config.seed,
         "batch": [config.batch.num_identities, config.batch.num_tracklets],
-        "model": checkpoint.model_facts(config.model),
+        "model": json.loads(json.dumps(model)),
     }
 
 

@@ -43,6 +43,9 @@ def test_no_number_may_be_negative_or_none_at_all(key: str) -> None:
         ("train.timeout_minutes", "0", "train.timeout_minutes is 0.0"),
         ("train.keep", "0", "train.keep is 0"),
         ("loss.cross_entropy_weight", "-1", "loss.cross_entropy_weight is -1.0"),
+        ("clip.hue", "0.6", "clip.hue is 0.6; it must be at least 0 and at most 0.5"),
+        ("clip.brightness", "2", "clip.brightness is 2.0; it must be at least 0 and at most 1"),
+        ("eval.stride", "0", "eval.stride is 0; it must be at least 1"),
         ("data.num_workers", "2000", "data.num_workers is 2000; it must be at least 0 and at most 1024"),
     ],
 )

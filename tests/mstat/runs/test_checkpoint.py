@@ -18,7 +18,7 @@ from typing import IO
 import pytest
 import torch
 
-from mstat.config import Config, ModelConfig, TrainConfig
+from mstat.config import Config, TrainConfig
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
 from mstat.runs import checkpoint
@@ -98,15 +98,15 @@ def test_another_kind_of_run_is_refused(tmp_path: Path) -> None:
         checkpoint.restore(made, tmp_path, {**FACTS, "distributed": "zero2"})
 
 
-def test_a_setting_of_the_model_that_an_older_version_lacked_had_its_default(tmp_path: Path) -> None:
-    """Such a run resumes with the default, and not with another value."""
-    made, facts = engine(), checkpoint.model_facts(ModelConfig())
-    older = {name: value for name, value in facts.items() if name != "activation"}
-    with checkpoint.Writer(made, tmp_path, keep=1, facts={**FACTS, "model": older}) as writer:
+def test_a_setting_that_is_newer_than_the_checkpoint_had_its_default(tmp_path: Path) -> None:
+    """A run goes on under a version with more settings of the model; another value of one is refused by its key."""
+    made = engine()
+    model = {"width": 8, "image_size": [64, 32]}
+    with checkpoint.Writer(made, tmp_path, keep=1, facts={"model": model}) as writer:
         writer.save(3)
-    assert checkpoint.restore(made, tmp_path, {**FACTS, "model": facts}) == 3
-    with pytest.raises(ValueError, match="made with model="):
-        checkpoint.restore(made, tmp_path, {**FACTS, "model": {**facts, "activation": "quick_gelu"}})
+    assert checkpoint.restore(made, tmp_path, {"model": {**model, "asta_alpha": 0.0}}) == 3
+    with pytest.raises(ValueError, match=r"made with model\.asta_alpha=0\.0, this run has 0\.5: use the old value"):
+        checkpoint.restore(made, tmp_path, {"model": {**model, "asta_alpha": 0.5}})
 
 
 @contextmanager
