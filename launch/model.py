@@ -70,11 +70,11 @@ def count(config: ModelConfig, num_frames: int) -> dict[str, Size]:
 def main(arguments: list[str] | None = None) -> int:
     """Print a table and return the exit status: 0, 1 if a checkpoint is refused, or 2 if the config is bad."""
     print_anything()
-    parser = argparse.ArgumentParser(prog="python -m mstat.model", description=__doc__)
+    settings = "Settings of a run, such as --model.patch_size 14, override the YAML."
+    parser = argparse.ArgumentParser(prog="python -m mstat.model", description=__doc__, epilog=settings)
     parser.add_argument("--config", type=path, help="YAML of a run (default: the paper's model)")
     parser.add_argument("--frames", type=int, help="frames of a clip (default: the config's clip.num_frames)")
     parser.add_argument("--init", type=path, metavar="FILE", help="show how a run with --model.init FILE would start")
-    parser.epilog = "Settings of a run, such as --model.patch_size 14, override the YAML."
     options, flags = parser.parse_known_args(arguments)
     if options.frames is not None and options.frames < 1:
         parser.error(f"--frames is {options.frames}; it must be at least 1")

@@ -15,6 +15,7 @@ from mstat.config import ModelConfig
 
 
 def layer_norm(config: ModelConfig) -> nn.LayerNorm:
+    """Return a LayerNorm of tokens with the epsilon of the weights that it may receive."""
     return nn.LayerNorm(config.width, eps=config.norm_eps)
 
 
