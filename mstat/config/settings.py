@@ -155,7 +155,7 @@ class ModelConfig:
     bnneck: bool = False
     stage1_aap: bool = True
     stage3_asta: bool = True
-    asta_alpha: float = within("[-100, 100]", 0.0)
+    asta_alpha: float = within("[0, 100]", 0.0)
     iap: Literal["both", "II", "III", "none"] = "both"
 
 
@@ -181,6 +181,7 @@ class LossConfig:
         mining_groups: Number of equal, consecutive groups of the global batch within which BatchHard compares clips;
             1 compares all. R groups reproduce R ranks that each mine alone (docs/scaling.md).
         cross_entropy_weight: Weight of the cross-entropy of each stage.
+        stage_weights: Weight of both losses of a stage, one number for each of `model.stages`; null weighs all by 1.
     """
 
     metric: Literal["batch_hard", "arcface", "sphereface", "oim", "none"] = "batch_hard"
@@ -194,43 +195,70 @@ class LossConfig:
     metric_warmup_steps: int = within("[0, 2147483647]", 0)
     mining_groups: int = within("[1, 2147483647]", 1)
     cross_entropy_weight: float = within("[0, inf)", 1.0)
+    stage_weights: tuple[float, ...] | None = within("[0, inf)", None)
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """The optimiser. Biases, norms, scalars, proxies, class tokens and positions get no weight decay.
 
+    The rate of a parameter is the schedule's, times its factors of `head_lr`, `bias_lr` and `layer_decay`. Heads are
+    the classifiers, the weights of metric losses and the BNNecks; everything else is the backbone. A run that resumes
+    must keep these three settings, `freeze_steps` and `betas`.
+
     Attributes:
-        name: `sgd` (Nesterov, the paper's) or `adamw` (learns from scratch on small sets).
+        name: `sgd` (Nesterov, the paper's), `adamw` (learns from scratch on small sets) or `adam` (AP3D), whose
+            weight decay is part of the gradient.
         lr: Learning rate; `lr_scaling` adapts it to the batch.
         momentum: Momentum of SGD.
+        betas: Decay rates of both moments of AdamW and Adam.
         weight_decay: Weight decay. The paper prints 5x10^5, which must be 5x10^-5.
         lr_scaling: Scaling of `lr` with a global batch other than 24 clips: none, linear, or by the square root.
         clip_grad_norm: Maximum gradient norm; null does not clip.
+        head_lr: Factor of the heads' rate.
+        bias_lr: Factor of the biases' rate, those of norms included, as in fast-reid and TransReID.
+        layer_decay: Factor of the rate per block from the top, as in BEiT: d for the last block of Stages II and III,
+            d^2 for the one below, and so on down to the stem; read-outs, norms behind the blocks and heads keep 1.
+        freeze_steps: First steps, in which the backbone's rate is 0, so that only heads are trained. Its gradients
+            still count for `clip_grad_norm`, and its moments follow them.
     """
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adamw", "adam"] = "sgd"
     lr: float = within("(0, inf)", 1e-3)
     momentum: float = within("[0, 1)", 0.9)
+    betas: tuple[float, float] = within("[0, 1)", (0.9, 0.999))
     weight_decay: float = within("[0, inf)", 5e-5)
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     clip_grad_norm: float | None = within("(0, inf)", None)
+    head_lr: float = within("(0, inf)", 1.0)
+    bias_lr: float = within("(0, inf)", 1.0)
+    layer_decay: float = within("(0, 1]", 1.0)
+    freeze_steps: int = within("[0, 2147483647]", 0)
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The learning rate as a pure function of the step. An epoch is ceil(identities / P) steps.
+    """The learning rate as a pure function of the step.
 
     Attributes:
-        name: `step` multiplies by `gamma` every `step_epochs` epochs; `cosine` falls to 0 at the last step.
-        gamma: Factor of `step`.
+        epoch: Length of an epoch, in which `train.epochs`, `step_epochs` and `milestones` count: `identities` is
+            ceil(identities / P) steps; `tracklets` is as many steps as an epoch of torchreid and TF-CLIP, about
+            tracklets / (P K) (mstat/data/sampler.py). Both draw the same batches.
+        name: `step` multiplies by `gamma` every `step_epochs` epochs; `multistep` multiplies by it at each epoch of
+            `milestones`; `cosine` falls to `floor` at the last step.
+        gamma: Factor of `step` and `multistep`.
         step_epochs: Epochs between two multiplications by `gamma`.
-        warmup_steps: Steps over which the rate first rises linearly from 0, with either schedule.
+        milestones: Ascending epochs, counted from 0, at whose start `multistep` multiplies by `gamma`.
+        floor: Fraction of the rate that `cosine` keeps at the end.
+        warmup_steps: Steps over which the rate first rises linearly from 0, with any schedule.
     """
 
-    name: Literal["step", "cosine"] = "step"
+    epoch: Literal["identities", "tracklets"] = "identities"
+    name: Literal["step", "multistep", "cosine"] = "step"
     gamma: float = within("(0, 1]", 0.75)
     step_epochs: int = within("[1, 2147483647]", 25)
+    milestones: tuple[int, ...] = within("[1, 2147483647]", ())
+    floor: float = within("[0, 1]", 0.0)
     warmup_steps: int = within("[0, 2147483647]", 0)
 
 

@@ -8,8 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mstat.cluster import restarts
+import pytest
+
+import shards
+from mstat.cluster import restarts, status
+from mstat.cluster.status import num_steps
+from mstat.config.cli import load_config, override, save_config
 from mstat.runs.folder import write_state
+from mstat.training.train import training_sampler
 from tests.conftest import PROJECT
 
 COMMAND = [sys.executable, str(PROJECT / "launch" / "submit.py")]
@@ -50,6 +56,16 @@ def test_a_narrow_terminal(tmp_path: Path) -> None:
         assert "…" not in " ".join(lines)
 
 
+@pytest.mark.parametrize("epoch", ["identities", "tracklets"])
+def test_the_length_of_a_run_in_epochs(epoch: str, tiny_config: Path, tmp_path: Path) -> None:
+    """`status` counts the steps of an epoch as training does."""
+    settings = {"train.steps": "null", "train.epochs": "7", "schedule.epoch": epoch, "batch.num_identities": "2"}
+    config = override(load_config(tiny_config), settings)
+    save_config(config, tmp_path / "config.yaml")
+    sampler = training_sampler(shards.open(config.data.shards), config)
+    assert num_steps(tmp_path) == 7 * sampler.steps_per_epoch
+
+
 def test_a_missing_run_does_not_hide_others(tmp_path: Path) -> None:
     """The error follows the table of the other runs."""
     (tmp_path / "run").mkdir()
@@ -71,3 +87,30 @@ def test_a_log_that_does_not_exist_yet(tmp_path: Path) -> None:
         log.write_text("it begins\n")
         assert follow.stdout.readline() == "it begins\n"
         follow.kill()
+
+
+@pytest.mark.parametrize(
+    ("state", "now", "calls"),
+    [
+        ("RUNNING", False, ["--state=PENDING 7", "--batch --signal=USR1 7"]),
+        # For a moment after each signal, so that a second `cancel` may meet it.
+        ("SIGNALING", False, ["--state=PENDING 7", "--batch --signal=USR1 7"]),
+        ("SIGNALING", True, ["7"]),
+        ("COMPLETING", False, ["7"]),
+        ("PENDING", False, ["7"]),
+    ],
+)
+def test_a_running_job_saves_when_it_is_cancelled(
+    state: str, now: bool, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when `cancel` is repeated; only --now, or a job without processes, is ended at once."""
+    commands = {"scontrol": f"echo JobId=7 JobState={state}", "scancel": f'echo "$*" >> {tmp_path}/calls'}
+    for name, line in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    run = tmp_path / "run"
+    restarts.write_json(run / restarts.FOLDER / "job.json", {"scheduler": "slurm", "id": "7"})
+    status.cancel(run, now=now)
+    assert (tmp_path / "calls").read_text().splitlines() == calls
+    assert (run / restarts.FOLDER / "cancel").exists()

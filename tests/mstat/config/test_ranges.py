@@ -1,4 +1,4 @@
-"""Which values a setting may have."""
+"""Allowed values of settings."""
 
 from __future__ import annotations
 
@@ -43,6 +43,11 @@ def test_no_number_may_be_negative_or_none_at_all(key: str) -> None:
         ("train.timeout_minutes", "0", "train.timeout_minutes is 0.0"),
         ("train.keep", "0", "train.keep is 0"),
         ("loss.cross_entropy_weight", "-1", "loss.cross_entropy_weight is -1.0"),
+        ("loss.stage_weights", "[1, -1, 1]", "loss.stage_weights is -1.0; it must be at least 0, or null"),
+        ("optim.betas", "[0.9, 1]", "optim.betas is 1.0; it must be at least 0 and less than 1"),
+        ("optim.layer_decay", "1.5", "optim.layer_decay is 1.5; it must be more than 0 and at most 1"),
+        ("optim.head_lr", "0", "optim.head_lr is 0.0; it must be more than 0"),
+        ("schedule.milestones", "[0, 5]", "schedule.milestones is 0; it must be at least 1"),
         ("clip.hue", "0.6", "clip.hue is 0.6; it must be at least 0 and at most 0.5"),
         ("clip.brightness", "2", "clip.brightness is 2.0; it must be at least 0 and at most 1"),
         ("eval.stride", "0", "eval.stride is 0; it must be at least 1"),
@@ -66,6 +71,23 @@ def test_a_run_without_a_loss_is_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
+        ({"schedule.name": "multistep"}, r"schedule.milestones is \[\], but schedule.name is multistep"),
+        ({"schedule.milestones": "[60]"}, r"schedule.milestones is \[60\], but schedule.name is step"),
+        ({"schedule.name": "multistep", "schedule.milestones": "[120, 60]"}, r"milestones is \[120, 60\].* ascend"),
+        ({"schedule.name": "multistep", "schedule.milestones": "[60, 60]"}, r"milestones is \[60, 60\].* ascend"),
+        ({"loss.stage_weights": "[1, 2]"}, r"loss.stage_weights is \[1.0, 2.0\].* model.stages \(I, II, III\)"),
+        ({"loss.stage_weights": "[0, 0, 0]"}, "loss.stage_weights is 0 for every stage"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, str], complaint: str) -> None:
+    """By the name of one of them."""
+    with pytest.raises(UserError, match=complaint):
+        override(Config(), settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
         ({"batch.num_tracklets": "1"}, "batch.num_tracklets is 1: BatchHard has no second clip"),
         ({"batch.num_identities": "1"}, "batch.num_identities is 1: BatchHard has no clip of another identity"),
         (
@@ -81,9 +103,9 @@ def test_a_run_without_a_loss_is_refused() -> None:
 )
 def test_batches_without_triplets(settings: dict[str, str], complaint: str | None) -> None:
     """BatchHard's loss would be 0 in every step; the message has the setting and a way out. Other losses need none."""
-    found = lacks_triplets(override(Config(), settings))
-    assert (found is None) == (complaint is None)
+    message = lacks_triplets(override(Config(), settings))
+    assert (message is None) == (complaint is None)
     if complaint:
-        assert found is not None
-        assert found.startswith(complaint)
-        assert "--loss.metric none" in found
+        assert message is not None
+        assert message.startswith(complaint)
+        assert "--loss.metric none" in message

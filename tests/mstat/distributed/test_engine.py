@@ -41,11 +41,11 @@ class Regression(nn.Module):
 def settings(**changes: Any) -> Config:
     """fp32 and SGD without momentum or decay: a step is the weights less LR times the gradient."""
     config = Config()
-    clip_grad_norm = changes.get("clip_grad_norm")
+    precision = changes.pop("precision", "no")
     return dataclasses.replace(
         config,
-        train=dataclasses.replace(config.train, precision=changes.get("precision", "no")),
-        optim=dataclasses.replace(config.optim, momentum=0.0, weight_decay=0.0, clip_grad_norm=clip_grad_norm),
+        train=dataclasses.replace(config.train, precision=precision),
+        optim=dataclasses.replace(config.optim, **{"momentum": 0.0, "weight_decay": 0.0, **changes}),
     )
 
 
@@ -100,10 +100,11 @@ def write(engine: Engine, folder: Path) -> None:
         torch.save(content, path)
 
 
-def test_a_snapshot_brings_weights_and_momentum_back(tmp_path: Path) -> None:
-    """Two engines that load the same files make the same next step; without momentum they would not."""
-    momentum = dataclasses.replace(settings().optim, momentum=0.9)
-    config = dataclasses.replace(settings(), optim=momentum)
+@pytest.mark.parametrize("rates", [{}, {"bias_lr": 3.0, "freeze_steps": 1}], ids=["alike", "apart"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "adam"])
+def test_a_snapshot_brings_weights_and_moments_back(name: str, rates: dict[str, Any], tmp_path: Path) -> None:
+    """Two engines that load the same files make the same next step; without moments they would not."""
+    config = settings(name=name, momentum=0.9, **rates)
 
     def step(engine: Engine) -> torch.Tensor:
         engine.update(engine.losses({"inputs_BD": INPUTS_BD}, metric_weight=1.0)["loss"], 0.01)
@@ -118,6 +119,22 @@ def test_a_snapshot_brings_weights_and_momentum_back(tmp_path: Path) -> None:
     second.load(tmp_path / "checkpoint")
     assert torch.equal(weights(second.task), weights(first.task))
     assert torch.equal(step(second), step(first))
+
+
+def test_a_snapshot_of_an_older_version(tmp_path: Path) -> None:
+    """Its two groups have no keys of rates: the engine goes on as from its own."""
+    first, second = make_engine(momentum=0.9), make_engine(momentum=0.9)
+    first.update(first.losses({"inputs_BD": INPUTS_BD}, metric_weight=1.0)["loss"], LR)
+    write(first, tmp_path / "checkpoint")
+    file = tmp_path / "checkpoint" / OPTIMIZER_FILE
+    state = torch.load(file, weights_only=True)
+    groups = state["optimizer"]["param_groups"]
+    assert [(group.pop("heads"), group.pop("factor")) for group in groups] == [(False, 1)] * 2
+    torch.save(state, file)
+    second.load(tmp_path / "checkpoint")
+    for engine in (first, second):
+        engine.update(engine.losses({"inputs_BD": INPUTS_BD}, metric_weight=1.0)["loss"], LR)
+    assert torch.equal(weights(first.task), weights(second.task))
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", {"task": {}, "optimizer": {}}, {"optimizer": {}}], ids=repr)
@@ -165,43 +182,52 @@ def test_one_process_is_a_group_of_one() -> None:
 
 
 def on_each_rank() -> dict[str, Any]:
-    """What a rank of two sees: a step on its half of the batch, and what crosses ranks."""
+    """Return the results of one of two ranks: a step on its half of the batch, and values from other ranks."""
     rank = dist.get_rank()
     os.environ.update(WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2", MASTER_ADDR="x")
     engine = make_engine()
     half = {"inputs_BD": INPUTS_BD.chunk(2)[rank]}
     norm = engine.update(engine.losses(half, metric_weight=2.0)["loss"], LR)
-    found: dict[str, Any] = {"norm": norm, "weights": weights(engine.task)}
-    found["batches"] = int(engine.task.get_buffer("norm.num_batches_tracked"))
-    found["gathered"] = engine.gather_objects({"rank": rank})
-    found["written"] = engine.gather_from_writers(rank)
-    found["from main"] = engine.from_main(f"of {rank}")
-    found["sum"] = engine.sum(torch.tensor([rank + 1])).tolist()
-    found["files"] = [path.name for path, _ in engine.snapshot(Path("folder"), lambda state: state)]
+    result: dict[str, Any] = {"norm": norm, "weights": weights(engine.task)}
+    engine.config = settings(bias_lr=3.0, freeze_steps=1)
+    engine.prepare(Regression())
+    engine.update(engine.losses(half, metric_weight=2.0)["loss"], LR, heads_only=True)
+    result["frozen"] = weights(engine.task)
+    engine.update(engine.losses(half, metric_weight=2.0)["loss"], LR)
+    result["rates apart"] = weights(engine.task)
+    result["batches"] = int(engine.task.get_buffer("norm.num_batches_tracked"))
+    result["gathered"] = engine.gather_objects({"rank": rank})
+    result["written"] = engine.gather_from_writers(rank)
+    result["from main"] = engine.from_main(f"of {rank}")
+    result["sum"] = engine.sum(torch.tensor([rank + 1])).tolist()
+    result["files"] = [path.name for path, _ in engine.snapshot(Path("folder"), lambda state: state)]
     with signals.listening():
         if rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         try:
             engine.stop_if_asked()
         except signals.StopRequested as stop:
-            found["stop"] = str(stop)
-            return found
-    return found
+            result["stop"] = str(stop)
+            return result
+    return result
 
 
 def test_two_processes_are_one() -> None:
     """The step of the whole batch on both; a signal to one stops both; the main process alone writes."""
     first, second = run_distributed(on_each_rank, 2)
-    expected = weights(Regression()) - LR * gradient()
-    for found in (first, second):
-        torch.testing.assert_close(found["weights"], expected)
-        torch.testing.assert_close(found["norm"], gradient().norm())
-        assert found["batches"] == 1, "the discarded pass leaves no trace in the statistics"
-        assert found["gathered"] == [{"rank": 0}, {"rank": 1}]
-        assert found["written"] == [0, 1]
-        assert found["from main"] == "of 0"
-        assert found["sum"] == [3]
-        assert found["stop"] == "SIGTERM"
+    initial = weights(Regression())
+    of_bias = torch.tensor([1.0] * 12 + [3.0] * 3)  # of weights and biases
+    for result in (first, second):
+        torch.testing.assert_close(result["weights"], initial - LR * gradient())
+        assert torch.equal(result["frozen"], initial)
+        torch.testing.assert_close(result["rates apart"], initial - LR * of_bias * gradient())
+        torch.testing.assert_close(result["norm"], gradient().norm())
+        assert result["batches"] == 2, "the discarded pass leaves no trace in the statistics"
+        assert result["gathered"] == [{"rank": 0}, {"rank": 1}]
+        assert result["written"] == [0, 1]
+        assert result["from main"] == "of 0"
+        assert result["sum"] == [3]
+        assert result["stop"] == "SIGTERM"
     assert (first["files"], second["files"]) == ([OPTIMIZER_FILE], [])
 
 
