@@ -69,14 +69,16 @@ def count(config: ModelConfig, num_frames: int) -> dict[str, Size]:
 def main(arguments: list[str] | None = None) -> int:
     """Print a table and return the exit status: 0, 1 if a checkpoint is refused, or 2 if the config is bad."""
     print_anything()
-    parser = argparse.ArgumentParser(prog="python -m mstat.model", description=__doc__)
+    settings = "Settings of a run, such as --model.patch_size 14, override the YAML."
+    parser = argparse.ArgumentParser(prog="python -m mstat.model", description=__doc__, epilog=settings)
     parser.add_argument("--config", type=path, help="YAML of a run (default: the paper's model)")
     parser.add_argument("--frames", type=int, help="frames of a clip (default: the config's clip.num_frames)")
     parser.add_argument("--init", type=path, metavar="FILE", help="show how a run with --model.init FILE would start")
-    options = parser.parse_args(arguments)
+    options, flags = parser.parse_known_args(arguments)
     if options.frames is not None and options.frames < 1:
         parser.error(f"--frames is {options.frames}; it must be at least 1")
-    run = parse(["--config", str(options.config)], prog=parser.prog) if options.config else Config()
+    config_file = ["--config", str(options.config)] if options.config else []
+    run = parse([*config_file, *flags], prog=parser.prog) if config_file or flags else Config()
     if options.init:
         return show_init(run.model, options.init)
     config, frames = run.model, options.frames or run.clip.num_frames

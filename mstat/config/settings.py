@@ -98,14 +98,20 @@ class ModelConfig:
     """The architecture. Defaults are the paper's; smaller models, such as one for a CPU, only change these fields.
 
     Attributes:
-        init: Initial weights: a TimeSformer (official or Hugging Face), a plain ViT of timm, or an MSTAT of this
-            program, given as a file, a folder with one, a run, or a checkpoint. `python -m mstat.model --init PATH`
-            shows what would be loaded. A run that resumes from a checkpoint no longer needs it.
+        init: Initial weights: a TimeSformer (official or Hugging Face), a plain ViT of timm, the ViT of CLIP or DINOv2
+            (docs/pretraining.md has their settings), or an MSTAT of this program, given as a file, a folder with one, a
+            run, or a checkpoint. `python -m mstat.model --init PATH` shows what would be loaded. A run that resumes
+            from a checkpoint no longer needs it.
         image_size: Height and width in pixels; frames are resized to it.
         patch_size: P, side of a square patch in pixels.
         width: D, length of a token. The paper has D = 3 P^2.
         num_heads: Attention heads of every module.
         mlp_ratio: Hidden width of a block's MLP, divided by D.
+        activation: Activation of every MLP: `gelu`, or `quick_gelu`, x sigmoid(1.702 x), of OpenAI's CLIP.
+        norm_eps: Epsilon of every LayerNorm: 1e-6 in TimeSformer, timm's ViT and DINOv2, 1e-5 in CLIP.
+        stem_norm: LayerNorm of all tokens before the first block (CLIP).
+        layer_scale: Initial value of LayerScale, a learnable factor for each channel of a block's spatial and MLP
+            residuals (DINOv2); null has none. Values of `init` replace it.
         stages: Stages of the model, whose features are trained and concatenated. Stage I is always one of them.
         depths: Number of blocks before the AAP or IAP of Stage I (STA), Stage II (STA) and Stage III (A-STA).
         num_attributes: A, attribute proxies of Stage I's AAP.
@@ -132,6 +138,10 @@ class ModelConfig:
     width: int = within("[1, 2147483647]", 768)
     num_heads: int = within("[1, 2147483647]", 12)
     mlp_ratio: float = within("(0, inf)", 4.0)
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    norm_eps: float = within("(0, 1)", 1e-6)
+    stem_norm: bool = False
+    layer_scale: float | None = within("(0, inf)", None)
     stages: tuple[Literal["I", "II", "III"], ...] = ("I", "II", "III")
     depths: tuple[int, int, int] = within("[0, 1024]", (8, 3, 3))
     num_attributes: int = within("[1, 2147483647]", 24)

@@ -5,6 +5,9 @@ Shapes: F independent sequences, S tokens in each, D width, h heads of d = D / h
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,8 +15,32 @@ from mstat.config import ModelConfig
 
 
 def layer_norm(config: ModelConfig) -> nn.LayerNorm:
-    """Return a LayerNorm with the eps of ViT and TimeSformer, whose weights it may receive."""
-    return nn.LayerNorm(config.width, eps=1e-6)
+    """Return a LayerNorm of tokens with the epsilon of the weights that it may receive."""
+    return nn.LayerNorm(config.width, eps=config.norm_eps)
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """Return x sigmoid(1.702 x), OpenAI's approximation of GELU, with which CLIP was trained."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "quick_gelu": quick_gelu}
+
+
+class LayerScale(nn.Module):
+    """Multiply each channel by a learnable factor (Touvron et al., ICCV 2021), on the last dimension."""
+
+    def __init__(self, width: int, initial: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+def layer_scale(config: ModelConfig) -> nn.Module:
+    """Return the LayerScale of a residual, or the identity without one."""
+    return nn.Identity() if config.layer_scale is None else LayerScale(config.width, config.layer_scale)
 
 
 class Attend(nn.Module):
@@ -41,13 +68,14 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with a GELU between them, on the last dimension."""
+    """Two linear layers with an activation between them, on the last dimension."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         hidden = round(config.mlp_ratio * config.width)
         self.fc1 = nn.Linear(config.width, hidden)
         self.fc2 = nn.Linear(hidden, config.width)
+        self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(self.activation(self.fc1(x)))

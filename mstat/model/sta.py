@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mstat.config import ModelConfig
-from mstat.model.attention import MLP, Attention, layer_norm
+from mstat.model.attention import MLP, Attention, layer_norm, layer_scale
 from mstat.model.proxies import AAP
 from mstat.model.stem import patch_grid
 
@@ -60,7 +60,8 @@ class AttributeTemporalBranch(nn.Module):
 class STA(nn.Module):
     """Spatio-temporal aggregation (Eq. 3) and the Transformer's MLP, all pre-norm.
 
-    With alpha = beta = 1 it is a divided space-time layer of TimeSformer.
+    With alpha = beta = 1 it is a divided space-time layer of TimeSformer. LayerScale (`config.layer_scale`) applies to
+    the residuals of a ViT's block; the temporal branch ends in a linear layer, which can scale by itself.
     """
 
     recompute = False  # in the backward pass, see MSTAT.recompute_blocks
@@ -71,9 +72,11 @@ class STA(nn.Module):
         self.alpha = nn.Parameter(torch.ones(1))
         self.spatial_norm = layer_norm(config)
         self.spatial = Attention(config)
+        self.spatial_scale = layer_scale(config)
         self.beta = nn.Parameter(torch.ones(1))
         self.mlp_norm = layer_norm(config)
         self.mlp = MLP(config)
+        self.mlp_scale = layer_scale(config)
 
     def temporal_branch(self, config: ModelConfig) -> nn.Module:
         """Make the module that mixes over time: (B, N, T, D) -> residual of the same shape."""
@@ -92,14 +95,14 @@ class STA(nn.Module):
 
         copies_BT1D = class_BD[:, None, None].expand(-1, frames, -1, -1)
         joined_BTMD = torch.cat([copies_BT1D, tokens_BNTD.transpose(1, 2)], dim=2)
-        mixed = self.spatial(self.spatial_norm(joined_BTMD).flatten(0, 1)).view_as(joined_BTMD)
+        mixed = self.spatial_scale(self.spatial(self.spatial_norm(joined_BTMD).flatten(0, 1))).view_as(joined_BTMD)
         to_copies_BT1D, to_tokens_BTND = mixed.split([1, positions], dim=2)
         tokens_BNTD = add(tokens_BNTD, to_tokens_BTND.transpose(1, 2), keep_s, self.beta)
         class_BD = add(class_BD, to_copies_BT1D.mean((1, 2), dtype=class_BD.dtype), keep_s, self.beta)
 
         # One call: a second one for the class tokens would read all weights, and compute their gradients, twice.
         joined_BSD = torch.cat([self.mlp_norm(class_BD)[:, None], self.mlp_norm(tokens_BNTD).flatten(1, 2)], dim=1)
-        mixed_BSD = self.mlp(joined_BSD)
+        mixed_BSD = self.mlp_scale(self.mlp(joined_BSD))
         tokens_BNTD = add(tokens_BNTD, mixed_BSD[:, 1:].view_as(tokens_BNTD), keep_m)
         class_BD = add(class_BD, mixed_BSD[:, 0], keep_m)
         return tokens_BNTD, class_BD

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mstat.config import ModelConfig
+from mstat.model.attention import layer_norm
 
 INIT_STD = 0.02
 
@@ -45,6 +46,8 @@ def shuffle(values_BNT: Tensor, tps_BTN: Tensor) -> Tensor:
 class Stem(nn.Module):
     """Patch embedding, spatial position, temporal patch shuffling, and the first class token (Sec. III-A, III-E).
 
+    With `config.stem_norm`, a LayerNorm follows, as in CLIP.
+
     There is no temporal position: the model does not know the order of the frames.
 
     A patch is laid out as (colour, row, column) and embedded by a linear layer, so that the layer's weight is the
@@ -62,6 +65,7 @@ class Stem(nn.Module):
         self.position = nn.Parameter(sinusoid(self.grid, config.width))
         self.class_token = nn.Parameter(torch.empty(config.width))
         nn.init.trunc_normal_(self.class_token, std=INIT_STD)
+        self.norm = layer_norm(config) if config.stem_norm else None
         # Saved with the weights, since the right normalisation depends on their origin.
         self.register_buffer("pixel_mean", torch.full((3,), 0.5))
         self.register_buffer("pixel_std", torch.full((3,), 0.5))
@@ -78,4 +82,7 @@ class Stem(nn.Module):
             patches_BNTCP = shuffle(patches_BNTCP, tps_BTN)
         pixels_BNTCP = (patches_BNTCP - 255 * self.pixel_mean[:, None]) / (255 * self.pixel_std[:, None])
         tokens_BNTD = self.patch(pixels_BNTCP.flatten(3)) + self.position[:, None]
-        return tokens_BNTD, self.class_token.repeat(batch, 1)  # a copy, because blocks are compiled for one layout
+        class_D = self.class_token
+        if self.norm is not None:
+            tokens_BNTD, class_D = self.norm(tokens_BNTD), self.norm(class_D)
+        return tokens_BNTD, class_D.repeat(batch, 1)  # a copy, because blocks are compiled for one layout

@@ -1,7 +1,8 @@
-"""Keys of weights: rename those of Hugging Face's TimeSformer and timm's ViT to the official TimeSformer's.
+"""Keys of weights: rename those of Hugging Face's models and of OpenAI's CLIP to the official TimeSformer's.
 
-TimeSformer's code is based on timm's, so a ViT of timm has the official keys, without the temporal ones. ViT variants
-with modules that MSTAT lacks (registers, LayerScale, ...) are refused by these keys, not loaded in part.
+TimeSformer's code is based on timm's, so a ViT of timm has the official keys, without the temporal ones. Those of
+CLIP's norm before the blocks (`norm_pre`) and of DINOv2's LayerScale (`ls1`, `ls2`) are timm's. ViT variants with
+modules that MSTAT lacks (register tokens, ...) are refused by these keys, not loaded in part.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mstat.errors import UserError
+from mstat.weights.layouts import HUGGING_FACE, HUGGING_FACE_CLIP, OPENAI_CLIP, RENAMED, renamed
 from mstat.weights.safe_load import named
 
 # Official name -> ours, inside a block.
@@ -31,59 +33,45 @@ BLOCK_MODULES = {
     "mlp.fc2": "mlp.fc2",
 }
 KINDS = ("weight", "bias")
+LAYER_SCALE_KEYS = {"ls1.gamma": "spatial_scale.gamma", "ls2.gamma": "mlp_scale.gamma"}
 BLOCK_KEYS = {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in BLOCK_MODULES.items() for kind in KINDS}
-STEM_KEYS = {"cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias", "norm.weight", "norm.bias"}
+BLOCK_KEYS |= LAYER_SCALE_KEYS
+PATCH_BIAS = "patch_embed.proj.bias"  # CLIP has none
+STEM_NORM_KEYS = {"norm_pre.weight", "norm_pre.bias"}
+STEM_KEYS = {"cls_token", "pos_embed", "patch_embed.proj.weight", "norm.weight", "norm.bias"}
 # Keys that MSTAT does not use, with the reason.
 DROPPED = {
     "time_embed": "MSTAT has no temporal position",
     "dist_token": "MSTAT has no distillation token",
     **{f"{head}.{kind}": "a classifier of other classes" for head in ("head", "head_dist") for kind in KINDS},
     **{f"pre_logits.fc.{kind}": "part of a classifier" for kind in KINDS},
+    "mask_token": "it replaces masked patches, which only pretraining has",
+    "projection": "CLIP's projection to the space of its texts",
 }
 # Keys of ViT variants that would compute something else without them.
 REFUSED = {
     r"fc_norm\..*": "it averages the tokens before its last norm",
-    r"norm_pre\..*": "it has a norm before its first block",
     r"patch_embed\.norm\..*": "it has a norm in its patch embedding",
-    r"reg_token": "it has register tokens",
-    r"blocks\.\d+\.ls[12]\..*|blocks\.\d+\.gamma_[12]": "it has LayerScale",
+    r"reg_token|register_tokens": "it has register tokens, which its patches attend to",
+    r"blocks\.\d+\.gamma_[12]": "it is a BEiT, whose LayerScale is not read",
+    r"blocks\.\d+\.mlp\.w\d+\..*": "its MLP is a SwiGLU",
     r"blocks\.\d+\.attn\.[qk]_norm\..*": "it normalises queries and keys",
     r"blocks\.\d+\.(attn|mlp)\.norm\..*": "it has norms inside attention or MLP",
     r"blocks\.\d+\.attn\.(relative_position.*|rel_pos.*|[qv]_bias)": "it has relative positions (BEiT)",
     r"attn_pool\..*": "it ends in attention pooling",
-    r"decoder_.*|mask_token": "it is a masked autoencoder with its decoder; save the encoder alone",
+    r"decoder_.*": "it is a masked autoencoder with its decoder; save the encoder alone",
 }
 
-# Hugging Face's key -> the official one, without the model's own prefix.
-HUGGING_FACE = [
-    (r"embeddings\.cls_token", "cls_token"),
-    (r"embeddings\.position_embeddings", "pos_embed"),
-    (r"embeddings\.time_embeddings", "time_embed"),
-    (r"embeddings\.patch_embeddings\.projection\.(weight|bias)", r"patch_embed.proj.\1"),
-    (r"encoder\.layer\.(\d+)\.layernorm_before\.(weight|bias)", r"blocks.\1.norm1.\2"),
-    (r"encoder\.layer\.(\d+)\.layernorm_after\.(weight|bias)", r"blocks.\1.norm2.\2"),
-    (r"encoder\.layer\.(\d+)\.temporal_layernorm\.(weight|bias)", r"blocks.\1.temporal_norm1.\2"),
-    (r"encoder\.layer\.(\d+)\.attention\.attention\.qkv\.(weight|bias)", r"blocks.\1.attn.qkv.\2"),
-    (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.(weight|bias)", r"blocks.\1.attn.proj.\2"),
-    (r"encoder\.layer\.(\d+)\.temporal_attention\.attention\.qkv\.(weight|bias)", r"blocks.\1.temporal_attn.qkv.\2"),
-    (r"encoder\.layer\.(\d+)\.temporal_attention\.output\.dense\.(weight|bias)", r"blocks.\1.temporal_attn.proj.\2"),
-    (r"encoder\.layer\.(\d+)\.temporal_dense\.(weight|bias)", r"blocks.\1.temporal_fc.\2"),
-    (r"encoder\.layer\.(\d+)\.intermediate\.dense\.(weight|bias)", r"blocks.\1.mlp.fc1.\2"),
-    (r"encoder\.layer\.(\d+)\.output\.dense\.(weight|bias)", r"blocks.\1.mlp.fc2.\2"),
-    (r"layernorm\.(weight|bias)", r"norm.\1"),
-    (r"classifier\.(weight|bias)", r"head.\1"),
-]
-
-
-# The patch embedding identifies a layout: official or timm's, Hugging Face's, ours.
-HUGGING_FACE_STEM = "embeddings.patch_embeddings.projection.weight"
-STEMS = ("patch_embed.proj.weight", HUGGING_FACE_STEM, "stem.patch.weight")
+STEMS = ("patch_embed.proj.weight", *RENAMED, "stem.patch.weight")
 # Parts that torch's wrappers insert into keys at any depth: torch.compile, FSDP, activation checkpointing.
 WRAPPED = r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 
 
+Pixels = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of red, green, blue
 # Pixel mean and deviation of a model that starts from a file with temporal weights, and from one without.
 PIXELS = {"divided": (0.45, 0.225), "none": (0.5, 0.5)}
+IMAGENET: Pixels = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP: Pixels = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
 class Stored(NamedTuple):
@@ -131,17 +119,22 @@ def take_off_prefix(path: Path, tensors: dict[str, Tensor]) -> Bare:
     return Bare({name: Stored(key, tensors[key]) for name, key in inside.items()}, sorted(taken), outside)
 
 
-def to_official(path: Path, bare: dict[str, Stored], buffers: Iterable[str] = ()) -> dict[str, Stored]:
+def to_official(
+    path: Path, bare: dict[str, Stored], buffers: Iterable[str] = ()
+) -> tuple[dict[str, Stored], dict[str, list[str]]]:
     """Rename the keys of a state dict to the official TimeSformer's, and refuse unknown and missing keys.
 
     Args:
         buffers: Keys of tensors that are not floats. The message names them if a missing weight is among them.
+
+    Returns:
+        The tensors by official name, and all keys of each tensor that joins several of the file, by the first one.
     """
-    hugging_face = HUGGING_FACE_STEM in bare
+    table = next((table for stem, table in RENAMED.items() if stem in bare), None)
     official: dict[str, Stored] = {}
     unknown = []
     for bare_name, stored in bare.items():
-        name = hugging_face_name(bare_name) if hugging_face else bare_name
+        name = bare_name if table is None else renamed(bare_name, table)
         if name is None or name in official:
             unknown.append(stored.key)
         else:
@@ -156,24 +149,64 @@ def to_official(path: Path, bare: dict[str, Stored], buffers: Iterable[str] = ()
             if re.fullmatch(pattern, name):
                 raise UserError(f"{path}: MSTAT cannot start from this ViT: {why} ({named([key])})")
 
-    suffixes = [suffix for suffix in BLOCK_KEYS if has_time(official) or not suffix.startswith("temporal_")]
+    if table in (HUGGING_FACE_CLIP, OPENAI_CLIP):
+        add_batch(official)
+    parts = join_attention(path, official)
+    suffixes = [
+        suffix
+        for suffix in BLOCK_KEYS
+        if (has_time(official) or not suffix.startswith("temporal_"))
+        and (has_layer_scale(official) or suffix not in LAYER_SCALE_KEYS)
+    ]
     num_blocks = len({match[1] for name in official if (match := re.match(r"blocks\.(\d+)\.", name))})
     required = STEM_KEYS | {f"blocks.{i}.{suffix}" for i in range(num_blocks) for suffix in suffixes}
-    refuse_keys(path, set(official), required, set(DROPPED), buffers)
-    return official
+    required |= STEM_NORM_KEYS if has_stem_norm(official) else {PATCH_BIAS}
+    refuse_keys(path, set(official), required, {*DROPPED, PATCH_BIAS}, buffers)
+    return official, parts
 
 
 def hugging_face_name(key: str) -> str | None:
-    """Return the official key of a Hugging Face key, or None."""
-    for pattern, official in HUGGING_FACE:
-        if match := re.fullmatch(pattern, key.removeprefix("timesformer.")):
-            return match.expand(official)
-    return None
+    """Return the official key of a key of Hugging Face's TimeSformer, or None."""
+    return renamed(key.removeprefix("timesformer."), HUGGING_FACE)
 
 
-def has_time(official: dict[str, Stored]) -> bool:
+def add_batch(official: dict[str, Stored]) -> None:
+    """Give CLIP's class token and positions, (D) and (1 + N, D), the dimensions of the official ones, in place."""
+    for name, dim in (("cls_token", 1), ("pos_embed", 2)):
+        if name in official and official[name].value.dim() == dim:
+            key, value = official[name]
+            official[name] = Stored(key, value.view(*[1] * (3 - dim), *value.shape))
+
+
+def join_attention(path: Path, official: dict[str, Stored]) -> dict[str, list[str]]:
+    """Join separate queries, keys and values to the official tensor, in place, and return their keys by the first."""
+    joined: dict[str, list[str]] = {}
+    for name in [name for name in official if re.fullmatch(r"blocks\.\d+\.attn\.q\.(weight|bias)", name)]:
+        names = [name.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
+        if not all(part in official for part in names):
+            continue  # refused later, as a missing key
+        parts = [official.pop(part) for part in names]
+        if not parts[0].value.dim() or len({part.value.shape for part in parts}) > 1:
+            raise UserError(f"{path}: shapes differ: {named(part.key for part in parts)}")
+        key = parts[0].key
+        joined[key] = [part.key for part in parts]
+        official[name.replace(".attn.q.", ".attn.qkv.")] = Stored(key, torch.cat([part.value for part in parts]))
+    return joined
+
+
+def has_time(official: Iterable[str]) -> bool:
     """Return whether the weights have temporal attention: a TimeSformer has, a plain ViT has not."""
     return any(".temporal_" in name for name in official)
+
+
+def has_stem_norm(names: Iterable[str]) -> bool:
+    """Return whether weights, by official names or ours, have a norm before the first block, as CLIP has."""
+    return any(name.startswith(("norm_pre.", "stem.norm.")) for name in names)
+
+
+def has_layer_scale(names: Iterable[str]) -> bool:
+    """Return whether weights, by official names or ours, have LayerScale, as DINOv2 has."""
+    return any(name.endswith((*LAYER_SCALE_KEYS, *LAYER_SCALE_KEYS.values())) for name in names)
 
 
 def refuse_keys(
@@ -206,6 +239,8 @@ def to_timesformer(weights: Mapping[str, Tensor], patch_size: int) -> dict[str, 
     }
     if "time_position" in weights:
         official["time_embed"] = weights["time_position"][None]
+    if "stem.norm.weight" in weights:
+        official |= {f"norm_pre.{kind}": weights[f"stem.norm.{kind}"] for kind in KINDS}
     names = {ours: theirs for theirs, ours in BLOCK_KEYS.items()}
     for key, value in weights.items():
         stage, _, rest = key.partition(".blocks.")

@@ -56,6 +56,8 @@ def export_classifier(
         "num_frames": config.clip.num_frames,
         "time": config.pretrain.time,
         "image_size": config.model.image_size,
+        "activation": config.model.activation,
+        "norm_eps": config.model.norm_eps,
     }
     _write(folder, to_timesformer(_of_model(weights), config.model.patch_size), {"classifier": classifier})
 

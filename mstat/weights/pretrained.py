@@ -1,4 +1,4 @@
-"""Initialise a model from pretrained weights: TimeSformer (official or Hugging Face), a plain ViT, or an MSTAT.
+"""Initialise a model from pretrained weights: a TimeSformer, the ViT of timm, CLIP or DINOv2, or an MSTAT.
 
 `mstat.weights.source` reads the file. The keys of other layouts are first renamed to the official TimeSformer's
 (`mstat.weights.checkpoint_keys`), which one table maps to ours. Every key of the file and every tensor of the model is
@@ -8,7 +8,7 @@ accounted for, and nothing is loaded unless everything fits. No code of a checkp
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -23,14 +23,23 @@ from mstat.model.sta import AttributeSTA
 from mstat.weights import positions
 from mstat.weights.checkpoint_keys import (
     BLOCK_KEYS,
+    CLIP,
     DROPPED,
+    IMAGENET,
     KINDS,
+    LAYER_SCALE_KEYS,
+    PATCH_BIAS,
+    PIXELS,
+    Pixels,
     Stored,
+    has_layer_scale,
+    has_stem_norm,
     has_time,
     refuse_keys,
     take_off_prefix,
     to_official,
 )
+from mstat.weights.needed_settings import refuse_settings
 from mstat.weights.positions import resize_position
 from mstat.weights.safe_load import named, printable
 from mstat.weights.source import Source, read_source
@@ -38,6 +47,8 @@ from mstat.weights.source import Source, read_source
 NO_KEY = "-"  # `key` of a row that comes from no key of the file
 NOWHERE = "dropped"  # `ours` of a row that fills no tensor of the model
 KEPT = "keeps its own start"
+# Keys beside a vision model that belong to it, with the reason why MSTAT does not use them.
+OUTSIDE = {"visual_projection.weight": DROPPED["projection"]}
 
 
 class Row(NamedTuple):
@@ -72,8 +83,8 @@ def load_pretrained(model: MSTAT, path: str | Path) -> list[Row]:
 
     `mstat.weights.source` lists the accepted sources. Blocks are used in order: first Stage I, then Stage II; Stage III
     gets copies of Stage II's. The keys identify the layout, with any prefix; the suffix identifies the container
-    (`.safetensors`, else a torch file, read with `weights_only=True`). Pixel normalisation follows the weights: 0.45 /
-    0.225 for a TimeSformer, ImageNet's for a distilled ViT (DeiT), else our 0.5 / 0.5, as for most ViTs of timm.
+    (`.safetensors`, else a torch file, read with `weights_only=True`). Pixel normalisation follows the weights, see
+    `pixels_of`.
 
     Returns:
         One or more rows for every key of the file and every tensor of the model, and one for each decision (with
@@ -81,23 +92,27 @@ def load_pretrained(model: MSTAT, path: str | Path) -> list[Row]:
 
     Raises:
         UserError: If the file is missing or holds more than plain tensors, its layout is unknown, keys are unknown or
-            missing, shapes do not fit, or values are not finite. The model is then unchanged.
+            missing, the model's settings or shapes do not fit, or values are not finite. The model is then unchanged.
     """
     source = read_source(Path(path))
     path, tensors = source.path, {key: value.float() for key, value in source.tensors.items()}
     bare = take_off_prefix(path, tensors)
     source.notes += [f"{printable(prefix)!r} removed from the keys" for prefix in bare.taken]
     rows = [Row(printable(name), NOWHERE, why) for name, why in source.others.items()]
-    rows += [Row(key, NOWHERE, "not part of the model") for key in bare.outside]
+    rows += [Row(key, NOWHERE, OUTSIDE.get(key, "not part of the model")) for key in bare.outside]
     state = model.state_dict()
+    parts: dict[str, list[str]] = {}
     if "stem.patch.weight" in bare.stored:
         necks = [name for name in bare.stored if name.startswith("necks.")]
         rows += [Row(bare.stored.pop(name)[0], NOWHERE, "a BNNeck belongs to its run's classifiers") for name in necks]
+        refuse_settings(model.config, source, bare.stored)
         required = {name for name in state if not name.startswith("necks.")}
         refuse_keys(path, set(bare.stored), required, set(), source.others)
         fills = list(fills_from_own(model, bare.stored, source))
     else:
-        official = to_official(path, bare.stored, source.others)
+        official, parts = to_official(path, bare.stored, source.others)
+        kernel = official["patch_embed.proj.weight"].value
+        refuse_settings(model.config, source, official, kernel)
         fills = list(fills_from_official(model, source, official))
         used = {fill.key for fill in fills}
         for name, (key, _) in official.items():
@@ -121,7 +136,15 @@ def load_pretrained(model: MSTAT, path: str | Path) -> list[Row]:
     if cast := sorted({str(value.dtype).removeprefix("torch.") for value in source.tensors.values()} - {"float32"}):
         source.notes.append(f"weights of {' and '.join(cast)} converted to float32")
     notes = [Row(NO_KEY, NO_KEY, note) for note in source.notes]
+    rows = [one for row in rows for one in _per_key(row, parts)]
     return [row._replace(shape=tuple(tensors[row.key].shape)) if row.key in tensors else row for row in rows] + notes
+
+
+def _per_key(row: Row, parts: dict[str, list[str]]) -> list[Row]:
+    """Return the row of a tensor that joins several keys of the file once for each of them."""
+    if row.key not in parts:
+        return [row]
+    return [row._replace(key=key, action=f"{row.action}, queries, keys and values joined") for key in parts[row.key]]
 
 
 def fills_from_own(model: MSTAT, bare: dict[str, Stored], source: Source) -> Iterator[Fill]:
@@ -174,19 +197,40 @@ def fills_from_official(model: MSTAT, source: Source, official: dict[str, Stored
 
     key, kernel = official["patch_embed.proj.weight"]
     yield Fill(key, "stem.patch.weight", kernel.flatten(1) if kernel.dim() > 1 else kernel, "flattened")
-    key, bias = official["patch_embed.proj.bias"]
-    yield Fill(key, "stem.patch.bias", bias, "copied")
+    if PATCH_BIAS in official:
+        key, bias = official[PATCH_BIAS]
+        yield Fill(key, "stem.patch.bias", bias, "copied")
+    else:
+        yield Fill(NO_KEY, "stem.patch.bias", torch.zeros(kernel.shape[:1]), "zero: CLIP's patch embedding has no bias")
+    for kind in KINDS if has_stem_norm(official) else ():
+        key, value = official[f"norm_pre.{kind}"]
+        yield Fill(key, f"stem.norm.{kind}", value, "copied")
     yield from fills_of_tokens(model, source, official)
     stages = [name for name in ("stage1", "stage2", "stage3") if getattr(model, name) is not None]
     for kind, stage in product(KINDS, stages):
         key, value = official[f"norm.{kind}"]
         yield Fill(key, f"{stage}.norm.{kind}", value, "copied")
+    if (pixels := pixels_of(official, source)) is not None:
+        (mean, std), origin = pixels
+        yield Fill(NO_KEY, "stem.pixel_mean", torch.tensor(mean), origin)
+        yield Fill(NO_KEY, "stem.pixel_std", torch.tensor(std), origin)
+
+
+def pixels_of(official: Iterable[str], source: Source) -> tuple[Pixels, str] | None:
+    """Return the normalisation of the pixels for which the weights were trained, and whose it is.
+
+    None leaves our 0.5 / 0.5, as most ViTs of timm have it.
+    """
     if has_time(official):
-        yield Fill(NO_KEY, "stem.pixel_mean", torch.full((3,), 0.45), "0.45, TimeSformer's")
-        yield Fill(NO_KEY, "stem.pixel_std", torch.full((3,), 0.225), "0.225, TimeSformer's")
-    elif "dist_token" in official:
-        yield Fill(NO_KEY, "stem.pixel_mean", torch.tensor([0.485, 0.456, 0.406]), "ImageNet's, as DeiT has it")
-        yield Fill(NO_KEY, "stem.pixel_std", torch.tensor([0.229, 0.224, 0.225]), "ImageNet's, as DeiT has it")
+        mean, std = PIXELS["divided"]
+        return ((mean,) * 3, (std,) * 3), "0.45 / 0.225, TimeSformer's"
+    if "dist_token" in official:
+        return IMAGENET, "ImageNet's, as DeiT has it"
+    if not (has_stem_norm(official) or has_layer_scale(official)):
+        return None
+    if source.pixels is not None:
+        return source.pixels, "stated beside the weights"
+    return (CLIP, "CLIP's") if has_stem_norm(official) else (IMAGENET, "ImageNet's, as DINOv2 has it")
 
 
 def fills_of_tokens(model: MSTAT, source: Source, official: dict[str, Stored]) -> Iterator[Fill]:
@@ -234,6 +278,8 @@ def fills_of_block(official: dict[str, Stored], index: int, block: str, silence_
         if name in official:
             key, value = official[name]
             yield Fill(key, f"{block}.{ours}", value, "copied")
+        elif suffix in LAYER_SCALE_KEYS:
+            continue  # the model has none either
         elif not suffix.startswith("temporal_fc."):
             key, value = official[name.replace("temporal_", "")]
             yield Fill(key, f"{block}.{ours}", value, "copied from spatial attention")

@@ -1,7 +1,7 @@
 """Read the source of `model.init`: a file, a sharded file, a folder, a run, or a checkpoint.
 
-A Source holds the tensors, the grid of their positions if a description beside them gives it, and notes for the printed
-table. No code of these files is run (`mstat.weights.safe_load`).
+A Source holds the tensors, what a description beside them says of their model, and notes for the printed table. No code
+of these files is run (`mstat.weights.safe_load`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from mstat.errors import UserError
 from mstat.files import read_plain_json
 from mstat.weights import checkpoint_files
-from mstat.weights.checkpoint_keys import to_timesformer
+from mstat.weights.checkpoint_keys import PIXELS, Pixels, to_timesformer
 from mstat.weights.file_kinds import TENSORFLOW
 from mstat.weights.positions import Grid
 from mstat.weights.safe_load import named, printable, read_file
@@ -38,6 +38,9 @@ class Source:
         tensors: Tensors by their names in the file.
         others: Unused entries of the file, by name, with the reason.
         grid: Rows and columns of patches, if a description beside the weights gives them.
+        activation: Activation of the MLPs, likewise.
+        norm_eps: Epsilon of the norms, likewise.
+        pixels: Mean and deviation of the pixels, likewise.
         notes: Decisions while reading, for the user.
     """
 
@@ -45,6 +48,9 @@ class Source:
     tensors: dict[str, Tensor]
     others: dict[str, str] = field(default_factory=dict)
     grid: Grid | None = None
+    activation: str | None = None
+    norm_eps: float | None = None
+    pixels: Pixels | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -63,7 +69,7 @@ def read_source(path: Path) -> Source:
         return source
     source = _sharded(path) if path.name.endswith(".index.json") else _single(path)
     refuse_changed(path)
-    source.grid = _described_grid(path, source)
+    _describe(path, source)
     return source
 
 
@@ -133,12 +139,14 @@ def _checkpoint(folder: Path) -> Source:
     tensors = checkpoint_files.read_weights(folder)
     others = {name: "belongs to training, not to the model" for name in tensors if not name.startswith("model.")}
     tensors = {name: value for name, value in tensors.items() if name not in others}
-    source = Source(folder, tensors, others, _grid(meta.get("model")), [f"checkpoint after step {meta['step']}"])
+    source = Source(folder, tensors, others, _grid(meta.get("model")), notes=[f"checkpoint after step {meta['step']}"])
+    _take_settings(source, meta.get("model"))
     if "model.head.weight" in tensors:  # a classifier of actions
         bare = {name.removeprefix("model."): value for name, value in tensors.items()}
         try:
             side = math.isqrt(bare["stem.patch.weight"].shape[1] // 3)
             source.tensors = to_timesformer(bare, side)
+            source.pixels = _same_for_colours("divided" if "time_position" in bare else "none")
         except (KeyError, IndexError, RuntimeError, ValueError) as error:
             raise UserError(f"{folder}: not the weights of a pretraining run: {printable(str(error))}") from None
         source.notes.append("a checkpoint of launch/pretrain.py; keys as in its model.safetensors")
@@ -157,23 +165,59 @@ def refuse_changed(path: Path) -> None:
             )
 
 
-def _described_grid(path: Path, source: Source) -> Grid | None:
-    """Return the grid by the description beside the file: our model.json, or Hugging Face's or timm's config.json."""
+def _describe(path: Path, source: Source) -> None:
+    """Add what the description beside the file says: our model.json, or Hugging Face's or timm's config.json."""
     ours, theirs = path.with_suffix(".json"), path.parent / "config.json"
     if path.suffix == ".safetensors" and ours.is_file() and isinstance(description := _read_json(ours), dict):
-        classifier = description.get("classifier")
+        classifier, model = description.get("classifier"), description.get("model")
         if isinstance(classifier, dict):
             kernel = source.tensors.get("patch_embed.proj.weight")
-            return _grid({**classifier, "patch_size": _side(kernel)})
-        if (grid := _grid(description.get("model"))) is not None:
-            return grid
+            source.grid = _grid({**classifier, "patch_size": _side(kernel)})
+            source.pixels = _same_for_colours(classifier.get("time"))
+            _take_settings(source, classifier)
+            return
+        if (grid := _grid(model)) is not None:
+            source.grid = grid
+            _take_settings(source, model)
+            return
     if theirs.is_file() and isinstance(description := _read_json(theirs), dict):
         of_timm = description.get("pretrained_cfg")
         if isinstance(of_timm, dict) and isinstance(size := of_timm.get("input_size"), list):
             kernel = next((v for k, v in source.tensors.items() if k.endswith("patch_embed.proj.weight")), None)
-            return _grid({"image_size": size[-2:], "patch_size": _side(kernel)})
-        return _grid(description)
-    return None
+            source.grid = _grid({"image_size": size[-2:], "patch_size": _side(kernel)})
+            source.pixels = _pixels(of_timm.get("mean"), of_timm.get("std"))
+            # OpenAI's weights also belong to architectures of timm without QuickGELU, for fine-tuning.
+            quick = "quickgelu" in str(description.get("architecture")) or of_timm.get("tag") == "openai"
+            source.activation = "quick_gelu" if quick else "gelu"
+            return
+        of_clip = description.get("vision_config")
+        settings = of_clip if isinstance(of_clip, dict) else description
+        source.grid = _grid(settings)
+        _take_settings(source, {"activation": settings.get("hidden_act"), "norm_eps": settings.get("layer_norm_eps")})
+
+
+def _take_settings(source: Source, settings: Any) -> None:
+    """Add activation and epsilon of a description."""
+    if isinstance(settings, Mapping):
+        activation, eps = settings.get("activation"), settings.get("norm_eps")
+        source.activation = activation if isinstance(activation, str) else None
+        source.norm_eps = eps if type(eps) is float else None
+
+
+def _pixels(mean: Any, std: Any) -> Pixels | None:
+    """Return mean and deviation, if they are three numbers each, the deviation more than 0."""
+    for three in (mean, std):
+        if not isinstance(three, list) or len(three) != 3 or not all(type(x) is float and 0 <= x <= 1 for x in three):
+            return None
+    return (tuple(mean), tuple(std)) if all(std) else None
+
+
+def _same_for_colours(time: Any) -> Pixels | None:
+    """Return mean and deviation of our classifier with the setting `pretrain.time`."""
+    if not isinstance(time, str) or time not in PIXELS:
+        return None
+    mean, std = PIXELS[time]
+    return (mean,) * 3, (std,) * 3
 
 
 def _side(kernel: Tensor | None) -> int | None:

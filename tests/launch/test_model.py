@@ -80,6 +80,8 @@ def test_table_is_of_the_config(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert f"{flops_by_hand(SMALL, 3) / 1e9:,.3f}" in printed
     assert main(["--config", str(path), "--frames", "6"]) == 0
     assert f"{flops_by_hand(SMALL, 6) / 1e9:,.3f}" in capsys.readouterr().out
+    assert main(["--model.num_prototypes", "9", "--config", str(path)]) == 0
+    assert f"{parameters_by_hand(dataclasses.replace(SMALL, num_prototypes=9)):,}" in capsys.readouterr().out
 
 
 def test_unknown_setting_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

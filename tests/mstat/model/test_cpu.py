@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -6,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mstat.config import ModelConfig
 from mstat.model.attention import Attend
 from mstat.model.cpu import FEWEST_ROWS, SHORT, CPUAttend, CPULinear, use_cpu_kernels
 from mstat.model.mstat import MSTAT
@@ -67,13 +69,17 @@ def test_attention_is_softmax_attention(keys: int) -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_a_model_keeps_its_weights_and_its_features() -> None:
+@pytest.mark.parametrize(
+    "config",
+    [SMALL, dataclasses.replace(SMALL, activation="quick_gelu", norm_eps=1e-5, stem_norm=True, layer_scale=0.5)],
+)
+def test_a_model_keeps_its_weights_and_its_features(config: ModelConfig) -> None:
     """`use_cpu_kernels` replaces every linear layer and attention, and changes neither names nor, but for rounding,
     features. A new model has PyTorch's own layers, which exporters and adapters know."""
     torch.manual_seed(0)
-    model = MSTAT(SMALL)
+    model = MSTAT(config)
     names = list(model.state_dict())
-    frames = torch.randint(0, 256, (2, 3, *SMALL.image_size, 3), dtype=torch.uint8)
+    frames = torch.randint(0, 256, (2, 3, *config.image_size, 3), dtype=torch.uint8)
     assert not any(isinstance(module, CPULinear | CPUAttend) for module in model.modules())
     with torch.no_grad():
         plain = model(frames)

@@ -121,6 +121,20 @@ def test_alpha_and_beta_scale_residuals(drop: bool) -> None:
         assert all(gradient.abs() > 1e-3 for gradient in gradients)
 
 
+@pytest.mark.parametrize("kind", [STA, AttributeSTA])
+def test_layer_scale_scales_the_residuals_of_a_vits_block(kind: type[STA]) -> None:
+    """With equal factors it is drop path's multiplier, spatial and MLP: the temporal residual has none."""
+    block = randomised(kind(dataclasses.replace(SMALL, layer_scale=0.25)))
+    plain = kind(SMALL)
+    missing, unexpected = plain.load_state_dict(block.state_dict(), strict=False)
+    assert (missing, unexpected) == ([], ["spatial_scale.gamma", "mlp_scale.gamma"])
+    nn.init.constant_(block.get_parameter("spatial_scale.gamma"), 0.5)
+    nn.init.constant_(block.get_parameter("mlp_scale.gamma"), 2.0)
+    patches, cls = tokens()
+    scaled = plain(patches, cls, torch.tensor([[1.0, 0.5, 2.0]] * B))
+    torch.testing.assert_close(block(patches, cls), scaled)
+
+
 def test_attribute_block_starts_without_a_voice() -> None:
     """A new A-STA (alpha = 0) passes tokens on as if its temporal part were dropped."""
     block = AttributeSTA(SMALL)

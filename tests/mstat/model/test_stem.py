@@ -1,5 +1,8 @@
+import dataclasses
+
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from mstat.model.stem import Stem
 from tests.mstat.model.small import SMALL, clips
@@ -37,6 +40,20 @@ def test_tps_takes_each_token_from_its_source_frame() -> None:
     same = torch.ones(2, 8, dtype=torch.bool)
     same[1, 3] = False
     assert torch.equal(shuffled[same], plain[same])
+
+
+def test_a_norm_may_follow() -> None:
+    """`stem_norm` normalises all tokens, and the class token, behind the positions."""
+    torch.manual_seed(0)
+    module = Stem(dataclasses.replace(SMALL, stem_norm=True, norm_eps=1e-5))
+    assert module.norm is not None
+    nn.init.normal_(module.norm.weight)
+    plain = stem()
+    plain.load_state_dict(module.state_dict(), strict=False)
+    for ours, bare in zip(module(clips()), plain(clips()), strict=True):
+        centred = bare - bare.mean(-1, keepdim=True)
+        expected = centred / (bare.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt() * module.norm.weight
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_normalisation_travels_with_the_weights() -> None:

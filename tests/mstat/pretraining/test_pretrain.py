@@ -117,6 +117,7 @@ def test_the_exported_file_is_for_init_alone(time: Any, config: Config, tmp_path
     described = json.loads((run / "model.json").read_text())["classifier"]
     assert described == {
         "classes": ["growing", "shrinking"], "num_frames": 3, "time": time, "image_size": [16, 16],
+        "activation": "gelu", "norm_eps": 1e-6,
     }  # fmt: skip
     with pytest.raises(ValueError, match=r"launch/train\.py --model\.init .*model\.safetensors"):
         mstat.load(run)

@@ -217,9 +217,10 @@ def test_a_distilled_vit_gives_all_but_its_distillation(tmp_path: Path) -> None:
     ("key", "message"),
     [
         ("fc_norm.weight", "it averages the tokens before its last norm"),
-        ("norm_pre.weight", "a norm before its first block"),
         ("reg_token", "register tokens"),
-        ("blocks.0.ls1.gamma", "LayerScale"),
+        ("register_tokens", "register tokens"),
+        ("blocks.0.gamma_1", "BEiT"),
+        ("blocks.0.mlp.w12.weight", "SwiGLU"),
         ("blocks.3.attn.q_norm.weight", "normalises queries and keys"),
         ("attn_pool.latent", "attention pooling"),
         ("decoder_embed.weight", "save the encoder alone"),
