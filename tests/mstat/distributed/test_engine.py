@@ -18,7 +18,7 @@ from mstat.distributed import signals
 from mstat.distributed.engine import Engine
 from mstat.distributed.lost_rank import LostRankError, RollCall
 from mstat.errors import UserError
-from mstat.weights.checkpoint_files import OPTIMIZER_FILE
+from mstat.weights.checkpoint_files import AVERAGE_FILE, OPTIMIZER_FILE
 from tests.helpers.distributed import run_distributed
 
 LR = 0.5
@@ -44,7 +44,7 @@ def settings(**changes: Any) -> Config:
     clip_grad_norm = changes.get("clip_grad_norm")
     return dataclasses.replace(
         config,
-        train=dataclasses.replace(config.train, precision=changes.get("precision", "no")),
+        train=dataclasses.replace(config.train, precision=changes.get("precision", "no"), ema=changes.get("ema")),
         optim=dataclasses.replace(config.optim, momentum=0.0, weight_decay=0.0, clip_grad_norm=clip_grad_norm),
     )
 
@@ -131,6 +131,20 @@ def test_a_damaged_state_is_refused_by_file(content: Any, tmp_path: Path) -> Non
         make_engine().load(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"", {"task": {}}, {}], ids=repr)
+def test_a_damaged_average_is_refused_by_file(content: Any, tmp_path: Path) -> None:
+    """The weights of the task stay."""
+    engine, file = make_engine(ema=0.5), tmp_path / AVERAGE_FILE
+    before = weights(engine.task)
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    with pytest.raises(UserError, match=rf"{AVERAGE_FILE}: does not fit this run"):
+        engine.load_average(tmp_path)
+    assert torch.equal(weights(engine.task), before)
+
+
 def test_weights_that_are_not_finite_are_named() -> None:
     """Buffers too, as the statistics of a batch norm."""
     engine = make_engine()
@@ -168,10 +182,13 @@ def on_each_rank() -> dict[str, Any]:
     """What a rank of two sees: a step on its half of the batch, and what crosses ranks."""
     rank = dist.get_rank()
     os.environ.update(WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2", MASTER_ADDR="x")
-    engine = make_engine()
+    engine = make_engine(ema=0.999)
     half = {"inputs_BD": INPUTS_BD.chunk(2)[rank]}
     norm = engine.update(engine.losses(half, metric_weight=2.0)["loss"], LR)
+    engine.update_average(0)
     found: dict[str, Any] = {"norm": norm, "weights": weights(engine.task)}
+    with engine.averaged():
+        found["average"] = weights(engine.task)
     found["batches"] = int(engine.task.get_buffer("norm.num_batches_tracked"))
     found["gathered"] = engine.gather_objects({"rank": rank})
     found["written"] = engine.gather_from_writers(rank)
@@ -190,11 +207,13 @@ def on_each_rank() -> dict[str, Any]:
 
 
 def test_two_processes_are_one() -> None:
-    """The step of the whole batch on both; a signal to one stops both; the main process alone writes."""
+    """The step of the whole batch and its average on both; a signal to one stops both; the main process writes."""
     first, second = run_distributed(on_each_rank, 2)
     expected = weights(Regression()) - LR * gradient()
     for found in (first, second):
         torch.testing.assert_close(found["weights"], expected)
+        torch.testing.assert_close(found["average"], weights(Regression()).lerp(expected, 0.9))
+        assert torch.equal(found["average"], first["average"])
         torch.testing.assert_close(found["norm"], gradient().norm())
         assert found["batches"] == 1, "the discarded pass leaves no trace in the statistics"
         assert found["gathered"] == [{"rank": 0}, {"rank": 1}]
@@ -202,7 +221,7 @@ def test_two_processes_are_one() -> None:
         assert found["from main"] == "of 0"
         assert found["sum"] == [3]
         assert found["stop"] == "SIGTERM"
-    assert (first["files"], second["files"]) == ([OPTIMIZER_FILE], [])
+    assert (first["files"], second["files"]) == ([OPTIMIZER_FILE, AVERAGE_FILE], [])
 
 
 def test_a_failed_collective_is_explained_by_the_roll_call(launcher: list[dist.TCPStore]) -> None:
