@@ -9,14 +9,9 @@ torchreid's packages lack the source of its compiled ranker; pyppbox-torchreid c
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import time
-import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +25,7 @@ from benchmarks.harness import (
     call_elsewhere,
     forget_peak,
     in_turn,
+    load_file,
     medians,
     resident,
     run_main,
@@ -107,25 +103,6 @@ def on_one_thread(function: Callable[[], Any]) -> Callable[[], Any]:
             torch.set_num_threads(THREADS)
 
     return run
-
-
-def load_file(package: str, pattern: str) -> ModuleType:
-    """Load one file of an installed package without importing the package, which has many imports."""
-    package_spec = importlib.util.find_spec(package)
-    if package_spec is None or package_spec.submodule_search_locations is None:
-        raise SystemExit(f"{package} is missing: use make bench-evaluation")
-    (path,) = Path(package_spec.submodule_search_locations[0]).glob(pattern)
-    spec = importlib.util.spec_from_file_location(path.name.split(".")[0], path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[package] = None  # type: ignore[assignment]  # its imports from the package fail, and are optional
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            spec.loader.exec_module(module)
-    finally:
-        del sys.modules[package]
-    return module
 
 
 def ranking(labels: Labels, query_QD: torch.Tensor, gallery_GD: torch.Tensor) -> Part:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -18,9 +19,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -90,6 +93,25 @@ def medians(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
 def ratio(values: Sequence[float], others: Sequence[float]) -> float:
     """Return the median over rounds of the ratio of two calls: other load slows both calls of a round."""
     return statistics.median(value / other for value, other in zip(values, others, strict=True))
+
+
+def load_file(package: str, pattern: str) -> ModuleType:
+    """Load one file of an installed package without importing the package, which has many imports."""
+    package_spec = importlib.util.find_spec(package)
+    if package_spec is None or package_spec.submodule_search_locations is None:
+        raise SystemExit(f"{package} is missing: use make bench-evaluation")
+    (path,) = Path(package_spec.submodule_search_locations[0]).glob(pattern)
+    spec = importlib.util.spec_from_file_location(path.name.split(".")[0], path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[package] = None  # type: ignore[assignment]  # its imports from the package fail, and are optional
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            spec.loader.exec_module(module)
+    finally:
+        del sys.modules[package]
+    return module
 
 
 # --- processes ----------------------------------------------------------------------------------------------------

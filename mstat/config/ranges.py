@@ -46,7 +46,7 @@ def out_of_range(config: Config) -> str | None:
 
 def _contradiction(config: Config) -> str | None:
     """Return an error message if two settings contradict each other, else None."""
-    loss, batch = config.loss, config.batch
+    loss, batch, schedule = config.loss, config.batch, config.schedule
     if config.clip.crop_padding >= min(config.model.image_size):
         return f"clip.crop_padding is {config.clip.crop_padding}; it must be less than both sides of model.image_size"
     if loss.metric == "sphereface" and (loss.angular_margin or 1) % 1:
@@ -63,6 +63,20 @@ def _contradiction(config: Config) -> str | None:
         return (
             "loss.cross_entropy_weight is 0, and loss.metric or loss.metric_weight turns the metric loss off: "
             "keep one of the two losses"
+        )
+    if loss.stage_weights is not None and len(loss.stage_weights) != len(config.model.stages):
+        return (
+            f"loss.stage_weights is {list(loss.stage_weights)}; it must be one number for each of model.stages "
+            f"({', '.join(config.model.stages)}), or null"
+        )
+    if loss.stage_weights is not None and not any(loss.stage_weights):
+        return "loss.stage_weights is 0 for every stage, which trains nothing: give one stage a weight above 0"
+    if list(schedule.milestones) != sorted(set(schedule.milestones)):
+        return f"schedule.milestones is {list(schedule.milestones)}; the epochs must ascend"
+    if bool(schedule.milestones) != (schedule.name == "multistep"):
+        return (
+            f"schedule.milestones is {list(schedule.milestones)}, but schedule.name is {schedule.name}: "
+            "give milestones with multistep, and with no other schedule"
         )
     return None
 
@@ -105,7 +119,8 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
 def is_number(kind: Any) -> bool:
     """Return whether a setting is a number or a tuple of numbers."""
     return any(
-        one in (int, float) or (get_origin(one) is tuple and get_args(one)[0] is int) for one in alternatives(kind)
+        one in (int, float) or (get_origin(one) is tuple and get_args(one)[0] in (int, float))
+        for one in alternatives(kind)
     )
 
 

@@ -59,17 +59,38 @@ class ClipConfig:
         num_frames: T, frames of a clip.
         sampling: `segments` draws one frame from each of T equal parts; `stride` takes T frames at a fixed stride.
         stride: Distance between neighbouring frames if sampling is `stride`.
-        flip: Probability of a horizontal flip. Like all augmentation here, it is the same on every frame of a clip.
+        flip: Probability of a horizontal flip. Augmentation is the same on every frame of a clip, except under
+            `erase_per_frame`.
+        brightness: Random brightness: frames are multiplied by a factor from 1 - `brightness` to 1 + `brightness`, as
+            in torchvision's ColorJitter. 0 changes nothing, here and in the next three settings.
+        contrast: Likewise, each frame's distance from its own mean grey.
+        saturation: Likewise, the distance of each pixel from its grey.
+        hue: Random hue: colours turn by up to this fraction of the colour circle, in either direction.
         crop_padding: Pixels of padding around a frame before a random crop to its own size.
         erase: Probability of random erasing.
+        erase_per_frame: Erase each frame independently, with its own draw of whether and where, as torchreid does,
+            whose transforms see one frame at a time. If false, one draw serves all frames of the clip.
+        erase_aspect: Distribution of the erased rectangle's aspect (height to width) between 0.3 and 3.3: `uniform` in
+            the aspect itself (Zhong et al. 2017: their Algorithm 1 and their code), which favours high rectangles, or
+            `log`, uniform in its logarithm (torchvision, timm, fast-reid), so that high and wide ones are as frequent.
+        erase_fill: Content of an erased rectangle: the pixel `mean` that the model subtracts (the code of Zhong et al.
+            for people, fast-reid), or `noise`: uniform values from 0 to 255 for each pixel and channel (RE-R of Zhong
+            et al.; torchvision and timm draw normal values).
     """
 
     num_frames: int = within("[1, 65535]", 8)
     sampling: Literal["segments", "stride"] = "segments"
     stride: int = within("[1, 2147483647]", 4)
     flip: float = within("[0, 1]", 0.5)
+    brightness: float = within("[0, 1]", 0.0)
+    contrast: float = within("[0, 1]", 0.0)
+    saturation: float = within("[0, 1]", 0.0)
+    hue: float = within("[0, 0.5]", 0.0)
     crop_padding: int = within("[0, 32767]", 10)
     erase: float = within("[0, 1]", 0.5)
+    erase_per_frame: bool = False
+    erase_aspect: Literal["uniform", "log"] = "uniform"
+    erase_fill: Literal["mean", "noise"] = "mean"
 
 
 @dataclass(frozen=True)
@@ -100,6 +121,8 @@ class ModelConfig:
             choose the side that the metric loss and the scores compare.
         stage1_aap: Stage I ends in its AAP. If false, its feature is the class token (Table VI, without attributes).
         stage3_asta: Stage III consists of A-STA blocks. If false, of STA blocks (the wider reading of the same row).
+        asta_alpha: Initial alpha of each A-STA, the weight of its temporal residual. At 0, random proxies do not change
+            pretrained tokens.
         iap: Stages that end in an IAP; in the others an STA block takes its place (Table III).
     """
 
@@ -122,6 +145,7 @@ class ModelConfig:
     bnneck: bool = False
     stage1_aap: bool = True
     stage3_asta: bool = True
+    asta_alpha: float = within("[0, 100]", 0.0)
     iap: Literal["both", "II", "III", "none"] = "both"
 
 
@@ -143,10 +167,11 @@ class LossConfig:
         label_smoothing: Label smoothing of the cross-entropy.
         metric_weight: Weight of the metric loss of each stage.
         metric_warmup_steps: Steps over which that weight rises linearly from 0. In training from scratch, early hard
-            mining collapses all features to one point; a pretrained model does not need a warm-up.
+            mining on the feature itself collapses all features to one point.
         mining_groups: Number of equal, consecutive groups of the global batch within which BatchHard compares clips;
             1 compares all. R groups reproduce R ranks that each mine alone (docs/scaling.md).
         cross_entropy_weight: Weight of the cross-entropy of each stage.
+        stage_weights: Weight of both losses of a stage, one number for each of `model.stages`; null weighs all by 1.
     """
 
     metric: Literal["batch_hard", "arcface", "sphereface", "oim", "none"] = "batch_hard"
@@ -160,43 +185,70 @@ class LossConfig:
     metric_warmup_steps: int = within("[0, 2147483647]", 0)
     mining_groups: int = within("[1, 2147483647]", 1)
     cross_entropy_weight: float = within("[0, inf)", 1.0)
+    stage_weights: tuple[float, ...] | None = within("[0, inf)", None)
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """The optimiser. Biases, norms, scalars, proxies, class tokens and positions get no weight decay.
 
+    The rate of a parameter is the schedule's, times its factors of `head_lr`, `bias_lr` and `layer_decay`. Heads are
+    the classifiers, the weights of metric losses and the BNNecks; everything else is the backbone. A run that resumes
+    must keep these three settings, `freeze_steps` and `betas`.
+
     Attributes:
-        name: `sgd` (Nesterov, the paper's) or `adamw` (learns from scratch on small sets).
+        name: `sgd` (Nesterov, the paper's), `adamw` (learns from scratch on small sets) or `adam` (AP3D), whose
+            weight decay is part of the gradient.
         lr: Learning rate; `lr_scaling` adapts it to the batch.
         momentum: Momentum of SGD.
+        betas: Decay rates of both moments of AdamW and Adam.
         weight_decay: Weight decay. The paper prints 5x10^5, which must be 5x10^-5.
         lr_scaling: Scaling of `lr` with a global batch other than 24 clips: none, linear, or by the square root.
         clip_grad_norm: Maximum gradient norm; null does not clip.
+        head_lr: Factor of the heads' rate.
+        bias_lr: Factor of the biases' rate, those of norms included, as in fast-reid and TransReID.
+        layer_decay: Factor of the rate per block from the top, as in BEiT: d for the last block of Stages II and III,
+            d^2 for the one below, and so on down to the stem; read-outs, norms behind the blocks and heads keep 1.
+        freeze_steps: First steps, in which the backbone's rate is 0, so that only heads are trained. Its gradients
+            still count for `clip_grad_norm`, and its moments follow them.
     """
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adamw", "adam"] = "sgd"
     lr: float = within("(0, inf)", 1e-3)
     momentum: float = within("[0, 1)", 0.9)
+    betas: tuple[float, float] = within("[0, 1)", (0.9, 0.999))
     weight_decay: float = within("[0, inf)", 5e-5)
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     clip_grad_norm: float | None = within("(0, inf)", None)
+    head_lr: float = within("(0, inf)", 1.0)
+    bias_lr: float = within("(0, inf)", 1.0)
+    layer_decay: float = within("(0, 1]", 1.0)
+    freeze_steps: int = within("[0, 2147483647]", 0)
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The learning rate as a pure function of the step. An epoch is ceil(identities / P) steps.
+    """The learning rate as a pure function of the step.
 
     Attributes:
-        name: `step` multiplies by `gamma` every `step_epochs` epochs; `cosine` falls to 0 at the last step.
-        gamma: Factor of `step`.
+        epoch: Length of an epoch, in which `train.epochs`, `step_epochs` and `milestones` count: `identities` is
+            ceil(identities / P) steps; `tracklets` is as many steps as an epoch of torchreid and TF-CLIP, about
+            tracklets / (P K) (mstat/data/sampler.py). Both draw the same batches.
+        name: `step` multiplies by `gamma` every `step_epochs` epochs; `multistep` multiplies by it at each epoch of
+            `milestones`; `cosine` falls to `floor` at the last step.
+        gamma: Factor of `step` and `multistep`.
         step_epochs: Epochs between two multiplications by `gamma`.
-        warmup_steps: Steps over which the rate first rises linearly from 0, with either schedule.
+        milestones: Ascending epochs, counted from 0, at whose start `multistep` multiplies by `gamma`.
+        floor: Fraction of the rate that `cosine` keeps at the end.
+        warmup_steps: Steps over which the rate first rises linearly from 0, with any schedule.
     """
 
-    name: Literal["step", "cosine"] = "step"
+    epoch: Literal["identities", "tracklets"] = "identities"
+    name: Literal["step", "multistep", "cosine"] = "step"
     gamma: float = within("(0, 1]", 0.75)
     step_epochs: int = within("[1, 2147483647]", 25)
+    milestones: tuple[int, ...] = within("[1, 2147483647]", ())
+    floor: float = within("[0, 1]", 0.0)
     warmup_steps: int = within("[0, 2147483647]", 0)
 
 
@@ -245,10 +297,16 @@ class EvalConfig:
 
     Attributes:
         num_frames: Frames of a test clip.
-        mode: `sample` draws one clip of `num_frames` frames per tracklet, with a fixed seed and in order; `clips` cuts
-            the whole tracklet into clips of `num_frames` frames and averages their features.
+        mode: Clips of `num_frames` frames whose features are averaged. `sample`: one clip per tracklet, drawn with a
+            fixed seed and kept in order. `segments`: one clip, of the first frame of each of `num_frames` equal parts
+            (restricted random sampling at test, Li et al. 2018; `evenly` in torchreid). `clips`: the whole tracklet in
+            consecutive clips (AP3D). `stride`: the whole tracklet in clips of every `stride`-th frame (CAL, Gu et al.
+            2022).
+        stride: Distance between neighbouring frames of a clip if mode is `stride`.
+        flip: Average the feature of each clip with that of its mirror image.
         batch_size: Clips that one rank embeds at a time; a constant, so that scores do not depend on the ranks.
-        stage_norm: L2-normalise each stage's feature before concatenation.
+        stage_norm: L2-normalise each stage's feature before concatenation. Without this, Stage I, whose attributes are
+            normalised one by one, makes up 24/26 of the squared length at the paper's size.
         feature: What is compared of each stage: its `feature`, or its output of the BNNeck (`neck`).
         seed: Seed of the frame draw and of the position of `occlusion`.
         occlusion: Fraction of each frame's area under a grey rectangle, at a position that is drawn for each tracklet
@@ -264,9 +322,11 @@ class EvalConfig:
     """
 
     num_frames: int = within("[1, 65535]", 32)
-    mode: Literal["sample", "clips"] = "sample"
+    mode: Literal["sample", "segments", "clips", "stride"] = "sample"
+    stride: int = within("[1, 2147483647]", 4)
+    flip: bool = False
     batch_size: int = within("[1, 2147483647]", 8)
-    stage_norm: bool = False
+    stage_norm: bool = True
     feature: Literal["feature", "neck"] = "feature"
     seed: int = within("[0, 9223372036854775807]", 0)
     occlusion: float = within("[0, 1]", 0.0)

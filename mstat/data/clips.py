@@ -29,14 +29,31 @@ def training_frames(num_available: int, config: ClipConfig, rng: np.random.Gener
 def evaluation_clips(num_available: int, config: EvalConfig, tracklet: int) -> list[np.ndarray]:
     """Return the clips of a tracklet, each of frame numbers (T,); their features are averaged.
 
-    `sample` gives one clip of T frames, drawn by (eval.seed, tracklet) and kept in order. `clips` gives all frames in
-    consecutive clips; the last one repeats its own frames evenly.
+    `sample` gives one clip of T frames, drawn by (eval.seed, tracklet) and kept in order; `segments` one clip of the
+    first frame of each of T equal parts. `clips` and `stride` give all frames, see `dense_clips`.
     """
     num_frames = config.num_frames
-    if config.mode == "sample":
-        if num_available <= num_frames:
-            return [spread(num_available, num_frames)]
-        rng = np.random.default_rng([config.seed, tracklet])
-        return [np.sort(rng.choice(num_available, num_frames, replace=False))]
-    starts = range(0, num_available, num_frames)
-    return [start + spread(min(num_frames, num_available - start), num_frames) for start in starts]
+    if config.mode in ("clips", "stride"):
+        return dense_clips(num_available, num_frames, config.stride if config.mode == "stride" else 1)
+    if config.mode == "segments" or num_available <= num_frames:
+        return [spread(num_available, num_frames)]
+    rng = np.random.default_rng([config.seed, tracklet])
+    return [np.sort(rng.choice(num_available, num_frames, replace=False))]
+
+
+def dense_clips(num_available: int, num_frames: int, stride: int) -> list[np.ndarray]:
+    """Return clips of every `stride`-th frame, which together hold each frame once.
+
+    Each window of T * stride frames gives `stride` clips, one for each offset. The remainder gets the largest stride
+    for which it holds a clip; fewer than T last frames are repeated evenly. Apart from this repetition, it is the test
+    of CAL (Gu et al. 2022), and with stride 1 that of AP3D.
+    """
+    clips: list[np.ndarray] = []
+    start = 0
+    while (remaining := num_available - start) >= num_frames:
+        step = min(stride, remaining // num_frames)
+        clips += [start + offset + np.arange(num_frames) * step for offset in range(step)]
+        start += num_frames * step
+    if remaining:
+        clips.append(start + spread(remaining, num_frames))
+    return clips

@@ -1,14 +1,15 @@
 """The P x K sampler: the tracklets of a batch as a pure function of seed and step.
 
 The sampler has no state and communicates nothing: every rank computes the same global batch and takes its own slice, at
-any step. An epoch is ceil(identities / P) batches over one permutation of the identities. Its last batch is filled from
-the next epoch's permutation, without repeating an identity.
+any step. A pass is ceil(identities / P) batches over one permutation of the identities. Its last batch is filled from
+the next pass's permutation, without repeating an identity. An epoch is one pass, or as many batches as the samplers of
+the field make of the tracklets; its length alone depends on this choice, the batch of a step does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -57,6 +58,12 @@ class PKSampler:
         num_tracklets: K, per identity: from different cameras if it has them, else other tracklets of the same camera,
             else other clips of a tracklet.
         seed: Seed of all draws.
+        epoch: `identities` is one pass over the identities, ceil(identities / P) batches. `tracklets` counts as
+            `RandomIdentitySampler.__len__` of torchreid (torchreid/data/sampler.py) and of TF-CLIP
+            (datasets/samplers.py) do: an identity of n tracklets gives max(1, floor(n / K)) groups of K, and an epoch
+            is floor(groups / P) batches, since their loaders drop an incomplete batch. Their epochs draw an identity
+            as often as it has groups; here, every identity remains equally likely. Both stop earlier than they count,
+            as soon as fewer than P identities have groups left; torchreid calls its count an estimate.
 
     Raises:
         UserError: If lengths differ, P or K is less than 1, or there are fewer identities than P.
@@ -71,6 +78,7 @@ class PKSampler:
         num_identities: int,
         num_tracklets: int,
         seed: int,
+        epoch: Literal["identities", "tracklets"] = "identities",
     ) -> None:
         if not len(tracklets) == len(pids) == len(camids):
             raise UserError(
@@ -78,7 +86,7 @@ class PKSampler:
             )
         if min(num_identities, num_tracklets) < 1:
             raise UserError("batch.num_identities and batch.num_tracklets must be at least 1")
-        self.pids = np.unique(pids)  # class number -> pid
+        self.pids, num_own = np.unique(pids, return_counts=True)  # class number -> pid, and its number of tracklets
         if len(self.pids) < num_identities:
             raise UserError(
                 f"batch.num_identities is {num_identities}, but the training set has {len(self.pids)} identities: "
@@ -86,7 +94,9 @@ class PKSampler:
             )
         self.num_identities, self.num_tracklets, self.seed = num_identities, num_tracklets, seed
         self.size = num_identities * num_tracklets
-        self.steps_per_epoch = -(-len(self.pids) // num_identities)
+        self.steps_per_pass = self.steps_per_epoch = -(-len(self.pids) // num_identities)
+        if epoch == "tracklets":
+            self.steps_per_epoch = int(np.maximum(1, num_own // num_tracklets).sum()) // num_identities
         # class number -> camera -> its tracklets
         self._cameras: list[dict[int, list[int]]] = [{} for _ in self.pids]
         for tracklet, label, camid in zip(tracklets, np.searchsorted(self.pids, pids), camids, strict=True):
@@ -99,17 +109,17 @@ class PKSampler:
         return Batch(np.concatenate(tracklets), np.repeat(identities, self.num_tracklets))
 
     def _identities(self, step: int) -> np.ndarray:
-        epoch, number = divmod(step, self.steps_per_epoch)
-        start = number * self.num_identities
-        chosen = self._permutation(epoch)[start : start + self.num_identities]
+        number, batch = divmod(step, self.steps_per_pass)
+        start = batch * self.num_identities
+        chosen = self._permutation(number)[start : start + self.num_identities]
         missing = self.num_identities - len(chosen)
         if missing:
-            following = self._permutation(epoch + 1)
+            following = self._permutation(number + 1)
             chosen = np.concatenate([chosen, following[~np.isin(following, chosen)][:missing]])
         return chosen
 
-    def _permutation(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, IDENTITIES, epoch]).permutation(len(self.pids))
+    def _permutation(self, number: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, IDENTITIES, number]).permutation(len(self.pids))
 
     def _tracklets(self, step: int, label: int) -> np.ndarray:
         """Draw K tracklets of one identity: cameras in random order, one tracklet of each in turn."""

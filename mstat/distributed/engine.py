@@ -29,7 +29,7 @@ from mstat.distributed.agreement import common_facts
 from mstat.distributed.average import Average
 from mstat.distributed.launcher import check_launcher, is_on
 from mstat.distributed.lost_rank import LostRankError, RollCall, failed_collective
-from mstat.distributed.optimizer import make_optimizer
+from mstat.distributed.optimizer import make_optimizer, set_rates
 from mstat.distributed.process_groups import set_timeouts
 from mstat.distributed.rendezvous import join, launcher_keeps_store
 from mstat.errors import UserError
@@ -172,10 +172,13 @@ class Engine:
             buffer.copy_(before)
         self.settled = True
 
-    def update(self, loss: torch.Tensor, lr: float) -> torch.Tensor:
-        """Do the backward pass and one optimiser step at rate `lr`; return the gradient's norm before clipping."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+    def update(self, loss: torch.Tensor, lr: float, *, heads_only: bool = False) -> torch.Tensor:
+        """Do the backward pass and one optimiser step at rate `lr`; return the gradient's norm before clipping.
+
+        Args:
+            heads_only: Move the weights of the heads alone (`optim.freeze_steps`).
+        """
+        set_rates(self.optimizer.param_groups, lr, heads_only=heads_only)
         if self.is_deepspeed:
             # accelerator.backward would also step; DeepSpeed's engine has separate calls.
             self.wrapped.backward(loss)

@@ -40,6 +40,16 @@ TOP = 10  # gallery tracklets listed for a query
 Embed = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 
 
+def flip_averaged(embed: Embed) -> Embed:
+    """Return a function that averages, in fp32, the features of clips and of their mirror images."""
+
+    def averaged(frames_BTHWC: torch.Tensor) -> list[torch.Tensor]:
+        pairs = zip(embed(frames_BTHWC), embed(frames_BTHWC.flip(3)), strict=True)
+        return [(part.float() + mirrored.float()) / 2 for part, mirrored in pairs]
+
+    return averaged
+
+
 class Extraction:
     """Feature extraction of tracklets, distributed over ranks.
 
@@ -64,7 +74,8 @@ class Extraction:
         """Return the parts of the features of this rank's tracklets, each (S, D of the part) fp32 on the CPU.
 
         Frames are resized to `size`. Every rank calls `embed` equally often, because each call is a collective under
-        ZeRO-3. Without DeepSpeed, several CPU threads call it at once.
+        ZeRO-3. Without DeepSpeed, several CPU threads call it at once. `eval.flip` makes `embed` average the clip
+        and its mirror image, see `flip_averaged`.
 
         Args:
             intact: Result of `extract` in another trial with the same gallery and number of queries. The features of
@@ -73,6 +84,8 @@ class Extraction:
         Raises:
             StopRequested: If a signal asked the training to stop.
         """
+        if self.config.eval.flip:
+            embed = flip_averaged(embed)
         start, stop = self.bounds
         num_clips = [self._num_clips(row) for row in range(len(self.tracklets))]
         known = 0 if intact is None else self.num_intact

@@ -33,7 +33,7 @@ from mstat.model import MSTAT, join_stages
 from mstat.report.html import write_reports
 from mstat.report.robustness import FILE, table
 from mstat.report.scores import COLUMNS, percent
-from mstat.runs.scored_set import dataset, deciding, evaluation_folder, intact
+from mstat.runs.scored_set import DECIDING, dataset, deciding, evaluation_folder, intact
 from mstat.weights.export import load_model
 from shards.read import Reader
 
@@ -44,15 +44,19 @@ QUICK_FRAMES, QUICK_OCCLUSION, QUICK_RESOLUTION = [1, 2, 4], [0.0, 0.25, 0.5], [
 
 
 def sweeps(config: Config, quick: bool = False) -> dict[str, list[EvalConfig]]:
-    """Return setting -> the evaluations that vary it. Numbers of frames need mode `sample`: `clips` uses all frames."""
+    """Return setting -> the evaluations that vary it.
+
+    Numbers of frames need a mode that takes one clip of a tracklet: `sample`, unless the run has `segments`.
+    """
     frames, occlusion, resolution = FRAMES, OCCLUSION, RESOLUTION
     base = intact(config.eval)
     if quick:
         frames, occlusion, resolution = QUICK_FRAMES, QUICK_OCCLUSION, QUICK_RESOLUTION
         base = dataclasses.replace(base, mode="sample", num_frames=2)
+    one_clip = base if base.mode == "segments" else dataclasses.replace(base, mode="sample")
     heights = sorted({max(1, round(part * config.model.image_size[0])) for part in resolution})
     return {
-        "num_frames": [dataclasses.replace(base, mode="sample", num_frames=number) for number in frames],
+        "num_frames": [dataclasses.replace(one_clip, num_frames=number) for number in frames],
         "occlusion": [dataclasses.replace(base, occlusion=part) for part in occlusion],
         "resolution": [dataclasses.replace(base, resolution=height) for height in (*heights, None)],
     }
@@ -141,7 +145,9 @@ def _begun(folder: Path, config: Config, reader: Reader) -> dict[str, Any]:
     try:
         before = read_plain_json(folder / FILE)
         if all(before[name] == fact for name, fact in facts.items()):
-            points = before["points"]
+            # A setting that an earlier version lacked was not in effect.
+            unset = dict.fromkeys(DECIDING)
+            points = [{**point, "settings": {**unset, **point["settings"]}} for point in before["points"]]
     except (OSError, ValueError, KeyError, TypeError):
         pass  # no file, or one of another version: score everything
     return {"dataset": dataset(reader), **facts, "base": None, "sweeps": {}, "points": points}

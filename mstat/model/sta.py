@@ -108,13 +108,13 @@ class STA(nn.Module):
 class AttributeSTA(STA):
     """A-STA: an STA whose frames exchange attributes, not patches (Sec. III-C, Fig. 3b).
 
-    alpha starts at 0, so that random proxies do not disturb pretrained tokens. In the first step, alpha is therefore
-    the only temporal parameter with a nonzero gradient.
+    alpha starts at `model.asta_alpha`, by default 0, so that random proxies do not disturb pretrained tokens. Alpha is
+    then the only temporal parameter with a nonzero gradient in the first step.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        nn.init.zeros_(self.alpha)
+        nn.init.constant_(self.alpha, config.asta_alpha)
 
     def temporal_branch(self, config: ModelConfig) -> nn.Module:
         return AttributeTemporalBranch(config)

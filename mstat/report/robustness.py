@@ -52,7 +52,7 @@ def caption(result: Mapping[str, Any]) -> str:
     """Return a sentence on how the frames were degraded."""
     base = result["base"]
     side = "queries only" if base["degrade"] == "queries" else "queries and gallery"
-    frames = f"{base['num_frames']} frames" + " per clip, all clips" * (base["mode"] == "clips")
+    frames = f"{base['num_frames']} frames" + " per clip, all clips" * (base["mode"] in ("clips", "stride"))
     return (
         f"In percent{of_set(result)}. Occlusion and resolution degrade the frames of {side}, with {frames} of each "
         "tracklet. The number of frames applies to queries and gallery."

@@ -11,6 +11,7 @@ functions of (seed, step), so weights, their average, optimiser state and the st
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from mstat.config import Config
 from mstat.console import console
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
@@ -205,9 +207,9 @@ def restore(engine: Engine, run: Path, facts: dict[str, Any]) -> int:
     step, folder = newest[0]
     meta = read_meta(folder)
     for name, value in facts.items():
-        if meta.get(name) != value:
+        for key, old, new in _differences(name, meta.get(name), value):
             raise UserError(
-                f"{folder}: made with {name}={meta.get(name)!r}, this run has {value!r}: "
+                f"{folder}: made with {key}={old!r}, this run has {new!r}: "
                 "use the old value, or give another --run folder"
             )
     if engine.is_deepspeed and meta["world_size"] != engine.world_size:
@@ -233,6 +235,16 @@ def restore(engine: Engine, run: Path, facts: dict[str, Any]) -> int:
     if broken := _of_all(engine, engine.not_finite()):
         raise UserError(f"{folder}: weights are not finite: {named(broken)}; {way_out(folder)}")
     return step
+
+
+def _differences(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    """Return the name and both values of each difference of a fact; if it is a section of settings, of each setting."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [(name, old, new)] if old != new else []
+    # Settings that a checkpoint lacks are newer than the checkpoint, which was made with their defaults.
+    defaults = json.loads(json.dumps(dataclasses.asdict(getattr(Config(), name))))
+    old = {key: value for key, value in defaults.items() if key in new} | old
+    return [(f"{name}.{key}", old.get(key), new.get(key)) for key in old | new if old.get(key) != new.get(key)]
 
 
 def _of_all(engine: Engine, names: list[str]) -> list[str]:

@@ -25,6 +25,8 @@ EVALUATIONS = "evaluations"  # in the run folder: evaluations on another data se
 DECIDING = {
     "num_frames": "frames of a tracklet",
     "mode": "selection of frames (eval.mode)",
+    "stride": "stride of clips (eval.stride)",
+    "flip": "averaging with the mirror image (eval.flip)",
     "stage_norm": "scaling of stages (eval.stage_norm)",
     "feature": "side of the BNNeck (eval.feature)",
     "seed": "frames drawn (eval.seed)",
@@ -32,6 +34,7 @@ DECIDING = {
     "resolution": "resolution",
     "degrade": "degraded frames (eval.degrade)",
 }
+NOT_IN_EFFECT = {"feature": "feature", "flip": False}  # values that files of scores leave out, see `deciding`
 DEGRADATIONS = ("occlusion", "resolution")  # those that degrade frames; their defaults do not
 # Terms that two scores must share to be compared, with their labels. Splits of a protocol may be averaged.
 TERMS = {"protocol": "protocol", "split": "split", **DECIDING}
@@ -52,10 +55,13 @@ def dataset(reader: Reader) -> Dataset:
 def deciding(settings: EvalConfig) -> dict[str, Any]:
     """Return the settings that a score depends on, None where one does not matter.
 
-    `degrade` is None if no frames are degraded, and `feature` if the features themselves are compared, as in the files
-    of versions without this setting.
+    `degrade` is None if no frames are degraded, `stride` in another mode, `flip` if it is off, and `feature` if the
+    features themselves are compared: files of versions without these settings have no value, either.
     """
     known = {name: getattr(settings, name) for name in DECIDING}
+    known["flip"] = settings.flip or None
+    if settings.mode != "stride":
+        known["stride"] = None
     if settings == intact(settings):
         known["degrade"] = None
     if settings.feature == "feature":
@@ -71,7 +77,9 @@ def intact(settings: EvalConfig) -> EvalConfig:
 def terms(evaluation: Mapping[str, Any], checksum: str | None) -> dict[str, Any]:
     """Return the terms of scores by label: data set, protocol, settings. Unknown terms are omitted."""
     settings = evaluation.get("eval")
-    known = {**(settings if isinstance(settings, dict) else {}), **evaluation}
+    known = dict(evaluation)
+    if isinstance(settings, dict):
+        known = {**NOT_IN_EFFECT, **{key: value for key, value in settings.items() if value is not None}, **known}
     result = {words: known[key] for key, words in TERMS.items() if known.get(key) is not None}
     return {**result, "shards": str(checksum)[:12]} if checksum else result
 

@@ -17,12 +17,16 @@ def learning_rate(
     base = optim.lr * {"none": 1.0, "linear": scale, "sqrt": math.sqrt(scale)}[optim.lr_scaling]
     if step < schedule.warmup_steps:
         return base * (step + 1) / schedule.warmup_steps
+    epoch = step // steps_per_epoch
     match schedule.name:
         case "step":
-            return base * schedule.gamma ** (step // steps_per_epoch // schedule.step_epochs)
+            return base * schedule.gamma ** (epoch // schedule.step_epochs)
+        case "multistep":
+            return base * schedule.gamma ** sum(milestone <= epoch for milestone in schedule.milestones)
         case "cosine":
             progress = (step - schedule.warmup_steps) / max(num_steps - schedule.warmup_steps, 1)
-            return base * 0.5 * (1 + math.cos(math.pi * progress))
+            falling = base * 0.5 * (1 + math.cos(math.pi * progress))
+            return schedule.floor * base + (1 - schedule.floor) * falling
 
 
 def metric_weight(loss: LossConfig, *, step: int) -> float:

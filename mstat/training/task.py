@@ -53,6 +53,8 @@ class Task(TrainedModule):
         self.model = MSTAT(config.model)
         self.dims = feature_dims(config.model)
         dims = dict(zip(config.model.stages, self.dims, strict=True))
+        of_stages = config.loss.stage_weights or (1.0,) * len(dims)
+        self.stage_weights: dict[str, float] = dict(zip(dims, of_stages, strict=True))
         self.heads = nn.ModuleDict({s: Head(dim, num_classes, bias=not config.model.bnneck) for s, dim in dims.items()})
         self.metrics = nn.ModuleDict()
         self.metric_term = ""
@@ -83,5 +85,8 @@ class Task(TrainedModule):
                     seen_nD = behind_nD if self.config.metric_on == "neck" else features_nD
                     losses[f"loss/{stage}/{self.metric_term}"] = self.metrics[stage](seen_nD, labels_n)
         weights = {"cross_entropy": self.config.cross_entropy_weight, self.metric_term: metric_weight}
-        total = torch.stack([weights[name.rpartition("/")[2]] * loss for name, loss in losses.items()]).sum()
-        return {"loss": total, **losses}
+        weighted = []
+        for name, loss in losses.items():
+            _, stage, term = name.split("/")
+            weighted.append(self.stage_weights[stage] * weights[term] * loss)
+        return {"loss": torch.stack(weighted).sum(), **losses}

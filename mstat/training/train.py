@@ -25,6 +25,7 @@ from mstat.data.sampler import PKSampler, Sampler
 from mstat.data.workers import start_fork_server
 from mstat.distributed import signals
 from mstat.distributed.engine import Engine
+from mstat.distributed.optimizer import group_settings
 from mstat.errors import UserError
 from mstat.files import write_json
 from mstat.report.init_table import print_start, start_record
@@ -208,7 +209,7 @@ def loop(
                     batch_size=sampler.size,
                 )
                 losses = engine.losses(batch, metric_weight(config.loss, step=step))
-                grad_norm = engine.update(losses["loss"], lr)
+                grad_norm = engine.update(losses["loss"], lr, heads_only=step < config.optim.freeze_steps)
                 engine.update_average(step)
                 done = step + 1
                 epoch = step // sampler.steps_per_epoch
@@ -241,6 +242,7 @@ def run_facts(config: Config, engine: Engine, reader: Reader) -> dict[str, Any]:
         "protocol": config.data.protocol,
         "split": config.data.split,
         "optimizer": config.optim.name,
+        **group_settings(config.optim),
         "metric": config.loss.metric,
         "seed": config.seed,
         "batch": [config.batch.num_identities, config.batch.num_tracklets],
@@ -260,6 +262,7 @@ def training_sampler(reader: Reader, config: Config) -> Sampler:
         num_identities=config.batch.num_identities,
         num_tracklets=config.batch.num_tracklets,
         seed=config.seed,
+        epoch=config.schedule.epoch,
     )
 
 

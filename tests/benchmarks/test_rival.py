@@ -6,7 +6,9 @@ import torch
 
 from benchmarks import gpu, training_step
 from benchmarks.rival import EagerMSTAT
-from tests.mstat.model.small import build, clips
+from mstat.config import Config
+from mstat.training.task import Task
+from tests.mstat.model.small import SMALL, build, clips
 
 
 def test_the_rival_is_mstat() -> None:
@@ -25,6 +27,15 @@ def test_the_rival_is_mstat() -> None:
     assert kernel is not None
     torch.testing.assert_close(model.stem.patch.weight.grad, kernel.flatten(1), rtol=1e-4, atol=1e-4)
     assert kernel.abs().max() > 1e-3
+
+
+def test_the_rival_takes_the_place_of_the_model() -> None:
+    """In a training step of `Task`, the loss is equal to 1e-5."""
+    task = Task(Config(model=SMALL), num_classes=3)
+    inputs = {"frames_BTHWC": clips(4, 4), "labels_n": torch.tensor([0, 0, 1, 1]), "metric_weight": 1.0}
+    ours = task(**inputs, tps_BTN=None, keep_BR=None)["loss"]
+    task.model = EagerMSTAT(task.model, 4)  # type: ignore[assignment]
+    torch.testing.assert_close(task(**inputs, tps_BTN=None, keep_BR=None)["loss"], ours, rtol=1e-5, atol=1e-5)
 
 
 def test_as_much_work() -> None:

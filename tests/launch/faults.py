@@ -55,8 +55,8 @@ def main() -> int:
             local_BD = strike(fault, local_BD)
         return real_gather(local_BD, total)
 
-    def update(self: Engine, loss: torch.Tensor, lr: float) -> torch.Tensor:
-        norm = real_update(self, loss, lr)
+    def update(self: Engine, loss: torch.Tensor, lr: float, *, heads_only: bool = False) -> torch.Tensor:
+        norm = real_update(self, loss, lr, heads_only=heads_only)
         begun[0] += 1
         return norm
 

@@ -49,7 +49,7 @@ def test_two_processes_pretrain_as_one_and_training_starts_from_it(
         (row["key"], row["ours"]) for row in rows
     }
     again = load_config(yaml, ["--run", str(two), "--pretrain.time", "none"])
-    with Engine(again) as engine, pytest.raises(ValueError, match="made with pretrain="):
+    with Engine(again) as engine, pytest.raises(ValueError, match=r"made with pretrain\.time='divided'"):
         pretrain(again, engine)
     with Engine(again) as engine, pytest.raises(ValueError, match="no queries or no gallery"):
         train(again, engine)

@@ -102,7 +102,7 @@ def test_a_killed_run_ends_with_the_same_weights(reference: Path, tiny_config: P
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--model.num_heads", "4"], "made with model="),
+        (["--model.num_heads", "4"], "made with model.num_heads="),
         (["--seed", "5"], "made with seed=0, this run has 5"),
         (["--train.steps", "10"], "has 20 steps, but train.steps is 10"),
     ],

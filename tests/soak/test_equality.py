@@ -23,12 +23,15 @@ from tests.soak.conftest import Rows
 
 BNNECK: list[object] = ["--model.bnneck", "true"]
 CLIPPING: list[object] = ["--optim.clip_grad_norm", 1.0]
+RATES: list[object] = ["--optim.head_lr", 2, "--optim.bias_lr", 2, "--optim.layer_decay", 0.9]
+RATES += ["--optim.freeze_steps", 2]
 VARIANTS: dict[str, list[object]] = {
     "as it is": [],
     "clipping": CLIPPING,
     "BNNeck, SGD": [*BNNECK, "--optim.name", "sgd", "--optim.lr", 0.005],
     "BNNeck, SGD, clipping": [*BNNECK, "--optim.name", "sgd", "--optim.lr", 0.02, *CLIPPING],
     "BNNeck, clipping": [*BNNECK, *CLIPPING],
+    "rates apart": RATES,
 }
 KINDS = [("ddp", 2), ("ddp", 3), ("ddp", 4), ("ddp", 5)] + [(f"zero{stage}", 2) for stage in range(4)]
 WIDE: list[object] = ["--model.width", 384, "--optim.lr", 1e-4, "--train.steps", 6, "--train.eval_every", "null"]
@@ -71,7 +74,8 @@ def test_the_runs_compared_are_worth_it(one_process: dict[str, Path], variant: s
     ("variant", "kind", "processes"),
     [(variant, *kind) for variant in ("as it is", "BNNeck, SGD, clipping") for kind in KINDS]
     + [(variant, *kind) for variant in ("BNNeck, SGD", "clipping") for kind in (("ddp", 5), ("zero2", 2), ("zero3", 2))]
-    + [("BNNeck, clipping", *kind) for kind in (("ddp", 5), ("zero3", 2))],
+    + [("BNNeck, clipping", *kind) for kind in (("ddp", 5), ("zero3", 2))]
+    + [("rates apart", *kind) for kind in (("ddp", 2), ("zero0", 2), ("zero2", 2), ("zero3", 2))],
 )
 def test_many_are_one(
     kind: str, processes: int, variant: str, one_process: dict[str, Path], tiny_config: Path, tmp_path: Path, rows: Rows

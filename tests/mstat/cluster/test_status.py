@@ -8,8 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import shards
 from mstat.cluster import restarts
+from mstat.cluster.status import num_steps
+from mstat.config.cli import load_config, override, save_config
 from mstat.runs.folder import write_state
+from mstat.training.train import training_sampler
 from tests.conftest import PROJECT
 
 COMMAND = [sys.executable, str(PROJECT / "launch" / "submit.py")]
@@ -48,6 +54,16 @@ def test_a_narrow_terminal(tmp_path: Path) -> None:
         for word in ("job", "running", "18,000", "37.037", "12.346", "1234.5", "clips/s", "restarts", "III"):
             assert word in words or f"{word}," in words, (word, lines)
         assert "…" not in " ".join(lines)
+
+
+@pytest.mark.parametrize("epoch", ["identities", "tracklets"])
+def test_the_length_of_a_run_in_epochs(epoch: str, tiny_config: Path, tmp_path: Path) -> None:
+    """`status` counts the steps of an epoch as training does."""
+    settings = {"train.steps": "null", "train.epochs": "7", "schedule.epoch": epoch, "batch.num_identities": "2"}
+    config = override(load_config(tiny_config), settings)
+    save_config(config, tmp_path / "config.yaml")
+    sampler = training_sampler(shards.open(config.data.shards), config)
+    assert num_steps(tmp_path) == 7 * sampler.steps_per_epoch
 
 
 def test_a_missing_run_does_not_hide_others(tmp_path: Path) -> None:

@@ -36,11 +36,15 @@ def test_a_config_replaces_the_default_one(tmp_path: Path) -> None:
 
 
 def test_settings_come_back_as_they_were_saved(tmp_path: Path) -> None:
-    """save_config, load_config: equal, also with nulls and pairs of numbers."""
-    config = parse(["--loss.margin", "null", "--model.image_size", "[64,32]", "--train.precision", "no"])
+    """save_config, load_config: equal, also with nulls and tuples of numbers."""
+    flags = ["--loss.stage_weights", "[1,0.5,0]", "--optim.betas", "[0.5,0.99]"]
+    flags += ["--schedule.name", "multistep", "--schedule.milestones", "[60,120]"]
+    config = parse(["--loss.margin", "null", "--model.image_size", "[64,32]", "--train.precision", "no", *flags])
     save_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
     assert config.model.image_size == (64, 32)
+    assert (config.loss.stage_weights, config.optim.betas) == ((1.0, 0.5, 0.0), (0.5, 0.99))
+    assert config.schedule.milestones == (60, 120)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)

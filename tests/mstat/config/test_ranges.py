@@ -43,6 +43,14 @@ def test_no_number_may_be_negative_or_none_at_all(key: str) -> None:
         ("train.timeout_minutes", "0", "train.timeout_minutes is 0.0"),
         ("train.keep", "0", "train.keep is 0"),
         ("loss.cross_entropy_weight", "-1", "loss.cross_entropy_weight is -1.0"),
+        ("loss.stage_weights", "[1, -1, 1]", "loss.stage_weights is -1.0; it must be at least 0, or null"),
+        ("optim.betas", "[0.9, 1]", "optim.betas is 1.0; it must be at least 0 and less than 1"),
+        ("optim.layer_decay", "1.5", "optim.layer_decay is 1.5; it must be more than 0 and at most 1"),
+        ("optim.head_lr", "0", "optim.head_lr is 0.0; it must be more than 0"),
+        ("schedule.milestones", "[0, 5]", "schedule.milestones is 0; it must be at least 1"),
+        ("clip.hue", "0.6", "clip.hue is 0.6; it must be at least 0 and at most 0.5"),
+        ("clip.brightness", "2", "clip.brightness is 2.0; it must be at least 0 and at most 1"),
+        ("eval.stride", "0", "eval.stride is 0; it must be at least 1"),
         ("data.num_workers", "2000", "data.num_workers is 2000; it must be at least 0 and at most 1024"),
     ],
 )
@@ -58,6 +66,23 @@ def test_a_run_without_a_loss_is_refused() -> None:
     for metric in ({"loss.metric": "none"}, {"loss.metric_weight": "0"}):
         with pytest.raises(UserError, match="keep one of the two losses"):
             override(Config(), {"loss.cross_entropy_weight": "0", **metric})
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"schedule.name": "multistep"}, r"schedule.milestones is \[\], but schedule.name is multistep"),
+        ({"schedule.milestones": "[60]"}, r"schedule.milestones is \[60\], but schedule.name is step"),
+        ({"schedule.name": "multistep", "schedule.milestones": "[120, 60]"}, r"milestones is \[120, 60\].* ascend"),
+        ({"schedule.name": "multistep", "schedule.milestones": "[60, 60]"}, r"milestones is \[60, 60\].* ascend"),
+        ({"loss.stage_weights": "[1, 2]"}, r"loss.stage_weights is \[1.0, 2.0\].* model.stages \(I, II, III\)"),
+        ({"loss.stage_weights": "[0, 0, 0]"}, "loss.stage_weights is 0 for every stage"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, str], complaint: str) -> None:
+    """By the name of one of them."""
+    with pytest.raises(UserError, match=complaint):
+        override(Config(), settings)
 
 
 @pytest.mark.parametrize(

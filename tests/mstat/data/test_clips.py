@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mstat.config import ClipConfig, EvalConfig
-from mstat.data.clips import evaluation_clips, spread, training_frames
+from mstat.data.clips import dense_clips, evaluation_clips, spread, training_frames
 
 
 @pytest.mark.parametrize("num_available", [1, 2, 7, 8, 9, 20, 920])
@@ -64,3 +64,39 @@ def test_evaluation_clips_cover_every_frame_once() -> None:
     """Consecutive clips; only the last one repeats frames, evenly, and only its own."""
     clips = evaluation_clips(11, EvalConfig(num_frames=4, mode="clips"), 0)
     np.testing.assert_array_equal(np.stack(clips), [[0, 1, 2, 3], [4, 5, 6, 7], [8, 8, 9, 10]])
+
+
+def test_evaluation_segments_are_those_of_training() -> None:
+    """The first frame of each part that training draws from, whatever seed and tracklet; short ones repeat evenly."""
+    config = EvalConfig(num_frames=4, mode="segments")
+    (clip,) = evaluation_clips(21, config, 7)
+    draws = [training_frames(21, ClipConfig(num_frames=4), np.random.default_rng(seed)) for seed in range(100)]
+    np.testing.assert_array_equal(clip, np.min(draws, axis=0))
+    np.testing.assert_array_equal(clip, [0, 5, 10, 15])
+    np.testing.assert_array_equal(evaluation_clips(3, config, 7), [[0, 0, 1, 2]])
+
+
+@pytest.mark.parametrize(
+    ("num_available", "stride", "expected"),
+    [
+        (8, 2, [[0, 2, 4, 6], [1, 3, 5, 7]]),
+        (11, 2, [[0, 2, 4, 6], [1, 3, 5, 7], [8, 8, 9, 10]]),
+        (11, 9, [[0, 2, 4, 6], [1, 3, 5, 7], [8, 8, 9, 10]]),  # the largest stride that fits
+        (3, 9, [[0, 0, 1, 2]]),
+        (22, 3, [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11], [12, 14, 16, 18], [13, 15, 17, 19], [20, 20, 21, 21]]),
+    ],
+)
+def test_evaluation_strides_cover_every_frame_once(num_available: int, stride: int, expected: list[list[int]]) -> None:
+    """Windows of T times stride frames, a smaller stride for the remainder, and the last frames repeated."""
+    clips = evaluation_clips(num_available, EvalConfig(num_frames=4, mode="stride", stride=stride), 0)
+    np.testing.assert_array_equal(clips, expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 8])
+def test_dense_clips_hold_each_frame(stride: int) -> None:
+    """As many clips as consecutive ones, of all frames; only the last clip repeats frames."""
+    for num_available in range(1, 60):
+        clips = dense_clips(num_available, 5, stride)
+        assert len(clips) == -(-num_available // 5)
+        np.testing.assert_array_equal(np.unique(clips), np.arange(num_available))
+        assert len(np.unique(clips[:-1])) == 5 * len(clips[:-1])

@@ -77,6 +77,14 @@ def test_ranks_and_workers_change_nothing(
         assert all(torch.equal(ours[name], one[name]) for name in one)
 
 
+def test_every_augmentation_is_the_same_on_ranks_and_workers(config: Config) -> None:
+    """Colours, and noise on each frame by itself: two ranks with workers give the pixels of one process."""
+    colours = {f"clip.{name}": 0.3 for name in ("brightness", "contrast", "saturation", "hue")}
+    config = changed(config, {**colours, "clip.erase_per_frame": True, "clip.erase_fill": "noise"})
+    (one,), (ours,) = batches(config, 1, 0, range(3, 4)), batches(config, 2, 1, range(3, 4))
+    assert all(torch.equal(ours[name], one[name]) for name in one)
+
+
 def test_clips_are_augmented_and_noise_is_drawn(config: Config, one_process: list[dict[str, torch.Tensor]]) -> None:
     """What is compared above holds chance: changed pixels of most clips, shuffled patches, dropped branches."""
     config = changed(config, {"clip.flip": 0, "clip.erase": 0, "clip.crop_padding": 0})

@@ -81,6 +81,21 @@ def test_an_epoch_shows_every_identity(pids: int) -> None:
         assert set(np.concatenate([plan.batch(step).labels_n for step in steps])) == set(range(pids))
 
 
+@pytest.mark.parametrize(("num_tracklets", "steps"), [(1, 9), (2, 4), (4, 3), (9, 2)])
+def test_an_epoch_of_tracklets(num_tracklets: int, steps: int) -> None:
+    """Identities of 1, 2, 3, 5 and 8 tracklets give max(1, n // K) groups each: 19, 9, 6 or 5, of which two make a
+    batch. Its batches are those of an epoch of identities."""
+    pids = np.repeat([3, 4, 5, 6, 7], [1, 2, 3, 5, 8])
+    sizes = {"num_identities": 2, "num_tracklets": num_tracklets, "seed": 0}
+    one, other = (
+        PKSampler(np.arange(len(pids)), pids, np.zeros_like(pids), epoch=epoch, **sizes)
+        for epoch in ("identities", "tracklets")
+    )
+    assert (one.steps_per_epoch, other.steps_per_epoch) == (3, steps)
+    for step in range(12):
+        np.testing.assert_array_equal(one.batch(step).tracklets_n, other.batch(step).tracklets_n)
+
+
 def test_a_step_is_a_pure_function_of_the_seed() -> None:
     """Step 40 is the same asked first or last, the same in another object, and another one for another seed."""
     (one, _), (two, _), (other, _) = make(), make(), make(seed=1)

@@ -41,11 +41,11 @@ class Regression(nn.Module):
 def settings(**changes: Any) -> Config:
     """fp32 and SGD without momentum or decay: a step is the weights less LR times the gradient."""
     config = Config()
-    clip_grad_norm = changes.get("clip_grad_norm")
+    precision, ema = changes.pop("precision", "no"), changes.pop("ema", None)
     return dataclasses.replace(
         config,
-        train=dataclasses.replace(config.train, precision=changes.get("precision", "no"), ema=changes.get("ema")),
-        optim=dataclasses.replace(config.optim, momentum=0.0, weight_decay=0.0, clip_grad_norm=clip_grad_norm),
+        train=dataclasses.replace(config.train, precision=precision, ema=ema),
+        optim=dataclasses.replace(config.optim, **{"momentum": 0.0, "weight_decay": 0.0, **changes}),
     )
 
 
@@ -100,10 +100,11 @@ def write(engine: Engine, folder: Path) -> None:
         torch.save(content, path)
 
 
-def test_a_snapshot_brings_weights_and_momentum_back(tmp_path: Path) -> None:
-    """Two engines that load the same files make the same next step; without momentum they would not."""
-    momentum = dataclasses.replace(settings().optim, momentum=0.9)
-    config = dataclasses.replace(settings(), optim=momentum)
+@pytest.mark.parametrize("rates", [{}, {"bias_lr": 3.0, "freeze_steps": 1}], ids=["alike", "apart"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "adam"])
+def test_a_snapshot_brings_weights_and_moments_back(name: str, rates: dict[str, Any], tmp_path: Path) -> None:
+    """Two engines that load the same files make the same next step; without moments they would not."""
+    config = settings(name=name, momentum=0.9, **rates)
 
     def step(engine: Engine) -> torch.Tensor:
         engine.update(engine.losses({"inputs_BD": INPUTS_BD}, metric_weight=1.0)["loss"], 0.01)
@@ -118,6 +119,22 @@ def test_a_snapshot_brings_weights_and_momentum_back(tmp_path: Path) -> None:
     second.load(tmp_path / "checkpoint")
     assert torch.equal(weights(second.task), weights(first.task))
     assert torch.equal(step(second), step(first))
+
+
+def test_a_snapshot_of_an_older_version(tmp_path: Path) -> None:
+    """Its two groups have no keys of rates: the engine goes on as from its own."""
+    first, second = make_engine(momentum=0.9), make_engine(momentum=0.9)
+    first.update(first.losses({"inputs_BD": INPUTS_BD}, metric_weight=1.0)["loss"], LR)
+    write(first, tmp_path / "checkpoint")
+    file = tmp_path / "checkpoint" / OPTIMIZER_FILE
+    state = torch.load(file, weights_only=True)
+    groups = state["optimizer"]["param_groups"]
+    assert [(group.pop("heads"), group.pop("factor")) for group in groups] == [(False, 1)] * 2
+    torch.save(state, file)
+    second.load(tmp_path / "checkpoint")
+    for engine in (first, second):
+        engine.update(engine.losses({"inputs_BD": INPUTS_BD}, metric_weight=1.0)["loss"], LR)
+    assert torch.equal(weights(first.task), weights(second.task))
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", {"task": {}, "optimizer": {}}, {"optimizer": {}}], ids=repr)
@@ -189,6 +206,12 @@ def on_each_rank() -> dict[str, Any]:
     found: dict[str, Any] = {"norm": norm, "weights": weights(engine.task)}
     with engine.averaged():
         found["average"] = weights(engine.task)
+    engine.config = settings(ema=0.999, bias_lr=3.0, freeze_steps=1)
+    engine.prepare(Regression())
+    engine.update(engine.losses(half, metric_weight=2.0)["loss"], LR, heads_only=True)
+    found["frozen"] = weights(engine.task)
+    engine.update(engine.losses(half, metric_weight=2.0)["loss"], LR)
+    found["rates apart"] = weights(engine.task)
     found["batches"] = int(engine.task.get_buffer("norm.num_batches_tracked"))
     found["gathered"] = engine.gather_objects({"rank": rank})
     found["written"] = engine.gather_from_writers(rank)
@@ -209,13 +232,16 @@ def on_each_rank() -> dict[str, Any]:
 def test_two_processes_are_one() -> None:
     """The step of the whole batch and its average on both; a signal to one stops both; the main process writes."""
     first, second = run_distributed(on_each_rank, 2)
-    expected = weights(Regression()) - LR * gradient()
+    initial = weights(Regression())
+    of_bias = torch.tensor([1.0] * 12 + [3.0] * 3)  # of weights and biases
     for found in (first, second):
-        torch.testing.assert_close(found["weights"], expected)
-        torch.testing.assert_close(found["average"], weights(Regression()).lerp(expected, 0.9))
+        torch.testing.assert_close(found["weights"], initial - LR * gradient())
+        torch.testing.assert_close(found["average"], initial - 0.9 * LR * gradient())
         assert torch.equal(found["average"], first["average"])
+        assert torch.equal(found["frozen"], initial)
+        torch.testing.assert_close(found["rates apart"], initial - LR * of_bias * gradient())
         torch.testing.assert_close(found["norm"], gradient().norm())
-        assert found["batches"] == 1, "the discarded pass leaves no trace in the statistics"
+        assert found["batches"] == 2, "the discarded pass leaves no trace in the statistics"
         assert found["gathered"] == [{"rank": 0}, {"rank": 1}]
         assert found["written"] == [0, 1]
         assert found["from main"] == "of 0"

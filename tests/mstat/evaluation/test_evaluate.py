@@ -19,7 +19,7 @@ from mstat.data.clips import evaluation_clips
 from mstat.data.corruptions import occlude, shrink
 from mstat.distributed.engine import Engine
 from mstat.evaluation.evaluate import degradation, evaluate, score
-from mstat.evaluation.extraction import Trial
+from mstat.evaluation.extraction import Extraction, Trial
 from mstat.evaluation.metrics import cmc_map
 from mstat.model import MSTAT
 from shards.images import resize
@@ -53,7 +53,7 @@ def test_features_and_scores_equal_a_plain_loop(config: Config) -> None:
     roles = reader.roles()
     gallery, queries = trial.tracklets[: trial.num_gallery], trial.tracklets[trial.queries]
     for name, chosen in (("II", [1]), ("I+III", [0, 2]), ("I+II+III", [0, 1, 2])):
-        features = torch.cat([parts[i] for i in chosen], dim=1)
+        features = torch.cat([parts[i] / parts[i].norm(dim=1, keepdim=True) for i in chosen], dim=1)
         expected = cmc_map(
             features[trial.queries],
             reader.pids[queries],
@@ -84,6 +84,24 @@ def test_features_and_scores_equal_a_plain_loop(config: Config) -> None:
         assert (entry["rank1"], entry["num_valid_query"]) == (expected["rank1"], expected["num_valid_query"])
 
 
+def test_features_are_averaged_with_those_of_the_mirror_image(tiny_config: Path) -> None:
+    """`eval.flip` averages each stage's feature of a clip and of the clip mirrored left to right."""
+    flags = ["--eval.mode", "segments", "--eval.flip", "true", "--data.num_workers", "0"]
+    config = load_config(tiny_config, flags)
+    reader = shards.open(config.data.shards)
+    torch.manual_seed(0)
+    model = MSTAT(config.model)
+    tracklets = np.array([3, 8])
+    parts = Extraction(Engine(config), reader, config, tracklets).extract(model, config.model.image_size)
+    for row, tracklet in enumerate(tracklets.tolist()):
+        (numbers,) = evaluation_clips(int(reader.num_frames[tracklet]), config.eval, tracklet)
+        frames = reader.frames(tracklet, numbers, size=config.model.image_size)
+        plain, mirrored = model.embed(frames[None]), model.embed(frames[None, :, :, ::-1].copy())
+        assert (plain - mirrored).abs().max() > 1e-3
+        feature = torch.cat([part[row] for part in parts])
+        torch.testing.assert_close(feature, (plain + mirrored)[0] / 2, rtol=1e-4, atol=1e-5)
+
+
 def scored_in_small_tiles(configs: Sequence[Config]) -> list[dict[str, Any]]:
     """What a rank holds and what it says of each, with tiles of 5 tracklets: on five ranks each has some."""
     with pytest.MonkeyPatch.context() as patch:
@@ -112,7 +130,8 @@ def scored_in_small_tiles(configs: Sequence[Config]) -> list[dict[str, Any]]:
 def test_any_number_of_ranks_gives_the_same_bits(tiny_config: Path) -> None:
     """1, 2, 3, 5 ranks, ragged slices: each tracklet is embedded by one rank; features and scores bitwise equal."""
     spoilt = ["--eval.occlusion", "0.3", "--eval.resolution", "12"]
-    ways = (["--eval.mode", "sample"], ["--eval.mode", "clips"], spoilt, [*spoilt, "--eval.degrade", "all"])
+    flipped = ["--eval.mode", "stride", "--eval.stride", "2", "--eval.flip", "true"]
+    ways = (["--eval.mode", "sample"], ["--eval.mode", "clips"], flipped, spoilt, [*spoilt, "--eval.degrade", "all"])
     configs = [load_config(tiny_config, [*way, "--data.num_workers", "0"]) for way in ways]
     alone = scored_in_small_tiles(configs)
     for world_size in (2, 3, 5):

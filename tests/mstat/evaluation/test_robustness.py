@@ -49,6 +49,8 @@ def test_one_setting_varies_at_a_time() -> None:
         unlike = {name: getattr(base, name), "mode": "clips"}
         assert all(settings.mode == mode for settings in of_sweep)
         assert all(dataclasses.replace(settings, **unlike) == base for settings in of_sweep)
+    segments = sweeps(dataclasses.replace(config, eval=dataclasses.replace(config.eval, mode="segments")))
+    assert {settings.mode for settings in segments["num_frames"]} == {"segments"}  # one clip of any number of frames
 
 
 def test_points_are_scores_of_their_settings(config: Config) -> None:
@@ -102,6 +104,11 @@ def test_a_scored_point_is_not_scored_again(config: Config, monkeypatch: pytest.
     monkeypatch.setattr(robustness._Scorer, "score", counting)
     found = study(config, Engine(config), quick=True)
     assert len(done) == len(found["points"]) == 7
+    file = Path(config.run) / "robustness.json"
+    before = json.loads(file.read_text())
+    for point in before["points"]:
+        del point["settings"]["stride"], point["settings"]["flip"]  # as an earlier version left it
+    file.write_text(json.dumps(before))
     study(config, Engine(config), quick=True)
     assert len(done) == 7
     study(dataclasses.replace(config, eval=dataclasses.replace(config.eval, degrade="all")), Engine(config), quick=True)

@@ -128,6 +128,13 @@ def test_attribute_block_starts_without_a_voice() -> None:
     torch.testing.assert_close(block(patches, cls)[0], block(patches, cls, torch.tensor([[0.0, 1.0, 1.0]] * B))[0])
 
 
+def test_attribute_block_starts_as_the_setting_says() -> None:
+    """`model.asta_alpha` is the first weight of its temporal residual; an STA keeps 1."""
+    config = dataclasses.replace(SMALL, asta_alpha=0.1)
+    torch.testing.assert_close(AttributeSTA(config).alpha.data, torch.tensor([0.1]))
+    assert STA(config).alpha.item() == 1
+
+
 def test_temporal_attention_joins_frames_of_one_position_only() -> None:
     """A token that changes moves the temporal residual of its own position alone, in all frames (Eq. 2)."""
     branch = randomised(STA(SMALL).temporal)

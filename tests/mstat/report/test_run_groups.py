@@ -91,3 +91,9 @@ def test_the_scored_set_counts_not_the_trained_one(tmp_path: Path) -> None:
     runs = compared([make(tmp_path / f"d{n}", seed=n, eval=of_run) for n, of_run in enumerate(settings)])
     assert len(grouped(runs)) == 2
     assert why_not_comparable(runs) == ["different occlusion: 0.1 (d0); 0.5 (d1)"]
+    settings = [{"num_frames": 4}, {"num_frames": 4, "flip": None}, {"num_frames": 4, "flip": True}]
+    runs = compared([make(tmp_path / f"e{n}", seed=n, eval=of_run) for n, of_run in enumerate(settings)])
+    assert len(grouped(runs)) == 2  # the first is of a version without the setting
+    assert why_not_comparable(runs) == [
+        "different averaging with the mirror image (eval.flip): False (e0, e1); True (e2)"
+    ]

@@ -147,6 +147,17 @@ def test_another_kind_of_run_is_refused(tmp_path: Path) -> None:
         checkpoint.restore(made, tmp_path, {**FACTS, "distributed": "zero2"})
 
 
+def test_a_setting_that_is_newer_than_the_checkpoint_had_its_default(tmp_path: Path) -> None:
+    """A run goes on under a version with more settings of the model; another value of one is refused by its key."""
+    made = engine()
+    model = {"width": 8, "image_size": [64, 32]}
+    with checkpoint.Writer(made, tmp_path, keep=1, facts={"model": model}) as writer:
+        writer.save(3)
+    assert checkpoint.restore(made, tmp_path, {"model": {**model, "asta_alpha": 0.0}}) == 3
+    with pytest.raises(ValueError, match=r"made with model\.asta_alpha=0\.0, this run has 0\.5: use the old value"):
+        checkpoint.restore(made, tmp_path, {"model": {**model, "asta_alpha": 0.5}})
+
+
 @contextmanager
 def full_disk(room: int) -> Iterator[None]:
     """No file of this process can grow beyond so many bytes."""

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import shards
-from mstat.config import Config, DataConfig, TrainConfig, changed
+from mstat.config import Config, DataConfig, EvalConfig, TrainConfig, changed
 from mstat.config.cli import load_config, save_config
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
@@ -20,7 +20,7 @@ from mstat.evaluation.extraction import Trial
 from mstat.model import MSTAT
 from mstat.report.run_reader import Folder
 from mstat.runs.folder import write_environment
-from mstat.runs.scored_set import evaluation_folder, folder_in, scored_checksum
+from mstat.runs.scored_set import deciding, evaluation_folder, folder_in, scored_checksum
 from mstat.training.splits import evaluate_runs, train_runs
 from mstat.weights.export import export
 from shards.read import Reader
@@ -95,6 +95,15 @@ def test_where_scores_go(tmp_path: Path) -> None:
     old = make_run(tmp_path / "old", dataclasses.replace(data, shards=own.path), None)
     assert name(own, run=old) == "."
     assert name(other, run=old) == "evaluations/We-ird"
+
+
+def test_settings_count_where_they_have_an_effect() -> None:
+    """A stride in its mode only; flip and stride have no value in other evaluations, nor in files of old versions."""
+    usual = deciding(EvalConfig())
+    assert (usual["stride"], usual["flip"]) == (None, None)
+    assert deciding(EvalConfig(stride=9)) == usual
+    assert deciding(EvalConfig(mode="stride", stride=9)) != deciding(EvalConfig(mode="stride", stride=8))
+    assert deciding(EvalConfig(flip=True)) == {**usual, "flip": True}
 
 
 def test_another_set_leaves_the_run_as_it_was(

@@ -29,6 +29,20 @@ def test_cosine_falls_from_one_to_zero_after_the_warmup() -> None:
     assert 0 < rate(99, schedule) < 1e-3
 
 
+def test_cosine_keeps_its_floor() -> None:
+    """With a quarter: 1 at first, 5/8 in the middle, a quarter at the end."""
+    schedule = ScheduleConfig(name="cosine", floor=0.25)
+    assert [rate(step, schedule) for step in (0, 50)] == [1, pytest.approx(0.625)]
+    assert 0.25 < rate(99, schedule) < 0.251
+
+
+def test_multistep_multiplies_at_each_milestone() -> None:
+    """Epochs of 2 steps, milestones 3 and 5: by a tenth from step 6, by a hundredth from step 10."""
+    schedule = ScheduleConfig(name="multistep", gamma=0.1, milestones=(3, 5))
+    expected = [1, 1, 0.1, 0.1, 0.01, 0.01]
+    assert [rate(step, schedule) for step in (0, 5, 6, 9, 10, 1000)] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(("rule", "expected"), [("none", 1.0), ("linear", 4.0), ("sqrt", 2.0)])
 def test_scaling_with_the_batch(rule: str, expected: float) -> None:
     """A batch of 96 clips is four of the paper's."""

@@ -118,6 +118,7 @@ class Job(NamedTuple):
     metric: Literal["batch_hard", "arcface", "sphereface", "oim"] = "batch_hard"
     metric_on: Literal["feature", "neck"] = "feature"
     distance: Literal["euclidean", "cosine"] = "euclidean"
+    stage_weights: tuple[float, ...] | None = None
 
 
 class Result(NamedTuple):
@@ -132,6 +133,7 @@ EXACT += [
     Job("duplicates and a lone identity", True, metric_on="neck"),
     Job("duplicates and a lone identity", True, metric_on="neck", distance="cosine"),
     Job("duplicates and a lone identity", True, metric_on="neck", metric="oim"),
+    Job("duplicates and a lone identity", stage_weights=(0.5, 2.0, 1.0)),
 ]
 TRIPLET_ONLY = [Job(f"{which} anchors inactive", cross_entropy_weight=0.0) for which in ("some", "all")]
 WRONG = [Job("some anchors inactive", gather=name) for name in BROKEN]
@@ -148,6 +150,7 @@ def small_task(job: Job) -> Task:
         cross_entropy_weight=job.cross_entropy_weight,
         metric_on=job.metric_on,
         distance=job.distance,
+        stage_weights=job.stage_weights,
     )
     config = Config(model=SMALL, loss=loss)
     config = changed(config, {"model.bnneck": job.bnneck})
@@ -332,6 +335,20 @@ def test_every_stage_has_its_losses_and_their_sum_is_the_loss() -> None:
     assert set(terms) == {f"loss/{s}/{t}" for s in ("I", "II", "III") for t in ("cross_entropy", "triplet")}
     expected = sum(value * (0.5 if "triplet" in name else 1) for name, value in terms.items())
     assert losses["loss"].item() == pytest.approx(expected)
+
+
+def test_stages_are_weighed() -> None:
+    """Both losses of a stage count by its weight, in the order of model.stages; a weight of 0 silences its head."""
+    torch.manual_seed(0)
+    config = changed(Config(model=SMALL), {"model.stages": ("I", "III"), "loss.stage_weights": (0.0, 3.0)})
+    batch = BATCHES["duplicates and a lone identity"]
+    task = Task(config, CLASSES)
+    losses = task(batch.frames, None, None, torch.tensor(batch.labels), 0.5)
+    expected = 3 * (losses["loss/III/cross_entropy"] + 0.5 * losses["loss/III/triplet"])
+    torch.testing.assert_close(losses["loss"], expected)
+    losses["loss"].backward()
+    norms = [grad_of(task.get_parameter(f"heads.{stage}.classifier.weight")).norm() for stage in ("I", "III")]
+    assert norms[0] == 0 < norms[1]
 
 
 def test_losses_are_fp32_under_bf16() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,16 @@ def test_the_sampler_has_the_training_identities_alone(tiny_config: Path) -> Non
     assert sampler.size == config.batch.num_identities * config.batch.num_tracklets
 
 
+def test_an_epoch_of_tracklets(tiny_config: Path) -> None:
+    """`schedule.epoch tracklets` counts max(1, n // K) groups of each training identity, P of which make a step."""
+    config = override(load_config(tiny_config), {"schedule.epoch": "tracklets"})
+    reader = shards.open(config.data.shards)
+    is_training = (reader.roles(config.data.protocol, config.data.split) & shards.records.Role.TRAIN) > 0
+    pids = reader.pids[is_training].tolist()
+    groups = sum(max(1, pids.count(pid) // config.batch.num_tracklets) for pid in set(pids))
+    assert training_sampler(reader, config).steps_per_epoch == groups // config.batch.num_identities
+
+
 def test_facts_change_with_what_changes_the_run(tiny_config: Path) -> None:
     """A run goes on with more steps, from other weights or to another folder, and with no other seed or model."""
     config = load_config(tiny_config)
@@ -65,10 +76,25 @@ def test_facts_change_with_what_changes_the_run(tiny_config: Path) -> None:
         {"run": "elsewhere"},
         {"train.log_every": "7"},
         {"model.init": "weights.pt"},
+        {"schedule.epoch": "tracklets"},
+        {"loss.stage_weights": "[1, 2, 3]"},
     ):
         assert run_facts(override(config, changes), engine, reader) == facts
-    for changes in ({"seed": "5"}, {"batch.num_identities": "5"}, {"model.width": "64"}, {"optim.name": "sgd"}):
-        assert run_facts(override(config, changes), engine, reader) != facts
+    for changes in (
+        {"seed": "5"},
+        {"batch.num_identities": "5"},
+        {"model.width": "64"},
+        {"optim.name": "sgd"},
+        {"optim.betas": "[0.9, 0.99]"},
+        {"optim.head_lr": "2"},
+        {"optim.bias_lr": "2"},
+        {"optim.layer_decay": "0.5"},
+        {"optim.freeze_steps": "2"},
+    ):
+        changed = run_facts(override(config, changes), engine, reader)
+        assert changed != facts
+        assert changed == json.loads(json.dumps(changed)), "as a checkpoint returns them"
+    assert {facts[f"optim.{name}"] for name in ("betas", "head_lr", "freeze_steps")} == {None}, "as in old checkpoints"
 
 
 class Watched(ReIdentification):
