@@ -101,11 +101,6 @@ def paced(dataset: TrainingBatches, pace: float) -> Iterator[tuple[float, float]
             time.sleep(max(0.0, ready + pace - time.perf_counter()))
 
 
-def gpu_rate(peak: float) -> float:
-    """Return the training clips per second of a GPU."""
-    return UTILISATION * peak / (3 * FORWARD_FLOP)
-
-
 def main() -> None:
     torch.set_num_threads(1)
     rates, waits = {}, {}
@@ -122,7 +117,8 @@ def main() -> None:
     rows, stalls, figures = [], [], []
     for label, rate in rates.items():
         clips = f"{1 / rate.clip:,.0f}"
-        cores = {gpu: f"{gpu_rate(peak) * rate.clip:.2f}" for gpu, peak in PEAKS.items()}
+        needed = rate.clip * UTILISATION / (3 * FORWARD_FLOP)  # cores for each FLOP/s of a GPU's peak
+        cores = {gpu: f"{needed * peak:.2f}" for gpu, peak in PEAKS.items()}
         rows.append([label, f"{24 / rate.step:,.0f}", f"**{clips}**", *cores.values(), WANTED[label]])
         figures.append(Figure(f"loader, frames {label}: clips/s of a core", clips))
         for gpu, number in cores.items():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mstat.errors import UserError
 from shards.paths import path
-from shards.text import printable
+from shards.terminal import print_anything, print_line
 
 if TYPE_CHECKING:
     from mstat.config import Config
@@ -67,7 +67,7 @@ def config_of_run(run: Path, overrides: Sequence[str]) -> Config:
     config = changed(config, {"data.shards": find_shards(run, recorded)})
     if config.data.shards != recorded and os.environ.get("RANK", "0") == "0":
         note = f"data.shards: {recorded} is not in the current folder; using {config.data.shards}"
-        print(printable(note), file=sys.stderr)
+        print_line(note, file=sys.stderr)
     if config.model.init:
         config = changed(config, {"model.init": find_file(run, config.model.init)})
     return config
@@ -80,25 +80,23 @@ def report_errors(command: Callable[[], None]) -> int:
     `MSTAT_DEBUG=1` prints the traceback of both.
     """
     from mstat.distributed.signals import end_with_launcher
-    from shards.terminal import print_anything
 
     print_anything()
     end_with_launcher()
     try:
         command()
     except KeyboardInterrupt:
-        print("stopped by Ctrl-C; re-run the same command to resume from the newest checkpoint", file=sys.stderr)
+        print_line("stopped by Ctrl-C; re-run the same command to resume from the newest checkpoint", file=sys.stderr)
         return 130
     except Exception as error:
         is_fixable = _is_fixable(error)
         logging.getLogger("mstat").error("%s", last_line(error), exc_info=error)  # in RUN/run.log, if a run has begun
-        # One write each: print writes the line end separately, so that messages of ranks would interleave.
         if not is_fixable or os.environ.get("MSTAT_DEBUG") == "1":
-            sys.stderr.write(printable(traceback.format_exc(), keep="\n\t"))
+            print_line(traceback.format_exc().rstrip(), "\n\t", sys.stderr)
         if is_fixable:
             rank = os.environ.get("RANK", "0")
             message = "; ".join([last_line(error), *getattr(error, "__notes__", [])])
-            sys.stderr.write(f"{'' if rank == '0' else f'[rank {rank}] '}error: {printable(message)}\n")
+            print_line(f"{'' if rank == '0' else f'[rank {rank}] '}error: {message}", file=sys.stderr)
         if os.environ.get("WORLD_SIZE", "1") != "1":
             # Threads of a broken collective could abort or block an orderly exit.
             sys.stdout.flush()

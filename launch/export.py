@@ -18,7 +18,7 @@ from launch.common import checkpoint_option, config_of_run, report_errors, run_o
 from mstat.config import Config
 from mstat.errors import UserError
 from shards.paths import path
-from shards.text import printable
+from shards.terminal import print_line
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
                 raise UserError(f"{out / name}: the file exists; give another --out, or remove it")
 
         source = export_run(run, arguments.checkpoint, config, out)
-        print(printable(f"{source} -> {out / 'model.safetensors'}"))
+        print_line(f"{source} -> {out / 'model.safetensors'}")
 
     return report_errors(command)
 

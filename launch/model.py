@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from launch.common import report_errors
 from mstat.config import Config, ModelConfig
 from mstat.config.cli import parse
-from mstat.console import console
+from mstat.console import console, print_line
 from mstat.errors import UserError
 from mstat.model.mstat import MSTAT
 from mstat.report.init_table import print_start
@@ -27,7 +27,6 @@ from mstat.report.tables import Part, Row, Table
 from mstat.weights.pretrained import load_pretrained
 from shards.paths import path
 from shards.terminal import print_anything
-from shards.text import printable
 
 PARTS = ("stem", "stage1.blocks", "stage1.aap", "stage2.blocks", "stage2.iap", "stage3.blocks", "stage3.iap")
 OTHER = "norms, class token"
@@ -84,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         sizes = count(config, frames)
     except UserError as error:
-        print(printable(error), file=sys.stderr)
+        print_line(error, file=sys.stderr)
         return 2
     height, width = config.image_size
     total = Size(*(sum(column) for column in zip(*sizes.values(), strict=True)))
@@ -108,7 +107,7 @@ def show_init(config: ModelConfig, file: Path) -> int:
         with torch.device("meta"):
             model = MSTAT(config)
     except UserError as error:
-        print(printable(error), file=sys.stderr)
+        print_line(error, file=sys.stderr)
         return 2
     return report_errors(lambda: print_start(str(file), load_pretrained(model, file)))
 

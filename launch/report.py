@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import report_errors
 from shards.paths import path, place
-from shards.text import printable
+from shards.terminal import print_line
 
 
 def main() -> int:
@@ -35,7 +35,7 @@ def main() -> int:
             page = write_report(options.runs[0], reader, proxies=options.proxies, tracklets=options.tracklets)
         else:
             page = write_comparison(options.runs, options.out or Path("comparison.html"))
-        print(printable(page))
+        print_line(page)
 
     return report_errors(command)
 

@@ -33,7 +33,7 @@ def main() -> int:
 
     def command() -> None:
         from launch.train import make_synthetic
-        from mstat.console import console
+        from mstat.console import console, print_line
         from mstat.distributed.engine import Engine
         from mstat.distributed.signals import StopRequested
         from mstat.paper.reproduce import jobs, results, tables, write_results
@@ -53,19 +53,19 @@ def main() -> int:
             for number, job in enumerate(runs, start=1):
                 done = engine.from_main(job.is_done())
                 if engine.is_main:
-                    print(f"run {number} of {len(runs)}: {job.config.run}{' is done' if done else ''}")
+                    print_line(f"run {number} of {len(runs)}: {job.config.run}{' is done' if done else ''}")
                 if not done:
                     train_runs(job.config, engine)
             if not engine.is_main:
                 return
             if waiting := {job.config.run for job in of_jobs if not job.is_done()}:
-                print(f"{len(waiting)} runs of {options.experiment} are not done; the last one writes the table")
+                print_line(f"{len(waiting)} runs of {options.experiment} are not done; the last one writes the table")
                 return
             result = results(options.experiment, experiment, of_jobs)
             for table in tables(result):
                 console().print(table)
             for path in write_results(out, experiment, result):
-                print(path)
+                print_line(path)
 
     return report_errors(command)
 

@@ -24,7 +24,7 @@ from mstat.cluster.job import Job
 from mstat.cluster.sites import Site, load_site
 from mstat.errors import UserError
 from shards.paths import path
-from shards.text import printable
+from shards.terminal import print_line
 
 COMMANDS = ("status", "logs", "cancel", "continue")
 
@@ -42,7 +42,7 @@ def main() -> int:
                 raise UserError("--scheduler kubernetes needs --dry-run; pipe the output to `kubectl apply -f -`")
             from mstat.cluster.kubernetes import render
 
-            print(render(job, site), end="")
+            print(render(job, site), end="")  # YAML for kubectl
         elif options.scheduler == "local":
             from mstat.cluster.ssh import run_local
 
@@ -61,7 +61,7 @@ def show(job: Job, site: Site) -> None:
     from mstat.cluster.script import batch_script
 
     for one in filter(None, [job, collector(job)]):
-        print(f"# {one.script}\n{batch_script(one, site)}")
+        print(f"# {one.script}\n{batch_script(one, site)}")  # as it is
 
 
 def submit(job: Job, site: Site) -> None:
@@ -70,12 +70,12 @@ def submit(job: Job, site: Site) -> None:
 
     ids = slurm.submit(job, site)
     this, folder = f"python {shlex.quote(sys.argv[0])}", shlex.quote(str(job.folder))
-    print(f"{slurm.named(ids)}: {job.script}")
-    print(f"run folder  {job.folder}")
-    print(f"follow      {this} logs {folder} --follow")
-    print(f"            {this} status {folder}")
-    print(f"stop        {this} cancel {folder}")
-    print(f"continue    {this} continue {folder}")
+    print_line(f"{slurm.named(ids)}: {job.script}")
+    print_line(f"run folder  {job.folder}")
+    print_line(f"follow      {this} logs {folder} --follow")
+    print_line(f"            {this} status {folder}")
+    print_line(f"stop        {this} cancel {folder}")
+    print_line(f"continue    {this} continue {folder}")
 
 
 def manage(argv: Sequence[str]) -> None:
@@ -101,9 +101,9 @@ def manage(argv: Sequence[str]) -> None:
         status.logs(runs, options.lines, follow=options.follow)
     for run in runs:
         if options.command == "cancel":
-            print(printable(status.cancel(run, now=options.now)))
+            print_line(status.cancel(run, now=options.now))
         elif options.command == "continue":
-            print(printable(status.continue_run(run, flags)))
+            print_line(status.continue_run(run, flags))
 
 
 def describe(options: argparse.Namespace, rest: Sequence[str]) -> Job:

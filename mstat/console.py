@@ -1,10 +1,12 @@
-"""The console for tables and messages."""
+"""The console for tables and text with markup; `print_line` is for plain text."""
 
 from __future__ import annotations
 
 from rich.console import Console
 
-from shards.text import printable
+from shards.terminal import print_line
+
+__all__ = ["console", "print_line"]
 
 LOG_WIDTH = 200  # columns of a log, which has no terminal's width
 
@@ -14,8 +16,3 @@ def console() -> Console:
     result = Console()
     # Not `is_terminal`: FORCE_COLOR, which CI sets, would make that true for a log file.
     return result if result.file.isatty() else Console(width=LOG_WIDTH)
-
-
-def print_line(text: object) -> None:
-    """Print text in one line as it is: no markup, colours or wrapping; control characters become escapes."""
-    console().print(printable(text), markup=False, emoji=False, highlight=False, soft_wrap=True)

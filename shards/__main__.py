@@ -19,8 +19,8 @@ from shards.paths import path, place
 from shards.records import WARNINGS, DataError, UsageError
 from shards.sources import SOURCES, add_options
 from shards.sources.options import positive_int, size_HW, task_of
-from shards.terminal import print_anything
-from shards.text import counted, printable
+from shards.terminal import print_anything, print_line
+from shards.text import counted
 from shards.workers import available_cpus
 
 
@@ -111,14 +111,13 @@ def build(args: argparse.Namespace) -> int:
         )
         if part:
             made = plan.write_part(part)
-            where = f"{printable(folder)}: part {part.number} of {part.count}"
-            print(f"{where} is complete: {counted(made, 'shard')}; after all parts, --join them")
+            where = f"{folder}: part {part.number} of {part.count}"
+            print_line(f"{where} is complete: {counted(made, 'shard')}; after all parts, --join them")
             show_warnings([f"{name}: {source.facts[name]}" for name in WARNINGS if name in source.facts], Console())
             return 0
         description = plan.join() if args.join else plan.write()
-    print(
-        f"{printable(args.out)}: {description.counts['tracklets']:,} tracklets, {description.counts['frames']:,} frames"
-    )
+    counts = description.counts
+    print_line(f"{args.out}: {counts['tracklets']:,} tracklets, {counts['frames']:,} frames")
     show_built(summary(Reader(args.out)), Console())
     return 0
 
@@ -129,9 +128,9 @@ def verify(args: argparse.Namespace) -> int:
 
     faults = verifying.verify(args.folder, args.workers, decode=args.decode)
     for fault in faults:
-        print(printable(fault), file=sys.stderr)
+        print_line(fault, file=sys.stderr)
     result = counted(len(faults), "fault") if faults else "every byte is as it was built"
-    print(f"{printable(args.folder)}: {result}")
+    print_line(f"{args.folder}: {result}")
     return 1 if faults else 0
 
 
@@ -144,7 +143,7 @@ def info(args: argparse.Namespace) -> int:
 
     content = summary(Reader(args.place))
     if args.json:
-        print(json.dumps(content, indent=1, allow_nan=False))  # in ASCII, which cannot control a terminal
+        print(json.dumps(content, indent=1, allow_nan=False))  # for programs; in ASCII, which controls no terminal
     else:
         show(content, Console())
     return 0
@@ -163,7 +162,7 @@ def show(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.place}: no tracklet {args.key}; keys look like {example}") from None
     out = args.out or Path(f"{args.key}.png")
     save(sheet(reader, i), out)
-    print(printable(out))
+    print_line(out)
     return 0
 
 
@@ -189,15 +188,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenProcessPool:
         return _fail("a worker was killed, perhaps for lack of memory; start again with fewer --workers", 1)
     except KeyboardInterrupt:
-        print(f"stopped{resume}", file=sys.stderr)
+        print_line(f"stopped{resume}", file=sys.stderr)
         return 130
 
 
 def _fail(message: str, status: int) -> int:
     """Print an error, after its traceback if `MSTAT_DEBUG=1`; return the exit code."""
     if os.environ.get("MSTAT_DEBUG") == "1":
-        sys.stderr.write(printable(traceback.format_exc(), keep="\n\t"))
-    print(printable(f"error: {message}", keep="\n"), file=sys.stderr)  # bad frames are listed in lines
+        print_line(traceback.format_exc().rstrip(), "\n\t", sys.stderr)
+    print_line(f"error: {message}", "\n", sys.stderr)  # bad frames are listed in lines
     return status
 
 

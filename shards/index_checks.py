@@ -36,7 +36,7 @@ def check_description(description: Description) -> None:
     """Raise ValueError if a value of `dataset.json` is not one that the writer gives."""
     names = [description.name, *(protocol.name for protocol in description.protocols)]
     names += [split for protocol in description.protocols for split in protocol.splits]
-    _require(all(_is_text(name) and len(name) <= MAX_NAME for name in names), "a name is not text")
+    _require(all(isinstance(name, str) and 0 < len(name) <= MAX_NAME for name in names), "a name is not text")
     protocols = [protocol.name for protocol in description.protocols]
     _require(bool(protocols) and _all_differ(protocols), f"protocols {protocols[:9]}")
     for protocol in description.protocols:
@@ -62,10 +62,6 @@ def _check_encoding(encoding: Mapping[str, Any]) -> None:
         size = encoding.get("size")
         _require(isinstance(size, list) and len(size) == 2 and all(map(_is_count, size)), f"size of frames: {size!r}")
         _require(_is_count(encoding.get("quality")), f"quality of frames: {encoding.get('quality')!r}")
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
 
 
 def _is_count(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Print any text to any terminal or pipe.
+"""Print any text to any terminal or pipe. A test lists the few files that print in another way.
 
 A terminal without UTF-8 (LANG=C, PYTHONIOENCODING=ascii) cannot encode the bars and dashes of tables, and no terminal
 can encode a file name that is not UTF-8. Python would raise UnicodeEncodeError at the end of a command, after all its
@@ -10,6 +10,9 @@ from __future__ import annotations
 import codecs
 import io
 import sys
+from typing import TextIO
+
+from shards.text import printable
 
 LOOKALIKES = {
     **dict(zip("▁▂▃▄▅▆▇█", ".:-=+*#@", strict=True)),
@@ -41,3 +44,18 @@ def print_anything() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="lookalike")
+
+
+def print_line(text: object, keep: str = "", file: TextIO | None = None) -> None:
+    """Print text and a line end, without characters that would control a terminal, and flush.
+
+    It is one write, so that lines of several processes do not interleave.
+
+    Args:
+        text: Any object; its `str` is printed.
+        keep: Control characters to keep, as of `printable`.
+        file: The stream; by default, standard output.
+    """
+    stream = file or sys.stdout
+    stream.write(f"{printable(text, keep)}\n")
+    stream.flush()

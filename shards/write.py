@@ -29,7 +29,8 @@ from shards import index, tar
 from shards.guarded import open_lock
 from shards.records import BAD_FRAME, DataError, Source, SourceTracklet, UsageError
 from shards.shard import SIDECAR, Encoding, Job, Written, join_shard, write_shard
-from shards.text import counted, printable, printable_lines
+from shards.terminal import print_line
+from shards.text import counted, printable_lines
 from shards.workers import Progress, run_jobs
 
 BUILDING = ".building"
@@ -190,7 +191,7 @@ class Build:
         if any(result.record is None for result in results):
             raise DataError(printable_lines([*faults, _way_out(work, len(faults))]))
         for fault in faults:
-            print(printable(f"left out: {fault}"), file=sys.stderr)
+            print_line(f"left out: {fault}", file=sys.stderr)
         return results
 
     def _describe(self, results: Sequence[Written]) -> index.Description:

@@ -1,4 +1,4 @@
-"""What tests of several rooms share: a small shard set, and short runs of the real commands on it."""
+"""Fixtures of several packages: a small shard set, and short runs of the real commands on it."""
 
 from __future__ import annotations
 
@@ -202,13 +202,13 @@ def members(launcher: int) -> dict[int, str]:
     The launcher puts its ranks into sessions of their own; all of them inherit its environment.
     """
     mark = f"{LAUNCH}={launches[launcher]}".encode()
-    found = {}
+    processes = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if mark in (folder / "environ").read_bytes().split(b"\0"):
                 command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                found[int(folder.name)] = "launcher" if int(folder.name) == launcher else _role(command)
-    return found
+                processes[int(folder.name)] = "launcher" if int(folder.name) == launcher else _role(command)
+    return processes
 
 
 def _role(command: str) -> str:

@@ -77,6 +77,30 @@ def test_only_the_engine_knows_accelerate_and_deepspeed() -> None:
                 assert path in (folder / "engine.py", folder / "deepspeed.py")
 
 
+# Files that call `print`, and why `shards.terminal.print_line` does not do.
+PRINTING = {
+    "shards/__main__.py",  # JSON for programs
+    "launch/submit.py",  # scripts and YAML, to be piped
+    "mstat/cluster/ssh.py",  # scripts, and the output of the nodes as it is
+    "mstat/cluster/restarts.py",  # runs on a batch host's own Python 3.9
+}
+
+
+def test_few_files_print() -> None:
+    """All others use `print_line`, which escapes control characters, or a console of rich."""
+    printing = set()
+    for package in TOP:
+        for path in (PROJECT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                is_write = isinstance(node, ast.Attribute) and ast.unparse(node) in (
+                    "sys.stdout.write",
+                    "sys.stderr.write",
+                )
+                if is_write or (isinstance(node, ast.Name) and node.id == "print"):
+                    printing.add(str(path.relative_to(PROJECT)))
+    assert printing == PRINTING
+
+
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
@@ -116,11 +140,11 @@ print("loaded:", *({heavy} & set(sys.modules)))
     "shards build mars",
 ])  # fmt: skip
 def test_a_help_loads_nothing_heavy(command: str) -> None:
-    """What tells how it is used does not wait for what would do it."""
+    """`--help` does not import the packages that do the work."""
     code = HELP.format(heavy=HEAVY)
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code, *command.split(), "--help"], capture_output=True, text=True, cwd=PROJECT
     )
-    assert told.returncode == 0, told.stderr
-    assert "usage:" in told.stdout.lower()
-    assert told.stdout.splitlines()[-1] == "loaded:"
+    assert process.returncode == 0, process.stderr
+    assert "usage:" in process.stdout.lower()
+    assert process.stdout.splitlines()[-1] == "loaded:"

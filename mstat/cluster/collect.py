@@ -15,7 +15,6 @@ from mstat.errors import UserError
 from mstat.files import read_json, write_json
 from mstat.report.averages import mean_of, numbers
 from mstat.report.scores import score_table
-from shards.text import printable
 
 
 def collect(folder: Path) -> dict[str, Any]:
@@ -40,7 +39,7 @@ def main() -> int:
     try:
         mean = collect(Path(sys.argv[1]))
     except (UserError, OSError) as error:
-        print(f"error: {printable(error)}", file=sys.stderr)
+        print_line(f"error: {error}", file=sys.stderr)
         return 1
     console().print(score_table(mean))
     print_line(f"mean over {', '.join(mean['seeds'])}: {sys.argv[1]}/evaluation.json")

@@ -6,7 +6,8 @@ The batch script runs this file; `--scheduler local` (mstat/cluster/ssh.py) impo
     python restarts.py end FOLDER ...       exit 0: done; 75: requeue; 76: restart on the same nodes; 77: cancelled;
                                             1: failed
 
-Standard library only, for Python 3.9: the batch host's own Python runs this file, outside of any container.
+Standard library only, for Python 3.9: the batch host's own Python runs this file, outside of any container. So it
+prints by itself, into the log of the job.
 
 FOLDER/job/attempts.jsonl   {"event": "submit" | "begin" | "end", ...}, one per line
 FOLDER/job/job.json         the job of the folder

@@ -47,6 +47,11 @@ class JobState:
         return self.state in IN_QUEUE
 
     @property
+    def running(self) -> bool:
+        """Return whether the processes of the job run, so that they can save. SIGNALING lasts for a moment."""
+        return self.state in ("RUNNING", "SIGNALING", "RESIZING")
+
+    @property
     def failed(self) -> bool:
         """Return whether the job has ended, neither successfully nor cancelled."""
         return not self.active and self.state not in ("COMPLETED", "CANCELLED", "GONE")

@@ -24,6 +24,7 @@ from mstat.cluster.job import LAUNCHED, Job
 from mstat.cluster.restarts import FOLDER
 from mstat.cluster.script import functions
 from mstat.cluster.sites import Site
+from mstat.console import print_line
 from mstat.errors import UserError
 from shards.text import printable
 
@@ -108,7 +109,7 @@ class Local:
         """Write a line to the log and to the terminal."""
         with self.lock, self.log.open("a") as log:
             log.write(f"{line}\n")
-            print(line, flush=True)
+            print(line, flush=True)  # the output of the nodes as it is, colours included
 
     def reachable(self) -> bool:
         """Return whether every host answers."""
@@ -173,12 +174,13 @@ def run_local(job: Job, site: Site, *, hosts: Sequence[str] | None, remote_shell
     local = Local(job, site, hosts or (), remote_shell)
     if dry:
         for node in range(job.nodes):
+            # A script, as it is.
             print(f"# on {local.hosts[node] if local.hosts else 'this host'}, node {node}")
             print(local.command(node, "work", PORT)[-1])
         return
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, local.stop)
-    print(f"log: {local.log}")
+    print_line(f"log: {local.log}")
     if local.run() == restarts.FAILED:
         state = restarts.read_json(Path(job.folder) / "state.json")
         raise UserError(state.get("reason") or f"see {local.log}")

@@ -19,10 +19,10 @@ from mstat.cluster.about import read_about
 from mstat.cluster.job import COLLECT, elements
 from mstat.cluster.logs import last_failure, last_slurm_error, tail
 from mstat.cluster.restarts import FOLDER
-from mstat.console import console
+from mstat.console import console, print_line
 from mstat.errors import UserError
 from mstat.report.progress import by_stage, clock
-from shards.text import markup, printable
+from shards.text import markup
 
 ABSENT = "–"
 TABLE_LINES = 40  # at the end of a log, which hold the table of the launch checks
@@ -57,7 +57,7 @@ def show(runs: Sequence[Path]) -> None:
         out.print(table)
     for run, failure in failed:
         out.print(f"[bold red]{markup(run)}[/]", soft_wrap=True, highlight=False)
-        print(printable(failure, keep="\n\t"))
+        print_line(failure, keep="\n\t")
     if missing := [str(run) for run in runs if not is_run(run)]:
         raise UserError(f"{', '.join(missing)}: not a run folder, and no job was submitted for it")
 
@@ -163,7 +163,7 @@ def _job(about: dict[str, Any]) -> tuple[str, slurm.JobState | None]:
     text = f"{about['id']} {queue.state}"
     if queue.state == "PENDING" and queue.reason:
         return f"{text} ({queue.reason})", queue
-    return (f"{text} {queue.run_time} of {queue.time_limit}" if queue.state == "RUNNING" else text), queue
+    return (f"{text} {queue.run_time} of {queue.time_limit}" if queue.running else text), queue
 
 
 def local_is_alive(about: dict[str, Any]) -> bool:
@@ -261,7 +261,7 @@ def logs(runs: Sequence[Path], lines: int, *, follow: bool) -> None:
         assert process.stdout
         try:
             for line in process.stdout:  # a log may contain escape sequences
-                print(printable(line, keep="\n\t"), end="", flush=follow)
+                print_line(line.removesuffix("\n"), keep="\t")
         finally:
             process.terminate()
 
@@ -286,7 +286,7 @@ def cancel(run: Path, *, now: bool) -> str:
             (folder / FOLDER / "cancel").touch()
     if "collector" in about:
         slurm.cancel(about["collector"])
-    if now or state.state != "RUNNING":
+    if now or not state.running:
         slurm.cancel(about["id"])
         return f"{run}: job {about['id']} is cancelled"
     slurm.cancel(about["id"], pending=True)  # elements of an array that have not begun

@@ -18,13 +18,14 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
 
+from mstat.console import print_line
 from mstat.distributed.differences import complaint
 from mstat.errors import UserError
 
@@ -43,7 +44,7 @@ def join(backend: str, timeout: timedelta, facts: Mapping[str, Any]) -> str:
     address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     is_master = rank == 0 and not launcher_keeps_store()
-    with _notice(rank, world_size, address):
+    with call_after(NOTICE_SECONDS, lambda: print_line(_notice(rank, world_size, address), file=sys.stderr)):
         # multi_tenant: if rank 0 hosts the store, its preflight checks have made it (mstat/preflight/store.py).
         keys = dist.TCPStore(*address, world_size, is_master=is_master, timeout=timeout, multi_tenant=True)
         store = dist.PrefixStore("mstat", keys)
@@ -53,15 +54,19 @@ def join(backend: str, timeout: timedelta, facts: Mapping[str, Any]) -> str:
     return attempt
 
 
-@contextmanager
-def _notice(rank: int, world_size: int, address: tuple[str, int]) -> Iterator[None]:
-    """Print which ranks this process waits for after NOTICE_SECONDS: variables may remain from another launch."""
+def _notice(rank: int, world_size: int, address: tuple[str, int]) -> str:
+    """Return a message on the ranks that this process waits for; the variables may remain from another launch."""
     others = "rank 0" if rank else f"the other {world_size - 1}"
-    text = (
+    return (
         f"rank {rank} of {world_size} processes waits for {others} at {address[0]}:{address[1]} "
-        "(RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment; `unset` them to start one process)\n"
+        "(RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment; `unset` them to start one process)"
     )
-    timer = threading.Timer(NOTICE_SECONDS, lambda: sys.stderr.write(text))
+
+
+@contextmanager
+def call_after(seconds: float, function: Callable[[], None]) -> Iterator[None]:
+    """Context that calls a function, in another thread, if it takes longer than `seconds`."""
+    timer = threading.Timer(seconds, function)
     timer.daemon = True
     timer.start()
     try:

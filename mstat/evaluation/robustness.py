@@ -31,8 +31,8 @@ from mstat.evaluation.extraction import Trial
 from mstat.files import read_plain_json, write_json, write_text
 from mstat.model import MSTAT, join_stages
 from mstat.report.html import write_reports
-from mstat.report.robustness import FILE, table
-from mstat.report.scores import COLUMNS, percent
+from mstat.report.robustness import FILE, TITLES, table, value_label
+from mstat.report.scores import HEADINGS, percent
 from mstat.runs.scored_set import DECIDING, dataset, deciding, evaluation_folder, intact
 from mstat.weights.export import load_model
 from shards.read import Reader
@@ -126,7 +126,7 @@ class _Scorer:
             self.gallery = of_gallery, parts
         scores, _ = trial.rank(join_stages(parts, settings.stage_norm))
         summary = summarise(scores, self.reader.protocol(self.config.data.protocol).cmc_only)
-        return {key: summary[key] for key in (*COLUMNS, "num_query", "num_valid_query", "num_gallery")}
+        return {key: summary[key] for key in (*HEADINGS, "num_query", "num_valid_query", "num_gallery")}
 
 
 def _begun(folder: Path, config: Config, reader: Reader) -> dict[str, Any]:
@@ -154,10 +154,9 @@ def _begun(folder: Path, config: Config, reader: Reader) -> dict[str, Any]:
 
 
 def _setting_text(settings: EvalConfig) -> str:
-    text = f"{settings.num_frames} frame{'s' * (settings.num_frames > 1)}"
-    if settings.occlusion:
-        text += f", {settings.occlusion:.0%} occluded"
-    return text if settings.resolution is None else f"{text}, height {settings.resolution}"
+    """Return each setting that a sweep varies, and the mode, which differs between sweeps."""
+    varied = [f"{title} {value_label(name, getattr(settings, name))}" for name, title in TITLES.items()]
+    return ", ".join([*varied, f"mode {settings.mode}"])
 
 
 def _shown(wanted: Mapping[str, list[EvalConfig]], points: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -20,13 +20,13 @@ from mstat.errors import UserError
 from mstat.files import read_json, write_json, write_text
 from mstat.paper.experiments import Experiment, Row
 from mstat.report import figures
-from mstat.report.scores import COLUMNS, DISTANCES, number, warnings
+from mstat.report.scores import DISTANCES, HEADINGS, number, warnings
 from mstat.report.tables import Row as TableRow
 from mstat.report.tables import Table
 from mstat.runs.folder import read_state
 from mstat.runs.scored_set import scored_checksum
 
-NAMES = {**COLUMNS, **DISTANCES}
+NAMES = {**HEADINGS, **DISTANCES}
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,12 @@ def tables(result: Mapping[str, Any]) -> Iterator[Table]:
     for kind, columns in _groups(result["columns"]):
         rows = []
         for row in result["rows"]:
-            rows.append(TableRow(row["name"], _ours(row, columns), "strong"))
-            if any(column in row["paper"] for column in columns):
-                rows.append(TableRow(f"  paper, {result['paper_dataset']}", _papers(row, columns), "faint"))
+            ours, paper = row["ours"], row["paper"]
+            cells = [number(ours[column]["mean"], ours[column]["sd"], _digits(column)) for column in columns]
+            rows.append(TableRow(row["name"], cells, "strong"))
+            if any(column in paper for column in columns):
+                cells = [number(paper.get(column), digits=_digits(column)) for column in columns]
+                rows.append(TableRow(f"  paper, {result['paper_dataset']}", cells, "faint"))
         title = result["title"] + (f" ({kind} distance)" if kind else "")
         headings = ["", *(NAMES[column.rpartition("/")[2]] for column in columns)]
         yield Table(headings, rows, title, _caption(result), warnings(result))
@@ -170,14 +173,6 @@ def _caption(result: Mapping[str, Any]) -> str:
     length = f"{steps} steps" if isinstance(steps, int) else steps
     ours = f"Ours: {result['shards']}, protocol {result['protocol']}, split {result['split']}, {length}, {over}."
     return " ".join(filter(None, [ours, result["remark"]]))
-
-
-def _ours(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
-    return [number(row["ours"][column]["mean"], row["ours"][column]["sd"], _digits(column)) for column in columns]
-
-
-def _papers(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
-    return [number(row["paper"].get(column), digits=_digits(column)) for column in columns]
 
 
 def _digits(column: str) -> int:

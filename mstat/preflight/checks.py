@@ -14,8 +14,7 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,9 @@ import torch
 import torch.distributed as dist
 
 from mstat.config import Config
+from mstat.console import print_line
 from mstat.distributed.launcher import check_launcher
+from mstat.distributed.rendezvous import call_after
 from mstat.files import write_json
 from mstat.preflight.node import gather_facts
 from mstat.preflight.store import RankStore, open_store
@@ -51,7 +52,7 @@ def check(config: Config, script: str, expected: Expectations, timeout: float) -
     """
     check_launcher(config)
     store = open_store(timeout)
-    with _exit_after(4 * timeout + 4 * GRACE, os.environ.get("MASTER_ADDR", "")):
+    with call_after(4 * timeout + 4 * GRACE, _give_up):
         if store.rank == 0:
             return _lead(store, config, script, expected, timeout)
         return _follow(store, config, script, timeout)
@@ -188,23 +189,8 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-@contextmanager
-def _exit_after(seconds: float, address: str) -> Iterator[None]:
-    """Context that ends the process if it takes longer than `seconds`.
-
-    A store behind a cut link blocks for ever, in C++ code that no Python exception interrupts.
-    """
-
-    def end() -> None:
-        message = f"error: {platform.node()}: no verdict from rank 0 ({address}): its host or the network is down\n"
-        sys.stderr.write(message)
-        sys.stderr.flush()
-        os._exit(1)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+def _give_up() -> None:
+    """End the process: a store behind a cut link blocks for ever, in C++ code that no Python exception interrupts."""
+    host = f"rank 0 ({os.environ.get('MASTER_ADDR', '')})"
+    print_line(f"error: {platform.node()}: no verdict from {host}: its host or the network is down", file=sys.stderr)
+    os._exit(1)

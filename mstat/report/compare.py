@@ -81,7 +81,7 @@ def _scores(comparison: Comparison) -> str:
         caption += " Runs that differ only in the seed are listed below their mean ± standard deviation (n - 1)."
     if any("splits" in run.evaluation for run in comparison.runs):
         caption += " A run of all splits has the mean ± standard deviation over its splits."
-    return Table(["run", *scores.COLUMNS.values()], rows, caption=caption).html()
+    return Table(["run", *scores.HEADINGS.values()], rows, caption=caption).html()
 
 
 def _baselines(comparison: Comparison) -> list[Row]:
@@ -162,8 +162,8 @@ def _stages(comparison: Comparison) -> str:
             if any(of.get(column) is not None for of in group.evaluation.get("stages", {}).values())
         ]
         if rows:
-            caption = f"{scores.COLUMNS[column]} in percent for every subset of stages."
-            tables.append(Table([scores.COLUMNS[column], *scores.STAGES], rows, caption=caption).html())
+            caption = f"{scores.HEADINGS[column]} in percent for every subset of stages."
+            tables.append(Table([scores.HEADINGS[column], *scores.STAGES], rows, caption=caption).html())
     return "\n".join(tables)
 
 

@@ -113,7 +113,7 @@ def state(result: Json) -> str:
 
 def _headline(evaluation: Mapping[str, Any]) -> str:
     numbers = [
-        f"<div><dt>{scores.COLUMNS[key]}</dt><dd>{scores.score(evaluation, key)}<small> %</small></dd></div>"
+        f"<div><dt>{scores.HEADINGS[key]}</dt><dd>{scores.score(evaluation, key)}<small> %</small></dd></div>"
         for key in ("mAP", "rank1")
         if evaluation.get(key) is not None
     ]

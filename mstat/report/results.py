@@ -49,7 +49,7 @@ def others(folder: Folder) -> str:
         rows.append(Row(_scored_set(evaluation), rounded.cells(evaluation), link=link))
         notes += [page.warning(f"{name}: {warning}") for warning in rounded.warnings(evaluation)]
     caption = "In percent, with the features of all stages. Bold: the data set, protocol and split of the training."
-    table = Table(["scored on", *rounded.COLUMNS.values()], rows, caption=caption)
+    table = Table(["scored on", *rounded.HEADINGS.values()], rows, caption=caption)
     return "\n".join([table.html(), *notes])
 
 
@@ -66,7 +66,7 @@ def splits(folder: Folder) -> str:
         Row(split, rounded.cells(of_split), link=f"split-{split}/report.html")
         for split, of_split in folder.evaluation["splits"].items()
     ]
-    return Table(["split", *rounded.COLUMNS.values()], rows, caption=rounded.caption(folder.evaluation)).html()
+    return Table(["split", *rounded.HEADINGS.values()], rows, caption=rounded.caption(folder.evaluation)).html()
 
 
 def cmc(folder: Folder) -> str:

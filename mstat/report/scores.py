@@ -8,7 +8,7 @@ from typing import Any
 from mstat.report.tables import Part, Row, Table
 
 STAGES = ("I", "II", "III", "I+II", "I+III", "II+III", "I+II+III")
-COLUMNS = {"mAP": "mAP", "rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "rank20": "rank-20"}
+HEADINGS = {"mAP": "mAP", "rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "rank20": "rank-20"}
 DISTANCES = {"intra": "intra", "intra_correct": "intra, correct", "inter": "inter", "inter_mean": "inter, mean"}
 ABSENT = "–"
 
@@ -44,7 +44,7 @@ def score_table(evaluation: Mapping[str, Any], splits: bool = True) -> Table:
         if name in stages
     ]
     return Table(
-        ["features", *COLUMNS.values()],
+        ["features", *HEADINGS.values()],
         [*rows, Part(), *of_stages],
         title(evaluation),
         caption(evaluation),
@@ -89,5 +89,5 @@ def caption(evaluation: Mapping[str, Any]) -> str:
 
 
 def cells(scores: Mapping[str, Any]) -> list[str]:
-    """Return one cell for each of COLUMNS."""
-    return [score(scores, column) for column in COLUMNS]
+    """Return one cell for each key of HEADINGS."""
+    return [score(scores, column) for column in HEADINGS]

@@ -14,8 +14,8 @@ from shards.text import markup, printable
 
 Emphasis = Literal["", "strong", "faint", "warning"]  # the names are classes in style.css, too
 STYLES: dict[Emphasis, str | None] = {"": None, "strong": "bold", "faint": "dim", "warning": "yellow"}
-# On a narrow terminal, words wrap before numbers do.
-COLUMNS: dict[str, dict[str, Any]] = {"l": {"overflow": "fold"}, "r": {"justify": "right", "no_wrap": True}}
+# Of rich columns, by alignment: on a narrow terminal, words wrap before numbers do.
+COLUMN_OPTIONS: dict[str, dict[str, Any]] = {"l": {"overflow": "fold"}, "r": {"justify": "right", "no_wrap": True}}
 NO_BREAK = "\N{NON-BREAKING HYPHEN}"
 
 
@@ -70,7 +70,7 @@ class Table:
         lines = box.HEAVY_HEAD if self.framed else box.SIMPLE_HEAD
         table = rich.table.Table(title=markup(self.title), caption=" ".join(caption), box=lines)
         for heading, side in zip(self.headings, self.sides, strict=True):
-            table.add_column(markup(heading), **COLUMNS[side])
+            table.add_column(markup(heading), **COLUMN_OPTIONS[side])
         for row in self.rows:
             if isinstance(row, Part):
                 table.add_section()

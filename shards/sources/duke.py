@@ -63,7 +63,9 @@ def read(root: Path, *, partial: bool = False) -> Source:
     """
     walk = Walk(root)
     parts = ("train", "query", "gallery")
-    train, query, gallery = ({_place(tracklet): tracklet for tracklet in _walk(walk, root / part)} for part in parts)
+    train, query, gallery = (
+        {tracklet.folder.parts[-2:]: tracklet for tracklet in _walk(walk, root / part)} for part in parts
+    )
     _check_copies([(tracklet, gallery[place]) for place, tracklet in query.items() if place in gallery])
     counts = {
         "training identities": len({tracklet.pid for tracklet in train.values()}),
@@ -98,10 +100,6 @@ def _check_copies(pairs: Sequence[tuple[_Tracklet, _Tracklet]]) -> None:
             raise DataError(
                 f"{query.folder} and {copy.folder} should hold the same frames, but differ; unpack both again"
             )
-
-
-def _place(tracklet: _Tracklet) -> tuple[str, str]:
-    return tracklet.folder.parent.name, tracklet.folder.name
 
 
 def _walk(walk: Walk, part: Path) -> Iterator[_Tracklet]:

@@ -84,7 +84,7 @@ def read_tracks(
     Raises DataError if the file as a whole is invalid.
     """
     comments, lines = _lines(path)
-    header, rows = _table(path, comments, lines)
+    header, rows = _table(comments, lines)
     if not rows:
         raise DataError(f"{path}: no box; {ACCEPTED}")
     count = len(header) or Counter(len(fields) for _, fields in rows).most_common(1)[0][0]
@@ -224,9 +224,7 @@ def _lines(path: Path) -> tuple[list[str], list[tuple[int, str]]]:
     return comments, lines
 
 
-def _table(
-    path: Path, comments: Sequence[str], lines: Sequence[tuple[int, str]]
-) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def _table(comments: Sequence[str], lines: Sequence[tuple[int, str]]) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Return the names of the columns, if any, and the fields of each row. A leading comment may hold the names."""
     if not lines:
         return [], []

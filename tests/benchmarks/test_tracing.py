@@ -131,7 +131,7 @@ def cuda_guard() -> Iterator[None]:
 def test_the_forward_pass_is_that_of_cuda() -> None:
     """Under bf16 autocast, on fake CUDA tensors and on those that stand for them: the same operations on as many bytes,
     and the same peak; no operation takes what is on the device to the host."""
-    found = []
+    traces = []
     frames_shape = (2, 4, *SMALL.image_size, 3)
     for device in ("cuda", "cpu"):
         context = contextlib.ExitStack()
@@ -152,8 +152,8 @@ def test_the_forward_pass_is_that_of_cuda() -> None:
                 torch.set_autocast_dtype(device, dtype)
                 torch.clear_autocast_cache()
             assert all(feature.device.type == device for feature in features)
-        found.append((Counter({name.removesuffix("_for_cpu"): n for name, n in trace.ops.items()}), trace))
-    (cuda_ops, cuda), (cpu_ops, cpu) = found
+        traces.append((Counter({name.removesuffix("_for_cpu"): n for name, n in trace.ops.items()}), trace))
+    (cuda_ops, cuda), (cpu_ops, cpu) = traces
     assert cuda_ops == cpu_ops
     assert cuda.flops == cpu.flops
     seeds = cuda_ops["_scaled_dot_product_flash_attention"] * 3 * tracing.BLOCK  # of dropout, and an empty tensor

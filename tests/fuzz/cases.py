@@ -25,7 +25,7 @@ MOST_LINES = 1000  # of one refusal: faults of a set are listed
 
 
 class Outcome(StrEnum):
-    """What became of a case. The last four are faults of ours."""
+    """Outcome of a case. The last four are faults of ours."""
 
     READ = "read right"
     REFUSED = "refused in one line"

@@ -217,7 +217,7 @@ def _spoil_config(folder: Path, draw: random.Random) -> None:
 
 
 def _read_config(folder: Path) -> bool:
-    """What is read can be written and read again, and nothing that it names was imported."""
+    """Read, write and read again; return whether both are equal and nothing that the file names was imported."""
     from mstat.config.cli import load_config, save_config
 
     config = load_config(folder / "run" / "config.yaml")
@@ -363,7 +363,7 @@ def _spoil_checkpoint(folder: Path, draw: random.Random) -> None:
 
 
 def _read_checkpoint(folder: Path) -> bool:
-    """What is gone on from, and what is loaded, are the weights of the step that it says."""
+    """Restore and load; return whether both have the weights of the step that the checkpoint names."""
     import torch
 
     import mstat
@@ -390,7 +390,7 @@ def _read_checkpoint(folder: Path) -> bool:
 
 
 def make_run(folder: Path) -> None:
-    """What a finished and submitted run leaves, but for its weights."""
+    """Write the files of a finished and submitted run, except its weights."""
     from mstat.cluster import restarts
     from tests.mstat.report.conftest import make_evaluation, make_rankings, make_record
 
@@ -416,7 +416,7 @@ def make_run(folder: Path) -> None:
 
 
 def _names(folder: Path) -> list[str]:
-    """What lies beside the run folder."""
+    """Return the paths beside the run folder."""
     inside = folder / "run"
     return sorted(str(path) for path in folder.rglob("*") if path != inside and not path.is_relative_to(inside))
 

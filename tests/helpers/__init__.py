@@ -1,1 +1,1 @@
-"""What several test files use: hosts, a Slurm, a browser, processes of one test."""
+"""Helpers of several test files: hosts, a Slurm, a browser, processes of one test."""

@@ -45,7 +45,7 @@ def why_not() -> str | None:
 
 @dataclass
 class Look:
-    """What a browser says of a page.
+    """Measurements of a page in a browser.
 
     Attributes:
         width: Of all its content, in CSS pixels.
@@ -53,7 +53,7 @@ class Look:
         images, broken, silent: How many; alternative texts of those that do not load; how many have no such text.
         dark, back: Whether the dark scheme is on; the page's colour.
         console: Every message.
-        requests: Every address asked for but the page's own and data URIs.
+        requests: Every requested address except the page's own and data URIs.
     """
 
     width: int
@@ -79,16 +79,16 @@ class Browser:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
         self.driver.get(page.resolve().as_uri())
-        found: dict[str, Any] = self.driver.execute_async_script(LOOK, width)
+        measured: dict[str, Any] = self.driver.execute_async_script(LOOK, width)
         console = [f"{entry['level']}: {entry['message']}" for entry in self.driver.get_log("browser")]
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         own = page.resolve().as_uri()
-        asked = [
+        urls = [
             event["params"]["request"]["url"]
             for event in events
             if event["method"] == "Network.requestWillBeSent" and event["params"]["documentURL"].startswith(own)
         ]
-        return Look(**found, console=console, requests=[url for url in asked if not url.startswith(("data:", own))])
+        return Look(**measured, console=console, requests=[url for url in urls if not url.startswith(("data:", own))])
 
 
 @contextmanager

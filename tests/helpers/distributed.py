@@ -24,7 +24,7 @@ def _enter(rank: int, world_size: int, folder: str, function: Callable[..., Any]
 
 
 def run_distributed(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
-    """What `function(*args)` gives on each of `world_size` ranks; it must be importable, and so must its values."""
+    """Return the result of `function(*args)` on each of `world_size` ranks; function and results must be importable."""
     with tempfile.TemporaryDirectory() as folder:
         # A fork server that has torch in memory: new processes cost milliseconds, and none inherits our threads.
         multiprocessing.set_forkserver_preload(["torch", "mstat.training.task"])

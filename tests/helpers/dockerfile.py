@@ -30,8 +30,8 @@ def steps(text: str) -> list[Step]:
     """The instructions of a Dockerfile, in order."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
-    found = [line.split(maxsplit=1) for line in joined.splitlines() if line.strip()]
-    return [Step(words[0], words[1]) for words in found]
+    instructions = [line.split(maxsplit=1) for line in joined.splitlines() if line.strip()]
+    return [Step(words[0], words[1]) for words in instructions]
 
 
 def assignments(rest: str) -> dict[str, str]:
@@ -45,7 +45,7 @@ def expand(text: str, variables: dict[str, str]) -> str:
 
 
 def ignored(pattern_file: str, path: str) -> bool:
-    """Whether .dockerignore leaves out that path, relative to its folder; patterns with `!` we have none of."""
+    """Return whether .dockerignore leaves out a path relative to its folder. Patterns with `!` are not supported."""
     for line in filter(None, map(str.strip, pattern_file.splitlines())):
         pattern = re.escape(line.strip("/")).replace(r"\*\*/", "(.*/)?").replace(r"\*", "[^/]*")
         if re.fullmatch(f"{pattern}(/.*)?", path):

@@ -71,7 +71,7 @@ class Hosts:
         call(*self.on(0), "ip", "link", "set", CABLE, "up")
 
     def on(self, host: int) -> list[str]:
-        """What to put before a command, so that it runs there."""
+        """Return the prefix of a command that runs on a host."""
         return within(self.holders[host])
 
 
@@ -101,7 +101,7 @@ def two_hosts() -> Iterator[Hosts]:
 
 
 def why_not() -> str | None:
-    """Why two hosts cannot be made here, if they cannot."""
+    """Return the reason why two hosts cannot be made here, or None."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     for command, package in (("ip", "iproute2"), ("unshare", "util-linux"), ("nsenter", "util-linux")):
@@ -137,7 +137,7 @@ def hold(name: str, hosts: Mapping[str, str]) -> subprocess.Popen[str]:
 
 
 def within(holder: subprocess.Popen[str]) -> list[str]:
-    """What to put before a command, so that it runs in the namespaces of a holder."""
+    """Return the prefix of a command that runs in the namespaces of a holder."""
     namespaces = f"/proc/{holder.pid}/ns"
     flags = [f"--{flag}={namespaces}/{kind}" for flag, kind in (("net", "net"), ("uts", "uts"), ("mount", "mnt"))]
     return ["nsenter", *flags, f"--pid={namespaces}/pid_for_children", "--wd=.", "--"]

@@ -88,12 +88,12 @@ class Cluster:
         return done
 
     def submit(self, *arguments: object, check: bool = True, **options: Any) -> str:
-        """What `launch/submit.py` says."""
+        """Run `launch/submit.py` and return its output."""
         done = self.call(sys.executable, PROJECT / "launch" / "submit.py", *arguments, check=check, **options)
         return done.stdout + done.stderr
 
     def job(self, number: str) -> dict[str, str]:
-        """What `scontrol show job` says of one job."""
+        """Return the fields of `scontrol show job` for one job."""
         return dict(re.findall(r"(\w+)=(\S*)", self.call("scontrol", "--oneliner", "show", "job", number).stdout))
 
     def wait(self, number: str, states: Sequence[str], seconds: float = 400) -> dict[str, str]:
@@ -141,7 +141,7 @@ class Cluster:
         return subprocess.run([*inside, *command], env=self.environment).returncode == 0  # sees that node alone
 
     def resume(self) -> list[str]:
-        """What an administrator does with nodes that Slurm has drained; gives them."""
+        """Resume the nodes that Slurm has drained, as an administrator would, and return their names."""
         lines = self.call("sinfo", "-h", "-N", "-p", "debug", "-o", "%N %t", check=False).stdout.splitlines()
         drained = [line.split()[0] for line in lines if line.split()[1].startswith(("drain", "drng"))]
         for node in drained:
@@ -151,7 +151,7 @@ class Cluster:
     def wait_for_nodes(self) -> None:
         """Until both take jobs."""
         idle = lambda: self.call("sinfo", "-h", "-N", "-p", "debug", "-o", "%t", check=False).stdout.split()  # noqa: E731
-        wait_until(lambda: len(found := idle()) == 2 and set(found) <= {"idle", "alloc", "mix"}, START_SECONDS, idle)
+        wait_until(lambda: len(states := idle()) == 2 and set(states) <= {"idle", "alloc", "mix"}, START_SECONDS, idle)
 
     def _daemon(self, inside: Sequence[str], *command: str) -> None:
         log = (self.folder / f"{command[0]}.out").open("ab")
@@ -215,16 +215,16 @@ def _munge(cluster: Cluster, inside: Sequence[str]) -> None:
 
 
 def wait_until(true: Callable[[], Any], seconds: float, about: Callable[[], Any] = str) -> Any:
-    """Until a condition gives something true, which is returned; fails with what `about` says."""
+    """Wait until a condition holds and return its value; fail with the text of `about`."""
     deadline = time.monotonic() + seconds
-    while not (found := true()):
+    while not (value := true()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {about()}"
         time.sleep(0.2)
-    return found
+    return value
 
 
 def why_not() -> str | None:
-    """Why there can be no Slurm here, if so. Installs what is missing where it may."""
+    """Return the reason why there can be no Slurm here, or None. Install missing packages where that is allowed."""
     if os.geteuid() != 0:
         return "a Slurm of two nodes needs root: namespaces, and apt-get install " + " ".join(PACKAGES)
     os.environ["PATH"] += ":/usr/sbin:/sbin"

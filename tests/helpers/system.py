@@ -1,4 +1,4 @@
-"""What tests need of the machine: Debian packages that they install, and skips that are failures in CI."""
+"""Requirements of tests on the machine: Debian packages that they install, and skips that are failures in CI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which errors are printed as one line, and which keep their traceback."""
+"""Errors that are printed as one line, and errors that keep their traceback."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_debugging_shows_the_traceback_of_both(
 
 
 def test_no_message_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """What a file put into an error is shown as its escape; also in the traceback of a fault of ours."""
+    """Control characters in an error are printed as escapes; also in the traceback of a fault of ours."""
 
     def refuse() -> None:
         raise UserError("key a\x1b[2J\u202eb")

@@ -1,4 +1,4 @@
-"""What a run does when something goes wrong: one small case of each kind; tests/soak has the full matrix."""
+"""Failures of a run: one small case of each kind; tests/soak has the full matrix."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def test_an_error_of_one_rank_is_told_by_all(tiny_config: Path, tmp_path: Path) 
     status, output = run("train", arguments, accelerate="zero2", processes=2, fault="disk-on-fire 1 7")
     assert status != 0
     assert "[rank 1] error: [Errno 5] disk-on-fire, says the test; the last good checkpoint is" in output
-    told = r"^error: rank 1 \(host \S+, pid \d+\): OSError: \[Errno 5\] disk-on-fire, says the test;"
-    assert re.search(told, output, re.M)
+    line = r"^error: rank 1 \(host \S+, pid \d+\): OSError: \[Errno 5\] disk-on-fire, says the test;"
+    assert re.search(line, output, re.M)
 
 
 def test_a_rank_that_dies_is_named_and_started_again(reference: Path, tiny_config: Path, tmp_path: Path) -> None:

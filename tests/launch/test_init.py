@@ -30,9 +30,9 @@ def test_a_hostile_file_ends_a_run_before_it_begins(tmp_path: Path, tiny_config:
     torch.save({"model_state": {**timesformer_weights(), "hook": Hostile(trace, "system")}}, path)
     ended = train("--config", tiny_config, "--run", tmp_path / "run", "--model.init", path)
     assert ended.returncode == 1, ended.stderr
-    told = [line for line in ended.stderr.splitlines() if "error" in line.lower() or name in line]
-    assert len(told) == 1
-    assert told[0].startswith(f"error: {path}: not a file of plain tensors: ")
+    lines = [line for line in ended.stderr.splitlines() if "error" in line.lower() or name in line]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"error: {path}: not a file of plain tensors: ")
     assert "Traceback" not in ended.stderr
     assert not trace.exists()
     assert not (tmp_path / "run").exists()

@@ -18,7 +18,7 @@ from tests.launch.test_submit import write_slow
 
 
 def remote_shell(path: Path, hosts: Hosts) -> Path:
-    """What ssh would be: a host, and a line for its shell."""
+    """Write a stand-in for ssh, which takes a host and a line for its shell."""
     cases = "\n".join(f'{name}) exec {" ".join(hosts.on(rank))} sh -c "$2" ;;' for rank, name in enumerate(NAMES))
     path.write_text(f'#!/bin/sh\ncase "$1" in\n{cases}\nesac\nexit 255\n')
     path.chmod(0o755)
@@ -61,10 +61,10 @@ def test_two_hosts_without_a_scheduler(hosts: Hosts, reference: Path, tiny_confi
     wait_for_step(folder, 2)
     os.kill(next(pid for pid in members(first.pid) if is_rank(pid)), signal.SIGKILL)
     wait_for_step(folder, 6)
-    told = subprocess.run(
+    shown = subprocess.run(
         [sys.executable, PROJECT / "launch" / "submit.py", "status", folder], capture_output=True, text=True
     )
-    assert re.search(rf"local {first.pid}, runs +running +\d+ / 20 .* 1\n", told.stdout), told
+    assert re.search(rf"local {first.pid}, runs +running +\d+ / 20 .* 1\n", shown.stdout), shown
     first.send_signal(signal.SIGINT)
     output, _ = first.communicate(timeout=120)
     assert first.returncode == 0, output

@@ -120,13 +120,13 @@ def test_bad_input_is_told_in_one_line(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["launch/report.py", *arguments])
     try:
-        found = report.main()
+        exit_status = report.main()
     except SystemExit as ended:
-        found = int(str(ended.code))
-    assert found == status
-    told = capsys.readouterr().err
-    assert message in told
-    assert "Traceback" not in told
+        exit_status = int(str(ended.code))
+    assert exit_status == status
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert "Traceback" not in errors
     assert not [path for path in tmp_path.rglob("*") if path.suffix == ".html"]
 
 

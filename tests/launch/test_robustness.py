@@ -11,7 +11,7 @@ from tests.conftest import run
 
 def test_one_process_and_two_give_the_same_study(reference: Path, tmp_path: Path) -> None:
     """Every point bit for bit; tables and the plot's path are printed; a second start scores nothing."""
-    found = []
+    studies = []
     for processes, accelerate, starts in ((1, "single", (7, 0)), (2, "ddp", (7,))):
         folder = tmp_path / f"run-{processes}"
         shutil.copytree(reference, folder)
@@ -21,8 +21,8 @@ def test_one_process_and_two_give_the_same_study(reference: Path, tmp_path: Path
             assert output.count("point ") == expected
             assert "occluded area" in output
             assert f"{folder}/figures/robustness.svg" in output.replace("\n", "")
-        found.append(json.loads((folder / "robustness.json").read_text()))
-    assert found[0] == found[1]
+        studies.append(json.loads((folder / "robustness.json").read_text()))
+    assert studies[0] == studies[1]
 
 
 def test_no_run_is_one_line(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def run_set(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate(folder: Path, *flags: str) -> None:
-    """What launch/evaluate.py does, in this process."""
+    """Evaluate a run in this process, as launch/evaluate.py does."""
     config = load_config(folder / "config.yaml", ["--run", str(folder), "--data.num_workers", "0", *flags])
     evaluate_runs(config, Engine(config))
 

@@ -98,7 +98,7 @@ def job_of(output: str) -> str:
 
 
 def events(folder: Path, event: str) -> list[dict[str, object]]:
-    return [found for found in restarts.read(folder) if found["event"] == event]
+    return [record for record in restarts.read(folder) if record["event"] == event]
 
 
 def log_of(folder: Path) -> str:
@@ -135,8 +135,8 @@ def test_a_run_on_two_nodes(cluster: Cluster, undisturbed: Path, reference: Path
     checks = json.loads((undisturbed / "preflight.json").read_text())
     assert checks["good"]
     assert [note["host"] for note in checks["notes"].values()] == ["n1", "n2"]
-    told = cluster.submit("status", undisturbed)
-    assert re.search(r"COMPLETED +done +20 / 20 +\d+\.\d{3} +I \d", told), told
+    output = cluster.submit("status", undisturbed)
+    assert re.search(r"COMPLETED +done +20 / 20 +\d+\.\d{3} +I \d", output), output
     assert "report: " in cluster.submit("logs", undisturbed)
 
 
@@ -225,9 +225,9 @@ def test_an_error_of_the_user(cluster: Cluster, tiny_config: Path, tmp_path: Pat
     assert (about["JobState"], about["Restarts"]) == ("FAILED", "0")
     assert len(events(folder, "begin")) == 1
     assert state(folder) == {"state": "failed", "step": 0, "reason": "RuntimeError: a bug of mine"}
-    told = cluster.submit("status", folder).rstrip()
-    assert told.endswith("raise RuntimeError('a bug of mine')\nRuntimeError: a bug of mine"), told
-    assert "Traceback (most recent call last):" in told
+    output = cluster.submit("status", folder).rstrip()
+    assert output.endswith("raise RuntimeError('a bug of mine')\nRuntimeError: a bug of mine"), output
+    assert "Traceback (most recent call last):" in output
 
 
 def test_a_missing_interpreter(cluster: Cluster, tiny_config: Path, tmp_path: Path) -> None:
@@ -252,10 +252,10 @@ def test_a_missing_interpreter(cluster: Cluster, tiny_config: Path, tmp_path: Pa
     site = write_site(tmp_path / "other.yaml", f"python: {python}\n")
     job = job_of(cluster.submit(*on_two_nodes(site), "--", "--config", tiny_config, "--run", folder))
     assert cluster.wait_for_end(job)["JobState"] == "FAILED"
-    told = cluster.submit("status", folder)
-    assert re.search(rf"{job} FAILED +cut off .*error: n1: this Python does not run: {python}$", told.rstrip(), re.S), (
-        told
-    )
+    output = cluster.submit("status", folder)
+    assert re.search(
+        rf"{job} FAILED +cut off .*error: n1: this Python does not run: {python}$", output.rstrip(), re.S
+    ), output
 
 
 def test_a_bad_checkpoint(cluster: Cluster, site: Path, undisturbed: Path, tiny_config: Path, tmp_path: Path) -> None:
@@ -270,8 +270,8 @@ def test_a_bad_checkpoint(cluster: Cluster, site: Path, undisturbed: Path, tiny_
     job = job_of(cluster.submit(*arguments, "--", "--config", tiny_config, "--run", folder, "--train.steps", 30))
     about = cluster.wait_for_end(job)
     assert (about["JobState"], about["Restarts"]) == ("FAILED", "0")
-    told = f"{damaged}: optimizer.pt changed after the checkpoint was made; copy it again, or remove the folder"
-    assert told in cluster.submit("status", folder).rstrip().splitlines()[-1]
+    message = f"{damaged}: optimizer.pt changed after the checkpoint was made; copy it again, or remove the folder"
+    assert message in cluster.submit("status", folder).rstrip().splitlines()[-1]
 
 
 def test_a_full_disk(cluster: Cluster, site: Path, tiny_config: Path) -> None:

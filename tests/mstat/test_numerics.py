@@ -68,7 +68,7 @@ def test_a_stream_takes_no_more_than_it_can_hold(num_threads: int) -> None:
 
 
 def test_an_error_in_a_stream_is_that_of_the_caller(num_threads: int) -> None:
-    """What came before it is given."""
+    """Results from before the error are given."""
     given: list[int] = []
     with pytest.raises(ZeroDivisionError), spreading(CPU) as spread:
         given.extend(result for _, result in spread.stream(lambda number: 1 // number, [2, 1, 0, 3, 4]))
@@ -92,7 +92,7 @@ def test_in_turn_is_a_loop() -> None:
 
 
 def test_fewer_threads_may_be_asked_for(num_threads: int) -> None:
-    """Where each holds much."""
+    """A limit of threads is kept, for work that needs much memory in each."""
     with spreading(CPU, most=2) as spread:
         assert spread.num_threads == min(2, num_threads)
         assert spread(lambda _: torch.get_num_threads(), range(9)) == [1] * 9

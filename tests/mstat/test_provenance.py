@@ -1,4 +1,4 @@
-"""What a run writes of where it comes from."""
+"""The record of where a run comes from."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_only_regular_files_are_read(
 
 
 def test_a_file_has_a_largest_size(tmp_path: Path) -> None:
-    """What has more is refused; what has as much is read, in one piece or several."""
+    """A larger file is refused; one of exactly that size is read, in one piece or several."""
     path = tmp_path / "x"
     for size in (0, 5, guarded.READ_BYTES, 20 * guarded.READ_BYTES + 3):
         path.write_bytes(bytes(range(256)) * (size // 256) + bytes(size % 256))

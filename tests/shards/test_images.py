@@ -46,7 +46,7 @@ def zeroed(data: bytes, start: int, stop: int) -> bytes:
     ids=["jpeg", "padded", "trailer", "stray bytes", "progressive", "grey", "png"],
 )
 def test_whole_pictures_pass_and_decode(data: bytes) -> None:
-    """Whole JPEGs and PNGs, grey and progressive ones and such with stray bytes too, pass and decode to RGB."""
+    """Intact JPEGs and PNGs, also grey, progressive and with stray bytes, pass and decode to RGB."""
     assert images.check(data) == ("png" if data is PNG else "jpg", 1)
     assert images.decode(data).shape[2] == 3
 
@@ -171,7 +171,7 @@ def test_other_formats_decode_exactly(form: str) -> None:
 
 @pytest.mark.parametrize("start", [HALF, len(JPEG) - 300])
 def test_no_half_of_a_picture_is_decoded(start: int) -> None:
-    """Where the decoder makes up pixels for lost ones, `decode` refuses, at every size: nothing grey is used."""
+    """If the decoder makes up pixels for lost ones, `decode` refuses, at every size: nothing grey is used."""
     for size in (None, (64, 32)):
         with pytest.raises(ValueError, match="damaged"):
             images.decode(JPEG[:start] + JPEG[-2:], size)

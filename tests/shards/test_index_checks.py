@@ -37,7 +37,7 @@ def out(built: Path, tmp_path: Path) -> Path:
 
 
 def refusal(out: Path) -> str:
-    """What a reader says, and `verify`; one line."""
+    """Return the error of a reader and of `verify`; one line."""
     with pytest.raises(DataError) as error:
         shards.open(out)
     assert verify(out) == [str(error.value)]

@@ -64,7 +64,7 @@ def test_build_verify_info(tree: Path, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_info_shows_names_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What a terminal's mark-up would be in other places is a name here."""
+    """Names that look like mark-up of a terminal are printed as they are."""
     for place in ("train/[red]/[x]/t", "test/7/[x]/t"):
         (tmp_path / "tree" / place).mkdir(parents=True)
         (tmp_path / "tree" / place / "1.jpg").write_bytes(picture(0))
@@ -185,9 +185,9 @@ def test_errors_of_our_own_are_not_bad_usage(
     assert capsys.readouterr().err == "error: the disk\n"
     monkeypatch.setattr(mars, "load_mat", fail)
     assert build(tree, tmp_path / "out") == 1
-    told = capsys.readouterr().err  # a write to a full disk names no file
-    assert told.startswith(f"error: {tmp_path / 'out'}: the disk")
-    assert "re-run the same command to resume" in told
+    message = capsys.readouterr().err  # a write to a full disk names no file
+    assert message.startswith(f"error: {tmp_path / 'out'}: the disk")
+    assert "re-run the same command to resume" in message
     monkeypatch.setenv("MSTAT_DEBUG", "1")
     assert main(["verify", str(tmp_path)]) == 1
     lines = capsys.readouterr().err.splitlines()

@@ -42,15 +42,15 @@ def test_every_path_of_every_command_takes_a_tilde(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOME", str(tmp_path))
     forms = {"DIR", "PATH", "FILE"}
     commands = [parser()]
-    found = 0
+    num_options = 0
     while commands:
         for action in commands.pop()._actions:
             if isinstance(action, argparse._SubParsersAction):
                 commands += action.choices.values()
             elif action.metavar in forms:
-                found += 1
+                num_options += 1
                 assert action.type in (path, place), action
-    assert found > 20
+    assert num_options > 20
 
 
 def test_a_set_in_the_home_folder(

@@ -273,7 +273,7 @@ def test_another_build_at_the_same_url_is_not_mixed_with_the_first(server: Serve
 
 
 def test_the_cache_keeps_its_size(tmp_path: Path) -> None:
-    """However much goes through it; the newest stay, what a file was renamed from does not."""
+    """The cache keeps its size under any load; the newest files stay, temporary ones do not."""
     cache, version = Cache(tmp_path, limit=1_000_000), 64 * "a"
     for number in range(300):
         assert cache.put(f"{version}/{number:03d}", bytes(20_000))
@@ -341,10 +341,10 @@ def test_a_cache_that_cannot_be_written_is_told_once(server: Server, tmp_path: P
     version = tmp_path / far._files.blocks
     version.write_text("a file where a folder should be")
     near, rows = shards.open(out), (0, len(far) - 1)
-    with pytest.warns(UserWarning, match="cannot write the cache") as told:
-        found = [far.encoded(i, 0) for i in rows]
-    assert len(told) == 1
-    assert found == [near.encoded(i, 0) for i in rows]
+    with pytest.warns(UserWarning, match="cannot write the cache") as warned:
+        frames = [far.encoded(i, 0) for i in rows]
+    assert len(warned) == 1
+    assert frames == [near.encoded(i, 0) for i in rows]
     taken = tmp_path / "file"
     taken.write_text("")
     with (

@@ -1,4 +1,4 @@
-"""What a build prints last, and `info` as well."""
+"""The summary that a build prints last, and `info` as well."""
 
 from __future__ import annotations
 

@@ -89,9 +89,8 @@ def test_damage_ends_the_walk(position: int) -> None:
 def test_a_cut_tar_gives_whole_members(length: int) -> None:
     """Only members that are there with all of their bytes."""
     data = ours(MEMBERS[:3])
-    found = list(tar.walk(memoryview(data[:length])))
-    assert found == [member for member in tar.walk(memoryview(data)) if member[1] + member[2] <= length][: len(found)]
-    assert len(found) == sum(member[1] + member[2] <= length for member in tar.walk(memoryview(data)))
+    members = list(tar.walk(memoryview(data[:length])))
+    assert members == [member for member in tar.walk(memoryview(data)) if member[1] + member[2] <= length]
 
 
 def test_a_name_that_does_not_fit_is_refused() -> None:

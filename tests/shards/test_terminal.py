@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shards.terminal import print_line
 from tests.shards.trees import build_mars, mars_tree
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -57,3 +59,18 @@ def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
         assert process.stderr is not None
         assert process.stderr.read() == b""
         assert process.wait(60) == 1
+
+
+def test_a_line_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its line end is in it, so that ranks do not interleave; what would control a terminal is escaped."""
+    writes: list[str] = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            writes.append(text)
+            return len(text)
+
+    monkeypatch.setattr("sys.stdout", Stream())
+    print_line("a\x1b[2J\n\tb")
+    print_line("a\x1b\nb", keep="\n", file=Stream())
+    assert writes == ["a\\x1b[2J\\n\\tb\n", "a\\x1b\nb\n"]

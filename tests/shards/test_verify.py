@@ -45,7 +45,7 @@ def flip(path: Path, position: int) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_good_set_has_no_faults(out: Path, workers: int) -> None:
-    """What was just built is whole."""
+    """A set that was just built is whole."""
     assert verify(out, workers) == []
 
 
@@ -110,7 +110,7 @@ def test_a_member_twice_is_one_too_many(out: Path) -> None:
 
 
 def test_a_foreign_member_hides_no_other_fault(out: Path) -> None:
-    """What stands beside a name that leads out is looked at all the same."""
+    """Members beside a name that leads out are checked all the same."""
     shard = out / "shard-000000.tar"
     rewrite(shard, lambda name: name != "0001C1T0001.00001.jpg", ("../evil.00000.jpg",))
     faults = "\n".join(verify(out))
@@ -238,7 +238,7 @@ def test_a_wrong_shard_is_one_fault(out: Path, tmp_path: Path, wrong: str) -> No
 
 
 def test_a_tracklet_has_one_line_for_each_kind_of_fault(out: Path) -> None:
-    """However many of its frames have it: changed bytes, changed headers, frames that the index does not know."""
+    """Frames of a tracklet with the same fault share one line: changed bytes, changed headers, not in the index."""
     reader = shards.open(out)
     shard = out / "shard-000000.tar"
     whole = shard.read_bytes()
@@ -254,7 +254,7 @@ def test_a_tracklet_has_one_line_for_each_kind_of_fault(out: Path) -> None:
 
 
 def test_bytes_behind_the_last_member_are_found(out: Path) -> None:
-    """Where the checksums were made after them: nothing may hide behind the end of a tar."""
+    """Bytes behind the end of a tar are reported, even if the checksums include them."""
     shard = out / "shard-000000.tar"
     end = len(shard.read_bytes().rstrip(b"\0")) + 512  # past the zeros that fill the last member's block
     for position in (-1, end):

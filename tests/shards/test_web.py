@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(CHUNK)
 
     def send_compressed(self) -> None:
-        """Whatever was asked for; a gigabyte of zeros."""
+        """Answer any request with a gigabyte of zeros."""
         self.send_response(200)
         self.send_header("Content-Encoding", "gzip")
         self.end_headers()

@@ -193,7 +193,7 @@ def test_a_part_that_fails_leaves_the_others(tmp_path: Path) -> None:
 
 
 def test_joining_takes_no_remains_along(tmp_path: Path) -> None:
-    """What a killed part has left, and shards of an earlier try with other options, are not in the joined set; joining
+    """Remains of a killed part, and shards of an earlier try with other options, are not in the joined set; joining
     with options that do not fit removes nothing."""
     source, out = mars.read(mars_tree(tmp_path / "tree"), partial=True), tmp_path / "out"
     with building(out, part=Part(1, 1)) as folder:

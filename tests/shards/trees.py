@@ -56,11 +56,11 @@ def hostile_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def official_split(out: Path, protocol: int = 0, split: str = "0") -> dict[str, Any]:
-    """What `info` says of one split of a set."""
+    """Return the counts of `info` for one split of a set."""
     from shards.read import Reader
 
-    found: dict[str, Any] = summary(Reader(out))["protocols"][protocol]["splits"][split]
-    return found
+    counts: dict[str, Any] = summary(Reader(out))["protocols"][protocol]["splits"][split]
+    return counts
 
 
 def names_of(row: Row) -> list[str]:

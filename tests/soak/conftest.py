@@ -1,4 +1,4 @@
-"""What the long checks share: the record they leave, and who belongs to a launch."""
+"""Fixtures of the long checks: the record that they write, and the processes of a launch."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def tiny_config(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def rows(request: pytest.FixtureRequest) -> Iterator[Rows]:
     """Section -> rows of the record; written at the end where `--record NAME` asks for it."""
-    found: Rows = {}
-    yield found
+    record: Rows = {}
+    yield record
     if name := request.config.getoption("--record"):
         checks = f"{request.session.testscollected} checks, {request.session.testsfailed} of them failed."
         setting = "One thread a process; the small configuration of tests/conftest.py."
-        sections = [f"## {section}\n\n{_section(of_section)}" for section, of_section in found.items()]
+        sections = [f"## {section}\n\n{_section(of_section)}" for section, of_section in record.items()]
         title = f"{name.capitalize()}: exact through ranks and failures"
         save(name, title, f"{checks} {setting}", *sections, target=name)
 

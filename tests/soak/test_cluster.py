@@ -1,5 +1,5 @@
-"""What a cluster does to a job: power and cables are cut, processes killed, signals sent; and arrays with what follows
-them. Whatever happens, the run ends by itself, bit for bit as if nothing had."""
+"""Faults of a cluster: power and cables are cut, processes killed, signals sent; and arrays with dependent jobs.
+After each fault, the run ends by itself, bit for bit as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def test_seeds(cluster: Cluster, slow: Path, tiny_config: Path, tmp_path: Path) 
     cluster.submit(*options, "--array-limit", 2, "--", "--config", tiny_config, "--run", folder, "--seed", 5)
     for seed in (5, 6):
         wait_for_step(cluster, folder / f"seed-{seed}", 2)
-    told = cluster.submit("status", folder)
+    output = cluster.submit("status", folder)
     assert re.search(
-        r"seed-6 .* RUNNING .* running .*\n.*seed-7 .* PENDING .* not begun .*\n.*collect .* PENDING", told
+        r"seed-6 .* RUNNING .* running .*\n.*seed-7 .* PENDING .* not begun .*\n.*collect .* PENDING", output
     )
     job = json.loads((folder / "job" / "job.json").read_text())
     assert f"job {job['id']} saves and ends" in cluster.submit("cancel", folder)
@@ -68,8 +68,8 @@ def test_seeds(cluster: Cluster, slow: Path, tiny_config: Path, tmp_path: Path) 
     assert mean["mAP"] == pytest.approx(sum(scores) / 3)
     assert list(mean["seeds"]) == [run.name for run in runs]
     assert len(re.findall(r" COMPLETED +done ", cluster.submit("status", folder))) == 4
-    assert "continue " in (told := cluster.submit("continue", runs[1], check=False))
-    assert f"{folder} -- --array=6" in told
+    assert "continue " in (output := cluster.submit("continue", runs[1], check=False))
+    assert f"{folder} -- --array=6" in output
 
 
 @pytest.mark.parametrize("node", NODES)
@@ -108,8 +108,8 @@ def test_shards(cluster: Cluster, site: Path, tiny_shards: Path, tmp_path: Path)
     command = [sys.executable, "-m", "shards", *map(str, build), "--out", str(tmp_path / "alone")]
     subprocess.run(command, cwd=PROJECT, check=True)
     cluster.submit(*options, "--", *build, "--out", tmp_path / "set")
-    found = json.loads((tmp_path / "set-job" / "job" / "job.json").read_text())
-    assert cluster.wait_for_end(found["collector"])["JobState"] == "COMPLETED", log_of(tmp_path / "set-job")
+    job = json.loads((tmp_path / "set-job" / "job" / "job.json").read_text())
+    assert cluster.wait_for_end(job["collector"])["JobState"] == "COMPLETED", log_of(tmp_path / "set-job")
     made, expected = (
         {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         for folder in (tmp_path / "set", tmp_path / "alone")
@@ -135,7 +135,7 @@ class Chaos:
         self.resumed: list[str] = []  # nodes that were drained
 
     def strike(self) -> str | None:
-        """What was done, and to whom; None if there was nobody to do it to."""
+        """Cause a fault and return its name and node; None if there was no process to hit."""
         if not self.bag:  # each kind as often as another
             self.bag = self.rng.sample(sorted(self.faults), len(self.faults))
         fault, node = self.bag.pop(), self.rng.choice(NODES)
@@ -147,8 +147,8 @@ class Chaos:
         done = subprocess.run(
             [*inside, "pgrep", "-a", "-f", "launch/train.py|forkserver"], capture_output=True, text=True
         )
-        found = [line.split(" ", 1) for line in done.stdout.splitlines()]
-        victims = [pid for pid, command in found if not role or _role(command) == role]
+        processes = [line.split(" ", 1) for line in done.stdout.splitlines()]
+        victims = [pid for pid, command in processes if not role or _role(command) == role]
         if not victims:
             return False
         chosen = victims if not role else [self.rng.choice(victims)]
@@ -240,7 +240,7 @@ def step(folder: Path) -> int:
 
 
 def alive(folder: Path, since: float, chaos: Chaos) -> bool:
-    """Whether it trains a while after a fault had struck, so that it is not from before; a drained node is resumed."""
+    """Return whether the run trains, long enough after a fault to not be a step from before; resume drained nodes."""
     chaos.resumed += chaos.cluster.resume()
     if state(folder)["state"] == "done":
         return True

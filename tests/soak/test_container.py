@@ -46,7 +46,7 @@ class Image:
     arguments: dict[str, str] = field(default_factory=dict)
 
     def run(self, command: Sequence[str], environment: Mapping[str, str]) -> str:
-        """What a command prints; it must succeed."""
+        """Run a command, which must succeed, and return its output."""
         home = {"HOME": "/root" if self.user == "root" else f"/home/{self.user}"}
         unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", BINDS, "sh"]
         within = ["sh", "-c", 'cd "$0" && exec "$@"', self.folder, *command]

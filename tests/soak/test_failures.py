@@ -80,30 +80,30 @@ def test_a_lost_rank(rank: int, fault: str, kind: str, tiny_config: Path, tmp_pa
     output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert state(folder)["state"] == "failed"
-    told = f"rank {rank} \\(host \\S+, pid \\d+\\)" + (": OSError: broken" if fault == "broken" else "")
+    cause = f"rank {rank} \\(host \\S+, pid \\d+\\)" + (": OSError: broken" if fault == "broken" else "")
     for other in {0, 1, 2} - {rank}:
-        assert re.search(rf"^{f'.rank {other}. ' if other else ''}error: .*{told}", output, re.M), output
+        assert re.search(rf"^{f'.rank {other}. ' if other else ''}error: .*{cause}", output, re.M), output
     rows.setdefault("One of three ranks is lost; the timeout is 6 s", []).append(
         {"fault": fault, "rank": rank, "kind": kind, "all others ended after": f"{ended:.1f} s"}
     )
 
 
 @pytest.mark.parametrize("kind", ["ddp", "zero2", "zero3"])
-@pytest.mark.parametrize(("fault", "told"), [
+@pytest.mark.parametrize(("fault", "message"), [
     ("loss", "step 7: loss/III/cross_entropy is nan, loss/III/triplet is nan"),
     ("gradient", "step 7: grad_norm is (inf|nan)"),
 ])  # fmt: skip
-def test_not_finite(fault: str, told: str, kind: str, tiny_config: Path, tmp_path: Path, rows: Rows) -> None:
+def test_not_finite(fault: str, message: str, kind: str, tiny_config: Path, tmp_path: Path, rows: Rows) -> None:
     """Every rank stops at the same step and names it, the term and the last good checkpoint; none is poisoned."""
     folder = tmp_path / "run"
     arguments = ["--config", tiny_config, "--run", folder, *NO_SCORES, "--train.save_every", 1]
     status, output = run("train", arguments, accelerate=kind, processes=2, fault=f"{fault} 1 7")
     assert status != 0
     for rank in ("error: ", "[rank 1] error: "):
-        line = f"{re.escape(rank)}{told}; the last good checkpoint is {folder}/checkpoints/step-000000006"
+        line = f"{re.escape(rank)}{message}; the last good checkpoint is {folder}/checkpoints/step-000000006"
         assert re.search(f"^{line}", output, re.M), output
     assert checkpoints(folder) == ["step-000000005", "step-000000006"]
-    rows.setdefault("Not finite", []).append({"what": fault, "kind": kind, "told by both ranks": told})
+    rows.setdefault("Not finite", []).append({"what": fault, "kind": kind, "told by both ranks": message})
 
 
 def test_other_numbers_of_ranks(reference: Path, tiny_config: Path, tmp_path: Path, rows: Rows) -> None:
@@ -136,10 +136,10 @@ def test_zero_keeps_its_number_of_ranks(kind: str, tiny_config: Path, tmp_path: 
     arguments[-1] = 20
     status, output = run("train", arguments, accelerate=kind, processes=3)
     assert status != 0
-    told = re.search(r"^error: (.*DeepSpeed wrote it on 2 processes, this launch has 3.*)$", output, re.M)
-    assert told
-    assert "--num_processes 2" in told[1]
-    assert "--model.init" in told[1]
+    error = re.search(r"^error: (.*DeepSpeed wrote it on 2 processes, this launch has 3.*)$", output, re.M)
+    assert error
+    assert "--num_processes 2" in error[1]
+    assert "--model.init" in error[1]
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     rows.setdefault("Going on with other ranks", []).append(
         {"kind": kind, "processes": "2, 3", "outcome": "refused, with the way"}

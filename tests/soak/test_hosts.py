@@ -99,9 +99,9 @@ def test_a_cut(
     assert all(process.returncode for process in launched), outputs
     for rank in range(processes):
         near = rank < processes // 2
-        told = "error: " if rank == 0 else f"[rank {rank}] error: "
-        told += f"no answer from rank {processes // 2} (host {NAMES[1]}" if near else f"rank 0's host ({ADDRESSES[0]})"
-        assert f"\n{told}" in outputs[0 if near else 1], outputs
+        message = "error: " if rank == 0 else f"[rank {rank}] error: "
+        lost = f"no answer from rank {processes // 2} (host {NAMES[1]}" if near else f"rank 0's host ({ADDRESSES[0]})"
+        assert f"\n{message}{lost}" in outputs[0 if near else 1], outputs
     assert state(folder)["state"] == "failed"
     assert "the last good checkpoint is" in state(folder)["reason"]  # of the side that gave up last
     reached = len(metrics(folder))

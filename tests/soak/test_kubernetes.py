@@ -25,7 +25,7 @@ def job_of(folder: Path, *flags: str, preflight: bool = True) -> Job:
 
 
 def start_pods(hosts: Hosts, job: Job) -> list[subprocess.Popen[str]]:
-    """What the containers of all pods do, each on its host."""
+    """Start the scripts of all pods' containers, each on its host."""
     names = "".join(f"{address} {host(job, node)}\n" for node, address in enumerate(ADDRESSES))
     pods = []
     for node in range(job.nodes):

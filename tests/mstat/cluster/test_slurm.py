@@ -78,8 +78,13 @@ def test_what_states_mean(state: str, is_active: bool, has_failed: bool) -> None
     assert (JobState(state).active, JobState(state).failed) == (is_active, has_failed)
 
 
+def test_which_states_can_save() -> None:
+    """Of the states of an active job, those in which its processes run."""
+    assert [state for state in slurm.IN_QUEUE if JobState(state).running] == ["RUNNING", "SIGNALING", "RESIZING"]
+
+
 def test_the_state_in_accounting() -> None:
-    """Where Slurm has forgotten the job: a cancellation names the person behind it; steps follow in further lines."""
+    """Accounting, which outlives the job in Slurm: a cancellation names the user; steps follow in further lines."""
     assert parse_accounting("COMPLETED|1-02:03:04\n") == JobState("COMPLETED", run_time="1-02:03:04")
     assert parse_accounting("CANCELLED by 1000|00:00:07\nFAILED|00:00:01\n") == JobState("CANCELLED", "", "00:00:07")
     assert parse_accounting("") is None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import shards
-from mstat.cluster import restarts
+from mstat.cluster import restarts, status
 from mstat.cluster.status import num_steps
 from mstat.config.cli import load_config, override, save_config
 from mstat.runs.folder import write_state
@@ -87,3 +87,30 @@ def test_a_log_that_does_not_exist_yet(tmp_path: Path) -> None:
         log.write_text("it begins\n")
         assert follow.stdout.readline() == "it begins\n"
         follow.kill()
+
+
+@pytest.mark.parametrize(
+    ("state", "now", "calls"),
+    [
+        ("RUNNING", False, ["--state=PENDING 7", "--batch --signal=USR1 7"]),
+        # For a moment after each signal, so that a second `cancel` may meet it.
+        ("SIGNALING", False, ["--state=PENDING 7", "--batch --signal=USR1 7"]),
+        ("SIGNALING", True, ["7"]),
+        ("COMPLETING", False, ["7"]),
+        ("PENDING", False, ["7"]),
+    ],
+)
+def test_a_running_job_saves_when_it_is_cancelled(
+    state: str, now: bool, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when `cancel` is repeated; only --now, or a job without processes, is ended at once."""
+    commands = {"scontrol": f"echo JobId=7 JobState={state}", "scancel": f'echo "$*" >> {tmp_path}/calls'}
+    for name, line in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    run = tmp_path / "run"
+    restarts.write_json(run / restarts.FOLDER / "job.json", {"scheduler": "slurm", "id": "7"})
+    status.cancel(run, now=now)
+    assert (tmp_path / "calls").read_text().splitlines() == calls
+    assert (run / restarts.FOLDER / "cancel").exists()

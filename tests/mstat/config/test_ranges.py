@@ -1,4 +1,4 @@
-"""Which values a setting may have."""
+"""Allowed values of settings."""
 
 from __future__ import annotations
 
@@ -103,9 +103,9 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, str
 )
 def test_batches_without_triplets(settings: dict[str, str], complaint: str | None) -> None:
     """BatchHard's loss would be 0 in every step; the message has the setting and a way out. Other losses need none."""
-    found = lacks_triplets(override(Config(), settings))
-    assert (found is None) == (complaint is None)
+    message = lacks_triplets(override(Config(), settings))
+    assert (message is None) == (complaint is None)
     if complaint:
-        assert found is not None
-        assert found.startswith(complaint)
-        assert "--loss.metric none" in found
+        assert message is not None
+        assert message.startswith(complaint)
+        assert "--loss.metric none" in message

@@ -90,7 +90,7 @@ def test_no_spelling_imports(text: str, tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("key", ["pretrain", "model", "data", "pretrain.class_path", "model.init.x", "", "."])
 def test_override_imports_nothing(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is no single setting is refused, by its name."""
+    """A key that is no single setting is refused by name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "helper.py").write_text(HELPER)

@@ -56,7 +56,7 @@ def test_flip_mirrors_left_and_right() -> None:
 
 
 def test_crop_shifts_by_at_most_the_padding() -> None:
-    """What stays is the picture shifted by whole pixels; what comes into view is grey; all shifts happen."""
+    """The crop is the picture shifted by whole pixels, with grey borders; all shifts happen."""
     clip = frames()
     shifts = set()
     for seed in range(400):

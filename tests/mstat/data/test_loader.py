@@ -86,7 +86,7 @@ def test_every_augmentation_is_the_same_on_ranks_and_workers(config: Config) -> 
 
 
 def test_clips_are_augmented_and_noise_is_drawn(config: Config, one_process: list[dict[str, torch.Tensor]]) -> None:
-    """What is compared above holds chance: changed pixels of most clips, shuffled patches, dropped branches."""
+    """The batches compared above hold chance: changed pixels of most clips, shuffled patches, dropped branches."""
     config = changed(config, {"clip.flip": 0, "clip.erase": 0, "clip.crop_padding": 0})
     for augmented, plain in zip(one_process, batches(config, 1, 0, STEPS), strict=True):
         assert (augmented["frames_BTHWC"] != plain["frames_BTHWC"]).flatten(1).any(1).sum() > 6
@@ -155,12 +155,12 @@ def test_degraded_frames_depend_on_nothing_but_their_tracklet(config: Config, sp
     ) -> dict[int, np.ndarray]:
         rows = [[(row, 0) for row in batch] for batch in batches]
         dataset = EvaluationBatches(reader, tracklets, rows, config.eval, size, num_intact)
-        found = {}
+        frames_of = {}
         for batch in taken(load(dataset, range(len(batches)), workers, pin_memory=False)):
             for row, frames in zip(batch["rows_B"].tolist(), batch["frames_BTHWC"].numpy(), strict=True):
                 if row >= 0:
-                    found[tracklets[row]] = frames
-        return found
+                    frames_of[tracklets[row]] = frames
+        return frames_of
 
     together = made([7, 9, 11, 13], [[0, 1, 2, 3]], 0)
     for other in (
@@ -206,7 +206,7 @@ CAN_MOUNT = shutil.which("unshare") and subprocess.run(["unshare", "--mount", "t
 
 @pytest.mark.skipif(not CAN_MOUNT, reason="a small /dev/shm needs root, with the right to mount")
 def test_too_little_shared_memory_is_told() -> None:
-    """What it takes and what there is, at the start, instead of a bus error in the middle."""
+    """The needed and the free memory are named at the start, instead of a bus error in the middle."""
     code = """
 from tests.mstat.data.test_loader import Numbers, load
 next(load(Numbers(), range(3), 2, pin_memory=False))
@@ -249,7 +249,7 @@ if __name__ == "__main__":
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits to be collected does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

@@ -60,7 +60,7 @@ def test_cameras_differ_where_they_can(num_tracklets: int) -> None:
 
 
 def test_more_clips_than_tracklets_repeat_evenly() -> None:
-    """Where K exceeds an identity's tracklets, each is used before any is used again."""
+    """If K exceeds an identity's tracklets, each is used before any is used again."""
     plan, facts = make(num_tracklets=7)
     batch = plan.batch(3)
     for label, group in zip(batch.labels_n[::7], batch.tracklets_n.reshape(-1, 7), strict=True):

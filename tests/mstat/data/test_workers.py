@@ -84,7 +84,7 @@ def memory() -> Iterator[Memory]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that waits to be collected does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

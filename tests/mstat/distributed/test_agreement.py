@@ -1,4 +1,4 @@
-"""What processes of a launch must have in common is compared before they train."""
+"""Facts that the processes of a launch must share are compared before they train."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ WAIT = timedelta(seconds=120)
 
 
 def outcomes(sizes: Sequence[int], facts: Sequence[dict[str, object]]) -> dict[int, str]:
-    """What each rank raises in the start of a launch: its WORLD_SIZE and its facts; empty where it joins."""
-    store, found = dist.HashStore(), dict[int, str]()
+    """Return the error of each rank at the start of a launch, given its WORLD_SIZE and facts; empty if it joins."""
+    store, errors = dist.HashStore(), dict[int, str]()
 
     def one(rank: int) -> None:
-        found[rank] = ""
+        errors[rank] = ""
         try:
             agree_on_attempt(store, rank, sizes[rank], WAIT, facts[rank])
         except UserError as error:
-            found[rank] = str(error)
+            errors[rank] = str(error)
 
     threads = [threading.Thread(target=one, args=[rank]) for rank in range(len(facts))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return found
+    return errors
 
 
 def test_ranks_that_agree_join() -> None:
@@ -51,22 +51,22 @@ def test_ranks_that_agree_join() -> None:
 
 def test_every_rank_ends_and_names_what_differs() -> None:
     """The keys, each value, and who has it; what is equal is not named."""
-    found = outcomes(
+    errors = outcomes(
         [3, 3, 3], [{"seed": 1, "optim.lr": 0.1}, {"seed": 1, "optim.lr": 0.2}, {"seed": 1, "optim.lr": 0.1}]
     )
     host = socket.gethostname()
-    assert found[0].startswith(
+    assert errors[0].startswith(
         f"the processes of this launch differ: optim.lr is 0.1 on {host} (ranks 0, 2), 0.2 on {host} (rank 1): "
     )
-    assert found[0] == found[1] == found[2]
+    assert errors[0] == errors[1] == errors[2]
 
 
 @pytest.mark.parametrize("sizes", [[2, 3], [3, 2]])
 def test_another_number_of_processes_does_not_wait_for_those_who_never_come(sizes: list[int]) -> None:
-    """Whichever rank believes in more of them."""
-    found = outcomes(sizes, [{}, {}])
-    assert f"number of processes is {sizes[0]} on" in found[0]
-    assert found[0] == found[1]
+    """Both ranks end with the same error, whichever of them expects more processes."""
+    errors = outcomes(sizes, [{}, {}])
+    assert f"number of processes is {sizes[0]} on" in errors[0]
+    assert errors[0] == errors[1]
 
 
 def test_what_two_hosts_may_and_may_not_have_of_their_own(tiny_shards: Path, tiny_config: Path, tmp_path: Path) -> None:

@@ -196,37 +196,37 @@ def test_one_process_is_a_group_of_one() -> None:
 
 
 def on_each_rank() -> dict[str, Any]:
-    """What a rank of two sees: a step on its half of the batch, and what crosses ranks."""
+    """Return the results of one of two ranks: a step on its half of the batch, and values from other ranks."""
     rank = dist.get_rank()
     os.environ.update(WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2", MASTER_ADDR="x")
     engine = make_engine(ema=0.999)
     half = {"inputs_BD": INPUTS_BD.chunk(2)[rank]}
     norm = engine.update(engine.losses(half, metric_weight=2.0)["loss"], LR)
     engine.update_average(0)
-    found: dict[str, Any] = {"norm": norm, "weights": weights(engine.task)}
+    result: dict[str, Any] = {"norm": norm, "weights": weights(engine.task)}
     with engine.averaged():
-        found["average"] = weights(engine.task)
+        result["average"] = weights(engine.task)
     engine.config = settings(ema=0.999, bias_lr=3.0, freeze_steps=1)
     engine.prepare(Regression())
     engine.update(engine.losses(half, metric_weight=2.0)["loss"], LR, heads_only=True)
-    found["frozen"] = weights(engine.task)
+    result["frozen"] = weights(engine.task)
     engine.update(engine.losses(half, metric_weight=2.0)["loss"], LR)
-    found["rates apart"] = weights(engine.task)
-    found["batches"] = int(engine.task.get_buffer("norm.num_batches_tracked"))
-    found["gathered"] = engine.gather_objects({"rank": rank})
-    found["written"] = engine.gather_from_writers(rank)
-    found["from main"] = engine.from_main(f"of {rank}")
-    found["sum"] = engine.sum(torch.tensor([rank + 1])).tolist()
-    found["files"] = [path.name for path, _ in engine.snapshot(Path("folder"), lambda state: state)]
+    result["rates apart"] = weights(engine.task)
+    result["batches"] = int(engine.task.get_buffer("norm.num_batches_tracked"))
+    result["gathered"] = engine.gather_objects({"rank": rank})
+    result["written"] = engine.gather_from_writers(rank)
+    result["from main"] = engine.from_main(f"of {rank}")
+    result["sum"] = engine.sum(torch.tensor([rank + 1])).tolist()
+    result["files"] = [path.name for path, _ in engine.snapshot(Path("folder"), lambda state: state)]
     with signals.listening():
         if rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         try:
             engine.stop_if_asked()
         except signals.StopRequested as stop:
-            found["stop"] = str(stop)
-            return found
-    return found
+            result["stop"] = str(stop)
+            return result
+    return result
 
 
 def test_two_processes_are_one() -> None:
@@ -234,19 +234,19 @@ def test_two_processes_are_one() -> None:
     first, second = run_distributed(on_each_rank, 2)
     initial = weights(Regression())
     of_bias = torch.tensor([1.0] * 12 + [3.0] * 3)  # of weights and biases
-    for found in (first, second):
-        torch.testing.assert_close(found["weights"], initial - LR * gradient())
-        torch.testing.assert_close(found["average"], initial - 0.9 * LR * gradient())
-        assert torch.equal(found["average"], first["average"])
-        assert torch.equal(found["frozen"], initial)
-        torch.testing.assert_close(found["rates apart"], initial - LR * of_bias * gradient())
-        torch.testing.assert_close(found["norm"], gradient().norm())
-        assert found["batches"] == 2, "the discarded pass leaves no trace in the statistics"
-        assert found["gathered"] == [{"rank": 0}, {"rank": 1}]
-        assert found["written"] == [0, 1]
-        assert found["from main"] == "of 0"
-        assert found["sum"] == [3]
-        assert found["stop"] == "SIGTERM"
+    for result in (first, second):
+        torch.testing.assert_close(result["weights"], initial - LR * gradient())
+        torch.testing.assert_close(result["average"], initial - 0.9 * LR * gradient())
+        assert torch.equal(result["average"], first["average"])
+        assert torch.equal(result["frozen"], initial)
+        torch.testing.assert_close(result["rates apart"], initial - LR * of_bias * gradient())
+        torch.testing.assert_close(result["norm"], gradient().norm())
+        assert result["batches"] == 2, "the discarded pass leaves no trace in the statistics"
+        assert result["gathered"] == [{"rank": 0}, {"rank": 1}]
+        assert result["written"] == [0, 1]
+        assert result["from main"] == "of 0"
+        assert result["sum"] == [3]
+        assert result["stop"] == "SIGTERM"
     assert (first["files"], second["files"]) == ([OPTIMIZER_FILE, AVERAGE_FILE], [])
 
 

@@ -1,4 +1,4 @@
-"""What mstat uses of other packages beyond their documented interface: each test names the file that must follow."""
+"""Uses of other packages beyond their documented interface: each test names the file that must follow."""
 
 from __future__ import annotations
 

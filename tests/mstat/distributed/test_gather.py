@@ -15,7 +15,7 @@ TOTALS, DIM = (4, 7), 5  # on 4 ranks: one clip each, and ragged slices
 def features_and_gradients() -> list[tuple[torch.Tensor, torch.Tensor]]:
     """For each total: gathered features, and the gradient of a shared weight averaged over ranks, as DDP does."""
     world_size, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
-    found = []
+    results = []
     for total in TOTALS:
         inputs = torch.randn(total, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         weight = torch.eye(DIM, dtype=torch.float64).requires_grad_()
@@ -27,14 +27,14 @@ def features_and_gradients() -> list[tuple[torch.Tensor, torch.Tensor]]:
         assert gradient is not None
         if dist.is_initialized():
             dist.all_reduce(gradient)
-        found.append((gathered.detach(), gradient / world_size))
-    return found
+        results.append((gathered.detach(), gradient / world_size))
+    return results
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_gradient_equals_one_process(world_size: int) -> None:
     """Features bitwise in rank order; the averaged gradient to 1e-12 of its norm, with no factor anywhere."""
-    for found in run_distributed(features_and_gradients, world_size):
-        for (features, gradient), (one_features, one_gradient) in zip(found, features_and_gradients(), strict=True):
+    for of_rank in run_distributed(features_and_gradients, world_size):
+        for (features, gradient), (one_features, one_gradient) in zip(of_rank, features_and_gradients(), strict=True):
             assert torch.equal(features, one_features)
             assert (gradient - one_gradient).norm() < 1e-12 * one_gradient.norm()

@@ -1,4 +1,4 @@
-"""What launchers leave in the environment is followed, refused by name, or told."""
+"""Variables that launchers leave in the environment are followed, refused by name, or reported."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def test_what_our_settings_decide_is_told(
     """In a sentence that has both values."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    (said,) = check_launcher(Config())
-    assert note in said
+    (message,) = check_launcher(Config())
+    assert note in message
 
 
 def test_what_launchers_usually_say_is_no_matter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ WAIT = timedelta(seconds=120)
 
 
 def attempt(store: dist.Store, order: Sequence[int]) -> dict[int, str]:
-    """What each rank gives, started one after another."""
+    """Return the attempt of each rank, started one after another."""
     names: dict[int, str] = {}
 
     def one(rank: int) -> None:

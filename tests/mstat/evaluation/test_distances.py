@@ -47,7 +47,7 @@ def looked_up(
     query: torch.Tensor, gallery: torch.Tensor, labels: Labels, junk: list[bool]
 ) -> dict[str, dict[str, float]]:
     """The definitions in words, pair by pair."""
-    found: dict[str, dict[str, float]] = {}
+    statistics: dict[str, dict[str, float]] = {}
     for kind in ("cosine", "euclidean"):
         within: dict[int, list[float]] = {}
         correct: dict[int, list[float]] = {}
@@ -67,13 +67,13 @@ def looked_up(
             nearest_others.append(min(d for g, d in distances.items() if g not in matches))
             if labels["gallery_pids"][min(distances, key=distances.__getitem__)] == pid:
                 correct.setdefault(pid, []).extend(matches.values())
-        found[kind] = {
+        statistics[kind] = {
             "intra": float(np.mean([np.mean(d) for d in within.values()])),
             "intra_correct": float(np.mean([np.mean(d) for d in correct.values()])),
             "inter": min(nearest_others),
             "inter_mean": float(np.mean(nearest_others)),
         }
-    return found
+    return statistics
 
 
 def correct(query: torch.Tensor, gallery: torch.Tensor, pairs: Pairs) -> torch.Tensor:
@@ -117,6 +117,6 @@ def test_what_has_no_pair_has_no_figure() -> None:
     """Without a correct query there is no mean over them; without another identity no distance to it."""
     pairs = make_pairs([1], [1], [1], [2])
     points = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-    found = class_distances(*points, 0, pairs, [1], torch.tensor([False]))
-    assert found["cosine"] == {"intra": 1.0, "intra_correct": None, "inter": None, "inter_mean": None}
-    assert found["euclidean"]["intra"] == pytest.approx(math.sqrt(2))
+    statistics = class_distances(*points, 0, pairs, [1], torch.tensor([False]))
+    assert statistics["cosine"] == {"intra": 1.0, "intra_correct": None, "inter": None, "inter_mean": None}
+    assert statistics["euclidean"]["intra"] == pytest.approx(math.sqrt(2))

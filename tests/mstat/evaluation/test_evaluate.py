@@ -63,23 +63,24 @@ def test_features_and_scores_equal_a_plain_loop(config: Config) -> None:
             reader.camids[gallery],
             junk=(roles[gallery] & Role.JUNK) > 0,
         )
-        found = evaluation["stages"][name]
-        assert {key: found[key] for key in ("rank1", "num_query", "num_valid_query", "num_gallery")} == {
+        scores = evaluation["stages"][name]
+        assert {key: scores[key] for key in ("rank1", "num_query", "num_valid_query", "num_gallery")} == {
             key: expected[key] for key in ("rank1", "num_query", "num_valid_query", "num_gallery")
         }
-        assert found["mAP"] == pytest.approx(expected["mAP"], abs=1e-9)
+        assert scores["mAP"] == pytest.approx(expected["mAP"], abs=1e-9)
 
     assert {entry["query"] for entry in evaluation["cameras"]} == set(reader.camids[queries].tolist())
     for entry in evaluation["cameras"]:
-        asked, searched = (reader.camids[of] == entry[side] for of, side in ((queries, "query"), (gallery, "gallery")))
+        is_query = reader.camids[queries] == entry["query"]
+        is_gallery = reader.camids[gallery] == entry["gallery"]
         expected = cmc_map(
-            features[trial.queries][asked],
-            reader.pids[queries[asked]],
-            reader.camids[queries[asked]],
-            features[: trial.num_gallery][searched],
-            reader.pids[gallery[searched]],
-            reader.camids[gallery[searched]],
-            junk=(roles[gallery[searched]] & Role.JUNK) > 0,
+            features[trial.queries][is_query],
+            reader.pids[queries[is_query]],
+            reader.camids[queries[is_query]],
+            features[: trial.num_gallery][is_gallery],
+            reader.pids[gallery[is_gallery]],
+            reader.camids[gallery[is_gallery]],
+            junk=(roles[gallery[is_gallery]] & Role.JUNK) > 0,
         )
         assert (entry["rank1"], entry["num_valid_query"]) == (expected["rank1"], expected["num_valid_query"])
 
@@ -103,7 +104,7 @@ def test_features_are_averaged_with_those_of_the_mirror_image(tiny_config: Path)
 
 
 def scored_in_small_tiles(configs: Sequence[Config]) -> list[dict[str, Any]]:
-    """What a rank holds and what it says of each, with tiles of 5 tracklets: on five ranks each has some."""
+    """Return this rank's features and scores for each configuration; tiles of 5 give each of five ranks tracklets."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mstat.evaluation.extraction.TILE", 5)
         if dist.is_initialized():  # as the launcher tells it to the engine, which takes fewer threads for more ranks
@@ -119,10 +120,10 @@ def scored_in_small_tiles(configs: Sequence[Config]) -> list[dict[str, Any]]:
             trial = Trial(engine, shards.open(config.data.shards), config)
             features = torch.cat(trial.extract(model, config.model.image_size), dim=1)
             scores, nearest = trial.rank(features)
-            said = [scores.average_precision_Q, scores.first_hit_Q, *nearest(range(len(trial.queries)))]
-            said.append(trial.collect(features, trial.shown()))
-            told = [trial.distances(features, scores), trial.camera_pairs(features)]
-            results.append({"bounds": trial.bounds, "features": features, "said": said, "told": told})
+            tensors = [scores.average_precision_Q, scores.first_hit_Q, *nearest(range(len(trial.queries)))]
+            tensors.append(trial.collect(features, trial.shown()))
+            tables = [trial.distances(features, scores), trial.camera_pairs(features)]
+            results.append({"bounds": trial.bounds, "features": features, "tensors": tensors, "tables": tables})
         return results
 
 
@@ -137,18 +138,19 @@ def test_any_number_of_ranks_gives_the_same_bits(tiny_config: Path) -> None:
     for world_size in (2, 3, 5):
         by_rank = run_distributed(scored_in_small_tiles, world_size, configs)
         for one, *ranks in zip(alone, *by_rank, strict=True):
-            assert [row for found in ranks for row in range(*found["bounds"])] == list(range(one["bounds"][1]))
-            sizes = [len(found["features"]) for found in ranks]
+            assert [row for part in ranks for row in range(*part["bounds"])] == list(range(one["bounds"][1]))
+            sizes = [len(part["features"]) for part in ranks]
             assert min(sizes) > 0
             assert len(set(sizes)) > 1
-            assert torch.equal(torch.cat([found["features"] for found in ranks]), one["features"])
-            assert all(found["told"] == one["told"] for found in ranks)
-            assert all(torch.equal(*pair) for found in ranks for pair in zip(found["said"], one["said"], strict=True))
+            assert torch.equal(torch.cat([part["features"] for part in ranks]), one["features"])
+            assert all(part["tables"] == one["tables"] for part in ranks)
+            for part in ranks:
+                assert all(torch.equal(*pair) for pair in zip(part["tensors"], one["tensors"], strict=True))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("whose", ["queries", "all"])
-def test_degraded_frames_are_of_whom_they_should_be(config: Config, whose: str) -> None:
+@pytest.mark.parametrize("degrade", ["queries", "all"])
+def test_degraded_frames_are_of_whom_they_should_be(config: Config, degrade: str) -> None:
     """Features of degraded queries equal a plain loop that spoils each frame; a gallery of good ones is as it was.
 
     A query that is in the gallery is not compared with itself, and scores count as ever.
@@ -158,7 +160,7 @@ def test_degraded_frames_are_of_whom_they_should_be(config: Config, whose: str) 
     model = MSTAT(config.model)
     good = Trial(engine, reader, config)
     of_good = torch.cat(good.extract(model, config.model.image_size), dim=1)
-    settings = dataclasses.replace(config.eval, occlusion=0.4, resolution=20, degrade=whose)  # type: ignore[arg-type]
+    settings = dataclasses.replace(config.eval, occlusion=0.4, resolution=20, degrade=degrade)  # type: ignore[arg-type]
     trial = Trial(engine, reader, dataclasses.replace(config, eval=settings))
     features = torch.cat(trial.extract(model, config.model.image_size), dim=1)
     assert trial.num_gallery == good.num_gallery
@@ -166,24 +168,24 @@ def test_degraded_frames_are_of_whom_they_should_be(config: Config, whose: str) 
     for row in [0, 5, *trial.queries[::5].tolist()]:
         tracklet = int(trial.tracklets[row])
         clips = evaluation_clips(int(reader.num_frames[tracklet]), settings, tracklet)
-        if whose == "all" or row in trial.queries:
+        if degrade == "all" or row in trial.queries:
             small = [resize(shrink(reader.frames(tracklet, numbers), 20), (32, 16)) for numbers in clips]
             frames = np.stack([occlude(clip, 0.4, settings.seed, tracklet) for clip in small])
         else:
             frames = np.stack([reader.frames(tracklet, numbers, size=(32, 16)) for numbers in clips])
         torch.testing.assert_close(features[row], model.embed(frames).mean(0), rtol=1e-4, atol=1e-5)
-    if whose == "queries":
+    if degrade == "queries":
         assert torch.equal(features[: trial.num_gallery], of_good[: good.num_gallery])
 
     def compared(trial: Trial) -> list[tuple[int, int, int]]:
         scores, _ = trial.rank(features if trial is not good else of_good)
-        found = scores.summary()
-        return [found[key] for key in ("num_query", "num_valid_query", "num_gallery")]
+        summary = scores.summary()
+        return [summary[key] for key in ("num_query", "num_valid_query", "num_gallery")]
 
     assert compared(trial) == compared(good)
     trial_nearest = trial.rank(features)[1](range(len(trial.queries)))[1]
-    for query, found in enumerate(trial_nearest.tolist()):
-        assert trial.tracklets[trial.queries[query]] not in [trial.tracklets[place] for place in found if place >= 0]
+    for query, places in enumerate(trial_nearest.tolist()):
+        assert trial.tracklets[trial.queries[query]] not in [trial.tracklets[place] for place in places if place >= 0]
     assert len(set(trial.tracklets[trial.shown()])) == len(trial.shown())
 
 

@@ -1,4 +1,4 @@
-"""What callers of `mstat.evaluation.metrics` may give, and what is refused with words that help."""
+"""Arguments that `mstat.evaluation.metrics` accepts, and arguments that it refuses with a helpful message."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ PLAIN = [3, 1, 3]
 )
 def test_whole_numbers_of_any_kind_are_labels(values: Any) -> None:
     """Lists, arrays and tensors of any type that holds them exactly."""
-    found = labels("pids", values)
-    assert (found.dtype, found.tolist()) == (torch.int64, PLAIN)
+    converted = labels("pids", values)
+    assert (converted.dtype, converted.tolist()) == (torch.int64, PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -108,9 +108,9 @@ def test_features_of_any_numbers() -> None:
     base = np.array([[3.0, 4.0], [1.0, 0.0]], np.float32)
     graph = torch.tensor(base, requires_grad=True)
     for good in (base, base.astype(">f8"), base.tolist(), list(torch.tensor(base)), graph, base.astype(np.uint16)):
-        found = numbers("features", good)
-        assert not found.requires_grad
-        assert found.double().tolist() == base.tolist()
+        converted = numbers("features", good)
+        assert not converted.requires_grad
+        assert converted.double().tolist() == base.tolist()
     large = numbers("distances", np.array([[2**24, 2**24 + 1]]))
     assert large[0, 0] != large[0, 1]
     for bad in (base + 0j, [["a", "b"]], base[0], base[None], None):

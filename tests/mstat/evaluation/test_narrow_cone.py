@@ -44,10 +44,10 @@ def exact_distances(query: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
 def test_scores_are_those_of_fp64(distance: float, dtype: torch.dtype) -> None:
     """mAP and rank-1 to 1e-6 at any distance down to 1e-6, and to 1e-5 at 1e-7; chance is far below."""
     query, gallery, labels = cone(distance, dtype)
-    found = cmc_map(query, *labels[:2], gallery, *labels[2:])
+    scores = cmc_map(query, *labels[:2], gallery, *labels[2:])
     expected = cmc_map_from_distances(exact_distances(query, gallery), *labels)
-    assert found["mAP"] == pytest.approx(expected["mAP"], abs=1e-6 if distance > 5e-7 else 1e-5)
-    assert found["rank1"] == expected["rank1"] > 0.3
+    assert scores["mAP"] == pytest.approx(expected["mAP"], abs=1e-6 if distance > 5e-7 else 1e-5)
+    assert scores["rank1"] == expected["rank1"] > 0.3
 
 
 def test_similarities_and_distances_keep_their_digits() -> None:
@@ -62,15 +62,15 @@ def test_similarities_and_distances_keep_their_digits() -> None:
     assert (1 - similarity).numpy() == pytest.approx(exact[:5].gather(1, item).numpy(), rel=1e-3)
     correct = torch.zeros(QUERIES, dtype=torch.bool)
     correct[pairs.positives_2P[0][rank_positives(query, gallery, 0, pairs) == 1]] = True
-    found = class_distances(query, gallery, 0, pairs, labels[0], correct)
+    distances = class_distances(query, gallery, 0, pairs, labels[0], correct)
     exact[pairs.ignored_2I[0], pairs.ignored_2I[1]] = torch.inf
     matches = exact[pairs.positives_2P[0], pairs.positives_2P[1]]
     pids = torch.as_tensor(labels[0])[pairs.positives_2P[0]]
     intra = np.mean([float(matches[pids == pid].mean()) for pid in pids.unique()])
     exact[pairs.positives_2P[0], pairs.positives_2P[1]] = torch.inf
-    assert found["cosine"]["intra"] == pytest.approx(intra, rel=1e-3)
-    assert found["cosine"]["inter"] == pytest.approx(float(exact.min()), rel=1e-3)
-    assert found["euclidean"]["inter"] == pytest.approx(float((2 * exact.min()).sqrt()), rel=1e-3)
+    assert distances["cosine"]["intra"] == pytest.approx(intra, rel=1e-3)
+    assert distances["cosine"]["inter"] == pytest.approx(float(exact.min()), rel=1e-3)
+    assert distances["euclidean"]["inter"] == pytest.approx(float((2 * exact.min()).sqrt()), rel=1e-3)
 
 
 def test_equal_features_stay_equal() -> None:
@@ -109,10 +109,10 @@ def test_collapsed_features_are_said(distance: float, message: str | None, recwa
     """Equal features, and such as differ by rounding; a narrow cone is no fault."""
     query, gallery, labels = cone(distance, torch.float64)
     assert spread(gallery[:0], query[0]) == 0  # of a rank without tracklets
-    told = collapse(max(spread(query, query[0]), spread(gallery, query[0])))
-    assert message in told if message and told else told is message
+    warning_text = collapse(max(spread(query, query[0]), spread(gallery, query[0])))
+    assert message in warning_text if message and warning_text else warning_text is message
     cmc_map(query, *labels[:2], gallery, *labels[2:])
-    assert [str(warning.message) for warning in recwarn] == ([told] if told else [])
+    assert [str(warning.message) for warning in recwarn] == ([warning_text] if warning_text else [])
 
 
 def test_equal_distances_are_said() -> None:

@@ -70,6 +70,6 @@ def test_true_matches_elsewhere_are_absent() -> None:
 @pytest.mark.parametrize(("rows", "items"), [(0, 5), (5, 0), (7, 3), (2000, 1000), (3, 2**30)])
 def test_groups_cover_all_rows(rows: int, items: int) -> None:
     """One after the other, none empty, none of more than a span unless it is one row."""
-    found = groups(rows, items)
-    assert [row for low, high in found for row in range(low, high)] == list(range(rows))
-    assert all(high > low and (high - low == 1 or (high - low) * items <= rank_counts.SPAN) for low, high in found)
+    bounds = groups(rows, items)
+    assert [row for low, high in bounds for row in range(low, high)] == list(range(rows))
+    assert all(high > low and (high - low == 1 or (high - low) * items <= rank_counts.SPAN) for low, high in bounds)

@@ -57,12 +57,12 @@ def world() -> tuple[int, int]:
     return (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
 
 
-def averaged(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def averaged(gradients_of: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     if dist.is_initialized():
-        for gradient in found.values():
+        for gradient in gradients_of.values():
             dist.all_reduce(gradient)
             gradient /= dist.get_world_size()
-    return found
+    return gradients_of
 
 
 @pytest.mark.slow
@@ -75,10 +75,10 @@ def test_parts_are_ranks_that_mine_alone(ranks: int) -> None:
     expected = mined_in_parts(ranks)
     whole = mined_in_parts(1)
     assert max((expected[name] - whole[name]).abs().max() for name in whole) > 1e-4
-    for found in run_distributed(mined_alone, ranks, LossConfig().margin):
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    for found in run_distributed(mined_in_parts, 2, ranks):
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    for of_rank in run_distributed(mined_alone, ranks, LossConfig().margin):
+        torch.testing.assert_close(of_rank, expected, rtol=1e-12, atol=1e-12)
+    for of_rank in run_distributed(mined_in_parts, 2, ranks):
+        torch.testing.assert_close(of_rank, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("unit_length", [False, True])

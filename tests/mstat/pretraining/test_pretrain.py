@@ -43,8 +43,8 @@ def scored(config: Config) -> dict[str, Any]:
         patch.setattr("mstat.evaluation.extraction.TILE", 5)
         if dist.is_initialized():
             rank, world_size = str(dist.get_rank()), str(dist.get_world_size())
-            told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
-            for name, value in {**told, "MASTER_ADDR": "localhost"}.items():
+            ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+            for name, value in {**ranks, "MASTER_ADDR": "localhost"}.items():
                 patch.setenv(name, value)
         return accuracy(Engine(config), classifier(config), shards.open(config.data.shards), config)
 
@@ -60,7 +60,7 @@ def classifier(config: Config) -> Classifier:
 @pytest.mark.slow
 def test_accuracy_is_that_of_a_plain_loop_on_any_number_of_ranks(config: Config) -> None:
     """Counts of right, of the five best and of each class, clip by clip; the very same on 1 and 3 ranks."""
-    found = scored(config)
+    accuracies = scored(config)
     reader = shards.open(config.data.shards)
     model = classifier(config)
     tracklets, labels, classes = held_out(reader, config.data)
@@ -71,14 +71,15 @@ def test_accuracy_is_that_of_a_plain_loop_on_any_number_of_ranks(config: Config)
         order = scores[0].argsort(descending=True).tolist()
         right, among_five = right + (order[0] == label), among_five + (label in order[:5])
         predicted[classes[order[0]]] += 1
-    assert (found["accuracy"], found["top5"]) == (right / len(labels), among_five / len(labels))
-    assert 0 < found["accuracy"] < found["top5"]
+    assert (accuracies["accuracy"], accuracies["top5"]) == (right / len(labels), among_five / len(labels))
+    assert 0 < accuracies["accuracy"] < accuracies["top5"]
     for name, count in predicted.items():
-        assert sum(of_class["predicted"].get(name, 0) for of_class in found["classes"].values()) == count
-    assert sum(of_class["num_clips"] for of_class in found["classes"].values()) == found["num_clips"] == len(labels)
-    assert run_distributed(scored, 3, config) == [found] * 3
-    names = [row.name for row in accuracy_table(found).rows if isinstance(row, Row)]
-    assert sorted(names[:-2]) == sorted(found["classes"])
+        assert sum(of_class["predicted"].get(name, 0) for of_class in accuracies["classes"].values()) == count
+    num_clips = sum(of_class["num_clips"] for of_class in accuracies["classes"].values())
+    assert num_clips == accuracies["num_clips"] == len(labels)
+    assert run_distributed(scored, 3, config) == [accuracies] * 3
+    names = [row.name for row in accuracy_table(accuracies).rows if isinstance(row, Row)]
+    assert sorted(names[:-2]) == sorted(accuracies["classes"])
     assert names[-2:] == ["all", "all, top-5"]
 
 

@@ -38,9 +38,9 @@ def test_a_new_score_has_a_mean() -> None:
 def test_distances_have_a_mean() -> None:
     """Those of Table VI, with the deviation of a sample."""
     both = [{"distances": {"cosine": {"intra": value, "inter": 1.0}}} for value in (0.2, 0.4)]
-    found = mean_of(both)["distances"]["cosine"]
-    assert found["intra"] == pytest.approx(0.3)
-    assert found["sd"] == {"intra": pytest.approx(0.02**0.5), "inter": 0.0}
+    distances = mean_of(both)["distances"]["cosine"]
+    assert distances["intra"] == pytest.approx(0.3)
+    assert distances["sd"] == {"intra": pytest.approx(0.02**0.5), "inter": 0.0}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a run folder of somebody else's may not make the report do: write elsewhere, leak a file, hang, fail whole."""
+"""A foreign run folder cannot make the report write elsewhere, leak a file, hang, or fail as a whole."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ def test_repeated_and_cut_metrics(run: Path, reader: Reader) -> None:
 
 
 def test_cmc_only_protocol(lean: Path, reader: Reader) -> None:
-    """Where a protocol has no mAP the head shows rank-1 alone."""
+    """If a protocol has no mAP, the head shows rank-1 alone."""
     evaluation = json.loads((lean / "evaluation.json").read_text())
     evaluation["mAP"] = None
     (lean / "evaluation.json").write_text(json.dumps(evaluation))

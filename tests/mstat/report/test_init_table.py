@@ -16,7 +16,7 @@ from tests.mstat.weights.test_pretrained import saved, timesformer_weights
 
 
 def rows_of_the_papers_model(tmp_path: Path) -> list[Row]:
-    """What a TimeSformer of twelve blocks gives to stages of 8, 3 and 3, in the sizes of a small model."""
+    """Return the rows of a TimeSformer of twelve blocks for stages of 8, 3 and 3, in the sizes of a small model."""
     weights = {f"model.{key}": value for key, value in timesformer_weights(num_blocks=12).items()}
     config = ModelConfig(image_size=(32, 16), patch_size=8, width=32, num_heads=4)
     with torch.device("meta"):
@@ -26,13 +26,13 @@ def rows_of_the_papers_model(tmp_path: Path) -> list[Row]:
 
 def test_a_timesformer_is_told_in_forty_lines(tmp_path: Path) -> None:
     """Blocks, weight and bias, and stages are told together, dropped blocks and new modules as wholes."""
-    told = {line.key: line for line in lines(rows_of_the_papers_model(tmp_path)) if line.key != NO_KEY}
-    assert told["model.blocks.{0-7}.attn.qkv.*"][1:] == ("stage1.blocks.{0-7}.spatial.qkv.*", "copied", 16)
-    assert told["model.blocks.{8-10}.mlp.fc1.*"][1:] == ("stage{2,3}.blocks.{0-2}.mlp.fc1.*", "copied", 6)
-    assert told["model.blocks.11.*"][1:] == (NOWHERE, "more blocks than model.depths takes", 20)
-    assert told["model.time_embed"][1:] == (NOWHERE, "MSTAT has no temporal position", 1)
-    assert told["model.pos_embed"][1:] == ("stem.position", "2-D bicubic, 4 x 4 -> 4 x 2 (16 -> 8 positions)", 1)
-    assert told["epoch"][1:] == (NOWHERE, "not weights", 1)
+    by_key = {line.key: line for line in lines(rows_of_the_papers_model(tmp_path)) if line.key != NO_KEY}
+    assert by_key["model.blocks.{0-7}.attn.qkv.*"][1:] == ("stage1.blocks.{0-7}.spatial.qkv.*", "copied", 16)
+    assert by_key["model.blocks.{8-10}.mlp.fc1.*"][1:] == ("stage{2,3}.blocks.{0-2}.mlp.fc1.*", "copied", 6)
+    assert by_key["model.blocks.11.*"][1:] == (NOWHERE, "more blocks than model.depths takes", 20)
+    assert by_key["model.time_embed"][1:] == (NOWHERE, "MSTAT has no temporal position", 1)
+    assert by_key["model.pos_embed"][1:] == ("stem.position", "2-D bicubic, 4 x 4 -> 4 x 2 (16 -> 8 positions)", 1)
+    assert by_key["epoch"][1:] == (NOWHERE, "not weights", 1)
     new = [line.ours for line in lines(rows_of_the_papers_model(tmp_path)) if line.action == KEPT]
     assert new == [
         "stage1.blocks.{0-7}.{alpha,beta}",
@@ -50,8 +50,8 @@ def test_lines_lose_no_key(tmp_path: Path) -> None:
     """Keys of the lines add up to those of the file (the position's is in two), and the caption says so."""
     rows = rows_of_the_papers_model(tmp_path)
     keys = {row.key for row in rows} - {NO_KEY}
-    told = lines(rows)
-    assert sum(line.num_keys for line in told) == len(keys) + 1
+    shown = lines(rows)
+    assert sum(line.num_keys for line in shown) == len(keys) + 1
     out = io.StringIO()
     Console(file=out, width=160).print(start_table("k600.pyth", rows))
     dropped = {row.key for row in rows if row.ours == NOWHERE}
@@ -72,7 +72,7 @@ def test_different_actions_are_never_one_line() -> None:
 
 
 def test_the_record_has_every_row(tmp_path: Path) -> None:
-    """What goes into init.json is not joined, and holds shapes."""
+    """The rows of init.json are not joined, and hold shapes."""
     rows = rows_of_the_papers_model(tmp_path)
     record = start_record("k600.pyth", rows)
     assert len(record["rows"]) == len(rows)

@@ -60,12 +60,12 @@ def test_a_picture_is_its_bytes() -> None:
 
 
 def test_an_installed_package_has_its_files() -> None:
-    """Whatever a package holds beside Python is declared, so that a wheel contains it: the style sheet above all."""
+    """Each file of a package beside Python is declared, so that a wheel contains it: the style sheet above all."""
     declared = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     for package in ("mstat", "shards", "launch"):
         root = PROJECT / package
-        found = {path for path in root.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
-        assert found == {path for pattern in declared.get(package, []) for path in root.glob(pattern)}
+        files = {path for path in root.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+        assert files == {path for pattern in declared.get(package, []) for path in root.glob(pattern)}
     assert (PROJECT / "mstat/report/style.css").read_text() in page.document("", "", [])
 
 

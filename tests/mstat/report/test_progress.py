@@ -24,7 +24,7 @@ def show(evaluation: dict[str, Any]) -> str:
 
 
 def on_terminal(total: int, steps: range, **settings: bool) -> str:
-    """What a real pseudo-terminal of 80 columns receives."""
+    """Return the output that a pseudo-terminal of 80 columns receives."""
     leader, follower = os.openpty()
     received = bytearray()
 
@@ -49,7 +49,7 @@ def on_terminal(total: int, steps: range, **settings: bool) -> str:
 
 
 def test_log_gets_plain_lines() -> None:
-    """Where the output is no terminal: one whole line every N updates, the first and the last included, no codes."""
+    """Output that is no terminal gets one whole line every N updates, the first and the last included, no codes."""
     console = Console(file=io.StringIO(), width=80)
     with Progress(50, 0, every=20, console=console) as progress:
         for step in range(1, 51):

@@ -49,7 +49,7 @@ def test_groups_of_the_same_place_are_named_by_their_runs(tmp_path: Path) -> Non
 
 
 def test_scores_of_other_terms_are_no_seeds(tmp_path: Path) -> None:
-    """What was scored on other frames, another split or other shards is not averaged, and is told of."""
+    """Scores of other frames, another split or other shards are not averaged, and the reason is given."""
     paths = [
         make(tmp_path / "a", num_frames=8),
         make(tmp_path / "b", seed=1, num_frames=32, split="1"),

@@ -20,12 +20,12 @@ def test_percent(fraction: float | None, sd: float | None, text: str) -> None:
 
 def test_rows_have_one_order() -> None:
     """Single stages first, the whole last, whatever the order in the file; unknown stages are left out."""
-    of_stage = {column: 0.5 + index / 100 for index, column in enumerate(scores.COLUMNS)}
+    of_stage = {column: 0.5 + index / 100 for index, column in enumerate(scores.HEADINGS)}
     stages = dict.fromkeys(("I+II+III", "IV", "II", "I"), of_stage)
     table = scores.score_table({**make_evaluation(), "stages": stages, "baselines": None})
     rows = [row for row in table.rows if isinstance(row, Row)]
     assert [row.name for row in rows] == ["Stage I", "Stage II", "Stage I+II+III"]
-    assert rows[0].cells == [f"{50 + index}.0" for index in range(len(scores.COLUMNS))]
+    assert rows[0].cells == [f"{50 + index}.0" for index in range(len(scores.HEADINGS))]
     assert table.headings[1:3] == ["mAP", "rank-1"]
     assert len(table.headings) == 1 + len(rows[0].cells)
     assert scores.score_table({**make_evaluation(), "stages": None, "baselines": None}).rows == [Part()]

@@ -170,24 +170,24 @@ def full_disk(room: int) -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", ["check", "wait", "save", "__exit__"])
+@pytest.mark.parametrize("method", ["check", "wait", "save", "__exit__"])
 @pytest.mark.parametrize("room", [0, 1000, 60_000])
-def test_a_failed_save_leaves_the_others(told: str, room: int, tmp_path: Path) -> None:
-    """Where one cannot be written, wherever in its file, the training hears what the system says of which file, in
-    whatever it calls next; the one before is still whole, of the failed one nothing is left, and the next one succeeds.
+def test_a_failed_save_leaves_the_others(method: str, room: int, tmp_path: Path) -> None:
+    """A failed write, anywhere in its file, raises the system's error with the file's path in whichever method the
+    training calls next; the previous checkpoint stays whole, nothing of the failed one is left, and the next succeeds.
     """
     made = engine()
 
     def fail() -> None:
         with checkpoint.Writer(made, tmp_path, keep=1, facts=FACTS) as writer:
             writer.save(4)
-            if told == "check":
+            if method == "check":
                 assert writer.begun is not None
                 wait([writer.begun])
                 writer.check()
-            elif told == "wait":
+            elif method == "wait":
                 writer.wait()
-            elif told == "save":
+            elif method == "save":
                 writer.save(5)
 
     save(made, tmp_path, 3)
@@ -366,7 +366,7 @@ def test_a_file_that_is_gone_is_named(run: Path) -> None:
     ],
 )
 def test_an_odd_description_names_itself(two_checkpoints: Path, tmp_path: Path, content: bytes) -> None:
-    """Whatever stands in checkpoint.json: one line that begins with its path and offers the checkpoint before."""
+    """Any invalid checkpoint.json gives one line that begins with its path and offers the checkpoint before."""
     folder = tmp_path / "checkpoints" / "step-000000007"
     folder.mkdir(parents=True)
     (folder / "checkpoint.json").write_bytes(content)
@@ -462,7 +462,7 @@ def test_stray_files_stop_nothing(run: Path, capfd: pytest.CaptureFixture[str]) 
 
 
 def test_the_best_is_kept_beside_the_newest(tmp_path: Path) -> None:
-    """Whatever its age, until another one is the best."""
+    """The best checkpoint is kept at any age, until another one is the best."""
     with checkpoint.Writer(engine(), tmp_path, keep=1, facts=FACTS) as writer:
         for step, best in ((1, None), (2, 2), (3, 2), (4, 2), (5, 5), (6, 5)):
             writer.best = best

@@ -1,4 +1,4 @@
-"""Where scores go: the run's own set into the run folder, any other into a folder of its name."""
+"""Scores of the run's own set go into the run folder, scores of any other set into a folder of its name."""
 
 from __future__ import annotations
 
@@ -132,12 +132,12 @@ def test_another_set_leaves_the_run_as_it_was(
         "config.yaml", "evaluation.json", "figures", "rankings.json", "report.html",
     }  # fmt: skip
     for name in ("evaluation.json", "rankings.json"):
-        found = json.loads((folder / name).read_text())
-        assert found["dataset"] == {"name": reader.name, "checksum": reader.checksum}
-        assert found["eval"]["num_frames"] == config.eval.num_frames
-    told = " ".join(capsys.readouterr().out.split())
-    assert f"of {reader.name}" in told
-    assert "not the set that" in told
+        record = json.loads((folder / name).read_text())
+        assert record["dataset"] == {"name": reader.name, "checksum": reader.checksum}
+        assert record["eval"]["num_frames"] == config.eval.num_frames
+    output = " ".join(capsys.readouterr().out.split())
+    assert f"of {reader.name}" in output
+    assert "not the set that" in output
     page = (run / "report.html").read_text()
     assert f'href="evaluations/{reader.name}/report.html"' in page
     assert "12.5" in page
@@ -148,7 +148,7 @@ def test_another_set_leaves_the_run_as_it_was(
 
 
 def test_nothing_to_score_is_said_at_the_start(tmp_path: Path) -> None:
-    """Why no query is valid and the way out; of all splits before the first one trains."""
+    """The message has the reason for no valid query and the way out; all splits are checked before the first trains."""
     messages = {
         "one camera": (make_set(tmp_path / "a", "a", last_cam=1), "0", "query's own camera|queries' identities"),
         "junk": (make_set(tmp_path / "b", "b", (Role.QUERY, Role.GALLERY | Role.JUNK)), "0", "except as junk"),

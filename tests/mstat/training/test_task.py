@@ -216,21 +216,21 @@ def on_one_process(job: Job) -> Result:
     return run_job(job)
 
 
-def difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+def difference(gradients: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
     """The largest over parameters of |found - expected| / |expected|, norms of a parameter's whole gradient.
 
     Two kinds of parameters have a larger divisor. Those whose gradient a softmax or BNNeck cancels, so that it is
     nothing but rounding (below 1e-12 of the norm G over all parameters): G. Those below 1e-3 G: 1e-3 G, for they are
     the small rest of sums that nearly cancel.
     """
-    assert found.keys() == expected.keys()
+    assert gradients.keys() == expected.keys()
     whole = torch.cat(list(expected.values())).norm()
 
     def divisor(gradient: torch.Tensor) -> torch.Tensor:
         norm = gradient.norm()
         return whole if norm < 1e-12 * whole else norm.clamp(min=1e-3 * whole)
 
-    return max(float((found[name] - gradient).norm() / divisor(gradient)) for name, gradient in expected.items())
+    return max(float((gradients[name] - gradient).norm() / divisor(gradient)) for name, gradient in expected.items())
 
 
 @pytest.mark.slow
@@ -239,30 +239,30 @@ def difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
 def test_any_number_of_ranks_is_one_process(job: Job, world_size: int) -> None:
     """fp64, on every rank: all losses and the gradient of every parameter, in backbone and heads, to 1e-12."""
     one = on_one_process(job)
-    for found in on_ranks(world_size):
-        torch.testing.assert_close(found[job].losses, one.losses, rtol=1e-12, atol=1e-12)
-        assert difference(found[job].backbone, one.backbone) < 1e-12
-        assert difference(found[job].heads, one.heads) < 1e-12
+    for results in on_ranks(world_size):
+        torch.testing.assert_close(results[job].losses, one.losses, rtol=1e-12, atol=1e-12)
+        assert difference(results[job].backbone, one.backbone) < 1e-12
+        assert difference(results[job].heads, one.heads) < 1e-12
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_no_active_triplet_is_no_gradient(world_size: int) -> None:
     """Without cross-entropy: exactly 0, loss and every gradient, where all anchors are inactive; not where some are."""
-    for found in on_ranks(world_size):
+    for results in on_ranks(world_size):
         for job in TRIPLET_ONLY:
-            silent = all(bool((gradient == 0).all()) for gradient in found[job].backbone.values())
+            silent = all(bool((gradient == 0).all()) for gradient in results[job].backbone.values())
             assert silent == (job.batch == "all anchors inactive")
-            assert (found[job].losses["loss"] == 0) == silent
+            assert (results[job].losses["loss"] == 0) == silent
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES[1:])
 @pytest.mark.parametrize("job", WRONG, ids=lambda job: job.gather)
 def test_a_broken_gather_is_noticed(job: Job, world_size: int) -> None:
-    """What compares gradients above finds a gather whose backward is wrong, though its losses are right."""
+    """The comparison of gradients above detects a gather with a wrong backward, though its losses are right."""
     one = on_one_process(job._replace(gather=None))
-    for found in on_ranks(world_size):
-        torch.testing.assert_close(found[job].losses, one.losses, rtol=1e-12, atol=1e-12)
-        assert difference(found[job].backbone, one.backbone) > 1e-3
+    for results in on_ranks(world_size):
+        torch.testing.assert_close(results[job].losses, one.losses, rtol=1e-12, atol=1e-12)
+        assert difference(results[job].backbone, one.backbone) > 1e-3
 
 
 def mined(name: str) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:

@@ -1,4 +1,4 @@
-"""What a training refuses before any work, and what it must not change when it goes on."""
+"""Settings that a training refuses before any work, and settings that must not change when it resumes."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def test_absurd_descriptions_are_refused(exported: tuple[Path, Task], changes: d
 
 @pytest.mark.parametrize("content", ["[]", "null", '{"format": 1}', '{"format": 1, "model": []}', "[" * 100_000, "\0"])
 def test_what_is_no_description_is_refused(exported: tuple[Path, Task], content: str) -> None:
-    """Whatever JSON it is, or none."""
+    """Any invalid model.json is refused, JSON or not."""
     (exported[0] / "model.json").write_text(content)
     assert "model.json: not a model description: " in refused(exported[0])
 
@@ -249,6 +249,6 @@ def test_half_precision_on_disk_is_loaded(exported: tuple[Path, Task]) -> None:
 
 @pytest.mark.parametrize("source", ["~nobody-here/x", "a\nb", "\x1b[2J", "/dev/null", ""])
 def test_every_refusal_is_one_documented_error(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is given as a path."""
+    """Any bad path gives the documented error."""
     monkeypatch.chdir(tmp_path)
     refused(source)

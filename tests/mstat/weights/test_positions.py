@@ -29,7 +29,7 @@ def test_the_grid_of_a_file(places: int, known: Grid | None, squares_first: bool
 
 
 def test_a_guess_is_told() -> None:
-    """Where another grid has as many places: of a square model, or of none in doubt."""
+    """A guess is named where another grid has as many places: read as a square model's, or not at all if in doubt."""
     assert source_grid(196, None, OURS, squares_first=True).guess is None
     result = source_grid(64, None, (16, 4), squares_first=True)
     assert result.grid == (8, 8)

@@ -79,7 +79,7 @@ def official(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
 @pytest.mark.parametrize("with_head", [True, False])
 def test_hugging_face_and_official_files_give_the_same_model(tmp_path: Path, suffix: str, with_head: bool) -> None:
-    """What transformers writes, and the same weights under the official names, load bitwise the same MSTAT."""
+    """A file of transformers and the same weights under the official names load bitwise the same MSTAT."""
     timesformer = pytest.importorskip("transformers.models.timesformer.modeling_timesformer")
     settings = timesformer.TimesformerConfig(
         image_size=32,

@@ -71,12 +71,12 @@ def refused(path: Path, trace: Path | None = None) -> str:
         load_pretrained(model, path)
     assert_equal(state(model), before)
     assert trace is None or not trace.exists()
-    told = str(caught.value)
-    assert told.startswith(f"{path}: ")
-    assert told.isprintable()
-    assert len(told) < 600 + len(str(path))
-    assert "weights_only" not in told  # torch's own advice is to switch that off
-    return told
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert message.isprintable()
+    assert len(message) < 600 + len(str(path))
+    assert "weights_only" not in message  # torch's own advice is to switch that off
+    return message
 
 
 @pytest.mark.parametrize("suffix", [".pyth", ".bin", ".pth"])
@@ -88,8 +88,8 @@ def test_hostile_pickles_are_refused_unrun(
     """Every format of torch.save, several ways to run code; the file would run it if it were read without care."""
     path, trace = tmp_path / f"hostile{suffix}", tmp_path / "ran"
     writer({"model_state": {**vit_weights(), "hook": Hostile(trace, way)}}, path)
-    told = refused(path, trace)
-    assert "mstat loads nothing else" in told
+    message = refused(path, trace)
+    assert "mstat loads nothing else" in message
     if writer is in_plain_pickle:  # the trap is a real one
         pickle.loads(path.read_bytes())
         assert trace.exists()
@@ -110,9 +110,9 @@ def test_torchscript_is_refused(tmp_path: Path) -> None:
     assert "holds code" in refused(tmp_path / "script.pth")
 
 
-def header(told: dict[str, Any], data: bytes = b"", length: int | None = None) -> bytes:
+def header(fields: dict[str, Any], data: bytes = b"", length: int | None = None) -> bytes:
     """A safetensors file."""
-    text = json.dumps(told).encode()
+    text = json.dumps(fields).encode()
     return (len(text) if length is None else length).to_bytes(8, "little") + text + data
 
 
@@ -172,7 +172,7 @@ def test_safetensors_that_are_called_pth_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_only_plain_arrays_pass(tmp_path: Path, value: object, message: str) -> None:
-    """What torch.load would give and copying could choke on, among it a petabyte that weighs four bytes."""
+    """Values of torch.load that cannot be copied are refused, among them a petabyte that weighs four bytes."""
     path = tmp_path / "x.pth"
     torch.save({**timesformer_weights(), "pos_embed": value}, path)
     assert message in refused(path)
@@ -231,9 +231,9 @@ def test_the_command_that_shows_a_file_refuses_it_too(tmp_path: Path, capsys: py
     """`python -m mstat.model --init`: exit status 1 and one line for a hostile file; 0 and the table for a good one."""
     in_zip(Hostile(tmp_path / "ran", "system"), tmp_path / "hostile.pyth")
     assert main(["--init", str(tmp_path / "hostile.pyth")]) == 1
-    told = capsys.readouterr()
-    assert not told.out
-    assert told.err.count("\n") == 1
+    output = capsys.readouterr()
+    assert not output.out
+    assert output.err.count("\n") == 1
     assert not (tmp_path / "ran").exists()
 
     config = tmp_path / "run.yaml"

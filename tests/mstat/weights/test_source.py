@@ -1,4 +1,4 @@
-"""What may be given as `model.init` besides one plain file: wrappers, prefixes, shards, folders, other grids."""
+"""Forms of `model.init` besides one plain file: wrappers, prefixes, shards, folders, other grids."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def prefixed(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.fixture
 def plain(tmp_path: Path) -> dict[str, Tensor]:
-    """What a model is when it starts from the plain file."""
+    """The state of a model that starts from the plain file."""
     model = build()
     load_pretrained(model, saved(tmp_path / "plain.pth", timesformer_weights()))
     return state(model)
@@ -57,7 +57,7 @@ PREFIXES = [
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_a_prefix_is_taken_off_and_said(tmp_path: Path, plain: dict[str, Tensor], prefix: str) -> None:
-    """Whatever stands before all names, also twice."""
+    """Any prefix of all names is removed, also a double one."""
     model = build()
     content = prefixed(prefix, timesformer_weights())
     rows = load_pretrained(model, saved(tmp_path / "x.pth", content))
@@ -66,7 +66,7 @@ def test_a_prefix_is_taken_off_and_said(tmp_path: Path, plain: dict[str, Tensor]
 
 
 def test_a_head_beside_the_model_is_dropped(tmp_path: Path, plain: dict[str, Tensor]) -> None:
-    """What does not begin with the prefix, by name."""
+    """Keys that do not begin with the prefix are dropped and named."""
     content = {**prefixed("base.", timesformer_weights()), "bottleneck.weight": torch.ones(3)}
     model = build()
     rows = load_pretrained(model, saved(tmp_path / "x.pth", content))
@@ -245,8 +245,8 @@ def test_grids_by_the_number_of_places(
     places: int, ours: Grid, squares_first: bool, grid: Grid | None, is_guess: bool
 ) -> None:
     """A square first, then our own grid, then the nearest aspect; what is a guess says so."""
-    found = source_grid(places, None, ours, squares_first)
-    assert (found.grid, found.guess is not None) == (grid, is_guess)
+    result = source_grid(places, None, ours, squares_first)
+    assert (result.grid, result.guess is not None) == (grid, is_guess)
 
 
 def test_positions_without_one_for_the_class_token(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_classifier_of_ours_tells_its_grid(tmp_path: Path) -> None:
     "part", ["../x.safetensors", "/x.safetensors", "a/x.safetensors", ["x"], {"x": 1}, None, 3, "a\x1b[2J"]
 )
 def test_an_index_names_files_beside_it_alone(tmp_path: Path, part: object) -> None:
-    """Whatever stands there for a name: one line, and nothing outside of the folder is read."""
+    """Any other entry gives one line, and nothing outside of the folder is read."""
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": part}}))
     with pytest.raises(UserError, match="its parts must be files in the same folder") as caught:

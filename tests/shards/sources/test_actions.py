@@ -83,9 +83,9 @@ def test_videos_that_are_cut_or_none_are_bad_frames(tmp_path: Path, capsys: pyte
     whole = make_video(tmp_path / "whole.avi").read_bytes()
     (root / "train/a/3.avi").write_bytes(whole[: int(0.7 * len(whole))])
     assert build(root, tmp_path / "out", "--frames", "20") == 1
-    told = capsys.readouterr().err
-    assert "2.avi: frame 1: train-0001T000002: cannot be decoded" in told
-    assert "3.avi: frame 20: train-0001T000003: the video ends before it" in told
+    errors = capsys.readouterr().err
+    assert "2.avi: frame 1: train-0001T000002: cannot be decoded" in errors
+    assert "3.avi: frame 20: train-0001T000003: the video ends before it" in errors
     assert build(root, tmp_path / "out", "--frames", "20", "--bad-frames", "drop") == 0
     reader = shards.open(tmp_path / "out")
     assert [reader[i].key for i in range(len(reader))] == ["train-0001T000001", "train-0001T000003", "test-0001T000001"]
@@ -116,14 +116,14 @@ def test_of_a_pair_only_the_order_differs(tmp_path: Path) -> None:
     """Each drawn clip is there forwards and backwards, byte for byte; so each class of a pair has the same frames, in
     as many clips, and no frame, bag of frames or mirror tells which it is. The same seed draws the same bytes."""
     source = build_actions.read(tmp_path / "tree", 3, num_train=2, num_test=1)
-    found = {
+    clips = {
         name: [[frame.read() for frame in t.frames()] for t in source.tracklets if t.pid == number]
         for number, name in enumerate(sorted(itertools.chain(*PAIRS)), start=1)
     }
     for first, second in PAIRS:
-        assert len(found[first]) == 3
-        assert found[first] == [clip[::-1] for clip in found[second]]
-        assert len({frame for clip in found[first] for frame in clip}) == 3 * NUM_FRAMES
+        assert len(clips[first]) == 3
+        assert clips[first] == [clip[::-1] for clip in clips[second]]
+        assert len({frame for clip in clips[first] for frame in clip}) == 3 * NUM_FRAMES
     build_actions.read(tmp_path / "again", 3, num_train=2, num_test=1)
     assert contents(tmp_path / "again") == contents(tmp_path / "tree")
     with pytest.raises(DataError, match="not drawn from seed 4"):
@@ -133,7 +133,7 @@ def test_of_a_pair_only_the_order_differs(tmp_path: Path) -> None:
 
 
 def test_a_drawn_action_has_a_direction() -> None:
-    """What is drawn moves one way: of a growing thing, more is bright at the end than at the start, in every clip."""
+    """A drawn action moves one way: of a growing thing, more is bright at the end than at the start, in every clip."""
     bright = [(draw_clip(0, ("growing", "shrinking"), n) > 140).all(-1).mean((1, 2)) for n in range(20)]
     assert all(clip[-3:].mean() > 2 * clip[:3].mean() for clip in bright)
     still = draw_clip(0, ("rising", "sinking"), 1)

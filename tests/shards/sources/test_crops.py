@@ -59,7 +59,7 @@ def read(tmp_path: Path) -> Read:
 
 
 def person(source: Source) -> float:
-    """How red the crops of person 1 are, 0 to 1: 1 where each shows the person and nothing else."""
+    """Return the mean share of skin colour in the crops of person 1: 1 if each shows the person and nothing else."""
     crops = [images.decode(frame.read()) for t in source.tracklets if t.pid == 1 for frame in t.frames()]
     return float(np.mean([np.abs(image[4:-4, 4:-4].reshape(-1, 3) - SKIN).max(1) < 40 for image in crops]))
 
@@ -100,8 +100,8 @@ def test_an_identity_that_vanishes_counts(read: Read, tmp_path: Path) -> None:
 
 
 def test_tracks_of_a_smaller_size_are_doubtful(read: Read, tmp_path: Path) -> None:
-    """That no box comes near the right and lower edge may be chance: it is said, until --tracks-size is given. A
-    seqinfo.ini that was scaled with the pictures does not hide it."""
+    """Tracks with no box near the right and lower edge, which may be chance, are reported until --tracks-size is given.
+    A seqinfo.ini that was scaled with the pictures does not hide them."""
     full = draw(tmp_path / "full")
     assert "reaches beyond 100x44 of" in read(full, rows(0.5)).facts["doubtful"]
     seqinfo(tmp_path)

@@ -101,7 +101,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, spoil: Callable[[Path], object],
 
 
 def test_counts_are_official_or_refused(tmp_path: Path) -> None:
-    """What is not the whole data set is refused, and what is missing is counted."""
+    """An incomplete data set is refused with the missing counts."""
     with pytest.raises(DataError, match=r"training tracklets 3, not 2,196; .*accept it with --partial"):
         duke.read(make(tmp_path / "duke", SMALL))
 

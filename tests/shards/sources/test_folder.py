@@ -52,8 +52,8 @@ def test_train_and_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         "test-junkC2T0001": (Role.GALLERY | Role.JUNK,),
     }
     source = folder.read(root)
-    asked = next(t for t in source.tracklets if t.key == "test-0007C1T0001")
-    assert [Path(frame.name).relative_to(root) for frame in asked.frames()] == [
+    tracklet = next(t for t in source.tracklets if t.key == "test-0007C1T0001")
+    assert [Path(frame.name).relative_to(root) for frame in tracklet.frames()] == [
         Path("test/7/1/2") / name for name in ("1.jpg", "2.jpg", "10.jpg")
     ]
     counts = official_split(out)

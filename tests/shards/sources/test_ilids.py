@@ -54,9 +54,9 @@ def test_positions_are_of_the_sorted_list(tmp_path: Path, monkeypatch: pytest.Mo
     for split in range(10):
         halves = [{NUMBERS[position - 1] for position in half} for half in np.split(splits[split], 2)]
         for protocol, (test, train) in enumerate([halves, halves[::-1]]):
-            found = roles(source, protocol, split)
-            assert found[Role.QUERY] == found[Role.GALLERY] == test
-            assert found[Role.TRAIN] == train
+            pids = roles(source, protocol, split)
+            assert pids[Role.QUERY] == pids[Role.GALLERY] == test
+            assert pids[Role.TRAIN] == train
     assert {t.camid for t in source.tracklets if t.roles[0] == Role.QUERY} == {1}
     assert {t.camid for t in source.tracklets if t.roles[0] == Role.GALLERY} == {2}
     assert all(f"/cam{t.camid}/person{t.pid:03d}/" in frame.name for t in source.tracklets for frame in t.frames())
@@ -71,7 +71,7 @@ def test_positions_are_of_the_sorted_list(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_frames_go_by_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However the disk lists them; other counts are said in the facts."""
+    """Frames are ordered by number in any order of the disk; the facts name unofficial counts."""
     hostile_order(monkeypatch)
     source = ilids.read(make(tmp_path / "ilids", [1, 4], rows(2, 2), frames=11), partial=True)
     names = [Path(frame.name).name for frame in source.tracklets[-1].frames()]

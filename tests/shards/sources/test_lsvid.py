@@ -164,7 +164,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, spoil: Callable[[Path], object],
 
 
 def test_counts_are_official_or_refused(tmp_path: Path) -> None:
-    """What is not the whole data set is refused; so is a folder that is none of it."""
+    """An incomplete data set is refused; so is a folder that is not part of one."""
     root = make(tmp_path / "LS-VID", BOTH_WAYS[0])
     with pytest.raises(DataError, match=r"test tracklets 4, not 11,333; .*accept it with --partial"):
         lsvid.read(root)
@@ -202,7 +202,7 @@ def test_the_variables_of_the_kit_and_of_older_tools(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["test/data", "data", "info/data", "."])
 def test_lists_and_info_lie_in_several_places(tmp_path: Path, place: str) -> None:
-    """Wherever a copy of the set keeps them, the same tracklets come out."""
+    """The tracklets are the same in each place where copies of the set keep these files."""
     root = make(tmp_path / "LS-VID", BOTH_WAYS[0])
     before = lsvid.read(root, partial=True)
     (root / place).mkdir(parents=True, exist_ok=True)

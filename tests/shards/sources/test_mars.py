@@ -188,7 +188,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_has_one_clear_message(tmp_path: Path, fault: str) -> None:
-    """Whatever is missing or damaged, the error names the file and what was expected there."""
+    """For each missing or damaged file, the error names it and what was expected there."""
     tree = mars_tree(tmp_path / "tree")
     damage, message = FAULTS[fault]
     damage(tree)

@@ -49,7 +49,7 @@ def hdf5(path: Path, write: Callable[[h5py.File], Any]) -> None:
 
 
 def refusal(path: Path, key: str = "x") -> str:
-    """What is said, in a line, within a bounded memory."""
+    """Return the error, which is one line and takes bounded memory."""
     tracemalloc.start()
     try:
         with pytest.raises(DataError) as error:

@@ -77,7 +77,7 @@ def persons(*numbers: int) -> list[str]:
 
 
 def test_frames_go_by_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However the disk lists them; a set of other splits says in its facts that it is not the common one."""
+    """Frames are ordered by number in any order of the disk; the facts name unofficial counts."""
     hostile_order(monkeypatch)
     root = make(tmp_path / "prid_2011", {1, 2}, frames=12)
     source = prid.read(root, small(tmp_path, [{"train": persons(1), "test": persons(2)}]), partial=True)
@@ -98,7 +98,7 @@ def test_frames_go_by_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_bad_splits_are_named(tmp_path: Path, content: object, message: str) -> None:
-    """What is not a list of splits, names that lead elsewhere, halves that overlap, persons that are not there."""
+    """Refused: content that is no list of splits, names that lead elsewhere, overlapping halves, missing persons."""
     root = make(tmp_path / "prid_2011", {1, 2}, alone=(4, 5))
     with pytest.raises(DataError, match=message):
         prid.read(root, small(tmp_path, content), partial=True)

@@ -83,7 +83,7 @@ def test_layouts_of_the_field(text: str, tmp_path: Path) -> None:
     ],
 )
 def test_other_files_are_refused(text: str, message: str, tmp_path: Path) -> None:
-    """What is no known layout is refused with the reason; the message says what is accepted, or the way out."""
+    """An unknown layout is refused with the reason; the message says what is accepted, or the way out."""
     with pytest.raises(DataError, match=message):
         read_tracks(written(tmp_path / "t.txt", text))
 

@@ -61,16 +61,16 @@ def write(
 
 
 def numbers(path: Path) -> list[int]:
-    """Which drawn pictures come, in order; 0 for a damaged one. Their numbers count from 1."""
-    found = []
+    """Return the numbers of the drawn pictures in order, from 1; 0 for a damaged one."""
+    pictures = []
     for place, (number, image) in enumerate(decode(path), start=1):
         assert number == place
         if isinstance(image, DataError):
             assert f"{path}: frame {number}: damaged (" in str(image)
-            found.append(0)
+            pictures.append(0)
         else:
-            found.append(round(float(image[8 : HEIGHT // 2 - 8, 8 : WIDTH // 2 - 8, 0].mean()) / 8))
-    return found
+            pictures.append(round(float(image[8 : HEIGHT // 2 - 8, 8 : WIDTH // 2 - 8, 0].mean()) / 8))
+    return pictures
 
 
 def pts(packet: Packet[VideoStream]) -> int:
@@ -158,10 +158,10 @@ def test_concealed_damage_is_noticed(tmp_path: Path, name: str, codec: str, opti
     key frame; all others are as they were, under their own numbers."""
     path = write(tmp_path / name, codec, options)
     spoil(path, 11)
-    found = numbers(path)
-    assert found[:11] == list(range(1, 12))
-    assert found[11:16] == [0] * 5
-    assert found[16:] == list(range(17, 25))
+    pictures = numbers(path)
+    assert pictures[:11] == list(range(1, 12))
+    assert pictures[11:16] == [0] * 5
+    assert pictures[16:] == list(range(17, 25))
 
 
 def test_damage_spreads_backwards_to_frames_of_type_b(tmp_path: Path) -> None:
@@ -174,16 +174,16 @@ def test_damage_spreads_backwards_to_frames_of_type_b(tmp_path: Path) -> None:
         n for n, packet in enumerate(packets) if n > 8 and not packet.is_keyframe and shown_at[n + 1] < shown_at[n]
     )
     spoil(path, at)
-    found = numbers(path)
+    pictures = numbers(path)
     shown = sorted(shown_at)
     first, last = shown.index(shown_at[at + 1]), shown.index(shown_at[at])
-    assert found[first : last + 1] == [0] * (last + 1 - first)
-    assert found[:8] == list(range(1, 9))
-    assert found[16:] == list(range(17, 25))
+    assert pictures[first : last + 1] == [0] * (last + 1 - first)
+    assert pictures[:8] == list(range(1, 9))
+    assert pictures[16:] == list(range(17, 25))
 
 
 def test_damaged_pictures_of_motion_jpeg_are_alone(tmp_path: Path) -> None:
-    """Where each frame is a picture of its own, the damaged one alone is refused, and keeps its number."""
+    """If each frame is a picture of its own, only the damaged one is refused, and the others keep their numbers."""
     path = write(tmp_path / "a.avi", "mjpeg")
     spoil(path, 5)
     assert numbers(path) == [*range(1, 6), 0, *range(7, 25)]
@@ -197,12 +197,12 @@ def test_checksums_inside_a_video_are_looked_at(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
-    """What is there comes; the count is that of the whole file, so that nobody takes the rest for a short video."""
+    """The frames that are left are read; the count is that of the whole file, which nobody takes for a short video."""
     for name, codec in (("a.mkv", "libx264"), ("a.avi", "mpeg4"), ("a.webm", "libvpx-vp9")):
         path = write(tmp_path / name, codec, count=50)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        found = numbers(path)
-        assert 10 < len(found) < 40
+        pictures = numbers(path)
+        assert 10 < len(pictures) < 40
         assert 45 < count_frames(path) < 55
 
 
@@ -218,10 +218,10 @@ def test_an_open_group_at_the_start_is_healthy(tmp_path: Path) -> None:
         return sum(keys) > 1
 
     path = remux(whole, tmp_path / "a.ts", after_the_first)
-    found = numbers(path)
-    assert found == list(range(25 - len(found), 25))
-    assert 10 < len(found) < 20
-    assert count_frames(path) == len(found)
+    pictures = numbers(path)
+    assert pictures == list(range(25 - len(pictures), 25))
+    assert 10 < len(pictures) < 20
+    assert count_frames(path) == len(pictures)
 
 
 def test_a_start_in_the_middle_of_a_group_is_healthy(tmp_path: Path) -> None:
