@@ -270,6 +270,9 @@ class TrainConfig:
         steps: Length of the run in steps; null takes `epochs`.
         epochs: Length in epochs if `steps` is null; the paper does not give it.
         precision: `no` (fp32) or `bf16` (autocast; losses stay fp32). It overrides the Accelerate YAML.
+        ema: Decay per step of an exponential moving average of the weights, such as 0.999; null takes no average. The
+            average is scored, exported and loaded; training goes on from the weights themselves. It takes one more copy
+            of the weights.
         compile: Compile the model's blocks on their first use (torch.compile; about a minute, then cached on disk;
             needs a C++ compiler on CPUs). Losses are equal up to rounding. Evaluation is never compiled.
         activation_checkpointing: Keep only the input of each block and recompute the block in the backward pass: the
@@ -287,6 +290,7 @@ class TrainConfig:
     steps: int | None = within("[1, 2147483647]", None)
     epochs: int = within("[1, 2147483647]", 240)
     precision: Literal["no", "bf16"] = "bf16"
+    ema: float | None = within("(0, 1)", None)
     compile: bool = False
     activation_checkpointing: bool = False
     save_every: int = within("[0, 2147483647]", 500)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from mstat.config import Config
 
@@ -73,3 +75,22 @@ def collecting(engine: Any, copy: Callable[[Any], Any]) -> Iterator[list[tuple[P
     finally:
         for name in replaced:
             delattr(writer, name)  # uncovers the methods of the class
+
+
+def release(engine: Any) -> None:
+    """Make ZeRO-3 free the whole weights that it keeps, so that their next use gathers the parts of all ranks.
+
+    DeepSpeed does this before it saves. No rank waits for another.
+    """
+    engine.optimizer.checkpoint_event_prologue()
+
+
+def gathered(module: nn.Module) -> AbstractContextManager[Any]:
+    """Return a context in which ZeRO-3's weights of `module` are whole; on exit, each rank takes its part of them.
+
+    All ranks enter it, and must make the same changes.
+    """
+    import deepspeed
+
+    context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(module.parameters(), modifier_rank=0)
+    return context

@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -26,6 +26,7 @@ from mstat.config import Config
 from mstat.console import console
 from mstat.distributed import deepspeed, signals
 from mstat.distributed.agreement import common_facts
+from mstat.distributed.average import Average
 from mstat.distributed.launcher import check_launcher, is_on
 from mstat.distributed.lost_rank import LostRankError, RollCall, failed_collective
 from mstat.distributed.optimizer import make_optimizer, set_rates
@@ -33,7 +34,7 @@ from mstat.distributed.process_groups import set_timeouts
 from mstat.distributed.rendezvous import join, launcher_keeps_store
 from mstat.errors import UserError
 from mstat.model.cpu import use_cpu_kernels
-from mstat.weights.checkpoint_files import OPTIMIZER_FILE, WEIGHTS_FILE, not_finite
+from mstat.weights.checkpoint_files import AVERAGE_FILE, OPTIMIZER_FILE, WEIGHTS_FILE, not_finite
 from mstat.weights.safe_load import load_state, reason
 from shards.text import markup
 from shards.workers import available_cpus
@@ -147,6 +148,8 @@ class Engine:
             assert clipping == (self.config.optim.clip_grad_norm or 0.0), f"DeepSpeed clips gradients at {clipping}"
         set_timeouts(self.timeout)  # also for the groups that DeepSpeed has made
         self.settled = self.is_deepspeed or self.world_size == 1
+        decay = self.config.train.ema
+        self.average = None if decay is None else Average(task, decay)
 
     def losses(self, batch: dict[str, torch.Tensor], metric_weight: float) -> dict[str, torch.Tensor]:
         """Return the losses of a batch, computed in the run's precision."""
@@ -194,6 +197,26 @@ class Engine:
         self.optimizer.zero_grad()
         return norm
 
+    def update_average(self, step: int) -> None:
+        """Add the weights after `step` to their average, with `train.ema`."""
+        if self.average is not None:
+            self.average.update(step)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the average in the place of the task's weights in this context, with `train.ema`. Every rank enters."""
+        self._swap_average()
+        try:
+            yield
+        finally:
+            self._swap_average()
+
+    def _swap_average(self) -> None:
+        if self.average is not None:
+            if self.kind == "zero3":
+                deepspeed.release(self.wrapped)
+            self.average.swap()
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context of the run's precision, for a forward pass outside training."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
@@ -210,18 +233,24 @@ class Engine:
 
         Every rank calls it. `torch.save` writes the content.
         """
+        files: list[tuple[Path, Any]] = []
         if self.is_deepspeed:
             with deepspeed.collecting(self.wrapped, copy) as files:
                 self.wrapped.save_checkpoint(str(folder), tag="deepspeed", save_latest=False)
             # Also save the whole weights: DeepSpeed's files are split by rank, and are pickles, unsafe for others.
-            whole = self.weights() if self.kind == "zero3" else copy(self.task.state_dict()) if self.is_main else None
-            if self.is_main:
-                files.append((folder / WEIGHTS_FILE, {"task": whole}))
-            return files
-        if self.is_main:
+            files += self._whole(folder / WEIGHTS_FILE, copy)
+        elif self.is_main:
             state = {"task": self.task.state_dict(), "optimizer": self.optimizer.state_dict()}
-            return [(folder / OPTIMIZER_FILE, copy(state))]
-        return []
+            files.append((folder / OPTIMIZER_FILE, copy(state)))
+        if self.average is not None:
+            with self.averaged():
+                files += self._whole(folder / AVERAGE_FILE, copy)
+        return files
+
+    def _whole(self, file: Path, copy: Callable[[Any], Any]) -> list[tuple[Path, Any]]:
+        """Return a file with a copy of the whole weights, on the main process."""
+        whole = self.weights() if self.kind == "zero3" else copy(self.task.state_dict()) if self.is_main else None
+        return [(file, {"task": whole})] if self.is_main else []
 
     def load(self, folder: Path) -> None:
         """Restore the state from the files of `snapshot`. DDP's file is read without running code.
@@ -240,6 +269,26 @@ class Engine:
             self.task.load_state_dict(state["task"])
             self.optimizer.load_state_dict(state["optimizer"])
         except Exception as error:  # damaged files raise any error; torch's message advises to run code from the file
+            raise UserError(f"{file}: does not fit this run: {reason(file, error)}") from None
+
+    def load_average(self, folder: Path | None) -> None:
+        """Restore the average from the file of `snapshot`; None begins it at the task's weights.
+
+        Raises:
+            UserError: If the file does not have the content that `snapshot` returns.
+        """
+        if self.average is None:
+            return
+        if folder is None:
+            self.average.restart()
+            return
+        file = folder / AVERAGE_FILE
+        gathered = deepspeed.gathered(self.task) if self.kind == "zero3" else contextlib.nullcontext()
+        try:
+            state = load_state(file)
+            with self.averaged(), gathered:
+                self.task.load_state_dict(state["task"])
+        except Exception as error:
             raise UserError(f"{file}: does not fit this run: {reason(file, error)}") from None
 
     def not_finite(self) -> list[str]:

@@ -203,7 +203,7 @@ def space_needed(config: Config, reader: Reader, make: MakeTask = Task) -> int:
 
 
 def checkpoint_bytes(config: Config, num_classes: int, make: MakeTask = Task) -> tuple[int, int]:
-    """Return the bytes of the task's weights, and of a checkpoint: fp32 weights and optimiser states."""
+    """Return the bytes of the task's weights, and of a checkpoint: fp32 weights, their average, optimiser states."""
     with torch.device("meta"):
         task = make(config, num_classes)
     parameters = sum(4 * parameter.numel() for parameter in task.parameters())
@@ -211,5 +211,6 @@ def checkpoint_bytes(config: Config, num_classes: int, make: MakeTask = Task) ->
     states = states_per_weight(config.optim)
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         states += 2  # ZeRO's fp32 copy, and the whole weights beside their partitions
-    stored = len(task.state_dict()) + (states + 1) * len(list(task.parameters()))
-    return weights, weights + states * parameters + HEADER_BYTES * stored
+    copies = 1 if config.train.ema is None else 2
+    stored = copies * len(task.state_dict()) + (states + 1) * len(list(task.parameters()))
+    return weights, copies * weights + states * parameters + HEADER_BYTES * stored

@@ -5,7 +5,7 @@
 
 A name without a dot guarantees a complete checkpoint: one rename sets it after every file is on disk. Training only
 waits for a copy in memory; threads write the copy during the next steps. Learning rate, batches and all noise are
-functions of (seed, step), so weights, optimiser state and the step are the complete state.
+functions of (seed, step), so weights, their average, optimiser state and the step are the complete state.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from mstat.errors import UserError
 from mstat.runs.evaluation_log import kept
 from mstat.runs.folder import NotFiniteError, write_state
 from mstat.weights.checkpoint_files import (
+    AVERAGE_FILE,
     META,
     NAME,
     OPTIMIZER_FILE,
@@ -223,6 +224,14 @@ def restore(engine: Engine, run: Path, facts: dict[str, Any]) -> int:
     share = sorted(meta["bytes"])[engine.rank :: engine.world_size]
     refuse_damaged(folder, _of_all(engine, damaged(folder, meta, share)))
     engine.load(folder)
+    has_average = AVERAGE_FILE in meta["bytes"]
+    engine.load_average(folder if has_average else None)
+    if engine.is_main and has_average != (engine.average is not None):
+        _mention(
+            f"{folder}: has an average of the weights, which train.ema null drops"
+            if has_average
+            else f"{folder}: has no average of the weights, so that of train.ema begins with this checkpoint"
+        )
     if broken := _of_all(engine, engine.not_finite()):
         raise UserError(f"{folder}: weights are not finite: {named(broken)}; {way_out(folder)}")
     return step
@@ -247,9 +256,12 @@ def _mention_hollow(run: Path) -> None:
     """Warn about folders that are named like a checkpoint but have no description."""
     for path in sorted((run / "checkpoints").glob("step-*")):
         if NAME.fullmatch(path.name) and not (path / META).is_file():
-            note = f"{path}: ignored, since it has no {META}"
-            logger.warning("%s", note)
-            console().print(f"[yellow]{markup(note)}[/]", soft_wrap=True)
+            _mention(f"{path}: ignored, since it has no {META}")
+
+
+def _mention(note: str) -> None:
+    logger.warning("%s", note)
+    console().print(f"[yellow]{markup(note)}[/]", soft_wrap=True)
 
 
 def _stager(device: torch.device) -> DefaultStager:

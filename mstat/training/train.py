@@ -117,12 +117,13 @@ def train(config: Config, engine: Engine, objective: Objective | None = None) ->
         engine.barrier()
         try:
             loop(config, engine, objective, task, reader, sampler, start, num_steps, facts)
-            weights = engine.weights()
-            if engine.is_main:
-                objective.export(run, weights, config)
             evaluation = None
-            if config.train.eval_every is not None:
-                evaluation = objective.evaluate(engine, task.model, reader, config)
+            with engine.averaged():
+                weights = engine.weights()
+                if engine.is_main:
+                    objective.export(run, weights, config)
+                if config.train.eval_every is not None:
+                    evaluation = objective.evaluate(engine, task.model, reader, config)
         except signals.StopRequested as stop:
             if engine.is_main:
                 step = checkpoint_files.folders(run)[-1][0]
@@ -186,7 +187,8 @@ def loop(
         try:
             for step, batch in enumerate(loader, start):
                 if step > last and _due(step, config.train.eval_every):
-                    scores, text = objective.score(engine, task.model, reader, config)
+                    with engine.averaged():
+                        scores, text = objective.score(engine, task.model, reader, config)
                     is_best = config.train.keep_best and evaluations.main(scores) > best
                     if is_best:
                         best, writer.best = evaluations.main(scores), step
@@ -208,6 +210,7 @@ def loop(
                 )
                 losses = engine.losses(batch, metric_weight(config.loss, step=step))
                 grad_norm = engine.update(losses["loss"], lr, heads_only=step < config.optim.freeze_steps)
+                engine.update_average(step)
                 done = step + 1
                 epoch = step // sampler.steps_per_epoch
                 journal.add({"step": done, "epoch": epoch, **losses, "lr": lr, "grad_norm": grad_norm})

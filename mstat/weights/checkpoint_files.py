@@ -3,6 +3,8 @@
     step-000000500/checkpoint.json   the step, the kind of run, and size and checksum of every other file
                    optimizer.pt      of one process or DDP: the weights ("task") and the optimiser's state
                    weights.pt        of DeepSpeed: the complete weights ("task"), for all uses but a resume
+                   average.pt        with `train.ema`: the average of the complete weights ("task"), which all uses
+                                     but a resume take in their place
                    deepspeed/        of DeepSpeed: the state that a resume reads, partitioned by rank
 
 Other files in the folder are ignored. Nothing here needs the engine, and nothing here runs code of a file.
@@ -27,6 +29,7 @@ NAME = re.compile(r"step-(\d{9})")
 META = "checkpoint.json"
 OPTIMIZER_FILE = "optimizer.pt"
 WEIGHTS_FILE = "weights.pt"
+AVERAGE_FILE = "average.pt"
 MOST_META = 1 << 26  # bytes of a checkpoint.json; that of ten thousand ranks is a tenth of this
 
 
@@ -153,13 +156,13 @@ def weights_file(folder: Path) -> Path:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Verify and return the weights of a run's task.
+    """Verify and return the weights of a run's task; with `train.ema`, their average.
 
     Raises:
         UserError: If the checkpoint is damaged, or a weight is not finite.
     """
     meta = read_meta(folder)
-    path = weights_file(folder)
+    path = folder / AVERAGE_FILE if AVERAGE_FILE in meta["bytes"] else weights_file(folder)
     if path.name not in meta["bytes"]:
         raise UserError(f"{path}: {META} does not name this file; {way_out(folder)}")
     refuse_damaged(folder, damaged(folder, meta, [path.name]))

@@ -18,6 +18,7 @@ from tests.conftest import run
 
 SHORT = ["--train.steps", 6, "--train.save_every", 4, "--train.eval_every", 3, "--train.keep_best", "true"]
 SHORT += ["--train.keep", 1, "--eval.baselines", "false"]
+OF_KIND = {"single": [], "zero3": ["--train.ema", 0.9]}  # the weights themselves, and the average of ZeRO-3's parts
 MakeRun = Callable[[str], Path]
 
 
@@ -30,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> MakeRun
         if kind not in runs:
             runs[kind] = tmp_path_factory.mktemp(kind) / "run"
             processes = None if kind == "single" else 2
-            flags = ["--config", tiny_config, "--run", runs[kind], *SHORT]
+            flags = ["--config", tiny_config, "--run", runs[kind], *SHORT, *OF_KIND[kind]]
             status, output = run("train", flags, accelerate=kind, processes=processes)
             assert status == 0, output
             assert "best evaluation during training: step 3 (--checkpoint best)" in output
@@ -48,7 +49,7 @@ def assert_same_files(ours: Path, theirs: Path) -> None:
 @pytest.mark.parametrize("kind", ["single", "zero3"])
 def test_a_checkpoint_is_scored_and_exported(kind: str, made: MakeRun, tmp_path: Path) -> None:
     """One process scores and exports what two processes of ZeRO-3 wrote: the last checkpoint gives the run's own
-    weights bit for bit and its own scores, in a folder of its own; the run's files stay."""
+    weights, or their average, bit for bit and its own scores, in a folder of its own; the run's files stay."""
     folder = made(kind)
     before = (folder / "evaluation.json").read_bytes()
     status, output = run("evaluate", ["--checkpoint", folder / "checkpoints" / "step-000000006"])

@@ -18,7 +18,7 @@ from mstat.distributed import signals
 from mstat.distributed.engine import Engine
 from mstat.distributed.lost_rank import LostRankError, RollCall
 from mstat.errors import UserError
-from mstat.weights.checkpoint_files import OPTIMIZER_FILE
+from mstat.weights.checkpoint_files import AVERAGE_FILE, OPTIMIZER_FILE
 from tests.helpers.distributed import run_distributed
 
 LR = 0.5
@@ -41,10 +41,10 @@ class Regression(nn.Module):
 def settings(**changes: Any) -> Config:
     """fp32 and SGD without momentum or decay: a step is the weights less LR times the gradient."""
     config = Config()
-    precision = changes.pop("precision", "no")
+    precision, ema = changes.pop("precision", "no"), changes.pop("ema", None)
     return dataclasses.replace(
         config,
-        train=dataclasses.replace(config.train, precision=precision),
+        train=dataclasses.replace(config.train, precision=precision, ema=ema),
         optim=dataclasses.replace(config.optim, **{"momentum": 0.0, "weight_decay": 0.0, **changes}),
     )
 
@@ -148,6 +148,20 @@ def test_a_damaged_state_is_refused_by_file(content: Any, tmp_path: Path) -> Non
         make_engine().load(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"", {"task": {}}, {}], ids=repr)
+def test_a_damaged_average_is_refused_by_file(content: Any, tmp_path: Path) -> None:
+    """The weights of the task stay."""
+    engine, file = make_engine(ema=0.5), tmp_path / AVERAGE_FILE
+    before = weights(engine.task)
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    with pytest.raises(UserError, match=rf"{AVERAGE_FILE}: does not fit this run"):
+        engine.load_average(tmp_path)
+    assert torch.equal(weights(engine.task), before)
+
+
 def test_weights_that_are_not_finite_are_named() -> None:
     """Buffers too, as the statistics of a batch norm."""
     engine = make_engine()
@@ -185,11 +199,14 @@ def on_each_rank() -> dict[str, Any]:
     """Return the results of one of two ranks: a step on its half of the batch, and values from other ranks."""
     rank = dist.get_rank()
     os.environ.update(WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2", MASTER_ADDR="x")
-    engine = make_engine()
+    engine = make_engine(ema=0.999)
     half = {"inputs_BD": INPUTS_BD.chunk(2)[rank]}
     norm = engine.update(engine.losses(half, metric_weight=2.0)["loss"], LR)
+    engine.update_average(0)
     result: dict[str, Any] = {"norm": norm, "weights": weights(engine.task)}
-    engine.config = settings(bias_lr=3.0, freeze_steps=1)
+    with engine.averaged():
+        result["average"] = weights(engine.task)
+    engine.config = settings(ema=0.999, bias_lr=3.0, freeze_steps=1)
     engine.prepare(Regression())
     engine.update(engine.losses(half, metric_weight=2.0)["loss"], LR, heads_only=True)
     result["frozen"] = weights(engine.task)
@@ -213,12 +230,14 @@ def on_each_rank() -> dict[str, Any]:
 
 
 def test_two_processes_are_one() -> None:
-    """The step of the whole batch on both; a signal to one stops both; the main process alone writes."""
+    """The step of the whole batch and its average on both; a signal to one stops both; the main process writes."""
     first, second = run_distributed(on_each_rank, 2)
     initial = weights(Regression())
     of_bias = torch.tensor([1.0] * 12 + [3.0] * 3)  # of weights and biases
     for result in (first, second):
         torch.testing.assert_close(result["weights"], initial - LR * gradient())
+        torch.testing.assert_close(result["average"], initial - 0.9 * LR * gradient())
+        assert torch.equal(result["average"], first["average"])
         assert torch.equal(result["frozen"], initial)
         torch.testing.assert_close(result["rates apart"], initial - LR * of_bias * gradient())
         torch.testing.assert_close(result["norm"], gradient().norm())
@@ -228,7 +247,7 @@ def test_two_processes_are_one() -> None:
         assert result["from main"] == "of 0"
         assert result["sum"] == [3]
         assert result["stop"] == "SIGTERM"
-    assert (first["files"], second["files"]) == ([OPTIMIZER_FILE], [])
+    assert (first["files"], second["files"]) == ([OPTIMIZER_FILE, AVERAGE_FILE], [])
 
 
 def test_a_failed_collective_is_explained_by_the_roll_call(launcher: list[dist.TCPStore]) -> None:

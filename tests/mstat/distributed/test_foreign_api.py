@@ -77,6 +77,15 @@ def test_deepspeed_hands_its_files_to_a_checkpoint_engine(monkeypatch: pytest.Mo
     assert not vars(Holder.checkpoint_engine)
 
 
+def test_deepspeed_frees_and_gathers_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mstat/distributed/deepspeed.py: `release` and `gathered`."""
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    stage3 = importlib.import_module("deepspeed.runtime.zero.stage3").DeepSpeedZeroOptimizer_Stage3
+    assert list(inspect.signature(stage3.checkpoint_event_prologue).parameters) == ["self"]
+    with deepspeed.gathered(torch.nn.Linear(1, 1)):
+        pass
+
+
 def test_accelerate_passes_these_variables_on() -> None:
     """mstat/distributed/launcher.py and engine.py read them."""
     source = inspect.getsource(importlib.import_module("accelerate.utils.launch"))

@@ -45,6 +45,13 @@ def test_the_size_of_a_checkpoint(reference: Path) -> None:
     assert space_needed(config, reader) == 3 * checkpoint + weights
 
 
+def test_an_average_takes_as_much_as_the_weights(tiny_config: Path) -> None:
+    """A checkpoint of `train.ema` has one more copy of them."""
+    weights, checkpoint = checkpoint_bytes(load_config(tiny_config), 9)
+    _, larger = checkpoint_bytes(changed(load_config(tiny_config), {"train.ema": 0.99}), 9)
+    assert weights < larger - checkpoint < 1.6 * weights  # the names of these small tensors take half as much
+
+
 @pytest.mark.parametrize("metric", [*METRIC_LOSSES, "none"])
 def test_the_weights_of_every_loss(metric: str, tiny_config: Path) -> None:
     """The size from the settings alone is that of the module that training makes."""

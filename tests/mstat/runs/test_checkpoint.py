@@ -32,10 +32,10 @@ LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 FACTS = {"distributed": "ddp", "shards": "abc"}
 
 
-def engine(seed: int = 0) -> Engine:
+def engine(seed: int = 0, ema: float | None = None) -> Engine:
     """A process with a small task whose optimiser has state, as after a step."""
     torch.manual_seed(seed)
-    config = Config(model=SMALL, train=TrainConfig(precision="no"))
+    config = Config(model=SMALL, train=TrainConfig(precision="no", ema=ema))
     made = Engine(config)
     made.prepare(Task(config, CLASSES))
     update(made)
@@ -47,6 +47,7 @@ def update(made: Engine) -> None:
     frames = torch.randint(0, 256, (len(LABELS), 2, 32, 16, 3), dtype=torch.uint8)
     batch = {"frames_BTHWC": frames, "tps_BTN": None, "keep_BR": None, "labels_n": LABELS, "metric_weight": 1.0}
     made.update(made.wrapped(**batch)["loss"], lr=0.1)
+    made.update_average(step=100)
 
 
 def weights(made: Engine) -> list[torch.Tensor]:
@@ -55,6 +56,12 @@ def weights(made: Engine) -> list[torch.Tensor]:
 
 def state(made: Engine) -> list[torch.Tensor]:
     return [*made.task.state_dict().values(), *(s["momentum_buffer"] for s in made.optimizer.state.values())]
+
+
+def averages(made: Engine) -> list[torch.Tensor]:
+    """The averaged weights."""
+    with made.averaged():
+        return [tensor.clone() for tensor in weights(made)]
 
 
 def save(made: Engine, run: Path, step: int) -> None:
@@ -73,6 +80,48 @@ def test_the_newest_whole_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> N
     fresh = engine(3)
     assert checkpoint.restore(fresh, tmp_path, FACTS) == 7
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(state(fresh), state(new), strict=True))
+
+
+def test_the_average_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    """The next step has the same average as without a stop; whoever reads the weights gets the average."""
+    made, fresh = engine(1, ema=0.9), engine(2, ema=0.9)
+    save(made, tmp_path, 7)
+    assert checkpoint.restore(fresh, tmp_path, FACTS) == 7
+    ((_, folder),) = folders(tmp_path)
+    read = read_weights(folder)
+    assert all(map(torch.equal, read.values(), averages(made)))
+    assert not all(map(torch.equal, read.values(), weights(made)))
+    for each in (made, fresh):
+        torch.manual_seed(3)
+        update(each)
+        assert not all(map(torch.equal, read.values(), averages(each)))
+    assert all(map(torch.equal, state(fresh), state(made)))
+    assert all(map(torch.equal, averages(fresh), averages(made)))
+
+
+def test_an_average_begins_and_ends_with_its_setting(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """With train.ema newly set, the average begins at the checkpoint's weights; without it, the average is dropped. The
+    training itself goes on alike."""
+    save(engine(1), tmp_path / "without", 7)
+    fresh = engine(2, ema=0.9)
+    assert checkpoint.restore(fresh, tmp_path / "without", FACTS) == 7
+    assert "has no average of the weights" in capfd.readouterr().out.replace("\n", " ")
+    assert all(map(torch.equal, averages(fresh), weights(engine(1))))
+
+    save(engine(1, ema=0.9), tmp_path / "with", 7)
+    fresh = engine(2)
+    assert checkpoint.restore(fresh, tmp_path / "with", FACTS) == 7
+    assert "which train.ema null drops" in capfd.readouterr().out.replace("\n", " ")
+    assert all(map(torch.equal, state(fresh), state(engine(1))))
+
+
+def test_a_lost_average_is_not_replaced_by_the_weights(tmp_path: Path) -> None:
+    """The description names it: the checkpoint is damaged, for a resume and for all others."""
+    save(engine(1, ema=0.9), tmp_path, 7)
+    (tmp_path / "checkpoints" / "step-000000007" / "average.pt").unlink()
+    assert "average.pt changed after the checkpoint was made" in refused(tmp_path)
+    with pytest.raises(UserError, match=r"average\.pt changed after the checkpoint was made"):
+        read_weights(tmp_path / "checkpoints" / "step-000000007")
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import mstat
 import shards
+from mstat.config import Config, changed
 from mstat.config.cli import load_config, override
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
+from mstat.model import MSTAT
+from mstat.training.objective import ReIdentification
 from mstat.training.train import _due, run_facts, train, training_sampler
+from mstat.weights.checkpoint_files import read_weights
+from shards.read import Reader
+from tests.conftest import assert_same_losses
 
 
 @pytest.mark.parametrize(
@@ -86,6 +95,46 @@ def test_facts_change_with_what_changes_the_run(tiny_config: Path) -> None:
         assert changed != facts
         assert changed == json.loads(json.dumps(changed)), "as a checkpoint returns them"
     assert {facts[f"optim.{name}"] for name in ("betas", "head_lr", "freeze_steps")} == {None}, "as in old checkpoints"
+
+
+class Watched(ReIdentification):
+    """Re-identification that notes the weights that it is given to score, in the place of their scores."""
+
+    def __init__(self) -> None:
+        self.scored: list[dict[str, torch.Tensor]] = []
+
+    def score(self, engine: Engine, model: MSTAT, reader: Reader, config: Config) -> tuple[dict[str, Any], str]:
+        self.scored.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return {"mAP": 0.5}, ""
+
+    def evaluate(self, engine: Engine, model: MSTAT, reader: Reader, config: Config) -> dict[str, Any]:
+        return self.score(engine, model, reader, config)[0]
+
+    def report(self, run: Path, reader: Reader) -> str:
+        return ""
+
+
+def test_the_average_is_scored_and_exported(tiny_config: Path, tmp_path: Path) -> None:
+    """During training and after it; the losses are those of a run without an average. A run that goes on from step 1
+    ends with the same average, bit for bit."""
+    plain, averaged = tmp_path / "plain", tmp_path / "averaged"
+    every = {"train.steps": 2, "train.save_every": 1, "train.eval_every": 1}
+    for folder, ema in ((plain, None), (averaged, 0.9)):
+        config = changed(load_config(tiny_config), {"run": str(folder), "train.ema": ema, **every})
+        watched = Watched()
+        train(config, Engine(config), watched)
+        assert_same_losses(folder, plain, rel=0)
+    for step, scored in zip((1, 2), watched.scored, strict=True):
+        average, raw = (read_weights(run / "checkpoints" / f"step-{step:09d}") for run in (averaged, plain))
+        assert all(torch.equal(tensor, average[f"model.{name}"]) for name, tensor in scored.items())
+        assert not all(torch.equal(tensor, raw[f"model.{name}"]) for name, tensor in scored.items())
+    loaded = mstat.load(averaged).state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in watched.scored[-1].items())
+
+    before = (averaged / "model.safetensors").read_bytes()
+    shutil.rmtree(averaged / "checkpoints" / "step-000000002")
+    train(config, Engine(config), Watched())
+    assert (averaged / "model.safetensors").read_bytes() == before
 
 
 def test_when_something_is_due() -> None:
