@@ -58,19 +58,13 @@ bench: bench-step bench-evaluation bench-memory bench-loading bench-shards bench
 # The modules of `make bench-NAME`; by default benchmarks/NAME.py, with _ for -. Each docstring says what it measures.
 BENCH.step := training_step
 BENCH.memory := memory zero_memory
-bench-%: $(VENV)/.train ## one benchmark with its record: step, memory, loading, startup, growth, accuracy, ... (benchmarks/*.py)
+BENCH.shards := shard_speed
+BENCH.evaluation := evaluation_speed
+RIVAL = $(and $(filter $*,accuracy evaluation shards),$(RIVALS))
+bench-%: $(VENV)/.train ## one benchmark with its record: step, evaluation (8 GB), shards (40 GB of disk), accuracy, mining, ... (benchmarks/*.py)
+	@$(if $(RIVAL),$(MAKE) --no-print-directory VENV=$(RIVALS) $(RIVALS)/.bench)
 	@set -e; for module in $(or $(BENCH.$*),$(subst -,_,$*)); do \
-		echo "$(BIN)/python -m benchmarks.$$module"; $(BIN)/python -m benchmarks.$$module; done
-
-bench-shards: ## build of shards and random access to them against tar and torchreid (40 GB of disk)
-	@$(MAKE) --no-print-directory VENV=$(RIVALS) $(RIVALS)/.bench
-	$(RIVALS)/bin/python -m benchmarks.shard_speed
-
-bench-evaluation: ## ranking, search and extraction against torchreid, matrix product and forward (8 GB of memory)
-	@$(MAKE) --no-print-directory VENV=$(RIVALS) $(RIVALS)/.bench
-	@# torchreid's compiled ranker, whose source its own packages lack; all that it says it needs is not needed for that
-	$(RIVALS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps pyppbox-torchreid==1.4.1.0
-	$(RIVALS)/bin/python -m benchmarks.evaluation_speed
+		echo "$(or $(RIVAL),$(VENV))/bin/python -m benchmarks.$$module"; $(or $(RIVAL),$(VENV))/bin/python -m benchmarks.$$module; done
 
 bench-gpu: $(VENV)/.train ## the training step on a GPU, at the paper's batch and at one that fills it; kernels, waits, memory
 	$(BIN)/python -m benchmarks.gpu
@@ -95,4 +89,6 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) -e '.[bench]'
+	@# torchreid's compiled ranker, whose source its own packages lack; all that it says it needs is not needed for that
+	$(INSTALL) --no-deps pyppbox-torchreid==1.4.1.0
 	@touch $@ $(VENV)/.train

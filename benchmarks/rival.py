@@ -167,6 +167,7 @@ class EagerMSTAT(nn.Module):
         self.aap = EagerAttributes(config.width, config.num_heads, config.num_attributes)
         self.iap2, self.iap3 = EagerPrototypes(config), EagerPrototypes(config)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(config.width, eps=EPS) for _ in range(3))
+        self.necks = nn.ModuleDict()  # `Task` reads them; the paper's model has none
         self.load_state_dict({eager_name(name): value for name, value in _weights(model).items()})
 
     def forward(
