@@ -4,7 +4,7 @@ It is the strong baseline of Luo et al. (2019) for tracklets: the features of th
 averaged; a BNNeck; label-smoothed cross-entropy behind it; BatchHard before it as in that paper, or behind it by cosine
 as in our run; AdamW, warm-up and cosine. Batches, augmentation, protocol and frames at test are those of our run.
 `python -m benchmarks.cnn CONFIG --model osnet_x0_25 --seconds 200 --out FILE` needs torchreid, which
-is in .venv-rivals after `make bench-evaluation`.
+is in .venv-rivals after `make bench-accuracy`.
 """
 
 from __future__ import annotations

@@ -313,7 +313,7 @@ class EvalConfig:
             consecutive clips (AP3D). `stride`: the whole tracklet in clips of every `stride`-th frame (CAL, Gu et al.
             2022).
         stride: Distance between neighbouring frames of a clip if mode is `stride`.
-        flip: Average the feature of each clip with that of its mirror image.
+        flip: Average the feature of each clip with that of its mirror image. `mstat.load(RUN).embed` does not.
         batch_size: Clips that one rank embeds at a time; a constant, so that scores do not depend on the ranks.
         stage_norm: L2-normalise each stage's feature before concatenation. Without this, Stage I, whose attributes are
             normalised one by one, makes up 24/26 of the squared length at the paper's size.

@@ -125,10 +125,10 @@ def test_rates_by_group(bnneck: bool) -> None:
     """Each parameter has the product of its factors: of its block, of biases, of heads."""
     task = task_of(bnneck)
     config = OptimConfig(head_lr=10.0, bias_lr=3.0, layer_decay=0.5)
-    found = rates(task, make_optimizer(task, config))
-    assert {name: found[name] for name in RATES} == RATES
-    heads = {name for name in found if not name.startswith("model.") or name.startswith("model.necks.")}
-    assert {found[name] for name in heads} == ({10.0} if bnneck else {10.0, 30.0})
+    rates_by_name = rates(task, make_optimizer(task, config))
+    assert {name: rates_by_name[name] for name in RATES} == RATES
+    heads = {name for name in rates_by_name if not name.startswith("model.") or name.startswith("model.necks.")}
+    assert {rates_by_name[name] for name in heads} == ({10.0} if bnneck else {10.0, 30.0})
     assert {name.split(".")[0] for name in heads} == {"heads", "metrics", *(["model"] if bnneck else [])}
     assert all(group["params"] for group in make_optimizer(task, config).param_groups), "DeepSpeed drops empty groups"
 
