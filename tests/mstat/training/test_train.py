@@ -128,6 +128,9 @@ def test_the_average_is_scored_and_exported(tiny_config: Path, tmp_path: Path) -
         average, raw = (read_weights(run / "checkpoints" / f"step-{step:09d}") for run in (averaged, plain))
         assert all(torch.equal(tensor, average[f"model.{name}"]) for name, tensor in scored.items())
         assert not all(torch.equal(tensor, raw[f"model.{name}"]) for name, tensor in scored.items())
+    first, second = (read_weights(averaged / "checkpoints" / f"step-{step:09d}") for step in (1, 2))
+    for name, tensor in second.items():  # `raw` is of step 2
+        torch.testing.assert_close(tensor, first[name].lerp(raw[name], 1 - 2 / 11))
     loaded = mstat.load(averaged).state_dict()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in watched.scored[-1].items())
 
