@@ -45,10 +45,13 @@ class BatchConfig:
         num_identities: P, the number of identities in a batch; BatchHard needs at least 2.
         num_tracklets: K, clips per identity, from different cameras if the identity has them; BatchHard needs at least
             2.
+        chunk_size: Number of clips that a process embeds at a time, for batches larger than memory: losses and mining
+            still see the whole batch, and a step costs one more forward pass. Null embeds all its clips at once.
     """
 
     num_identities: int = within("[1, 2147483647]", 12)
     num_tracklets: int = within("[1, 2147483647]", 2)
+    chunk_size: int | None = within("[1, 2147483647]", None)
 
 
 @dataclass(frozen=True)

@@ -152,9 +152,11 @@ class Engine:
         self.average = None if decay is None else Average(task, decay)
 
     def losses(self, batch: dict[str, torch.Tensor], metric_weight: float) -> dict[str, torch.Tensor]:
-        """Return the losses of a batch, computed in the run's precision."""
-        inputs: dict[str, Any] = {name: part.to(self.device, non_blocking=True) for name, part in batch.items()}
-        inputs["metric_weight"] = metric_weight
+        """Return this rank's share of the losses of a batch, computed in the run's precision.
+
+        The shares of all ranks add up to the losses. The module moves the batch to the device, in chunks if it likes.
+        """
+        inputs: dict[str, Any] = {**batch, "metric_weight": metric_weight}
         if not self.settled:
             self._settle(inputs)
         return self.wrapped(**inputs)
@@ -175,10 +177,15 @@ class Engine:
     def update(self, loss: torch.Tensor, lr: float, *, heads_only: bool = False) -> torch.Tensor:
         """Do the backward pass and one optimiser step at rate `lr`; return the gradient's norm before clipping.
 
+        DDP and DeepSpeed average gradients over ranks, but the loss is the sum of the ranks' shares: so a rank's share
+        is multiplied by their number. This is the one place with such a factor.
+
         Args:
+            loss: This rank's share of the loss.
             heads_only: Move the weights of the heads alone (`optim.freeze_steps`).
         """
         set_rates(self.optimizer.param_groups, lr, heads_only=heads_only)
+        loss = self.world_size * loss
         if self.is_deepspeed:
             # accelerator.backward would also step; DeepSpeed's engine has separate calls.
             self.wrapped.backward(loss)

@@ -1,8 +1,7 @@
 """The one collective of a training step: gather the features of all ranks, with an exact gradient.
 
-Forward: all_gather in rank order. Backward: sum the incoming gradients over ranks, and keep the rank's own rows. Every
-rank computes the same loss, and DDP or DeepSpeed average gradients over ranks, so the result equals the gradient of one
-process on the whole batch, without further factors (docs/exactness.md).
+A rank computes the losses of its own rows, from the features of all rows. Forward: all_gather in rank order. Backward:
+reduce_scatter, which gives a rank the sum over ranks of its own rows' gradient. docs/exactness.md has the derivation.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 
 
 def slice_bounds(total: int, world_size: int, rank: int) -> tuple[int, int]:
@@ -18,30 +18,42 @@ def slice_bounds(total: int, world_size: int, rank: int) -> tuple[int, int]:
     return total * rank // world_size, total * (rank + 1) // world_size
 
 
+def own_rows(total: int) -> slice:
+    """Return this rank's rows of a global batch of `total` clips."""
+    world_size, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
+    return slice(*slice_bounds(total, world_size, rank))
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local_BD: torch.Tensor, total: int) -> torch.Tensor:
-        world_size, rank = dist.get_world_size(), dist.get_rank()
-        bounds = [slice_bounds(total, world_size, other) for other in range(world_size)]
-        ctx.bounds = bounds[rank]
-        # Slices may differ by one clip, so pad all to the longest, and drop the padding.
-        longest = max(stop - start for start, stop in bounds)
-        padded = local_BD.new_zeros(longest, local_BD.shape[1])
-        padded[: len(local_BD)] = local_BD
-        parts = [torch.empty_like(padded) for _ in bounds]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[: stop - start] for part, (start, stop) in zip(parts, bounds, strict=True)])
+        world_size = dist.get_world_size()
+        ctx.bounds = [slice_bounds(total, world_size, rank) for rank in range(world_size)]
+        # Collectives need parts of one length. Slices may differ by one clip, so shorter ones are padded.
+        ctx.length = max(stop - start for start, stop in ctx.bounds)
+        parts = local_BD.new_empty(world_size, ctx.length, local_BD.shape[1])
+        dist.all_gather(list(parts), _padded(local_BD, ctx.length))
+        if total == world_size * ctx.length:
+            return parts.flatten(0, 1)
+        return torch.cat([part[: stop - start] for part, (start, stop) in zip(parts, ctx.bounds, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
         grad_nD = grads[0].contiguous()
-        dist.all_reduce(grad_nD)
-        start, stop = ctx.bounds
-        return grad_nD[start:stop], None
+        parts = [_padded(grad_nD[start:stop], ctx.length) for start, stop in ctx.bounds]
+        own_BD = torch.empty_like(parts[0])
+        dist.reduce_scatter(own_BD, parts)
+        start, stop = ctx.bounds[dist.get_rank()]
+        return own_BD[: stop - start], None
+
+
+def _padded(rows_BD: torch.Tensor, length: int) -> torch.Tensor:
+    missing = length - len(rows_BD)
+    return F.pad(rows_BD, (0, 0, 0, missing)) if missing else rows_BD.contiguous()
 
 
 def gather(local_BD: torch.Tensor, total: int) -> torch.Tensor:
-    """Return the features (total, D) of the global batch, given this rank's slice (B, D) by `slice_bounds`."""
+    """Return the features (total, D) of the global batch, given this rank's slice (B, D) by `own_rows`."""
     if not dist.is_initialized():
         assert len(local_BD) == total
         return local_BD

@@ -51,12 +51,6 @@ def check_launcher(config: Config, grouped: bool = False) -> list[str]:
             f"train.compile is {str(config.train.compile).lower()}: remove dynamo from the Accelerate YAML and flags "
             "(ACCELERATE_DYNAMO_BACKEND), and set --train.compile true to compile"
         )
-    accumulation = _value("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
-    if accumulation not in (*UNSET, "1"):
-        raise UserError(
-            f"the launcher sets gradient_accumulation_steps {accumulation}, which mstat does not support: a step uses "
-            "the whole batch of batch.*; set it to 1, or leave it out"
-        )
     if is_on("ACCELERATE_USE_DEEPSPEED"):
         _check_deepspeed()
     return list(_unused(config))
@@ -104,6 +98,12 @@ def _check_deepspeed() -> None:
 
 
 def _unused(config: Config) -> Iterator[str]:
+    accumulation = os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "").strip().lower()
+    if accumulation not in (*UNSET, "1"):
+        yield (
+            f"the launcher's gradient_accumulation_steps {accumulation} is not used: a step takes the whole batch of "
+            "batch.*; to embed it in parts, set --batch.chunk_size"
+        )
     precision = _value("ACCELERATE_MIXED_PRECISION")
     if precision not in (*UNSET, config.train.precision):
         yield f"the launcher's mixed_precision {precision} is not used: train.precision is {config.train.precision}"

@@ -260,9 +260,13 @@ def _embedding(trial: Trial, features_SD: torch.Tensor) -> dict[str, Any]:
 
     places = trial.shown()
     unit_ND = torch.nn.functional.normalize(trial.collect(features_SD, places).double())
-    features = (unit_ND - unit_ND.mean(dim=0)).float().numpy()  # centred in fp64, so that fp32 keeps small differences
+    centred_ND = unit_ND - unit_ND.mean(dim=0)  # in fp64, so that fp32 keeps small differences
+    # Equal features differ from their mean by its rounding at most. They have no principal direction: scikit-learn
+    # would start from NaN and crash.
+    is_collapsed = bool(centred_ND.abs().max() < 1e-12)
+    features = (torch.zeros_like(centred_ND) if is_collapsed else centred_ND).float().numpy()
     perplexity = min(30.0, max(1.0, (len(features) - 1) / 3))
-    init = "pca" if np.ptp(features) > 0 else "random"  # equal features have no principal direction
+    init = "random" if is_collapsed else "pca"
     tsne = TSNE(perplexity=perplexity, init=init, random_state=trial.config.eval.seed)
     points = tsne.fit_transform(features) if len(features) > 2 else features[:, :2]
     pids = trial.reader.pids[trial.tracklets[places]]

@@ -1,7 +1,7 @@
 """Losses of the global batch: cross-entropy and the metric losses, by name in `METRIC_LOSSES`.
 
-A loss is a function of features or logits, and labels: a new one is an entry of that table, in `metric.py`.
-mstat/training gathers the features of all ranks and weighs the losses.
+A loss is a function of features or logits, labels, and the rows of a rank, whose share of the loss it returns. A new
+one is an entry of that table, in `metric.py`. mstat/training gathers the features of all ranks and weighs the losses.
 """
 
 from mstat.losses.cross_entropy import cross_entropy

@@ -1,9 +1,10 @@
 """The metric losses of a stage, by name in `METRIC_LOSSES`: modules from features and labels to a scalar.
 
-Every rank computes the losses on the features of the global batch, so gradients of weights and contents of memories are
-the same on any number of ranks. Table V compares losses "scaled to the same magnitude", without a formula. Here each
-loss is scaled to BatchHard's value on one random batch of features that are as long as a LayerNorm's output. The scale
-is constant during a run; a scale that followed training would be another loss.
+A module takes the features and labels of the global batch, and the rows whose share of the loss it returns: the shares
+of disjoint rows add up to the loss, and a memory has the same content whatever the rows. Table V compares losses
+"scaled to the same magnitude", without a formula. Here each loss is scaled to BatchHard's value on one random batch of
+features that are as long as a LayerNorm's output. The scale is constant during a run; a scale that followed training
+would be another loss.
 
 Shape suffixes: n clips of the global batch, D feature dimensions, C identities of the training set.
 """
@@ -38,7 +39,7 @@ class MetricLoss(NamedTuple):
 
 
 def metric_loss(config: LossConfig, dim: int, num_classes: int) -> nn.Module:
-    """Return the module of `config.metric` for features (n, D) and labels (n,) in [0, C), scaled to BatchHard."""
+    """Return the module of `config.metric` for features (n, D), labels (n,) in [0, C) and rows, scaled to BatchHard."""
     # On the CPU even where the launch checks build the rest of the task on `meta`: the scale needs values.
     with torch.device("cpu"), torch.no_grad():
         loss = METRIC_LOSSES[config.metric].make(config, dim, num_classes)
@@ -66,13 +67,17 @@ class BatchHard(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(self, features_nD: Tensor, labels_n: Tensor) -> Tensor:
+    def forward(self, features_nD: Tensor, labels_n: Tensor, rows: slice = slice(None)) -> Tensor:
         unit = self.config.unit_length or self.config.distance == "cosine"
         compared_nD = F.normalize(features_nD) if unit else features_nD
-        parts = (self.config.mining_groups, -1)
-        pairs = zip(compared_nD.unflatten(0, parts), labels_n.unflatten(0, parts), strict=True)
-        losses = [batch_hard(part, labels, self.config.margin, self.config.distance) for part, labels in pairs]
-        return torch.stack(losses).mean()
+        margin, distance = self.config.margin, self.config.distance
+        start, stop, _ = rows.indices(len(labels_n))
+        size = len(labels_n) // self.config.mining_groups
+        losses = []
+        for first in range(start - start % size, stop, size):  # the parts that hold some of the rows
+            part, own = slice(first, first + size), slice(max(start - first, 0), min(stop - first, size))
+            losses.append(batch_hard(compared_nD[part], labels_n[part], margin, distance, own))
+        return torch.stack(losses).sum() / self.config.mining_groups
 
 
 class Scaled(nn.Module):
@@ -82,8 +87,8 @@ class Scaled(nn.Module):
         super().__init__()
         self.loss, self.scale = loss, scale
 
-    def forward(self, features_nD: Tensor, labels_n: Tensor) -> Tensor:
-        value: Tensor = self.loss(features_nD, labels_n)
+    def forward(self, features_nD: Tensor, labels_n: Tensor, rows: slice = slice(None)) -> Tensor:
+        value: Tensor = self.loss(features_nD, labels_n, rows)
         return self.scale * value
 
 
@@ -106,13 +111,12 @@ class OIM(nn.Module):
         self.scale, self.momentum = scale, momentum
         self.register_buffer("memory_CD", torch.zeros(num_classes, dim))
 
-    def forward(self, features_nD: Tensor, labels_n: Tensor) -> Tensor:
+    def forward(self, features_nD: Tensor, labels_n: Tensor, rows: slice = slice(None)) -> Tensor:
         unit_nD = F.normalize(features_nD)
-        logits_nC = (
-            self.scale * unit_nD @ self.memory_CD.T.to(unit_nD.dtype, copy=True)
-        )  # copied: the memory changes before backward
+        memory_CD = self.memory_CD.to(unit_nD.dtype, copy=True)  # it changes before the backward pass
+        logits_BC = self.scale * unit_nD[rows] @ memory_CD.T
         self._remember(unit_nD.detach().to(self.memory_CD.dtype), labels_n)
-        return cross_entropy(logits_nC, labels_n)
+        return cross_entropy(logits_BC, labels_n, rows=rows)
 
     def _remember(self, unit_nD: Tensor, labels_n: Tensor) -> None:
         # Slices of length 1, not numbers: reading a number from a GPU would wait for it.
@@ -125,8 +129,7 @@ def _arcface(config: LossConfig, dim: int, num_classes: int) -> nn.Module:
     from pytorch_metric_learning.losses import ArcFaceLoss  # a late import: it loads scikit-learn
 
     margin = {} if config.angular_margin is None else {"margin": config.angular_margin}
-    loss: nn.Module = ArcFaceLoss(num_classes=num_classes, embedding_size=dim, **margin)
-    return loss
+    return _of_rows(ArcFaceLoss)(num_classes=num_classes, embedding_size=dim, **margin)
 
 
 def _sphereface(config: LossConfig, dim: int, num_classes: int) -> nn.Module:
@@ -134,8 +137,19 @@ def _sphereface(config: LossConfig, dim: int, num_classes: int) -> nn.Module:
 
     # The margin multiplies the angle by a polynomial in the cosine, so it is a whole number.
     margin = {} if config.angular_margin is None else {"margin": int(config.angular_margin)}
-    loss: nn.Module = SphereFaceLoss(num_classes=num_classes, embedding_size=dim, **margin)
-    return loss
+    return _of_rows(SphereFaceLoss)(num_classes=num_classes, embedding_size=dim, **margin)
+
+
+def _of_rows(kind: type[nn.Module]) -> type[nn.Module]:
+    """Return a subclass of a loss of pytorch-metric-learning, a mean over clips, that takes rows as the others do."""
+
+    class OfRows(kind):  # type: ignore[misc, valid-type] # a class that is imported late
+        def forward(self, features_nD: Tensor, labels_n: Tensor, rows: slice = slice(None)) -> Tensor:
+            labels_B = labels_n[rows]
+            mean: Tensor = super().forward(features_nD[rows], labels_B)
+            return mean * (len(labels_B) / len(labels_n))
+
+    return OfRows
 
 
 # To add a loss, add an entry here, and its name to `LossConfig.metric`.

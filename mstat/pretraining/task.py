@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mstat.config import Config
-from mstat.distributed.gather import gather
+from mstat.distributed.gather import own_rows
 from mstat.losses import cross_entropy
 from mstat.pretraining.timesformer import Classifier
 from mstat.training.task import TrainedModule
@@ -18,6 +18,7 @@ class ActionTask(TrainedModule):
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__()
         self.label_smoothing = config.loss.label_smoothing
+        self.chunk_size = config.batch.chunk_size
         self.model = Classifier(config.model, num_classes, config.clip.num_frames, config.pretrain.time)
         if config.model.init and self.model.time_position is not None:
             nn.init.zeros_(self.model.time_position)  # random positions would disturb loaded image weights
@@ -30,8 +31,9 @@ class ActionTask(TrainedModule):
         labels_n: torch.Tensor,
         metric_weight: float,
     ) -> dict[str, torch.Tensor]:
-        """Return `loss` and `accuracy` of the global batch as fp32 scalars."""
-        (scores_BC,) = self.model(frames_BTHWC, None, keep_BR)
-        scores_nC = gather(scores_BC, len(labels_n))
-        loss = cross_entropy(scores_nC, labels_n, self.label_smoothing)
-        return {"loss": loss, "accuracy": (scores_nC.argmax(1) == labels_n).float().mean()}
+        """Return this rank's share of `loss` and `accuracy`, as fp32 scalars."""
+        scores_BC = self.embed(frames_BTHWC, None, keep_BR)
+        labels_n = labels_n.to(scores_BC.device, non_blocking=True)
+        rows = own_rows(len(labels_n))
+        loss = cross_entropy(scores_BC, labels_n, self.label_smoothing, rows)
+        return {"loss": loss, "accuracy": (scores_BC.argmax(1) == labels_n[rows]).float().sum() / len(labels_n)}

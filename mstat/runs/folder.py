@@ -14,7 +14,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,28 +116,44 @@ class Journal:
     """metrics.jsonl: one JSON object per step. Values stay on the device until `flush`, which waits for the device.
 
     A run that resumes at step k removes the records of later steps.
+
+    Args:
+        total: Function that sums a tensor over ranks in place and returns it; called only in `flush`, on every rank.
     """
 
-    def __init__(self, run: Path, start: int, batch_size: int, enabled: bool) -> None:
-        self.path, self.batch_size, self.enabled = run / "metrics.jsonl", batch_size, enabled
-        self.waiting: list[dict[str, Any]] = []
+    def __init__(
+        self,
+        run: Path,
+        start: int,
+        batch_size: int,
+        enabled: bool,
+        total: Callable[[torch.Tensor], torch.Tensor] = lambda shares: shares,
+    ) -> None:
+        self.path, self.batch_size, self.enabled, self.total = run / "metrics.jsonl", batch_size, enabled, total
+        self.waiting: list[tuple[dict[str, Any], dict[str, torch.Tensor]]] = []
         self.since = time.perf_counter()
         if enabled:
             cut_back(self.path, start)
             self.path.touch()
 
-    def add(self, record: dict[str, Any]) -> None:
-        self.waiting.append({k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in record.items()})
+    def add(self, record: dict[str, Any], shares: dict[str, torch.Tensor]) -> None:
+        """Add the record of a step: values that all ranks know, and this rank's shares of values that are sums."""
+        values = {name: v.detach() if isinstance(v, torch.Tensor) else v for name, v in record.items()}
+        self.waiting.append((values, {name: share.detach() for name, share in shares.items()}))
 
     def flush(self) -> list[dict[str, Any]]:
-        """Write the waiting records, and return them as plain numbers.
+        """Write the waiting records, and return them as plain numbers. Every rank calls it after the same step.
 
         Raises:
             NotFiniteError: If a loss or gradient norm is not finite; every rank sees the same values and raises.
         """
         if not self.waiting:
             return []
-        records = [{k: v.item() if isinstance(v, torch.Tensor) else v for k, v in r.items()} for r in self.waiting]
+        sums = self._sums()
+        records = [
+            {**{k: v.item() if isinstance(v, torch.Tensor) else v for k, v in record.items()}, **of_step}
+            for (record, _), of_step in zip(self.waiting, sums, strict=True)
+        ]
         now = time.perf_counter()
         clips_per_s = len(records) * self.batch_size / (now - self.since)
         self.since, self.waiting = now, []
@@ -154,6 +170,16 @@ class Journal:
                 message = ", ".join(f"{name} is {value}" for name, value in terms.items())
                 raise NotFiniteError(f"step {record['step']}: {message}")
         return records
+
+    def _sums(self) -> list[dict[str, float]]:
+        """Return the sums over ranks for each waiting record, by one collective."""
+        names = list(self.waiting[0][1])
+        shares = [torch.stack([shares[name] for name in names]) for _, shares in self.waiting if names]
+        if not shares:
+            return [{} for _ in self.waiting]
+        # In fp64, and rounded: then the order in which a collective adds does not show.
+        rows = self.total(torch.stack(shares).double()).float().tolist()
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def cut_back(path: Path, step: int) -> int:

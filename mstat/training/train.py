@@ -171,7 +171,7 @@ def loop(
         StopRequested: If a signal asked the run to stop; the newest checkpoint is of the last completed step.
     """
     run = Path(config.run)
-    journal = Journal(run, start, sampler.size, engine.is_main)
+    journal = Journal(run, start, sampler.size, engine.is_main, engine.sum)
     evaluations = Evaluations(run, objective.main_scores)
     last, best = engine.from_main(evaluations.resume(start) if engine.is_main else None)
     noise_for = dataclasses.replace(config, model=task.model.config)  # pretraining's model has another config
@@ -208,12 +208,12 @@ def loop(
                     steps_per_epoch=sampler.steps_per_epoch,
                     batch_size=sampler.size,
                 )
-                losses = engine.losses(batch, metric_weight(config.loss, step=step))
-                grad_norm = engine.update(losses["loss"], lr, heads_only=step < config.optim.freeze_steps)
+                shares = engine.losses(batch, metric_weight(config.loss, step=step))
+                grad_norm = engine.update(shares["loss"], lr, heads_only=step < config.optim.freeze_steps)
                 engine.update_average(step)
                 done = step + 1
                 epoch = step // sampler.steps_per_epoch
-                journal.add({"step": done, "epoch": epoch, **losses, "lr": lr, "grad_norm": grad_norm})
+                journal.add({"step": done, "epoch": epoch, "lr": lr, "grad_norm": grad_norm}, shares)
 
                 saving = done == num_steps or _due(done, config.train.save_every)
                 if saving or _due(done, config.train.log_every):

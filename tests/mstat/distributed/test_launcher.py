@@ -43,7 +43,6 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"ACCELERATE_USE_MEGATRON_LM": "1"}, "selects Megatron-LM"),
         ({"ACCELERATE_USE_PARALLELISM_CONFIG": "True"}, "selects parallelism_config"),
         ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "dynamo_backend inductor.*train.compile is false"),
-        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "gradient_accumulation_steps 4"),
         ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": "ds.json"}, "DeepSpeed configuration .ds.json."),
         ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "4"}, "zero_stage is 4"),
     ],
@@ -64,6 +63,7 @@ def test_what_cannot_be_followed_is_refused_by_name(
         ({"ACCELERATE_MIXED_PRECISION": "fp16"}, "mixed_precision fp16 is not used: train.precision is bf16"),
         ({"ACCELERATE_GRADIENT_CLIPPING": "1.0"}, "gradient_clipping 1.0 is not used: optim.clip_grad_norm is null"),
         ({"ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"}, "offload_param_device cpu is not used"),
+        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "gradient_accumulation_steps 4 is not used: a step"),
     ],
 )
 def test_what_our_settings_decide_is_told(

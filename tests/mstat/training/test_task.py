@@ -1,4 +1,4 @@
-"""The task: losses of the whole batch on every rank, and the gradient of one process for any number of ranks."""
+"""The task: shares that add up to the losses of the batch, and the gradient of one process on any number of ranks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn import functional as F
 
 from mstat.config import Config, LossConfig, ModelConfig, changed
 from mstat.data.sampler import PKSampler
-from mstat.distributed.gather import _Gather, gather, slice_bounds
-from mstat.losses.triplet import batch_hard_distances
+from mstat.distributed.gather import _Gather, gather, own_rows, slice_bounds
+from mstat.losses.triplet import batch_hard, batch_hard_distances
 from mstat.training.task import Task
 from tests.helpers.distributed import run_distributed
 
@@ -78,9 +79,11 @@ BATCHES = {
 
 
 class OwnSliceOnly(_Gather):
+    """A gather whose backward pass ignores what other ranks' losses say of this rank's clips."""
+
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return grads[0][slice(*ctx.bounds)], None
+        return grads[0][own_rows(len(grads[0]))], None
 
 
 def scaled(factor: Callable[[], float]) -> Callable[..., torch.Tensor]:
@@ -100,12 +103,29 @@ def filled_back_in(local_BD: torch.Tensor, total: int) -> torch.Tensor:
     return torch.cat([gathered[:start], local_BD, gathered[stop:]])
 
 
-BROKEN = {
-    "own slice only": OwnSliceOnly.apply,
-    "times R": scaled(lambda: dist.get_world_size()),
-    "divided by R": scaled(lambda: 1 / dist.get_world_size()),
-    "filled back in": filled_back_in,
+def mean_of_own_clips(logits: torch.Tensor, labels: torch.Tensor, smoothing: float, rows: slice) -> torch.Tensor:
+    return F.cross_entropy(logits, labels[rows], label_smoothing=smoothing) / dist.get_world_size()
+
+
+def mean_of_own_anchors(
+    features: torch.Tensor, labels: torch.Tensor, margin: float, distance: Any, rows: slice
+) -> torch.Tensor:
+    share = batch_hard(features, labels, margin, distance, rows)
+    valid = batch_hard_distances(features, labels)[2]
+    return share * (valid.sum() / valid[rows].sum() / dist.get_world_size())
+
+
+# What is put in the place of what. The gradient of a share is also multiplied by FACTORS, once if not named.
+BROKEN: dict[str, tuple[str, Any]] = {
+    "own slice only": ("mstat.training.task.gather", OwnSliceOnly.apply),
+    "times R": ("mstat.training.task.gather", scaled(lambda: dist.get_world_size())),
+    "divided by R": ("mstat.training.task.gather", scaled(lambda: 1 / dist.get_world_size())),
+    "filled back in": ("mstat.training.task.gather", filled_back_in),
+    "mean of own clips": ("mstat.training.task.cross_entropy", mean_of_own_clips),
+    "mean of own anchors": ("mstat.losses.metric.batch_hard", mean_of_own_anchors),
 }
+FACTORS = {"factor left out": 0, "factor twice": 2}  # powers of R
+COUNTS = ("mean of own clips", "mean of own anchors")  # the losses of these are wrong, too
 
 
 class Job(NamedTuple):
@@ -113,7 +133,8 @@ class Job(NamedTuple):
 
     batch: str
     bnneck: bool = False
-    gather: str | None = None
+    broken: str | None = None
+    chunk_size: int | None = None
     cross_entropy_weight: float = 1.0
     metric: Literal["batch_hard", "arcface", "sphereface", "oim"] = "batch_hard"
     metric_on: Literal["feature", "neck"] = "feature"
@@ -134,9 +155,12 @@ EXACT += [
     Job("duplicates and a lone identity", True, metric_on="neck", distance="cosine"),
     Job("duplicates and a lone identity", True, metric_on="neck", metric="oim"),
     Job("duplicates and a lone identity", stage_weights=(0.5, 2.0, 1.0)),
+    *(Job("duplicates and a lone identity", bnneck, chunk_size=size) for bnneck in (False, True) for size in (1, 2, 7)),
+    Job("duplicates and a lone identity", metric="oim", chunk_size=1),
 ]
 TRIPLET_ONLY = [Job(f"{which} anchors inactive", cross_entropy_weight=0.0) for which in ("some", "all")]
-WRONG = [Job("some anchors inactive", gather=name) for name in BROKEN]
+WRONG = [Job("duplicates and a lone identity", broken=name) for name in (*BROKEN, *FACTORS) if name not in COUNTS]
+WRONG += [Job("some anchors inactive", broken=name) for name in COUNTS]
 
 
 def world() -> tuple[int, int]:
@@ -153,7 +177,7 @@ def small_task(job: Job) -> Task:
         stage_weights=job.stage_weights,
     )
     config = Config(model=SMALL, loss=loss)
-    config = changed(config, {"model.bnneck": job.bnneck})
+    config = changed(config, {"model.bnneck": job.bnneck, "batch.chunk_size": job.chunk_size})
     task = Task(config, CLASSES).double()
     if job.batch == LINEAR:
         necks = task.model.necks
@@ -170,7 +194,7 @@ def small_task(job: Job) -> Task:
 
 
 def run_jobs(jobs: list[Job]) -> dict[Job, Result]:
-    """fp64 losses, and gradients averaged over ranks as DDP does, of one step on this rank's slice of each batch."""
+    """fp64 losses summed over ranks, and gradients averaged over ranks as DDP does, of one step on each batch."""
     return {job: run_job(job) for job in jobs}
 
 
@@ -185,15 +209,17 @@ def run_job(job: Job) -> Result:
     labels = torch.tensor(batch.labels)
     start, stop = slice_bounds(len(labels), world_size, rank)
     with pytest.MonkeyPatch.context() as patch:
-        if job.gather:
-            patch.setattr("mstat.training.task.gather", BROKEN[job.gather])
-        losses = task(batch.frames[start:stop], None, None, labels, 1.0)
-        losses["loss"].backward()
+        if job.broken in BROKEN:
+            patch.setattr(*BROKEN[job.broken])
+        shares = task(batch.frames[start:stop], None, None, labels, 1.0)
+        (world_size ** FACTORS.get(job.broken or "", 1) * shares["loss"]).backward()
 
     parameters = {name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad}
     joined = torch.cat([grad_of(parameter).flatten() for parameter in parameters.values()])
+    losses = torch.stack([share.detach() for share in shares.values()])
     if dist.is_initialized():
         dist.all_reduce(joined)
+        dist.all_reduce(losses)
     joined /= world_size
     gradients = dict(zip(parameters, joined.split([p.numel() for p in parameters.values()]), strict=True))
     backbone, heads = (
@@ -201,7 +227,7 @@ def run_job(job: Job) -> Result:
         for module in ("model.", ("heads.", "metrics."))
     )
     heads |= {name: memory.flatten().clone() for name, memory in task.metrics.named_buffers()}
-    return Result({name: loss.detach() for name, loss in losses.items()}, backbone, heads)
+    return Result(dict(zip(shares, losses, strict=True)), backbone, heads)
 
 
 @cache
@@ -256,12 +282,13 @@ def test_no_active_triplet_is_no_gradient(world_size: int) -> None:
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES[1:])
-@pytest.mark.parametrize("job", WRONG, ids=lambda job: job.gather)
-def test_a_broken_gather_is_noticed(job: Job, world_size: int) -> None:
-    """The comparison of gradients above detects a gather with a wrong backward, though its losses are right."""
-    one = on_one_process(job._replace(gather=None))
+@pytest.mark.parametrize("job", WRONG, ids=lambda job: job.broken)
+def test_a_broken_step_is_noticed(job: Job, world_size: int) -> None:
+    """The comparison of gradients above detects a wrong backward pass, factor or count."""
+    one = on_one_process(job._replace(broken=None))
     for results in on_ranks(world_size):
-        torch.testing.assert_close(results[job].losses, one.losses, rtol=1e-12, atol=1e-12)
+        if job.broken not in COUNTS:
+            torch.testing.assert_close(results[job].losses, one.losses, rtol=1e-12, atol=1e-12)
         assert difference(results[job].backbone, one.backbone) > 1e-3
 
 
