@@ -45,10 +45,18 @@ def test_two_processes_train_as_one(kind: str, reference: Path, tiny_config: Pat
         assert scores[0][name] == pytest.approx(scores[1][name], abs=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["ddp", pytest.param("zero2", marks=pytest.mark.soak)])
-def test_recomputed_blocks_train_alike(kind: str, reference: Path, tiny_config: Path, tmp_path: Path) -> None:
-    """train.activation_checkpointing on two processes: every loss to 1e-5 of one process that keeps its activations."""
-    flags = ["--config", tiny_config, "--run", tmp_path / "run", "--train.activation_checkpointing", "true"]
+@pytest.mark.parametrize(
+    ("kind", "recomputed"),
+    [
+        ("ddp", ["--train.activation_checkpointing", "true", "--batch.chunk_size", "4"]),
+        ("zero2", ["--batch.chunk_size", "1"]),
+    ],
+)
+def test_recomputing_trains_alike(
+    kind: str, recomputed: list[str], reference: Path, tiny_config: Path, tmp_path: Path
+) -> None:
+    """Blocks or chunks on two processes: every loss to 1e-5 of one process that keeps its activations."""
+    flags = ["--config", tiny_config, "--run", tmp_path / "run", *recomputed]
     status, output = run("train", [*flags, "--train.eval_every", "null"], accelerate=kind, processes=2)
     assert status == 0, output
     assert_same_losses(tmp_path / "run", reference, rel=1e-5)
