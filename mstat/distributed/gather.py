@@ -20,8 +20,24 @@ def slice_bounds(total: int, world_size: int, rank: int) -> tuple[int, int]:
 
 def own_rows(total: int) -> slice:
     """Return this rank's rows of a global batch of `total` clips."""
-    world_size, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
-    return slice(*slice_bounds(total, world_size, rank))
+    return slice(*slice_bounds(total, *_world()))
+
+
+def own_chunks(total: int, size: int | None) -> list[slice]:
+    """Return the parts of this rank's rows, counted from its first one, that are embedded at a time.
+
+    They have at most `size` clips; None is all. Every rank has the same number of parts, because ZeRO-3 gathers weights
+    in each; only with a size of 1 may a rank of fewer clips have one part less.
+    """
+    world_size, rank = _world()
+    start, stop = slice_bounds(total, world_size, rank)
+    longest = -(-total // world_size)
+    count = min(stop - start, -(-longest // (size or longest)))
+    return [slice(*slice_bounds(stop - start, count, part)) for part in range(count)]
+
+
+def _world() -> tuple[int, int]:
+    return (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
 
 
 class _Gather(torch.autograd.Function):

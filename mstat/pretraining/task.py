@@ -32,7 +32,7 @@ class ActionTask(TrainedModule):
         metric_weight: float,
     ) -> dict[str, torch.Tensor]:
         """Return this rank's share of `loss` and `accuracy`, as fp32 scalars."""
-        scores_BC = self.embed(frames_BTHWC, None, keep_BR)
+        scores_BC = self.embed(frames_BTHWC, None, keep_BR, len(labels_n))
         labels_n = labels_n.to(scores_BC.device, non_blocking=True)
         rows = own_rows(len(labels_n))
         loss = cross_entropy(scores_BC, labels_n, self.label_smoothing, rows)

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mstat.config import Config
 from mstat.config.ranges import lacks_triplets
-from mstat.distributed.gather import gather, own_rows
+from mstat.distributed.gather import gather, own_chunks, own_rows
 from mstat.errors import UserError
 from mstat.losses import METRIC_LOSSES, cross_entropy, metric_loss
 from mstat.model import MSTAT, feature_dims
@@ -44,25 +44,24 @@ class TrainedModule(nn.Module):
     model: MSTAT
     chunk_size: int | None = None
 
-    def embed(self, frames_BTHWC: Tensor, tps_BTN: Tensor | None, keep_BR: Tensor | None) -> Tensor:
-        """Return the model's features, joined: (B, D). Inputs may be on the host.
+    def embed(self, frames_BTHWC: Tensor, tps_BTN: Tensor | None, keep_BR: Tensor | None, total: int) -> Tensor:
+        """Return the features of this rank's clips in a batch of `total`, joined: (B, D). Inputs may be on the host.
 
         With `chunk_size`, the model embeds so many clips at a time and keeps nothing but their features; the backward
         pass embeds them again, one chunk after the other (gradient caching, Gao et al., arXiv 2101.06983). Noise is an
         argument, so it is the same both times. The gradient of a weight is the sum over chunks, which autograd
         completes before any hook of DDP or DeepSpeed sees it: ranks communicate once.
         """
-        size = self.chunk_size or len(frames_BTHWC)
-        starts = range(0, len(frames_BTHWC), size)
+        *others, last = [
+            [part if part is None else part[rows] for part in (frames_BTHWC, tps_BTN, keep_BR)]
+            for rows in own_chunks(total, self.chunk_size)
+        ]
         features = []
-        for start in starts:
-            chunk = [part if part is None else part[start : start + size] for part in (frames_BTHWC, tps_BTN, keep_BR)]
-            if start == starts[-1]:
-                features.append(self._embed(*chunk))  # the backward pass begins here
-            else:
-                features.append(checkpoint(self._embed, *chunk, use_reentrant=False, preserve_rng_state=False))
-                # Otherwise chunks would share a weight's copy in half precision, and add their gradients in it.
-                torch.clear_autocast_cache()
+        for chunk in others:
+            features.append(checkpoint(self._embed, *chunk, use_reentrant=False, preserve_rng_state=False))
+            # Otherwise chunks would share a weight's copy in half precision, and add their gradients in it.
+            torch.clear_autocast_cache()
+        features.append(self._embed(*last))  # the backward pass begins with it
         return torch.cat(features)
 
     def _embed(self, *clips: Tensor | None) -> Tensor:
@@ -106,7 +105,7 @@ class Task(TrainedModule):
         metric_weight: float,
     ) -> dict[str, torch.Tensor]:
         """Return this rank's share of `loss` (weighted sum) and `loss/<stage>/<term>`, as fp32 scalars."""
-        features_BD = self.embed(frames_BTHWC, tps_BTN, keep_BR)
+        features_BD = self.embed(frames_BTHWC, tps_BTN, keep_BR, len(labels_n))
         labels_n = labels_n.to(features_BD.device, non_blocking=True)
         rows = own_rows(len(labels_n))
         stages = gather(features_BD, len(labels_n)).split(self.dims, dim=1)

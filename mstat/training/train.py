@@ -72,6 +72,12 @@ def train(config: Config, engine: Engine, objective: Objective | None = None) ->
     if config.train.compile and engine.kind == "zero3":
         # ZeRO-3 gathers each layer's weights in module hooks, which torch.compile cannot trace.
         raise UserError("train.compile does not work with ZeRO-3: leave it out, or launch with zero2.yaml")
+    if config.batch.chunk_size == 1 and engine.kind == "zero3" and sampler.size % engine.world_size:
+        # ZeRO-3 gathers weights for each chunk, on all ranks, and some ranks would have one chunk more.
+        raise UserError(
+            f"batch.chunk_size 1 does not work with ZeRO-3 where {engine.world_size} processes share "
+            f"{counted(sampler.size, 'clip')} unevenly: set it to 2, or launch with zero2.yaml"
+        )
     if config.train.keep_best and not config.train.eval_every:
         raise UserError("train.keep_best needs evaluations during training: set --train.eval_every N")
     num_steps = config.train.epochs * sampler.steps_per_epoch if config.train.steps is None else config.train.steps

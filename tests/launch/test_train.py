@@ -154,12 +154,22 @@ def test_more_processes_than_clips_are_refused(tiny_config: Path, tmp_path: Path
     assert "2 processes share 1 clip " in output
 
 
-def test_zero3_is_not_compiled(tiny_config: Path, tmp_path: Path) -> None:
-    """DeepSpeed fetches weights inside the blocks; the message says what to leave out, and what to launch instead."""
-    flags = ["--config", tiny_config, "--run", tmp_path / "run", "--train.compile", "true"]
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--train.compile", "true"], "train.compile does not work with ZeRO-3"),
+        (
+            ["--batch.chunk_size", "1", "--batch.num_identities", "5", "--batch.num_tracklets", "3"],
+            "batch.chunk_size 1 does not work with ZeRO-3 where 2 processes share 15 clips unevenly",
+        ),
+    ],
+)
+def test_what_zero3_cannot_do(flags: list[str], message: str, tiny_config: Path, tmp_path: Path) -> None:
+    """Refused before the training starts; the message says what to change, and what to launch instead."""
+    flags = ["--config", str(tiny_config), "--run", str(tmp_path / "run"), *flags]
     status, output = run("train", flags, accelerate="zero3", processes=2)
     assert status != 0
-    assert "train.compile does not work with ZeRO-3" in output
+    assert message in output
     assert "zero2.yaml" in output
 
 

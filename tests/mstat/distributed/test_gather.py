@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mstat.distributed.gather import gather, own_rows, slice_bounds
+from mstat.distributed.gather import gather, own_chunks, own_rows, slice_bounds
 from tests.helpers.distributed import run_distributed
 
 TOTALS, DIM = (4, 7), 5  # on 4 ranks: one clip each, and ragged slices
@@ -42,3 +42,18 @@ def test_gradient_equals_one_process(world_size: int) -> None:
         for (features, gradient), (one_features, one_gradient) in zip(of_rank, features_and_gradients(), strict=True):
             assert torch.equal(features, one_features)
             assert (gradient - one_gradient).norm() < 1e-12 * one_gradient.norm()
+
+
+@pytest.mark.parametrize(("total", "size"), [(7, 1), (7, 2), (7, 3), (8, 4), (24, 24), (5, 9), (9, None)])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_chunks_cover_the_rows(total: int, size: int | None, world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, none larger than the size, as many on every rank; with a size of 1, as many as the rank has rows."""
+    counts = set()
+    for rank in range(world_size):
+        monkeypatch.setattr("mstat.distributed.gather._world", lambda rank=rank: (world_size, rank))
+        rows, chunks = own_rows(total), own_chunks(total, size)
+        positions = [i for chunk in chunks for i in range(chunk.start, chunk.stop)]
+        assert positions == list(range(rows.stop - rows.start))
+        assert all(0 < chunk.stop - chunk.start <= (size or total) for chunk in chunks)
+        counts.add(len(chunks) - (rows.stop - rows.start if size == 1 else 0))
+    assert len(counts) == 1
