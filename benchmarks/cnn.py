@@ -104,7 +104,7 @@ def train(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     trial = Trial(engine, reader, config)
     (features_SD,) = trial.extract(model.compared, config.model.image_size)
     scores, _ = trial.rank(features_SD)
-    summary = summarise(scores, reader.protocol(config.data.protocol).cmc_only)
+    summary = summarise(trial, scores)
     parameters = sum(p.numel() for p in model.frames.parameters())
     return {"mAP": summary["mAP"], "rank1": summary["rank1"], "steps": steps, "parameters": parameters}
 

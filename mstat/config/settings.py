@@ -328,6 +328,7 @@ class EvalConfig:
             a height that is not below theirs, leaves frames as stored.
         degrade: Frames that `occlusion` and `resolution` degrade: `queries` leaves the gallery intact, as is usual;
             `all` degrades both.
+        no_positive: Queries without a true match in the gallery are left out (`skip`, as usual) or count as 0 (`zero`).
         baselines: Also score the untrained model and two colour histograms.
         pictures: Add to the report a t-SNE of the test identities and heat maps of the attributes' attention.
         num_rankings: Hardest queries whose nearest gallery tracklets the report shows. It also shows a third as many
@@ -345,6 +346,7 @@ class EvalConfig:
     occlusion: float = within("[0, 1]", 0.0)
     resolution: int | None = within("[1, 65535]", None)
     degrade: Literal["queries", "all"] = "queries"
+    no_positive: Literal["skip", "zero"] = "skip"
     baselines: bool = False
     pictures: bool = True
     num_rankings: int = within("[0, 2147483647]", 24)

@@ -23,7 +23,8 @@ from mstat.distributed.engine import Engine
 from mstat.errors import UserError
 from mstat.evaluation.baselines import hsv_histogram
 from mstat.evaluation.extraction import Trial
-from mstat.evaluation.metrics import Scores
+from mstat.evaluation.intervals import intervals
+from mstat.evaluation.metrics import MEANS, Scores
 from mstat.files import why_not_writable, write_json
 from mstat.model import MSTAT, join_stages
 from mstat.report.run_reader import Folder
@@ -72,7 +73,7 @@ def score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> Score
             name = "+".join(names[i] for i in chosen)
             joined_SD = join_stages([parts[i] for i in chosen], config.eval.stage_norm)
             scores, nearest = trial.rank(joined_SD)
-            stages[name] = summarise(scores, protocol.cmc_only)
+            stages[name] = summarise(trial, scores)
             if scores.fault:
                 faults.append(f"{'Stage' if size == 1 else 'Stages'} {name}: {scores.fault}")
     # The last subset is all stages: the paper's representation.
@@ -107,8 +108,7 @@ def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> di
     evaluation["distances"] = trial.distances(features_SD, scores)
     evaluation["cameras"] = trial.camera_pairs(features_SD)
     if config.eval.baselines:
-        cmc_only = reader.protocol(config.data.protocol).cmc_only
-        evaluation["baselines"] = _baselines(trial, config, cmc_only)
+        evaluation["baselines"] = _baselines(trial, config)
         if not can_start(config.model):
             missing = f"model.init ({config.model.init}) no longer exists, so the untrained model has no scores"
             evaluation["warnings"] = [*evaluation["warnings"], missing]
@@ -219,10 +219,15 @@ def refuse_trained(reader: Reader, run: Path, requested: DataConfig) -> None:
         )
 
 
-def summarise(scores: Scores, cmc_only: bool) -> dict[str, Any]:
-    """Return scores by name; mAP is None if the protocol has none."""
-    summary = scores.summary()
-    return {**summary, "mAP": None} if cmc_only else summary
+def summarise(trial: Trial, scores: Scores) -> dict[str, Any]:
+    """Return scores by name, and their `intervals`; mAP and its like are None if the protocol has CMC alone."""
+    settings = trial.config.eval
+    summary = scores.summary(no_positive=settings.no_positive)
+    bounds = intervals(scores, trial.pids_Q, settings.no_positive, settings.seed)
+    if trial.reader.protocol(trial.config.data.protocol).cmc_only:
+        summary |= dict.fromkeys(MEANS)
+        bounds = {name: interval for name, interval in bounds.items() if name not in MEANS}
+    return {**summary, "intervals": bounds}
 
 
 def can_start(config: ModelConfig) -> bool:
@@ -230,7 +235,7 @@ def can_start(config: ModelConfig) -> bool:
     return not config.init or Path(config.init).exists()
 
 
-def _baselines(trial: Trial, config: Config, cmc_only: bool) -> dict[str, Any]:
+def _baselines(trial: Trial, config: Config) -> dict[str, Any]:
     """Score the untrained model and the colour histograms under the same protocol."""
     result = {}
     if can_start(config.model):
@@ -239,7 +244,8 @@ def _baselines(trial: Trial, config: Config, cmc_only: bool) -> dict[str, Any]:
         if config.model.init:
             load_pretrained(untrained, Path(config.model.init))
         parts = trial.extract(partial(untrained.compared, feature=config.eval.feature), config.model.image_size)
-        result["untrained"] = summarise(trial.rank(join_stages(parts, config.eval.stage_norm))[0], cmc_only)
+        untrained_SD = join_stages(parts, config.eval.stage_norm)
+        result["untrained"] = summarise(trial, trial.rank(untrained_SD)[0])
 
     def histograms(frames_BTHWC: torch.Tensor) -> list[torch.Tensor]:
         clips = frames_BTHWC.cpu().numpy()
@@ -250,7 +256,7 @@ def _baselines(trial: Trial, config: Config, cmc_only: bool) -> dict[str, Any]:
 
     height, width = trial.reader.frames(int(trial.tracklets[0]), [0]).shape[1:3]  # the stored size
     for name, part in zip(HISTOGRAMS, trial.extract(histograms, (height, width)), strict=True):
-        result[name] = summarise(trial.rank(part)[0], cmc_only)
+        result[name] = summarise(trial, trial.rank(part)[0])
     return result
 
 

@@ -199,6 +199,11 @@ class Trial(Extraction):
             "whose test identities appear in two cameras; --train.eval_every null trains without scores"
         )
 
+    @property
+    def pids_Q(self) -> np.ndarray:
+        """Identity of each query."""
+        return self.reader.pids[self.tracklets[self.queries]]
+
     def camera_pairs(self, features_SD: torch.Tensor) -> list[dict[str, Any]]:
         """Score the queries of each camera in the gallery of each other camera."""
         query_QD, gallery_SD, start = self._sides(features_SD)

@@ -1,4 +1,4 @@
-"""CMC and mAP from the ranks of the true matches.
+"""CMC, mAP and the other scores of a query, from the ranks of its true matches.
 
 `mstat.evaluation.matches` has the protocol's rule, `mstat.evaluation.rank_counts` the counting.
 
@@ -8,9 +8,9 @@ Shape suffixes: Q queries, G gallery items, D feature dimensions, P (query, posi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from mstat.evaluation.narrow_cone import collapse, spread
 from mstat.evaluation.ranking import rank_distances, rank_positives
 
 NUM_CMC = 50  # length of the CMC curve
+RANKS = (1, 5, 10, 20)
+NoPositive = Literal["skip", "zero"]
 Matrix = Sequence[Sequence[float]] | np.ndarray[Any, Any] | Tensor
 
 
@@ -31,21 +33,33 @@ class Scores:
     """Scores of every query.
 
     Attributes:
-        average_precision_Q: fp64, mean of the precisions at the hits; 0 for a query without a positive.
+        values_Q: fp64 by name (`MEANS`), 0 for a query without a positive. The score is the mean over queries.
         first_hit_Q: int64, rank of the nearest true match, 1 is best; 0 for a query without a positive.
         num_gallery: Number of gallery items without junk.
         fault: Warning that all features are nearly equal, or None.
     """
 
-    average_precision_Q: Tensor
+    values_Q: Mapping[str, Tensor]
     first_hit_Q: Tensor
     num_gallery: int
     fault: str | None = None
 
-    def summary(
-        self, ranks: Sequence[int] = (1, 5, 10, 20), no_positive: Literal["skip", "zero"] = "skip"
-    ) -> dict[str, Any]:
-        """Return mAP, CMC and counts as plain numbers; scores are fractions.
+    @property
+    def average_precision_Q(self) -> Tensor:
+        """Mean of the precisions at the hits."""
+        return self.values_Q["mAP"]
+
+    def counted_Q(self, no_positive: NoPositive) -> Tensor:
+        """Return which queries count: all (`zero`), or those with a positive (`skip`)."""
+        has_positive_Q = self.first_hit_Q > 0
+        return has_positive_Q if no_positive == "skip" else torch.ones_like(has_positive_Q)
+
+    def hits_Q(self, k: int) -> Tensor:
+        """Return which queries have a true match among the first k."""
+        return (self.first_hit_Q > 0) & (self.first_hit_Q <= k)
+
+    def summary(self, ranks: Sequence[int] = RANKS, no_positive: NoPositive = "skip") -> dict[str, Any]:
+        """Return means, CMC and counts as plain numbers; scores are fractions.
 
         Args:
             ranks: Each k adds a key `rank<k>`.
@@ -57,23 +71,22 @@ class Scores:
         ranks = rank_numbers(ranks)
         if no_positive not in ("skip", "zero"):
             raise UserError(f"no_positive={no_positive!r}: choose 'skip' or 'zero'")
-        valid_Q = self.first_hit_Q > 0
-        counted_Q = valid_Q if no_positive == "skip" else torch.ones_like(valid_Q)
+        counted_Q = self.counted_Q(no_positive)
         if not counted_Q.any():
             raise UserError(
-                f"none of {len(valid_Q)} queries has a match from another camera in the gallery, so nothing can be "
+                f"none of {len(counted_Q)} queries has a match from another camera in the gallery, so nothing can be "
                 "scored: check pids, camids and the protocol"
             )
         num_counted = int(counted_Q.sum())
 
         def cmc(k: int) -> float:
-            return int((valid_Q & (self.first_hit_Q <= k)).sum()) / num_counted
+            return int(self.hits_Q(k).sum()) / num_counted
 
         return {
-            "mAP": float(self.average_precision_Q.sum()) / num_counted,
+            **{name: float(values_Q.sum()) / num_counted for name, values_Q in self.values_Q.items()},
             **{f"rank{k}": cmc(k) for k in ranks},
-            "num_query": len(valid_Q),
-            "num_valid_query": int(valid_Q.sum()),
+            "num_query": len(counted_Q),
+            "num_valid_query": int((self.first_hit_Q > 0).sum()),
             "num_gallery": self.num_gallery,
             "cmc": [cmc(k) for k in range(1, NUM_CMC + 1)],
         }
@@ -85,12 +98,62 @@ def score(pairs: Pairs, ranks_P: Tensor) -> Scores:
     query_P, ranks_P = pairs.positives_2P[0, order_P], ranks_P[order_P]
     hits_P = torch.arange(len(query_P)) - torch.searchsorted(query_P, query_P) + 1  # hits of its query up to this one
     num_positives_Q = torch.bincount(query_P, minlength=pairs.num_query)
-    precision_sum_Q = torch.zeros(pairs.num_query, dtype=torch.float64).index_add_(
-        0, query_P, hits_P.double() / ranks_P
-    )
     first_hit_Q = torch.zeros(pairs.num_query, dtype=torch.long)
     first_hit_Q[query_P[hits_P == 1]] = ranks_P[hits_P == 1]
-    return Scores(precision_sum_Q / num_positives_Q.clamp(min=1), first_hit_Q, int((~pairs.junk_G).sum()))
+    hits = Hits(query_P, hits_P, ranks_P, num_positives_Q)
+    return Scores({name: mean(hits) for name, mean in MEANS.items()}, first_hit_Q, int((~pairs.junk_G).sum()))
+
+
+class Hits(NamedTuple):
+    """True matches, sorted by query and rank.
+
+    Attributes:
+        query_P, rank_P: Query and rank of each.
+        number_P: Its number among the true matches of its query, from 1.
+        num_positives_Q: Number of true matches of each query.
+    """
+
+    query_P: Tensor
+    number_P: Tensor
+    rank_P: Tensor
+    num_positives_Q: Tensor
+
+    def mean_Q(self, values_P: Tensor) -> Tensor:
+        """Return the mean over the true matches of each query; 0 for a query without one."""
+        sum_Q = torch.zeros(len(self.num_positives_Q), dtype=torch.float64).index_add_(0, self.query_P, values_P)
+        return sum_Q / self.num_positives_Q.clamp(min=1)
+
+
+def average_precision(hits: Hits) -> Tensor:
+    """Return the mean of the precisions at the true matches, as most codebases compute it."""
+    return hits.mean_Q(hits.number_P.double() / hits.rank_P)
+
+
+def trapezoidal_average_precision(hits: Hits) -> Tensor:
+    """Return the area under precision over recall by the trapezoidal rule, as the MATLAB kit of MARS computes it.
+
+    At each true match, the precision is the mean of those at its rank and at the rank before; before rank 1, it is 1
+    (`compute_AP.m`, github.com/liangzheng06/MARS-evaluation).
+    """
+    before_P = torch.where(hits.rank_P > 1, (hits.number_P - 1).double() / (hits.rank_P - 1).clamp(min=1), 1.0)
+    return hits.mean_Q((before_P + hits.number_P.double() / hits.rank_P) / 2)
+
+
+def inverse_negative_penalty(hits: Hits) -> Tensor:
+    """Return the number of true matches divided by the rank of the last one (Ye et al., TPAMI 2021, Eq. 3: INP)."""
+    num_positives_P = hits.num_positives_Q[hits.query_P]
+    last_P = hits.number_P == num_positives_P
+    value_Q = torch.zeros(len(hits.num_positives_Q), dtype=torch.float64)
+    value_Q[hits.query_P[last_P]] = num_positives_P[last_P].double() / hits.rank_P[last_P]
+    return value_Q
+
+
+# Scores that are means over queries. A new one is an entry here; files, intervals and means over splits follow.
+MEANS = {
+    "mAP": average_precision,
+    "mINP": inverse_negative_penalty,
+    "mAP_trapezoidal": trapezoidal_average_precision,
+}
 
 
 def cmc_map(
@@ -103,8 +166,8 @@ def cmc_map(
     *,
     junk: Flags | None = None,
     same: IndexPairs | None = None,
-    ranks: Sequence[int] = (1, 5, 10, 20),
-    no_positive: Literal["skip", "zero"] = "skip",
+    ranks: Sequence[int] = RANKS,
+    no_positive: NoPositive = "skip",
 ) -> dict[str, Any]:
     """Compute CMC and mAP in one process that holds all features, by the code that scores runs.
 
@@ -122,8 +185,8 @@ def cmc_map(
         UserWarning: If all features are nearly equal, so that the scores reflect the gallery's order.
 
     Returns:
-        `mAP`, `rank<k>`, `num_query`, `num_valid_query` (with a positive), `num_gallery` (without junk) and `cmc`
-        (ranks 1 to 50); scores are fractions.
+        `mAP` and the other `MEANS`, `rank<k>`, `num_query`, `num_valid_query` (with a positive), `num_gallery`
+        (without junk) and `cmc` (ranks 1 to 50); scores are fractions.
 
     Raises:
         UserError: If lengths do not match, labels are not whole numbers, features are not finite, or no query has a
@@ -147,8 +210,8 @@ def cmc_map_from_distances(
     *,
     junk: Flags | None = None,
     same: IndexPairs | None = None,
-    ranks: Sequence[int] = (1, 5, 10, 20),
-    no_positive: Literal["skip", "zero"] = "skip",
+    ranks: Sequence[int] = RANKS,
+    no_positive: NoPositive = "skip",
 ) -> dict[str, Any]:
     """Compute `cmc_map` from given distances, such as re-ranked ones.
 

@@ -125,7 +125,7 @@ class _Scorer:
         if only_queries:
             self.gallery = of_gallery, parts
         scores, _ = trial.rank(join_stages(parts, settings.stage_norm))
-        summary = summarise(scores, self.reader.protocol(self.config.data.protocol).cmc_only)
+        summary = summarise(trial, scores)
         return {key: summary[key] for key in (*HEADINGS, "num_query", "num_valid_query", "num_gallery")}
 
 

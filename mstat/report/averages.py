@@ -14,7 +14,7 @@ def mean_of(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Average evaluations: the same keys with mean scores, and standard deviations under `sd`.
 
     `sd` is the sample standard deviation (n - 1); it is empty for a single evaluation. Other values are copied from the
-    first evaluation, except scores per camera, since each split has other queries.
+    first evaluation, except scores per camera and intervals, since each split has other queries.
 
     Raises:
         UserError: If the evaluations differ in data set, protocol or settings.
@@ -23,7 +23,7 @@ def mean_of(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         values = [{**(evaluation.get("eval") or {}), **evaluation}.get(key) for evaluation in evaluations]
         if key != "split" and (others := [value for value in values if value != values[0]]):
             raise UserError(f"scores of different {words} cannot be averaged: {values[0]} and {others[0]}")
-    first = {key: value for key, value in evaluations[0].items() if key != "cameras"}
+    first = {key: value for key, value in evaluations[0].items() if key not in ("cameras", "intervals")}
     return {
         **first,
         **_mean(evaluations),
@@ -42,13 +42,13 @@ def mean_of(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def numbers(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Return the numbers of an evaluation: scores, distances, and counts of queries and gallery, but no settings.
 
-    New scores are included automatically. mAP is None for a protocol without it.
+    New scores are included automatically. mAP and its like are None for a protocol without them.
     """
     settings = {*TERMS, "cameras"}
     return {
         key: value
         for key, value in scores.items()
-        if key not in settings and (_is_number(value) or _are_numbers(value) or (key == "mAP" and value is None))
+        if key not in settings and (_is_number(value) or _are_numbers(value) or value is None)
     }
 
 

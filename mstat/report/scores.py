@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mstat.report.tables import Part, Row, Table
 
 STAGES = ("I", "II", "III", "I+II", "I+III", "II+III", "I+II+III")
-HEADINGS = {"mAP": "mAP", "rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "rank20": "rank-20"}
+HEADINGS = {
+    "mAP": "mAP",
+    "rank1": "rank-1",
+    "rank5": "rank-5",
+    "rank10": "rank-10",
+    "rank20": "rank-20",
+    "mINP": "mINP",
+}
 DISTANCES = {"intra": "intra", "intra_correct": "intra, correct", "inter": "inter", "inter_mean": "inter, mean"}
 ABSENT = "–"
 
@@ -30,6 +37,11 @@ def score(scores: Mapping[str, Any], column: str) -> str:
     return percent(scores.get(column), scores.get("sd", {}).get(column))
 
 
+def interval(bounds: Sequence[float] | None) -> str:
+    """Return an interval in percent; a dash for None."""
+    return ABSENT if bounds is None else f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}"
+
+
 def score_table(evaluation: Mapping[str, Any], splits: bool = True) -> Table:
     """Return the scores in percent: baselines, the splits of a mean (none if not `splits`), every subset of stages."""
     rows = baseline_rows(evaluation)
@@ -43,6 +55,8 @@ def score_table(evaluation: Mapping[str, Any], splits: bool = True) -> Table:
         for name in STAGES
         if name in stages
     ]
+    if bounds := evaluation.get("intervals"):
+        of_stages.append(Row("95 % interval", [interval(bounds.get(column)) for column in HEADINGS], "faint"))
     return Table(
         ["features", *HEADINGS.values()],
         [*rows, Part(), *of_stages],

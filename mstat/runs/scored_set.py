@@ -33,8 +33,13 @@ DECIDING = {
     "occlusion": "occlusion",
     "resolution": "resolution",
     "degrade": "degraded frames (eval.degrade)",
+    "no_positive": "queries without a true match (eval.no_positive)",
 }
-NOT_IN_EFFECT = {"feature": "feature", "flip": False}  # values that files of scores leave out, see `deciding`
+NOT_IN_EFFECT = {
+    "feature": "feature",
+    "flip": False,
+    "no_positive": "skip",
+}  # values that files of scores leave out, see `deciding`
 DEGRADATIONS = ("occlusion", "resolution")  # those that degrade frames; their defaults do not
 # Terms that two scores must share to be compared, with their labels. Splits of a protocol may be averaged.
 TERMS = {"protocol": "protocol", "split": "split", **DECIDING}
@@ -55,8 +60,9 @@ def dataset(reader: Reader) -> Dataset:
 def deciding(settings: EvalConfig) -> dict[str, Any]:
     """Return the settings that a score depends on, None where one does not matter.
 
-    `degrade` is None if no frames are degraded, `stride` in another mode, `flip` if it is off, and `feature` if the
-    features themselves are compared: files of versions without these settings have no value, either.
+    `degrade` is None if no frames are degraded, `stride` in another mode, `flip` if it is off, `feature` if features
+    themselves are compared, `no_positive` if such queries are left out: files of versions without these settings have
+    no value, either.
     """
     known = {name: getattr(settings, name) for name in DECIDING}
     known["flip"] = settings.flip or None
@@ -64,8 +70,9 @@ def deciding(settings: EvalConfig) -> dict[str, Any]:
         known["stride"] = None
     if settings == intact(settings):
         known["degrade"] = None
-    if settings.feature == "feature":
-        known["feature"] = None
+    for name in ("feature", "no_positive"):
+        if known[name] == NOT_IN_EFFECT[name]:
+            known[name] = None
     return known
 
 

@@ -1,5 +1,5 @@
 import math
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 import pytest
@@ -34,16 +34,41 @@ def random_case(seed: int) -> tuple[Side, Side, Rules]:
     return query, gallery, {"junk": (gallery[1] == -1) | (rng.random(num_gallery) < 0.1), "same": same}
 
 
-def brute_force(query: Side, gallery: Side, junk: np.ndarray, same: np.ndarray) -> list[tuple[float, int] | None]:
-    """(average precision, first hit) of each query, None without a positive: one sorted list a query."""
-    results = []
+class Expected(NamedTuple):
+    """Scores of a query."""
+
+    ap: float
+    first: int
+    inp: float
+    trapezoidal: float
+
+
+def trapezoidal(hits: list[bool]) -> float:
+    """Average precision in the steps of MARS's compute_AP.m: an item at a time, from recall 0 and precision 1."""
+    area, old_recall, old_precision, found = 0.0, 0.0, 1.0, 0
+    for seen, hit in enumerate(hits, 1):
+        found += hit
+        recall, precision = found / sum(hits), found / seen
+        area += (recall - old_recall) * (old_precision + precision) / 2
+        old_recall, old_precision = recall, precision
+    return area
+
+
+def brute_force(query: Side, gallery: Side, junk: np.ndarray, same: np.ndarray) -> list[Expected | None]:
+    """Scores of each query, None without a positive: one sorted list a query."""
+    results: list[Expected | None] = []
     copies = {tuple(pair) for pair in np.asarray(same).tolist()}
     for q, (feature, pid, camid) in enumerate(zip(*query, strict=True)):
         nearest = sorted(range(len(gallery[1])), key=lambda g: (-float(feature @ gallery[0][g]), g))
         ignored = [junk[g] or (gallery[1][g] == pid and gallery[2][g] == camid) or (q, g) in copies for g in nearest]
         hits = [gallery[1][g] == pid for g, out in zip(nearest, ignored, strict=True) if not out]
         precisions = [sum(hits[: k + 1]) / (k + 1) for k, hit in enumerate(hits) if hit]
-        results.append((sum(precisions) / len(precisions), hits.index(True) + 1) if precisions else None)
+        if not precisions:
+            results.append(None)
+            continue
+        last = len(hits) - hits[::-1].index(True)
+        ap = sum(precisions) / len(precisions)
+        results.append(Expected(ap, hits.index(True) + 1, len(precisions) / last, trapezoidal(hits)))
     return results
 
 
@@ -60,8 +85,10 @@ def test_equals_sorting_every_query(seed: int) -> None:
     counted: dict[Literal["skip", "zero"], int] = {"skip": len(valid), "zero": len(expected)}
     for no_positive, num_counted in counted.items():
         scores = cmc_map(*query, *gallery, **rules, no_positive=no_positive)
-        assert scores["mAP"] == pytest.approx(sum(ap for ap, _ in valid) / num_counted, abs=1e-12)
-        curve = [sum(first <= k for _, first in valid) / num_counted for k in range(1, 51)]
+        for name, field in {"mAP": "ap", "mINP": "inp", "mAP_trapezoidal": "trapezoidal"}.items():
+            total = sum(getattr(result, field) for result in valid)
+            assert scores[name] == pytest.approx(total / num_counted, abs=1e-12)
+        curve = [sum(result.first <= k for result in valid) / num_counted for k in range(1, 51)]
         assert scores["cmc"] == curve
         assert [scores[f"rank{k}"] for k in (1, 5, 10, 20)] == [curve[k - 1] for k in (1, 5, 10, 20)]
         assert (scores["num_query"], scores["num_valid_query"]) == (len(expected), len(valid))
