@@ -106,6 +106,7 @@ def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> di
     """
     trial, evaluation, features_SD, scores, nearest = score(engine, model, reader, config)
     evaluation["distances"] = trial.distances(features_SD, scores)
+    evaluation["verification"] = {"cosine": trial.verification(features_SD)}
     evaluation["cameras"] = trial.camera_pairs(features_SD)
     if config.eval.baselines:
         evaluation["baselines"] = _baselines(trial, config)

@@ -25,7 +25,8 @@ from mstat.evaluation.matches import Pairs, make_pairs
 from mstat.evaluation.metrics import Scores
 from mstat.evaluation.metrics import score as score_ranks
 from mstat.evaluation.narrow_cone import collapse, spread
-from mstat.evaluation.ranking import gallery_slices, merge_top, rank_positives, top_ranks
+from mstat.evaluation.ranking import count_similarities, gallery_slices, merge_top, rank_positives, top_ranks
+from mstat.evaluation.verification import BINS, verification
 from mstat.numerics import spreading
 from mstat.runs.scored_set import intact
 from shards.read import Reader
@@ -252,6 +253,12 @@ class Trial(Extraction):
         correct_Q = scores.first_hit_Q == 1
         gather = self.engine.gather_objects
         return class_distances(query_QD, gallery_SD, start, self.pairs, pids, correct_Q, gather=gather)
+
+    def verification(self, features_SD: torch.Tensor) -> dict[str, Any]:
+        """Return the scores of verification by cosine similarity."""
+        counts = count_similarities(*self._sides(features_SD), self.pairs, BINS)
+        genuine_N, impostor_N = self.engine.sum(torch.stack(counts))
+        return verification(genuine_N, impostor_N)
 
     def _sides(self, features_SD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Return the features of all queries (on the device), those of this rank's gallery slice, and its start."""

@@ -172,6 +172,41 @@ def extreme_similarities(
     return torch.cat(matches) + search.offset_Q[pairs.positives_2P[0]], torch.cat(others) + search.offset_Q
 
 
+def count_similarities(
+    query_QD: Tensor, gallery_SD: Tensor, start: int, pairs: Pairs, num_bins: int, *, tile: int = TILE
+) -> tuple[Tensor, Tensor]:
+    """Count the pairs of a query and an item of this rank's slice by their cosine similarity.
+
+    Arguments and errors are those of `rank_positives`. Memory holds one block of similarities and the counts.
+
+    Returns:
+        Counts of the true matches and of pairs of two identities, each (num_bins,) int64 on the CPU. The bins are equally
+        wide and cover similarities from -1 to 1. The sum over all slices is the result for the whole gallery.
+    """
+    check_length("query features", query_QD, pairs.num_query)
+    counts_2N = torch.zeros(2, num_bins, dtype=torch.long, device=query_QD.device)
+
+    def add(counts_N: Tensor, nearness: Tensor, offset: Tensor) -> None:
+        similarity = nearness.double() + offset.to(nearness.device)
+        places = ((similarity + 1) * (num_bins / 2)).long().clamp_(0, num_bins - 1)
+        counts_N += torch.bincount(places, minlength=num_bins)
+
+    with spreading(query_QD.device) as spread:
+        search = _Search(query_QD, gallery_SD, start, pairs, tile, spread)
+        for query, nearness_BS in search.strips():
+            block, offset_B = Block.of(pairs, query, nearness_BS, start), search.offset_Q[query:][: len(nearness_BS)]
+            here = block.here_P()
+            row, item = block.row_P[here], block.item_P[here] - start
+            add(counts_2N[0], nearness_BS[row, item], offset_B[row.cpu()])
+            nearness_BS[row, item] = -torch.inf
+            for low, high in groups(*nearness_BS.shape):
+                others = nearness_BS[low:high] > -torch.inf
+                offset = offset_B[low:high, None].expand(others.shape)[others.cpu()]
+                add(counts_2N[1], nearness_BS[low:high][others], offset)
+    genuine_N, impostor_N = counts_2N.cpu()
+    return genuine_N, impostor_N
+
+
 def merge_top(tops: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:
     """Merge lists of (similarity (B, n), gallery index (B, n)) into the `k` nearest; their order does not matter."""
     similarity, item = (torch.cat(parts, dim=1) for parts in zip(*tops, strict=True))

@@ -76,7 +76,9 @@ class BatchHard(nn.Module):
         losses = []
         for first in range(start - start % size, stop, size):  # the parts that hold some of the rows
             part, own = slice(first, first + size), slice(max(start - first, 0), min(stop - first, size))
-            losses.append(batch_hard(compared_nD[part], labels_n[part], margin, distance, own))
+            # The gradient of a slice is as large as the batch, and a copy: the whole batch is none.
+            part_nD = compared_nD if size == len(labels_n) else compared_nD[part]
+            losses.append(batch_hard(part_nD, labels_n[part], margin, distance, own))
         return torch.stack(losses).sum() / self.config.mining_groups
 
 

@@ -34,7 +34,7 @@ def mean_of(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 if all(name in (evaluation.get(group) or {}) for evaluation in evaluations)
             }
             for group, entries in first.items()
-            if group in ("stages", "baselines", "distances") and entries
+            if group in ("stages", "baselines", "distances", "verification") and entries
         },
     }
 

@@ -47,6 +47,7 @@ SECTIONS = (
     Section("cameras", "Cameras", results.cameras, half=True),
     Section("embedding", "t-SNE of test identities", attention.embedding, "embedding.json", half=True),
     Section("distances", "Distances", results.distances),
+    Section("verification", "Verification", results.verification),
     Section("attributes", "Attributes", attention.attributes),
     Section("robustness", "Robustness", robustness, FILE),
     Section("galleries", "Ranked galleries", galleries.typical, "rankings.json"),

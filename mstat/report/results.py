@@ -97,6 +97,27 @@ def distance_cells(entry: Mapping[str, Any]) -> list[str]:
     return [rounded.number(entry.get(key), entry.get("sd", {}).get(key), digits=4) for key in rounded.DISTANCES]
 
 
+def verification(folder: Folder) -> str:
+    """Return error rates and thresholds for the question whether two tracklets show one person."""
+    if isinstance(folder.evaluation, str) or not (entry := (folder.evaluation.get("verification") or {}).get("cosine")):
+        return ""
+    names = [name.removeprefix("tpr_at_") for name in entry if name.startswith("tpr_at_")]
+    rows = [
+        Row(
+            f"FPR {name}",
+            [rounded.score(entry, f"tpr_at_{name}"), rounded.number(entry[f"threshold_at_{name}"], digits=4)],
+        )
+        for name in names
+    ]
+    equal = Row("equal errors", [rounded.score(entry, "eer"), rounded.number(entry["eer_threshold"], digits=4)])
+    caption = (
+        f"Of {entry['num_genuine']:,.0f} pairs of one person, the share that is accepted (TPR, in percent) where a share "
+        f"of the {entry['num_impostor']:,.0f} pairs of two is (FPR), and the cosine similarity from which pairs are. "
+        "Last row: the rate at which both errors are equal. A dash: too few pairs of two persons."
+    )
+    return Table(["accepted of two persons", "TPR", "threshold"], [*rows, equal], caption=caption).html()
+
+
 def cameras(folder: Folder) -> str:
     """Return rank-1 for each query camera (rows) and gallery camera (columns)."""
     if isinstance(folder.evaluation, str) or folder.is_set or not folder.evaluation.get("cameras"):
