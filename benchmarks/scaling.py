@@ -44,7 +44,7 @@ from mstat.model import feature_dims
 from mstat.training import task as task_module
 
 RANKS, RANK_ROUNDS, SMALL_IDENTITIES = (1, 2, 4, 8), 20, 100
-TRUE_RANKS, ROUNDS = (64, 512), 3
+TRUE_RANKS, ROUNDS = (64, 512), 2
 SIZES: Sequence[int] = (96, 384, 1536, 6144, 12_288)  # clips of the global batch, of which a rank has CLIPS
 FITTED: slice = slice(2, None)  # at fewer clips, the classifiers' fixed cost counts
 BATCHES = (1536, 12_288)  # clips, for OIM
@@ -100,12 +100,13 @@ def labels(clips: int, identities: int) -> Tensor:
 
 
 def take(task: LossPart, features: Tensor, labels_n: Tensor, factor: float = 1.0) -> list[Tensor]:
-    """Take losses forward and backward; return the gradients of features and classifiers."""
+    """Compute the losses, forward and backward; return the gradients of features and classifiers."""
     task.zero_grad()
     features.grad = None
     loss = task(features, None, None, labels_n, 1.0)["loss"]
     (factor * loss).backward()
-    return [features.grad, *(head.classifier.weight.grad for head in task.heads.values())]  # type: ignore[union-attr]
+    gradients = [part.grad for part in (features, *task.heads.parameters())]
+    return [gradient for gradient in gradients if gradient is not None]
 
 
 def close(ours: list[Tensor], theirs: list[Tensor]) -> None:

@@ -8,8 +8,9 @@ scaling.py measures what a CPU can.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -46,6 +47,11 @@ BUCKET = 25 * 2**20  # bytes: DDP's default bucket; the last one has no backward
 
 REPLICATED, OWN_ROWS, TILED = "replicated", "own rows (as it is)", "own rows, tiled distances"
 MANY = (8, 64, 512)  # GPUs
+SETTINGS: dict[str, dict[str, Any]] = {
+    "as published": {},
+    "BNNeck": {"model.bnneck": True},
+    "mined behind it, cosine": {"model.bnneck": True, "loss.metric_on": "neck", "loss.distance": "cosine"},
+}
 PURPOSES = (
     "classifiers and BNNecks",
     "their gradients",
@@ -243,7 +249,7 @@ class LossPart(Task):
         return frames_BTHWC
 
 
-def loss_trace(gpus: int, bnneck: bool) -> tuple[dict[str, int], Trace]:
+def loss_trace(gpus: int, settings: Mapping[str, Any]) -> tuple[dict[str, int], Trace]:
     """Trace gather, heads and losses of a GPU, both ways, on tensors without data.
 
     Returns:
@@ -252,7 +258,7 @@ def loss_trace(gpus: int, bnneck: bool) -> tuple[dict[str, int], Trace]:
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=gpus)
     try:
         with as_on_cuda():
-            task = without_data(lambda: LossPart(changed(Config(), {"model.bnneck": bnneck}), MARS_IDENTITIES))
+            task = without_data(lambda: LossPart(changed(Config(), settings), MARS_IDENTITIES))
             own_BD = torch.empty(CLIPS, FEATURE, requires_grad=True)
             labels_n = torch.empty(gpus * CLIPS, dtype=torch.int64)
             trace = Trace()
@@ -282,13 +288,13 @@ def loss_trace(gpus: int, bnneck: bool) -> tuple[dict[str, int], Trace]:
 
 def bytes_table(gpus: int = MANY[-1]) -> str:
     columns: list[dict[str, int]] = []
-    for bnneck in (False, True):
-        held, trace = loss_trace(gpus, bnneck)
+    for settings in SETTINGS.values():
+        held, trace = loss_trace(gpus, settings)
         columns += [held, trace.held_at_peak()]
     assert all(set(column) <= set(PURPOSES) for column in columns)
     rows = [[purpose, *(mb(column.get(purpose, 0)) for column in columns)] for purpose in PURPOSES]
     rows.append(["**sum**", *(f"**{mb(sum(column.values()))}**" for column in columns)])
-    head = [f"{neck}, {moment}" for neck in ("no BNNeck", "BNNeck") for moment in ("between passes", "peak")]
+    head = [f"{name}, {moment}" for name in SETTINGS for moment in ("between passes", "peak")]
     return table(["MB", *head], rows)
 
 
