@@ -28,8 +28,8 @@ FEATURE = 18_432 + 768 + 768  # floats of a clip that cross ranks: three stages
 WEIGHTS = 165_986_332 + FEATURE * MARS_IDENTITIES + 3 * MARS_IDENTITIES
 FORWARD_FLOP = 231.591e9  # a clip of 8 frames; forward and backward are three times that
 FP32 = 4  # bytes
-# Times that a step reads or writes a tensor of n features: the copy to stages 2; in the backward pass, the scattered
-# gradient of the chosen clips 1, of BatchHard's slice 3, of the own rows' slice 1, their sum 3, the join of the stages 2.
+# Times that a step reads or writes a tensor of n features: the copy to stages 2; in the backward pass, the gradient of
+# the chosen clips 1, of BatchHard's slice 3, of the own rows' slice 1, their sum 3, the join of the stages 2.
 PASSES = 12
 
 # Hardware. URLs in docs/scaling.md, under "Assumptions".
