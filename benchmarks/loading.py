@@ -22,7 +22,7 @@ import torch
 import shards
 from benchmarks import realistic
 from benchmarks.harness import Figure, run_main, save, table
-from benchmarks.scaling import BF16_PEAK, FORWARD_FLOP
+from benchmarks.scaling_model import BF16_PEAK, FORWARD_FLOP
 from mstat.config import Config, DataConfig
 from mstat.data.loader import Arrays, TrainingBatches, load
 from mstat.training.train import training_sampler

@@ -1,209 +1,315 @@
-"""Analytical model (no measurement) of training on 8, 64 and 512 GPUs.
+"""Cost of gather, heads and losses of a rank's own rows, against the replicated computation: `make bench-scaling`.
 
-`python -m benchmarks.scaling` prints the tables of docs/scaling.md. tests/benchmarks/test_scaling.py compares them with
-the page, and the constants with MSTAT itself. The page has the source of every hardware figure.
+Replicated is what MSTAT did earlier: every rank computes all rows, and the gather's backward pass is an all-reduce.
+Both give the same gradient, which is checked before anything is timed. On several processes, the small model's sizes
+are measured; the paper's sizes on 64 and 512 ranks are measured as the share of one rank, in one process without a
+group. There is no backbone. scaling_model.py has the model of GPUs.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import contextlib
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+from unittest.mock import patch
 
-from benchmarks.harness import MARS_IDENTITIES, run_main, table
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
 
-# MSTAT as published, `python -m mstat.model`, with the classifiers of MARS's 625 identities.
-CLIPS = 24  # a GPU's clips in a step: the paper's batch
-FEATURE = 18_432 + 768 + 768  # floats of a clip that cross ranks: three stages
-WEIGHTS = 165_986_332 + FEATURE * MARS_IDENTITIES + 3 * MARS_IDENTITIES
-FORWARD_FLOP = 231.591e9  # a clip of 8 frames; forward and backward are three times that
-FP32 = 4  # bytes
+from benchmarks.growth import power_law
+from benchmarks.harness import (
+    MARS_IDENTITIES,
+    PROJECT,
+    Figure,
+    call_elsewhere,
+    forget_peak,
+    in_turn,
+    launch,
+    medians,
+    resident,
+    run_main,
+    save,
+    table,
+)
+from benchmarks.scaling_model import CLIPS, FEATURE, FP32, IDENTITIES, LossPart
+from mstat.config import Config, changed
+from mstat.config.cli import load_config
+from mstat.losses.metric import OIM
+from mstat.model import feature_dims
+from mstat.training import task as task_module
 
-# Hardware. URLs in docs/scaling.md, under "Assumptions".
-BF16_PEAK = 312e12  # A100 datasheet
-UTILISATION = 0.5  # assumed, high on purpose: the faster the computation, the more the rest weighs
-FP32_PEAK = 19.5e12  # A100 datasheet; PyTorch's fp32 products do not use TF32 unless told to
-MEMORY = {"A100 40 GB": 1.555e12, "A100 80 GB": 2.039e12}  # bytes/s, A100 datasheet
-NODE = 8  # GPUs
-NVLINK_BUS = 232.5e9  # bytes/s, all_reduce_perf on one node of 8 A100, NVIDIA/nccl issue 1048
-NETWORK_BUS = 8 * 25e9 * 0.86  # 8 HDR links a node; 0.86 of 4 links is what two nodes reach in that same issue
-BUCKET = 25 * 2**20  # bytes: DDP's default bucket; the last one has no backward pass left to hide behind
-
-TOGETHER, TILED, SHARED = "as it is", "tiled distances", "each rank its own rows"
-MANY = (8, 64, 512)  # GPUs
-
-
-@dataclass(frozen=True)
-class Step:
-    """Seconds of a training step on one of R GPUs, and the bytes that it sends."""
-
-    gpus: int
-    clips: int  # of this GPU
-    design: str = TOGETHER
-    memory: float = MEMORY["A100 40 GB"]
-    utilisation: float = UTILISATION
-
-    @property
-    def batch(self) -> int:
-        return self.gpus * self.clips
-
-    @property
-    def bus(self) -> float:
-        return NVLINK_BUS if self.gpus <= NODE else NETWORK_BUS
-
-    @property
-    def share(self) -> float:
-        """Share of a buffer that a GPU sends in a ring's all-gather or reduce-scatter; an all-reduce does both."""
-        return (self.gpus - 1) / self.gpus
-
-    @property
-    def backbone(self) -> float:
-        return 3 * FORWARD_FLOP * self.clips / (BF16_PEAK * self.utilisation)
-
-    @property
-    def rows(self) -> int:
-        """Number of clips whose logits and distances this GPU computes."""
-        return self.clips if self.design == SHARED else self.batch
-
-    @property
-    def head(self) -> float:
-        """Seconds of the classifiers in fp32; the backward pass takes twice the forward pass."""
-        return 3 * 2 * self.rows * FEATURE * MARS_IDENTITIES / FP32_PEAK
-
-    @property
-    def distances(self) -> float:
-        """Seconds of the distances: cdist reads a row for each pair; a tiled kernel does 3 operations per element."""
-        elements = self.rows * self.batch * FEATURE
-        return 3 * elements / FP32_PEAK if self.design == TILED else FP32 * elements / self.memory
-
-    @property
-    def gather_bytes(self) -> float:
-        """Bytes of the gather: an all-gather, then an all-reduce (a reduce-scatter if ranks compute different rows)."""
-        return (2 if self.design == SHARED else 3) * self.share * self.batch * FEATURE * FP32
-
-    @property
-    def gather(self) -> float:
-        return self.gather_bytes / self.bus
-
-    @property
-    def gradient_bytes(self) -> float:
-        return 2 * self.share * WEIGHTS * FP32
-
-    @property
-    def gradients(self) -> float:
-        return self.gradient_bytes / self.bus
-
-    @property
-    def exposed_gradients(self) -> float:
-        """Seconds of gradients that the backward pass (2/3 of the backbone) cannot hide: at least the last bucket."""
-        last = min(1.0, BUCKET / (WEIGHTS * FP32)) * self.gradients
-        return max(last, self.gradients - 2 / 3 * self.backbone)
-
-    @property
-    def replicated(self) -> float:
-        return self.head + self.distances
-
-    def seconds(self, overlap: bool) -> float:
-        reduction = self.exposed_gradients if overlap else self.gradients
-        return self.backbone + self.replicated + self.gather + reduction
+RANKS, RANK_ROUNDS, SMALL_IDENTITIES = (1, 2, 4, 8), 20, 100
+TRUE_RANKS, ROUNDS = (64, 512), 2
+SIZES: Sequence[int] = (96, 384, 1536, 6144, 12_288)  # clips of the global batch, of which a rank has CLIPS
+FITTED: slice = slice(2, None)  # at fewer clips, the classifiers' fixed cost counts
+BATCHES = (1536, 12_288)  # clips, for OIM
+REPLICATED_LIMIT = 1536  # clips: more would take hours
+OWN, REPLICATED = "own rows", "replicated"
 
 
-def weak_efficiency(step: Step, overlap: bool) -> float:
-    """Return the clips per second of a GPU, relative to a single GPU with the same number of clips."""
-    return replace(step, gpus=1).seconds(overlap) / step.seconds(overlap)
+class ReplicatedGather(torch.autograd.Function):
+    """Equal slices of all ranks, joined; exact if every rank computes the whole loss."""
+
+    @staticmethod
+    def forward(ctx: Any, local_BD: Tensor) -> Tensor:
+        parts = [torch.empty_like(local_BD) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, local_BD)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad_nD = grads[0].contiguous()
+        dist.all_reduce(grad_nD)
+        return grad_nD.chunk(dist.get_world_size())[dist.get_rank()]
 
 
-def crossing(share: float, design: str, memory: float) -> int:
-    """Return the fewest GPUs on which classifiers and distances exceed this share of the step."""
-    gpus = 1
-    while (step := Step(gpus, CLIPS, design, memory)).replicated <= share * step.seconds(overlap=True):
-        gpus += 1
-    return gpus
+@contextlib.contextmanager
+def rows_of(
+    rows: slice, gather: Callable[[Tensor, int], Tensor] = lambda features_nD, _: features_nD
+) -> Iterator[None]:
+    """Compute these rows of the losses; by default, features are gathered already."""
+    with patch.object(task_module, "own_rows", lambda _: rows), patch.object(task_module, "gather", gather):
+        yield
 
 
-def ms(seconds: float) -> str:
-    return f"{1e3 * seconds:,.1f}"
+def make_part(config: Config, num_classes: int) -> LossPart:
+    """Make heads, BNNecks and losses with weights; the backbone stays without data."""
+    with torch.device("meta"):
+        task = LossPart(config, num_classes)
+    for module in (task.heads, task.model.necks):
+        module.to_empty(device="cpu")
+        for parameter in module.parameters():
+            nn.init.normal_(parameter, std=1e-3, generator=torch.Generator().manual_seed(0))
+    for name, buffer in task.model.necks.named_buffers():
+        buffer.fill_(float("var" in name))
+    return task
 
 
-def mb(count: float) -> str:
-    return f"{count / 1e6:,.0f}"
+def draw(clips: int, dims: int, seed: int = 0) -> Tensor:
+    return torch.randn(clips, dims, generator=torch.Generator().manual_seed(seed)).requires_grad_()
 
 
-def step_table(steps: list[Step], rows: dict[str, Callable[[Step], str]]) -> str:
-    head = ["GPUs, R", *(f"{step.gpus}" for step in steps)]
-    return table(head, [[name, *(cell(step) for step in steps)] for name, cell in rows.items()])
+def labels(clips: int, identities: int) -> Tensor:
+    """Four clips of each identity, as often as the batch needs."""
+    return torch.arange(clips) // 4 % identities
 
 
-def weak_table() -> str:
-    rows: dict[str, Callable[[Step], str]] = {
-        "clips in a step, n": lambda step: f"{step.batch:,}",
-        "sent by a GPU: gradients, MB": lambda step: mb(step.gradient_bytes),
-        "sent by a GPU: gather, MB": lambda step: mb(step.gather_bytes),
-        "backbone, ms": lambda step: ms(step.backbone),
-        "classifiers, ms (replicated)": lambda step: ms(step.head),
-        "distances, ms (replicated)": lambda step: ms(step.distances),
-        "gather, both ways, ms": lambda step: ms(step.gather),
-        "gradients, ms": lambda step: ms(step.gradients),
-        "gradients not hidden by the backward pass, ms": lambda step: ms(step.exposed_gradients),
-        "**step without overlap, ms**": lambda step: ms(step.seconds(False)),
-        "**step with overlap, ms**": lambda step: ms(step.seconds(True)),
-        "**efficiency without overlap**": lambda step: f"{weak_efficiency(step, False):.0%}",
-        "**efficiency with overlap**": lambda step: f"{weak_efficiency(step, True):.0%}",
+def take(task: LossPart, features: Tensor, labels_n: Tensor, factor: float = 1.0) -> list[Tensor]:
+    """Compute the losses, forward and backward; return the gradients of features and classifiers."""
+    task.zero_grad()
+    features.grad = None
+    loss = task(features, None, None, labels_n, 1.0)["loss"]
+    (factor * loss).backward()
+    gradients = [part.grad for part in (features, *task.heads.parameters())]
+    return [gradient for gradient in gradients if gradient is not None]
+
+
+def close(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one - other).norm() <= 1e-5 * other.norm(), float((one - other).norm() / other.norm())
+
+
+# --- processes ----------------------------------------------------------------------------------------------------
+
+
+def steps_of_rank() -> dict[str, list[float]]:
+    """Return wall-clock and CPU seconds of each way: the slowest rank's, and the mean of ranks."""
+    torch.set_num_threads(1)
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    config = load_config(PROJECT / "configs" / "synthetic.yaml")
+    task = make_part(config, SMALL_IDENTITIES)
+    labels_n = labels(ranks * CLIPS, SMALL_IDENTITIES)
+    if ranks > 1:
+        dist.init_process_group("gloo")
+    own_BD = draw(CLIPS, sum(feature_dims(config.model)), seed=dist.get_rank() if ranks > 1 else 0)
+
+    def own_rows() -> list[Tensor]:
+        return take(task, own_BD, labels_n, factor=ranks)
+
+    def replicated() -> list[Tensor]:
+        with rows_of(slice(None), lambda own_BD, _: ReplicatedGather.apply(own_BD) if ranks > 1 else own_BD):
+            return take(task, own_BD, labels_n)
+
+    def barrier() -> None:
+        if ranks > 1:
+            dist.barrier()
+
+    ours, theirs = own_rows(), replicated()
+    for gradient in ours[1:] if ranks > 1 else []:  # DDP averages them
+        dist.all_reduce(gradient)
+        gradient /= ranks
+    close(ours, theirs)
+    ways = {OWN: own_rows, REPLICATED: replicated}
+    clocks = (time.perf_counter, time.process_time)
+    wall, cpu = (medians(in_turn(ways, RANK_ROUNDS, 3, clock, barrier)) for clock in clocks)
+    of_ranks = [(wall, cpu)]
+    if ranks > 1:
+        of_ranks *= ranks
+        dist.all_gather_object(of_ranks, (wall, cpu))
+        dist.destroy_process_group()
+    return {
+        way: [max(one[way] for one, _ in of_ranks), statistics.mean(one[way] for _, one in of_ranks)] for way in ways
     }
-    return step_table([Step(gpus, CLIPS) for gpus in (1, 8, 64, 512)], rows)
 
 
-def design_table() -> str:
+def process_table() -> str:
     rows = []
-    for design in (TOGETHER, TILED, SHARED):
-        steps = [Step(gpus, CLIPS, design) for gpus in MANY]
-        rows.append([design, *(f"{ms(step.replicated)} ms, {weak_efficiency(step, True):.0%}" for step in steps)])
-    return table(["classifiers and distances, efficiency with overlap", *(f"{gpus} GPUs" for gpus in MANY)], rows)
-
-
-def crossing_table() -> str:
-    designs = [(TOGETHER, name, memory) for name, memory in MEMORY.items()] + [(TILED, "either", min(MEMORY.values()))]
-    rows = [
-        [design, name, *(crossing(share, design, memory) for share in (0.05, 0.5))] for design, name, memory in designs
+    for ranks in RANKS:
+        launcher = launch("ddp", ranks) if ranks > 1 else ()
+        result = call_elsewhere(
+            steps_of_rank, launcher=launcher, OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo", CUDA_VISIBLE_DEVICES=""
+        )
+        (wall, cpu), (their_wall, their_cpu) = result[OWN], result[REPLICATED]
+        times = [cpu, their_cpu, wall, their_wall]
+        rows.append([ranks, ranks * CLIPS, *(f"{1e3 * one:.1f}" for one in times), f"{their_cpu / cpu:.2f}"])
+        print(rows[-1], file=sys.stderr, flush=True)
+    head = [
+        f"{what}, {way}" for what in ("CPU ms of a rank", "ms until the last rank is done") for way in (OWN, REPLICATED)
     ]
-    return table(["design", "GPU", "5 % of the step", "50 % of the step"], rows)
+    return table(["ranks", "clips", *head, "ratio of CPU"], rows)
 
 
-def utilisation_table() -> str:
+# --- a rank's share at its true size --------------------------------------------------------------------------------
+
+
+def share(clips: int, way: str, bnneck: bool, rounds: int) -> dict[str, float]:
+    """Return the CPU seconds of a rank's losses, the fastest round, and the peak of the process's memory."""
+    torch.set_num_threads(1)
+    task = make_part(changed(Config(), {"model.bnneck": bnneck}), MARS_IDENTITIES)
+    features_nD, labels_n = draw(clips, FEATURE), labels(clips, MARS_IDENTITIES)
+    forget_peak()
+    with rows_of(slice(CLIPS, 2 * CLIPS) if way == OWN else slice(None)):
+        seconds = in_turn(
+            {way: lambda: take(task, features_nD, labels_n)}, rounds, 1 if rounds > 1 else 0, time.process_time
+        )
+    return {"seconds": min(seconds[way]), "peak": resident("VmHWM")}
+
+
+def shares_add_up(clips: int) -> None:
+    """Check that the gradients of all ranks' shares add up to that of the replicated computation."""
+    task = make_part(Config(), MARS_IDENTITIES)
+    features_nD, labels_n = draw(clips, FEATURE), labels(clips, MARS_IDENTITIES)
+    with rows_of(slice(None)):
+        whole = take(task, features_nD, labels_n)
+    parts = []
+    for start in range(0, clips, CLIPS):
+        with rows_of(slice(start, start + CLIPS)):
+            parts.append(take(task, features_nD, labels_n))
+    close([torch.stack(of_shares).sum(dim=0) for of_shares in zip(*parts, strict=True)], whole)
+
+
+def of_size(clips: int, way: str = OWN, bnneck: bool = False, rounds: int = ROUNDS) -> dict[str, float]:
+    result: dict[str, float] = call_elsewhere(share, clips, way, bnneck, rounds, OMP_NUM_THREADS="1")
+    print(f"{clips:,} clips, {way}, BNNeck {bnneck}: {result}", file=sys.stderr, flush=True)
+    return result
+
+
+def share_table(own: Mapping[bool, Mapping[int, dict[str, float]]], replicated: dict[str, float]) -> str:
     rows = []
-    for utilisation, design in itertools.product((0.5, 0.25), (TOGETHER, SHARED)):
-        steps = [Step(gpus, CLIPS, design, utilisation=utilisation) for gpus in MANY]
-        rows.append([f"{utilisation:.0%}, {design}", *(f"{weak_efficiency(step, True):.0%}" for step in steps)])
-    return table(["backbone's share of the peak, design", *(f"{gpus} GPUs" for gpus in MANY)], rows)
+    for bnneck, ranks in ((bnneck, ranks) for bnneck in own for ranks in TRUE_RANKS):
+        clips = ranks * CLIPS
+        ours = own[bnneck][clips]
+        cells = [f"{ours['seconds']:.2f}", f"{ours['peak'] / 1e9:.2f}", "", "", ""]
+        if not bnneck:
+            seconds = replicated["seconds"] * (clips / REPLICATED_LIMIT) ** 2
+            measured = clips == REPLICATED_LIMIT
+            peak = f"{replicated['peak'] / 1e9:.2f}" if measured else ""
+            label = f"{seconds:,.1f}" if measured else f"{seconds:,.0f} (extrapolated by n²)"
+            cells[2:] = [label, peak, f"{seconds / ours['seconds']:,.0f}"]
+        rows.append([f"{ranks}{', BNNeck' * bnneck}", f"{clips:,}", *cells])
+    head = [f"{what}, {way}" for way in (OWN, REPLICATED) for what in ("CPU s", "peak GB")]
+    return table(["ranks", "clips", *head, "ratio"], rows)
 
 
-def strong_table() -> str:
-    alone = Step(1, CLIPS).seconds(True)
-    rows: dict[str, Callable[[Step], str]] = {
-        "clips of a GPU": lambda step: f"{step.clips}",
-        "backbone, ms": lambda step: ms(step.backbone),
-        "gather, both ways, ms": lambda step: ms(step.gather),
-        "gradients, ms": lambda step: ms(step.gradients),
-        "**step with overlap, ms**": lambda step: ms(step.seconds(True)),
-        "speed-up": lambda step: f"{alone / step.seconds(True):.1f}",
-        "efficiency": lambda step: f"{alone / step.seconds(True) / step.gpus:.0%}",
-    }
-    return step_table([Step(gpus, CLIPS // gpus) for gpus in (1, 2, 4, 8, 24)], rows)
+# --- classifiers and memories of many identities --------------------------------------------------------------------
 
 
-def zero_table() -> str:
+def head_seconds(identities: int) -> float:
+    """Return the CPU seconds of the logits of own rows, forward and backward, with the weights' gradients."""
+    torch.set_num_threads(1)
+    features = [draw(CLIPS, dim) for dim in feature_dims(Config().model)]
+    weights = [torch.full((identities, part.shape[1]), 1e-3, requires_grad=True) for part in features]
+
+    def products() -> None:
+        for part, weight in zip(features, weights, strict=True):
+            part.grad = weight.grad = None
+            nn.functional.cross_entropy(part @ weight.T, labels(CLIPS, identities)).backward()
+
+    return min(in_turn({"": products}, 1, 1, time.process_time)[""])
+
+
+def classifier_table() -> str:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     rows = []
-    for name, factor in {"DDP": 2, "ZeRO-2": 2, "ZeRO-2, DeepSpeed's default": 3, "ZeRO-3": 3}.items():
-        steps = [Step(gpus, CLIPS) for gpus in MANY]
-        sent = [factor * step.share * WEIGHTS * FP32 for step in steps]
-        cells = [f"{mb(count)} MB, {ms(count / step.bus)} ms" for count, step in zip(sent, steps, strict=True)]
-        rows.append([name, f"{factor} (R-1)/R", *cells])
-    return table(["", "times the weights", *(f"{gpus} GPUs" for gpus in MANY)], rows)
+    for count in IDENTITIES:
+        held = 2 * FEATURE * count * FP32 + 3 * 3 * CLIPS * count * FP32
+        measured = f"{call_elsewhere(head_seconds, count):.2f}" if held < 0.8 * memory else "does not fit"
+        rows.append([f"{count:,}", f"{held / 1e9:.2f}", measured])
+        print(rows[-1], file=sys.stderr, flush=True)
+    return table(["identities", "weights, gradients, logits, GB", "CPU s"], rows)
+
+
+def memory_seconds(clips: int) -> float:
+    """Return the CPU seconds of the update of OIM's memories, the three stages together."""
+    torch.set_num_threads(1)
+    losses = [OIM(dim, MARS_IDENTITIES) for dim in feature_dims(Config().model)]
+    stages = draw(clips, FEATURE).detach().split(feature_dims(Config().model), dim=1)
+    labels_n = labels(clips, MARS_IDENTITIES)
+    updates = [
+        lambda loss=loss, part=part: loss._remember(part, labels_n) for loss, part in zip(losses, stages, strict=True)
+    ]
+    return min(in_turn({"": lambda: [update() for update in updates]}, ROUNDS, 1, time.process_time)[""])
 
 
 def main() -> None:
-    for made in (weak_table, crossing_table, design_table, utilisation_table, strong_table, zero_table):
-        print(f"{made()}\n")
+    shares_add_up(SIZES[0])
+    processes = process_table()
+    plain = {clips: of_size(clips) for clips in SIZES}
+    behind = {ranks * CLIPS: of_size(ranks * CLIPS, bnneck=True) for ranks in TRUE_RANKS}
+    replicated = of_size(REPLICATED_LIMIT, REPLICATED, rounds=1)
+    seconds = [plain[clips]["seconds"] for clips in SIZES]
+    fit = power_law(SIZES[FITTED], seconds[FITTED])
+    ratio = replicated["seconds"] / plain[REPLICATED_LIMIT]["seconds"]
+    first, *_, last = SIZES[FITTED]
+    save(
+        "scaling",
+        "The losses of a rank's own rows, against all rows on every rank",
+        "Gather, heads and losses, forward and backward, without a backbone; one thread a process. The gradients of "
+        "both ways were equal to 1e-5 before anything was timed.",
+        "## Processes",
+        f"configs/synthetic.yaml's features and {SMALL_IDENTITIES} identities, {CLIPS} clips a rank, gloo. Median of "
+        f"{RANK_ROUNDS} rounds. **The ranks share {os.cpu_count()} cores**: with more ranks than cores, the time "
+        "until the last rank is done says little, and CPU time is the work of a rank, with its part of gloo's.",
+        processes,
+        "## A rank's share at its true size",
+        f"{CLIPS} own rows against all n features of {FEATURE:,} numbers, {MARS_IDENTITIES} identities, in a process "
+        f"of its own without a group. The fastest of {ROUNDS} rounds (replicated: one), and the highest resident size.",
+        share_table({False: plain, True: behind}, replicated),
+        f"Growth of own rows with n: exponent **{fit}**, fitted over {first:,} to {last:,} clips; expected: 1. CPU "
+        "seconds: " + ", ".join(f"{clips:,}: {value:.3f}" for clips, value in zip(SIZES, seconds, strict=True)) + ".",
+        "## Many identities",
+        f"Logits of {CLIPS} own rows and cross-entropy of three stages, forward and backward, one round after one to "
+        "warm up. Momentum is not counted.",
+        classifier_table(),
+        "The update of OIM's memories, three stages, clip by clip, as every rank does it for all n clips: "
+        + "; ".join(f"{clips:,} clips, {call_elsewhere(memory_seconds, clips):.2f} CPU s" for clips in BATCHES)
+        + ".",
+        figures=[
+            Figure(
+                f"losses of a rank of {TRUE_RANKS[0]}",
+                f"{plain[REPLICATED_LIMIT]['seconds']:.2f} s",
+                REPLICATED,
+                f"{replicated['seconds']:.1f} s",
+                ratio,
+            ),
+            Figure("losses of a rank against n: exponent", str(fit), wanted="1"),
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -180,8 +180,8 @@ def count_similarities(
     Arguments and errors are those of `rank_positives`. Memory holds one block of similarities and the counts.
 
     Returns:
-        Counts of the true matches and of pairs of two identities, each (num_bins,) int64 on the CPU. The bins are equally
-        wide and cover similarities from -1 to 1. The sum over all slices is the result for the whole gallery.
+        Counts of the true matches and of pairs of two identities, each (num_bins,) int64 on the CPU. Bins of equal
+        width cover similarities from -1 to 1. The sum over all slices is the result for the whole gallery.
     """
     check_length("query features", query_QD, pairs.num_query)
     counts_2N = torch.zeros(2, num_bins, dtype=torch.long, device=query_QD.device)

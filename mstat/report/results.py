@@ -111,9 +111,9 @@ def verification(folder: Folder) -> str:
     ]
     equal = Row("equal errors", [rounded.score(entry, "eer"), rounded.number(entry["eer_threshold"], digits=4)])
     caption = (
-        f"Of {entry['num_genuine']:,.0f} pairs of one person, the share that is accepted (TPR, in percent) where a share "
-        f"of the {entry['num_impostor']:,.0f} pairs of two is (FPR), and the cosine similarity from which pairs are. "
-        "Last row: the rate at which both errors are equal. A dash: too few pairs of two persons."
+        f"Of {entry['num_genuine']:,.0f} pairs of one person, the share that is accepted (TPR, in percent) where a "
+        f"share of the {entry['num_impostor']:,.0f} pairs of two is (FPR), and the cosine similarity from which they "
+        "are. Last row: the rate at which both errors are equal. A dash: too few pairs of two persons."
     )
     return Table(["accepted of two persons", "TPR", "threshold"], [*rows, equal], caption=caption).html()
 

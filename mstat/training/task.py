@@ -108,7 +108,8 @@ class Task(TrainedModule):
         features_BD = self.embed(frames_BTHWC, tps_BTN, keep_BR, len(labels_n))
         labels_n = labels_n.to(features_BD.device, non_blocking=True)
         rows = own_rows(len(labels_n))
-        stages = gather(features_BD, len(labels_n)).split(self.dims, dim=1)
+        # Contiguous, because batch_norm on CPUs is slow on columns of a matrix, and cdist would copy them.
+        stages = [part.contiguous() for part in gather(features_BD, len(labels_n)).split(self.dims, dim=1)]
         losses: dict[str, torch.Tensor] = {}
         with torch.autocast(features_BD.device.type, enabled=False):
             for (stage, head), features_nD in zip(self.heads.items(), stages, strict=True):
