@@ -7,7 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
+from mstat.evaluation.metrics import MEANS
+from mstat.evaluation.verification import FPRS, verification
 from shards.sources import SOURCES
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -66,3 +69,11 @@ def test_make_targets_of_documents_exist() -> None:
     for document in DOCUMENTS:
         for target in re.findall(r"(?:^|`)make ([a-z][\w-]*)", document.read_text(), re.MULTILINE):
             assert target in targets or target.startswith(patterns), (document.name, target)
+
+
+def test_every_score_is_explained() -> None:
+    """Means over queries and scores of verification have a line on docs/evaluation.md."""
+    text = (PROJECT / "docs/evaluation.md").read_text()
+    names = [*MEANS, *verification(torch.ones(2, dtype=torch.long), torch.ones(2, dtype=torch.long))]
+    between = [f"_at_{fpr:g}" for fpr in FPRS[1:-1]]  # the page has the first and the last
+    assert [n for n in names if f"`{n}`" not in text and not n.endswith(tuple(between))] == []
