@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mstat.report.tables import Part, Row, Table
@@ -37,9 +37,15 @@ def score(scores: Mapping[str, Any], column: str) -> str:
     return percent(scores.get(column), scores.get("sd", {}).get(column))
 
 
-def interval(bounds: Sequence[float] | None) -> str:
-    """Return an interval in percent; a dash for None."""
-    return ABSENT if bounds is None else f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}"
+def intervals(evaluation: Mapping[str, Any]) -> str:
+    """Return a sentence with the intervals of the scores of all stages; empty if there are none."""
+    bounds = evaluation.get("intervals") or {}
+    texts = [
+        f"{heading} {100 * bounds[column][0]:.1f}–{100 * bounds[column][1]:.1f}"
+        for column, heading in HEADINGS.items()
+        if column in bounds
+    ]
+    return f" 95 % intervals of all stages, over identities: {', '.join(texts)}." if texts else ""
 
 
 def score_table(evaluation: Mapping[str, Any], splits: bool = True) -> Table:
@@ -55,8 +61,6 @@ def score_table(evaluation: Mapping[str, Any], splits: bool = True) -> Table:
         for name in STAGES
         if name in stages
     ]
-    if bounds := evaluation.get("intervals"):
-        of_stages.append(Row("95 % interval", [interval(bounds.get(column)) for column in HEADINGS], "faint"))
     return Table(
         ["features", *HEADINGS.values()],
         [*rows, Part(), *of_stages],
@@ -99,6 +103,7 @@ def caption(evaluation: Mapping[str, Any]) -> str:
     return (
         f"{evaluation['num_valid_query']:,} valid of {evaluation['num_query']:,} queries, "
         f"{evaluation['num_gallery']:,} gallery tracklets{' in each split' * ('splits' in evaluation)}. In percent."
+        f"{intervals(evaluation)}"
     )
 
 
