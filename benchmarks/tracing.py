@@ -88,7 +88,7 @@ class Trace(TorchDispatchMode):
         self.peaks: Counter[str] = Counter()
         self.traffic = self.live = 0
         self._alive: dict[int, Allocation] = {}
-        self._at_peak: list[Allocation] = []
+        self._at_peaks: dict[str, list[Allocation]] = {}
 
     def hold(self, label: str, tensors: Iterable[Tensor]) -> None:
         """Label tensors with their purpose; tensors from before the trace begin to count."""
@@ -114,8 +114,9 @@ class Trace(TorchDispatchMode):
         """Return the bytes alive now, by label."""
         return _by_label(self._alive.values())
 
-    def held_at_peak(self) -> dict[str, int]:
-        return _by_label(self._at_peak)
+    def held_at_peak(self, phase: str | None = None) -> dict[str, int]:
+        """Return the bytes alive at the peak of a phase, or at the highest of all, by label."""
+        return _by_label(self._at_peaks[phase or max(self.peaks, key=lambda name: self.peaks[name])])
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -140,9 +141,8 @@ class Trace(TorchDispatchMode):
             self.traffic += sum(_touched(tensor) for tensor in [*inputs, *outputs])
             self.flops[self.phase] += _flops(func, args, kwargs, result)
         needed = self.live + workspace(name, args)
-        if needed > max(self.peaks.values(), default=0):
-            self._at_peak = list(self._alive.values())
-        self.peaks[self.phase] = max(self.peaks[self.phase], needed)
+        if needed > self.peaks[self.phase]:
+            self.peaks[self.phase], self._at_peaks[self.phase] = needed, list(self._alive.values())
         return result
 
     def _allocation(self, tensor: Tensor) -> Allocation:
