@@ -1,16 +1,19 @@
 """Memory of the paper's training step and evaluation, the lower bound, and the largest batches: `make bench-memory`.
 
-Memory is counted on tensors without data (benchmarks/tracing.py), which tests compare with torch's tracker.
+Memory is counted on tensors without data (benchmarks/tracing.py), which tests compare with torch's tracker. Batches in
+chunks (`batch.chunk_size`) are traced with their first and last chunk alone: the others reuse the memory of the first.
 """
 
 from __future__ import annotations
 
 import functools
+import gc
+import math
 
 import torch
 from torch import nn
 
-from benchmarks.harness import MARS_IDENTITIES, Figure, run_main, save, table
+from benchmarks.harness import MARS_IDENTITIES, Figure, call_elsewhere, resident, run_main, save, table
 from benchmarks.tracing import Trace, evaluation, training_step
 from mstat.config import Config, ModelConfig, changed
 from mstat.model import feature_dims
@@ -22,6 +25,9 @@ CARDS = {"40 GB": 40e9, "80 GB": 80e9, "141 GB": 141e9}
 FIXED = 1.5e9  # bytes: CUDA's context, workspaces of cuBLAS, buffers of NCCL. Assumed.
 SPLIT = 0.10  # of the peak, lost between blocks of the allocator. Assumed.
 GRID = 65_535  # sequences: CUDA's limit for the dimension of a grid on which flash attention lays them
+CHUNK, IN_CHUNKS = 24, (24, 192, 1536, 12_288)  # clips: embedded at a time, of a batch
+GROWING = ("features", "losses", "features' gradient")  # labels of what grows with the batch
+FEW, MANY = 8, 136  # chunks
 STEP, RECOMPUTING = "Training step, 24 clips of 8 frames", "The same with activation checkpointing"
 
 
@@ -89,9 +95,10 @@ def must_be_held(config: Config) -> dict[str, int]:
     return items
 
 
-def settings(identities: int = 12, recompute: bool = False) -> Config:
+def settings(identities: int = 12, recompute: bool = False, chunk_size: int | None = None) -> Config:
     """Return the paper's settings with another number of identities in the batch, 2 clips of each."""
-    return changed(Config(), {"batch.num_identities": identities, "train.activation_checkpointing": recompute})
+    batch = {"batch.num_identities": identities, "batch.chunk_size": chunk_size}
+    return changed(Config(), {**batch, "train.activation_checkpointing": recompute})
 
 
 def needed(peak: int) -> float:
@@ -100,21 +107,31 @@ def needed(peak: int) -> float:
 
 
 @functools.cache
-def peak(identities: int, recompute: bool) -> int:
-    return training_step(settings(identities, recompute)).peak
+def step(identities: int, recompute: bool, chunk_size: int | None = None) -> Trace:
+    config = settings(identities, recompute, chunk_size)
+    return training_step(config, two_chunks=chunk_size is not None and 2 * identities > chunk_size)
 
 
-def largest(size: float, recompute: bool) -> int:
-    """Return the most identities that fit: extrapolate from two traces, then search by tracing."""
-    low, high = 12, 48
-    slope = (peak(high, recompute) - peak(low, recompute)) / (high - low)
-    rows, columns = patch_grid(ModelConfig())
-    limit = GRID // (rows * columns) // 2  # each patch of each of 2 clips is a sequence of temporal attention
-    count = min(limit, low + int((size - needed(peak(low, recompute))) / (1 + SPLIT) / slope))
-    while needed(peak(count, recompute)) > size:
-        count -= 1
-    while count < limit and needed(peak(count + 1, recompute)) <= size:
-        count += 1
+def largest(size: float, recompute: bool, chunk_size: int | None = None) -> int:
+    """Return the most identities that fit, in whole chunks: extrapolate from two traces, then search by tracing."""
+
+    def peak(identities: int) -> int:
+        return step(identities, recompute, chunk_size).peak
+
+    if chunk_size:
+        # From here on the losses, which grow with the batch, hold more than the backward pass of a chunk.
+        low, high, unit, limit = 6_000, 12_000, chunk_size // 2, None
+    else:
+        rows, columns = patch_grid(ModelConfig())
+        # Each patch of each of 2 clips is a sequence of temporal attention.
+        low, high, unit, limit = 12, 48, 1, GRID // (rows * columns) // 2
+    slope = (peak(high) - peak(low)) / (high - low)
+    count = low + int((size - needed(peak(low))) / (1 + SPLIT) / slope) // unit * unit
+    count = min(count, limit or count)
+    while needed(peak(count)) > size:
+        count -= unit
+    while count != limit and needed(peak(count + unit)) <= size:
+        count += unit
     return count
 
 
@@ -129,6 +146,54 @@ def held_table(items: dict[str, int], trace: Trace) -> str:
     return table(["", "GB"], [(name, gigabytes(size)) for name, size in rows])
 
 
+def growth_table(recompute: bool) -> str:
+    """Return a table of a step in chunks: its peak in the losses and in the backward pass, by what grows."""
+    traces = [step(clips // 2, recompute, CHUNK) for clips in IN_CHUNKS]
+    names = {
+        "losses": "In the losses: weights, momentum, activations of the last chunk",
+        "backward": "In the backward pass: weights, momentum, gradients, activations of a chunk",
+    }
+    rows: list[list[str]] = [["**counted at the peak**", *(gigabytes(trace.peak) for trace in traces)]]
+    for phase, name in names.items():
+        held = [trace.held_at_peak(phase) for trace in traces]
+        # With the workspace of an operation, which is no tensor.
+        constant = [t.peaks[phase] - sum(h.get(x, 0) for x in GROWING) for t, h in zip(traces, held, strict=True)]
+        rows.append([name, *map(gigabytes, constant)])
+        for label in GROWING:
+            if any(label in one for one in held):
+                rows.append([f"and: {label}", *(gigabytes(one.get(label, 0)) for one in held)])
+    return table(["GB", *(f"{clips:,} clips" for clips in IN_CHUNKS)], rows)
+
+
+def graph_of_a_chunk() -> float:
+    """Return the bytes on the host of a chunk's part of the autograd graph, of the paper's depths: no tensors."""
+    model = ModelConfig(image_size=(16, 16), width=8, num_heads=1, num_attributes=2, num_temporal_attributes=2)
+    sizes = {}
+    for chunks in (FEW, MANY):
+        batch = {"batch.num_identities": chunks // 2, "batch.chunk_size": 1, "clip.num_frames": 2}
+        task = Task(changed(Config(model=model), batch), num_classes=chunks // 2)
+        frames = torch.zeros(chunks, 2, *model.image_size, 3, dtype=torch.uint8)
+        gc.collect()
+        before = resident("VmRSS")
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = task(frames, None, None, torch.arange(chunks) // 2, metric_weight=1.0)
+        sizes[chunks] = resident("VmRSS") - before
+        del losses
+    return (sizes[MANY] - sizes[FEW]) / (MANY - FEW)
+
+
+def fits_in_chunks() -> str:
+    """Return a table of the largest batches in chunks."""
+    rows = []
+    for card, size in CARDS.items():
+        row: list[object] = [card]
+        for recompute in (False, True):
+            count = largest(size, recompute, CHUNK)
+            row += [f"{2 * count:,}", gigabytes(step(count, recompute, CHUNK).peak)]
+        rows.append(row)
+    return table(["card", "largest batch, clips", "peak, GB", "recomputing: largest batch", "peak, GB"], rows)
+
+
 def main() -> None:
     traces = {
         title: (must_be_held(config), training_step(config))
@@ -138,9 +203,13 @@ def main() -> None:
     fits = []
     for card, size in CARDS.items():
         counts = [(largest(size, recompute), recompute) for recompute in (False, True)]
-        cells = [(f"{count} × 2 = {2 * count}", gigabytes(peak(count, recompute))) for count, recompute in counts]
+        cells = [(f"{count} × 2 = {2 * count}", gigabytes(step(count, recompute).peak)) for count, recompute in counts]
         fits.append([card, *cells[0], *cells[1]])
     whole = needed(traces[STEP][1].peak)
+    checked = settings(96, chunk_size=CHUNK)
+    assert training_step(checked).peaks == step(96, False, CHUNK).peaks, "two chunks do not stand for all eight"
+    frames = Config().clip.num_frames * 3 * math.prod(Config().model.image_size)
+    graph = call_elsewhere(graph_of_a_chunk, OMP_NUM_THREADS="1")
     save(
         "memory",
         "Memory of a training step and of an evaluation",
@@ -159,6 +228,20 @@ def main() -> None:
         f"found by tracing that batch and the next; {GRID // 98 // 2} × 2 is where CUDA's grid ends for flash "
         f"attention over frames ({GRID:,} sequences), not memory:",
         table(["card", "largest batch", "peak, GB", "recomputing: largest batch", "peak, GB"], fits),
+        f"## In chunks of {CHUNK} clips",
+        "The same step with `batch.chunk_size`. Frames stay on the host, and a chunk's are copied to the device. "
+        f"Features of n clips are 4 · n · {Sizes(Config().model, 1, 1).features:,} bytes; *losses* are what the losses "
+        "and their gradients hold besides. Traced with the first and the last chunk alone; with all 8 chunks of 192 "
+        "clips, each phase had the same peak to the byte.",
+        growth_table(recompute=False),
+        "The same with activation checkpointing:",
+        growth_table(recompute=True),
+        "Largest batch by memory of the device, in whole chunks, with the reserve above; CUDA's grid limits the chunk, "
+        "not the batch. Found by tracing that batch and one with a chunk more. No GPU has run such a batch.",
+        fits_in_chunks(),
+        f"The host holds {frames / 1e6:.2f} MB of frames a clip. Of each chunk it keeps the autograd graph without its "
+        f"tensors: {graph / 1e6:.1f} MB of resident memory, measured on a model of the paper's depths and width 8 "
+        f"({FEW} and {MANY} chunks).",
         figures=[
             Figure(
                 f"memory, counted: {title}",

@@ -8,6 +8,7 @@ Therefore the tensors are fake CPU tensors, and this module reproduces CUDA's ch
 - Optimiser and gradient norm work on lists of tensors (`as_on_cuda`).
 - Attention is another operation, which keeps the same number of bytes for its backward pass, and allocates memory there
   that no trace shows (`workspace`).
+- A step's batch is in host memory, which takes none of the device's; `Tensor.to` copies from it (`Moves`).
 
 tests/benchmarks/test_tracing.py compares the forward pass with one on fake CUDA tensors, operation by operation.
 """
@@ -15,6 +16,7 @@ tests/benchmarks/test_tracing.py compares the forward pass with one on fake CUDA
 from __future__ import annotations
 
 import contextlib
+import itertools
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,9 +33,11 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
+from torch.overrides import TorchFunctionMode
 from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.harness import MARS_IDENTITIES
@@ -42,12 +46,15 @@ from mstat.distributed.engine import Engine
 from mstat.distributed.optimizer import make_optimizer
 from mstat.model import MSTAT, num_residuals
 from mstat.model.stem import patch_grid
+from mstat.training import task as task_module
 from mstat.training.task import Task
 
 M = TypeVar("M", bound=torch.nn.Module)
 BLOCK = 512  # bytes: the CUDA allocator rounds up to it
 LAYER_NORM = F.layer_norm
 CPU_FLASH = "_scaled_dot_product_flash_attention_for_cpu"
+HOST = "host"
+COPIES = {"weights": "weights in half precision", HOST: "batch"}  # the label of a copy by that of its source
 
 
 class HostSyncError(RuntimeError):
@@ -70,7 +77,7 @@ class Trace(TorchDispatchMode):
         ops: Operations that write memory, each at least one kernel, by name.
         flops: FLOPs of matrix products and attention by phase; a multiply-add counts as 2.
         traffic: Bytes read and written, if each operation touches its arguments and results once.
-        peak: Most bytes alive at a time, including the workspace of the operation.
+        peaks: Most bytes alive at a time by phase, including the workspace of the operation.
     """
 
     def __init__(self) -> None:
@@ -78,21 +85,38 @@ class Trace(TorchDispatchMode):
         self.phase = "before"
         self.ops: Counter[str] = Counter()
         self.flops: Counter[str] = Counter()
-        self.traffic = self.live = self.peak = 0
+        self.peaks: Counter[str] = Counter()
+        self.traffic = self.live = 0
         self._alive: dict[int, Allocation] = {}
-        self._at_peak: list[Allocation] = []
+        self._at_peaks: dict[str, list[Allocation]] = {}
 
     def hold(self, label: str, tensors: Iterable[Tensor]) -> None:
         """Label tensors with their purpose; tensors from before the trace begin to count."""
         for tensor in tensors:
             self._allocation(tensor).label = label
 
+    def hold_on_host(self, tensors: Iterable[Tensor]) -> None:
+        """Label tensors as host memory: they take no bytes of the device."""
+        for tensor in tensors:
+            allocation = self._allocation(tensor)
+            self.live -= allocation.bytes
+            allocation.bytes, allocation.label = 0, HOST
+
+    def is_on_host(self, tensor: Tensor) -> bool:
+        allocation = self._alive.get(id(tensor.untyped_storage()))
+        return allocation is not None and allocation.label == HOST
+
+    @property
+    def peak(self) -> int:
+        return max(self.peaks.values())
+
     def held(self) -> dict[str, int]:
         """Return the bytes alive now, by label."""
         return _by_label(self._alive.values())
 
-    def held_at_peak(self) -> dict[str, int]:
-        return _by_label(self._at_peak)
+    def held_at_peak(self, phase: str | None = None) -> dict[str, int]:
+        """Return the bytes alive at the peak of a phase, or at the highest of all, by label."""
+        return _by_label(self._at_peaks[phase or max(self.peaks, key=lambda name: self.peaks[name])])
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -110,15 +134,15 @@ class Trace(TorchDispatchMode):
         fresh = [tensor for tensor in outputs if id(tensor.untyped_storage()) not in self._alive]
         for tensor in outputs:
             self._allocation(tensor)
-        if name == "_to_copy" and self._allocation(inputs[0]).label == "weights":
-            self._allocation(outputs[0]).label = "weights in half precision"
+        if name == "_to_copy" and (label := COPIES.get(self._allocation(inputs[0]).label)):
+            self._allocation(outputs[0]).label = label
         if func._schema.is_mutable or (fresh and not name.startswith("empty")):
             self.ops[name] += 1
             self.traffic += sum(_touched(tensor) for tensor in [*inputs, *outputs])
             self.flops[self.phase] += _flops(func, args, kwargs, result)
         needed = self.live + workspace(name, args)
-        if needed > self.peak:
-            self.peak, self._at_peak = needed, list(self._alive.values())
+        if needed > self.peaks[self.phase]:
+            self.peaks[self.phase], self._at_peaks[self.phase] = needed, list(self._alive.values())
         return result
 
     def _allocation(self, tensor: Tensor) -> Allocation:
@@ -133,6 +157,20 @@ class Trace(TorchDispatchMode):
 
     def _free(self, key: int) -> None:
         self.live -= self._alive.pop(key).bytes
+
+
+class Moves(TorchFunctionMode):
+    """Makes `Tensor.to` copy what is on the host, as it does if the device is a GPU."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        moves = func is Tensor.to and self.trace.is_on_host(args[0])
+        return func(*args, **{**(kwargs or {}), **({"copy": True} if moves else {})})
 
 
 def _by_label(allocations: Iterable[Allocation]) -> dict[str, int]:
@@ -195,10 +233,14 @@ def as_on_cuda() -> Iterator[None]:
         yield
 
 
-def training_step(config: Config, num_classes: int = MARS_IDENTITIES) -> Trace:
+def training_step(config: Config, num_classes: int = MARS_IDENTITIES, *, two_chunks: bool = False) -> Trace:
     """Trace a step of `mstat.training.train` after the first, so that momentum is allocated.
 
-    Phases: forward, backward, update.
+    Phases: forward; losses, from the features to their gradient; backward; update.
+
+    Args:
+        two_chunks: With `batch.chunk_size`, embed the first chunk and the last one alone. The others, which would be
+            embedded one at a time in the memory of the first, give features without a graph. The peak is the same.
     """
     engine = Engine(config)
     engine.device = torch.device("cpu")
@@ -221,17 +263,47 @@ def training_step(config: Config, num_classes: int = MARS_IDENTITIES) -> Trace:
         trace.hold("weights", [*task.parameters(), *task.buffers()])
         states = [state.values() for state in optimizer.state.values()]
         trace.hold("optimiser state", [value for state in states for value in state if isinstance(value, Tensor)])
-        trace.hold("batch", batch.values())
+        trace.hold_on_host(batch.values())
         for parameter in task.parameters():
             parameter.register_post_accumulate_grad_hook(lambda owner: trace.hold("gradients", [owner.grad]))
         optimizer.register_step_pre_hook(lambda *_: setattr(trace, "phase", "update"))
-        with trace:
+        chunks = patch.object(task_module, "checkpoint", _first_alone(sum(task.dims)) if two_chunks else checkpoint)
+        with trace, Moves(trace), chunks, patch.object(task, "embed", _marking_losses(trace, task.embed)):
             trace.phase = "forward"
             with engine.autocast():
                 losses = engine.losses(batch, metric_weight=1.0)
-            trace.phase = "backward"
             engine.update(losses["loss"], lr=1e-3)
     return trace
+
+
+def _marking_losses(trace: Trace, embed: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return `embed` with the phase of the losses between its result and the gradient of that."""
+
+    def embedded(*clips: Tensor) -> Tensor:
+        features_BD = embed(*clips)
+        trace.hold("features", [features_BD])
+        trace.phase = "losses"
+        features_BD.register_hook(of_gradient)
+        return features_BD
+
+    def of_gradient(gradient_BD: Tensor) -> None:
+        trace.hold("features' gradient", [gradient_BD])
+        trace.phase = "backward"
+
+    return embedded
+
+
+def _first_alone(dim: int) -> Callable[..., Tensor]:
+    """Return a `checkpoint` that embeds the chunk of its first call; other chunks give features of length `dim`."""
+    calls = itertools.count()
+
+    def checkpoint_first(embed: Callable[..., Tensor], *chunk: Tensor, **settings: Any) -> Tensor:
+        if next(calls):
+            return torch.empty(len(chunk[0]), dim)
+        result: Tensor = checkpoint(embed, *chunk, **settings)
+        return result
+
+    return checkpoint_first
 
 
 def evaluation(config: Config) -> Trace:

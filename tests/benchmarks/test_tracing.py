@@ -18,19 +18,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.overrides import TorchFunctionMode
 
-from benchmarks import tracing
+from benchmarks import steps, tracing
 from launch.model import count
 from mstat.config import BatchConfig, Config, TrainConfig
-from mstat.model import MSTAT
+from mstat.model import MSTAT, feature_dims
 from tests.mstat.model.small import SMALL
 
 # Attention in a block over frames and over patches, and of proxies: sequences, heads, queries, keys, width of a head.
 PAPERS_ATTENTION = [(2352, 12, 8, 8, 64), (192, 12, 99, 99, 64), (192, 12, 24, 98, 64), (24, 12, 24, 785, 64)]
 
 
-def small_config() -> Config:
+def small_config(clips: int = 6, chunk_size: int | None = None) -> Config:
     """fp32, as all engines of the test process."""
-    return Config(model=SMALL, batch=BatchConfig(3, 2), train=TrainConfig(precision="no"))
+    return Config(model=SMALL, batch=BatchConfig(clips // 2, 2, chunk_size), train=TrainConfig(precision="no"))
 
 
 def test_storages_are_followed_to_their_end() -> None:
@@ -67,6 +67,46 @@ def test_the_peak_is_that_of_torchs_own_tracker(recompute: bool, monkeypatch: py
         with theirs, ours:
             sum((feature.sum() for feature in model(frames)), torch.zeros(())).backward()
     assert ours.peak == theirs.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+
+
+def test_the_peak_of_a_real_step_is_flat_in_chunks() -> None:
+    """Steps with real numbers, by torch's MemTracker: in chunks of 8, a clip more costs less than 8 times its features,
+    and no activations; all at once, it costs a hundred times as much."""
+
+    def peak(clips: int, chunk_size: int | None) -> int:
+        config = small_config(clips, chunk_size)
+        engine, step = steps.prepare(config, num_classes=24, threads=1)
+        step()  # momentum is allocated
+        on_host = sum(part.nbytes for part in steps.drawn_batch(config, engine).values())
+        tracker = MemTracker()
+        tracker.track_external(engine.task, engine.optimizer)
+        with tracker:
+            step()
+        return tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"] - on_host
+
+    features = 4 * sum(feature_dims(SMALL)) * (48 - 16)
+    assert 0 <= peak(48, 8) - peak(16, 8) < 8 * features
+    assert peak(48, None) - peak(16, None) > 100 * features
+
+
+def test_two_chunks_stand_for_all() -> None:
+    """The peak of each phase with all 8 chunks, and with the first and the last alone, to the byte."""
+    config = small_config(32, 4)
+    everything, two = (tracing.training_step(config, two_chunks=flag) for flag in (False, True))
+    assert two.peaks == everything.peaks
+    assert sum(two.ops.values()) < 0.5 * sum(everything.ops.values())
+
+
+def test_the_host_takes_no_memory_of_the_device() -> None:
+    """A batch on the host counts as nothing; what is moved from it is a copy, and is moved once."""
+    with FakeTensorMode():
+        batch, trace = torch.empty(12, 1024), tracing.Trace()
+        trace.hold_on_host([batch])
+        with trace, tracing.Moves(trace):
+            assert trace.live == 0
+            moved = batch[4:8].to(torch.device("cpu"), non_blocking=True)
+            assert trace.held() == {"host": 0, "batch": moved.nbytes}
+            assert moved.to("cpu") is moved
 
 
 def test_operations_are_those_of_the_model() -> None:
