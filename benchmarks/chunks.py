@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--chunk-sizes", nargs="+", type=int, default=[4, 1])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precisions", nargs="+", choices=list(NAMES), default=list(NAMES))
+    parser.add_argument("--name", default="chunks", help="of the record")
     options = parser.parse_args()
     sizes = [options.clips, *options.chunk_sizes]
     rows, figures = [], []
@@ -73,7 +74,7 @@ def main() -> None:
                 figures.append(Figure(what, f"{middle:.2f} s", "all at once", whole, 1 / times, wanted, limit))
         print(*rows[-len(sizes) :], sep="\n", flush=True)
     save(
-        "chunks",
+        options.name,
         "A training step in chunks",
         f"The paper's model, {options.clips} clips of 8 frames, {MARS_IDENTITIES} identities: forward pass, losses, "
         f"backward pass, update by SGD. Median of {options.rounds} rounds in turn after one to settle, in brackets the "
