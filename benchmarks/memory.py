@@ -239,7 +239,8 @@ def main() -> None:
         "Largest batch by memory of the device, in whole chunks, with the reserve above; CUDA's grid limits the chunk, "
         "not the batch. Found by tracing that batch and one with a chunk more. No GPU has run such a batch.",
         fits_in_chunks(),
-        f"The host holds {frames / 1e6:.2f} MB of frames a clip. Of each chunk it keeps the autograd graph without its "
+        f"Frames take {frames / 1e6:.2f} MB of the host a clip, and as much in each batch that the loader holds. "
+        "Of each chunk it keeps the autograd graph without its "
         f"tensors: {graph / 1e6:.1f} MB of resident memory, measured on a model of the paper's depths and width 8 "
         f"({FEW} and {MANY} chunks).",
         figures=[

@@ -46,7 +46,8 @@ class BatchConfig:
         num_tracklets: K, clips per identity, from different cameras if the identity has them; BatchHard needs at least
             2.
         chunk_size: Number of clips that a process embeds at a time, for batches larger than memory: losses and mining
-            still see the whole batch, and a step costs one more forward pass. Null embeds all its clips at once.
+            still see the whole batch. A step has up to one forward pass more, and adds gradients once per chunk: choose
+            C as large as memory allows. Null embeds all clips at once.
     """
 
     num_identities: int = within("[1, 2147483647]", 12)

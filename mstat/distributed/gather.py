@@ -1,4 +1,4 @@
-"""The one collective of a training step: gather the features of all ranks, with an exact gradient.
+"""The one differentiable collective of a step: gather the features of all ranks, with an exact gradient.
 
 A rank computes the losses of its own rows, from the features of all rows. Forward: all_gather in rank order. Backward:
 reduce_scatter, which gives a rank the sum over ranks of its own rows' gradient. docs/exactness.md has the derivation.

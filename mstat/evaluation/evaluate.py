@@ -34,6 +34,7 @@ from mstat.runs.scored_set import (
     dataset,
     deciding,
     evaluation_folder,
+    in_effect,
     intact,
     is_trained_on,
     trained_checksum,
@@ -191,7 +192,7 @@ def _remarks(run: Path, folder: Path, reader: Reader, config: Config) -> list[st
                 why += ", but of the same name: the model may have been trained with tracklets that are scored"
         remarks.append(f"Scored on {scored}: {why}. The files are in {folder}; the run's own scores stay as they were.")
     if not isinstance(before, str):
-        known, now = {**before, **(before.get("eval") or {})}, deciding(config.eval)
+        known, now = in_effect({**before, **(before.get("eval") or {})}), in_effect(deciding(config.eval))
         changed = [
             f"eval.{name} {known[name]} (now {now[name]})" for name in now if name in known and known[name] != now[name]
         ]

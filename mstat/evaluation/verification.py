@@ -27,8 +27,9 @@ def verification(genuine_N: Tensor, impostor_N: Tensor) -> dict[str, Any]:
     Returns:
         For each FPR of `FPRS`, `tpr_at_<fpr>` and `threshold_at_<fpr>`: the largest TPR of all thresholds whose FPR is
         not larger, and the lowest such threshold. `eer`: the mean of FPR and 1 - TPR where they are closest, and
-        `eer_threshold`. `roc_fpr`, `roc_tpr`: the curve, largest TPRs as above. `num_genuine`, `num_impostor`: pairs.
-        None where too few pairs of two persons show an FPR (fewer than 1 / FPR), or where there are no pairs.
+        `eer_threshold`. `num_genuine`, `num_impostor`: pairs. None where too few pairs of two persons show an FPR
+        (fewer than 1 / FPR), or where there are no pairs; a threshold is None if only none accepts so few. `roc_fpr`,
+        `roc_tpr`: the curve, largest TPRs as above; at FPRs that cannot be seen, the TPR at FPR 0.
     """
     num_genuine, num_impostor = int(genuine_N.sum()), int(impostor_N.sum())
     # accepted[i]: pairs whose bin is i or above; the last entry is the threshold that accepts none.
@@ -37,8 +38,8 @@ def verification(genuine_N: Tensor, impostor_N: Tensor) -> dict[str, Any]:
     )
     tpr, fpr = genuine.double() / max(1, num_genuine), impostor.double() / max(1, num_impostor)
 
-    def threshold(index: int) -> float:
-        return 2 * index / len(genuine_N) - 1
+    def threshold(index: int) -> float | None:
+        return None if index == len(genuine_N) else 2 * index / len(genuine_N) - 1  # the last one accepts nothing
 
     def lowest(limit: float) -> int:
         return int((fpr > limit).sum())  # FPRs do not rise with the threshold

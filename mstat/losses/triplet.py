@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mstat.errors import UserError
 from mstat.numerics import at_least_fp32
 
-TILE = 2**24  # distances at a time: 64 MB in fp32
+TILE = 2**23  # distances at a time: 32 MB in fp32, and three times as much for masks and masked copies
 
 
 def batch_hard(

@@ -67,6 +67,8 @@ def _mean(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         values: list[Any] = [score.get(key) for score in scores]
         if None in values:
             mean[key] = None
+        elif isinstance(first, list) and len({len(value) for value in values}) > 1:
+            mean[key] = None  # a curve that one evaluation does not have
         elif isinstance(first, list):
             mean[key] = [statistics.fmean(at_rank) for at_rank in zip(*values, strict=True)]
         elif key.startswith("num_"):

@@ -76,6 +76,11 @@ def deciding(settings: EvalConfig) -> dict[str, Any]:
     return known
 
 
+def in_effect(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that files of scores record, with the values that `deciding` leaves out."""
+    return {**NOT_IN_EFFECT, **{name: value for name, value in settings.items() if value is not None}}
+
+
 def intact(settings: EvalConfig) -> EvalConfig:
     """Return the settings with frames that are not degraded."""
     return replace(settings, **{name: getattr(EvalConfig(), name) for name in DEGRADATIONS})
@@ -86,7 +91,7 @@ def terms(evaluation: Mapping[str, Any], checksum: str | None) -> dict[str, Any]
     settings = evaluation.get("eval")
     known = dict(evaluation)
     if isinstance(settings, dict):
-        known = {**NOT_IN_EFFECT, **{key: value for key, value in settings.items() if value is not None}, **known}
+        known = {**in_effect(settings), **known}
     result = {words: known[key] for key, words in TERMS.items() if known.get(key) is not None}
     return {**result, "shards": str(checksum)[:12]} if checksum else result
 

@@ -74,19 +74,27 @@ def test_rates_are_those_of_scikit_learn(seed: int) -> None:
     case = make_case(seed)
     similarity, truth = similarities(case)
     result = verification(*count_similarities(case[0], case[1], 0, case[2], BINS))
-    fpr, tpr, thresholds = roc_curve(truth, similarity, drop_intermediate=False)
+    fpr, tpr, _ = roc_curve(truth, similarity, drop_intermediate=False)
     for limit in FPRS:
         if (~truth).sum() * limit < 1:
             assert result[f"tpr_at_{limit:g}"] is result[f"threshold_at_{limit:g}"] is None
             continue
         assert result[f"tpr_at_{limit:g}"] == tpr[fpr <= limit].max()
-        assert result[f"threshold_at_{limit:g}"] == pytest.approx(thresholds[fpr <= limit].min(), abs=0.05)
-        accepted = similarity >= result[f"threshold_at_{limit:g}"]
-        assert accepted[~truth].mean() <= limit
+        threshold = result[f"threshold_at_{limit:g}"]
+        assert (similarity >= threshold)[~truth].mean() <= limit
+        assert (similarity >= threshold - 4 / BINS)[~truth].mean() > limit  # two bins lower
     equal = np.abs(fpr - (1 - tpr)).argmin()
     assert result["eer"] == pytest.approx((fpr[equal] + 1 - tpr[equal]) / 2, abs=1e-9)
     assert result["roc_tpr"] == [tpr[fpr <= limit].max() for limit in CURVE]
     assert (result["num_genuine"], result["num_impostor"]) == (truth.sum(), (~truth).sum())
+
+
+def test_equal_similarities_have_no_threshold() -> None:
+    """A collapsed model, whose pairs are all in the last bin: nothing is told apart, and only no threshold is safe."""
+    result = verification(torch.tensor([0, 0, 0, 5]), torch.tensor([0, 0, 0, 10_000]))
+    assert result["tpr_at_0.1"] == 0
+    assert result["threshold_at_0.1"] is None
+    assert result["eer"] == 0.5
 
 
 def test_nothing_to_tell_apart() -> None:

@@ -393,6 +393,34 @@ def test_losses_are_fp32_under_bf16() -> None:
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
 
 
+def test_chunks_add_gradients_in_fp32() -> None:
+    """Under bf16: bitwise the fp32 sum of the gradients that two chunks have by themselves."""
+    torch.manual_seed(0)
+    batch = BATCHES["some anchors inactive"]
+    frames, total = batch.frames[:6], 6
+    task = Task(changed(Config(model=SMALL), {"batch.chunk_size": 3}), CLASSES)
+    gradient = torch.randn(total, sum(task.dims))
+    # Each is used once in a chunk: then there is one sum, of two terms, and its order does not matter.
+    products = {name: module for name, module in task.model.named_modules() if isinstance(module, nn.Linear)}
+
+    def gradients() -> dict[str, torch.Tensor]:
+        return {name: grad_of(module.get_parameter("weight")) for name, module in products.items()}
+
+    with torch.autocast("cpu", torch.bfloat16):
+        features = task.embed(frames, None, None, total)
+    features.backward(gradient)
+    chunked = gradients()
+    task.zero_grad()
+    for rows in (slice(0, 3), slice(3, 6)):
+        with torch.autocast("cpu", torch.bfloat16):
+            alone = torch.cat(task.model(frames[rows], None, None), dim=1)
+        assert torch.equal(alone, features[rows])
+        alone.backward(gradient[rows])
+    assert len(chunked) > 10
+    for name, expected in gradients().items():
+        assert torch.equal(chunked[name], expected), name
+
+
 def test_checkpoints_of_older_versions_load() -> None:
     """Versions that kept the BNNecks in the heads: every value arrives, and a key too many is still refused."""
     job = Job("some anchors inactive", bnneck=True)
