@@ -249,10 +249,9 @@ class Trial(Extraction):
     def distances(self, features_SD: torch.Tensor, scores: Scores) -> dict[str, Any]:
         """Return the distances within and between identities (Table VI), given the features and their scores."""
         query_QD, gallery_SD, start = self._sides(features_SD)
-        pids = self.reader.pids[self.tracklets[self.queries]]
         correct_Q = scores.first_hit_Q == 1
         gather = self.engine.gather_objects
-        return class_distances(query_QD, gallery_SD, start, self.pairs, pids, correct_Q, gather=gather)
+        return class_distances(query_QD, gallery_SD, start, self.pairs, self.pids_Q, correct_Q, gather=gather)
 
     def verification(self, features_SD: torch.Tensor) -> dict[str, Any]:
         """Return the scores of verification by cosine similarity."""

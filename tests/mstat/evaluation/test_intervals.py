@@ -29,9 +29,9 @@ def test_equals_drawing_identities_one_by_one() -> None:
             chosen = np.concatenate([queries[i] for i in draws.integers(len(queries), size=len(queries))])
             samples.append((values[chosen].mean(), np.mean((hits[chosen] > 0) & (hits[chosen] <= 1))))
         expected = np.percentile(samples, PERCENTILES, axis=0)
-        found = intervals(scores_of(values, hits), pids, no_positive, seed=3)
-        assert found["mAP"] == pytest.approx(expected[:, 0], abs=1e-12)
-        assert found["rank1"] == pytest.approx(expected[:, 1], abs=1e-12)
+        bounds = intervals(scores_of(values, hits), pids, no_positive, seed=3)
+        assert bounds["mAP"] == pytest.approx(expected[:, 0], abs=1e-12)
+        assert bounds["rank1"] == pytest.approx(expected[:, 1], abs=1e-12)
 
 
 def test_queries_of_one_person_count_as_one() -> None:

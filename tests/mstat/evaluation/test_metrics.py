@@ -45,10 +45,10 @@ class Expected(NamedTuple):
 
 def trapezoidal(hits: list[bool]) -> float:
     """Average precision in the steps of MARS's compute_AP.m: an item at a time, from recall 0 and precision 1."""
-    area, old_recall, old_precision, found = 0.0, 0.0, 1.0, 0
+    area, old_recall, old_precision, num_hits = 0.0, 0.0, 1.0, 0
     for seen, hit in enumerate(hits, 1):
-        found += hit
-        recall, precision = found / sum(hits), found / seen
+        num_hits += hit
+        recall, precision = num_hits / sum(hits), num_hits / seen
         area += (recall - old_recall) * (old_precision + precision) / 2
         old_recall, old_precision = recall, precision
     return area

@@ -50,10 +50,10 @@ def test_counts_are_those_of_all_pairs(seed: int, common: float) -> None:
     for counts_N, expected in zip(
         count_similarities(case[0], case[1], 0, case[2], BINS), (similarity[truth], similarity[~truth]), strict=True
     ):
-        found = np.repeat(np.arange(BINS), counts_N.numpy())
-        assert len(found) == len(expected) > 0
+        bins = np.repeat(np.arange(BINS), counts_N.numpy())
+        assert len(bins) == len(expected) > 0
         places = np.sort((expected + 1) * BINS / 2)
-        assert np.abs(found + 0.5 - places).max() <= 1.5
+        assert np.abs(bins + 0.5 - places).max() <= 1.5
 
 
 @pytest.mark.parametrize("bounds", [(0, 300), (0, 0, 300), (0, 7, 256, 300), (0, 64, 65, 200, 300)])
