@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 JUNK_PID = -1  # `00-1` in MARS: a bad detection, ignored for every query
 DISTRACTOR_PID = 0  # `0000` in MARS: a person or a false alarm that matches no query
+NO_OUTFIT = -1  # of a tracklet whose clothes are not labelled; equal to no outfit
 # Facts that every user of a set must see: data that is missing, was dropped, or may be wrong.
 WARNINGS = ("partial", "left out", "skipped", "gaps", "dropped", "vanished", "doubtful")
 # Warnings that make scores incomparable with published ones; skipped files are no part of a data set.
@@ -36,17 +37,30 @@ class Role(IntFlag):
     JUNK = 8  # in the gallery, but ignored for every query
 
 
+# Gallery tracklets of a query's own identity that it ignores, by the name of the rule.
+IGNORE_RULES = {
+    "camera": "same camera",  # Market-1501, MARS and most others
+    "camera-and-outfit": "same camera and same outfit",
+    "clothes-changing": "same camera, or same outfit",  # matches wear other clothes
+    "same-clothes": "same camera, or another outfit",  # matches wear the same clothes
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Protocol:
     """Division of a data set into training, query and gallery tracklets.
 
-    `splits` names its random divisions; a data set with a single one has ("0",).
+    Roles decide which tracklets are queries and gallery, so a directed protocol (queries of some cameras, gallery of
+    others) gives the roles QUERY and GALLERY to the tracklets of these cameras only.
+
+    `splits` names its random divisions; a data set with a single one has ("0",). `ignore` is one of IGNORE_RULES.
     """
 
     name: str
     splits: tuple[str, ...] = ("0",)
     description: str = ""
     cmc_only: bool = False  # each query has one true match, so that mAP adds nothing and is not reported
+    ignore: str = "camera"
 
 
 # Errors of `Frame.read` that concern the frame itself. Other read errors (of a disk or network) may not recur.
@@ -70,6 +84,7 @@ class SourceTracklet:
         camid: Camera, as the data set numbers it.
         roles: One Role for each (protocol, split), in the order of `Source.protocols` and their splits.
         frames: Yields the frames in order of time; called in the process that writes.
+        outfit: Clothes of the identity, as the data set numbers them; NO_OUTFIT if they are not labelled.
     """
 
     key: str
@@ -78,6 +93,7 @@ class SourceTracklet:
     num_frames: int
     roles: tuple[Role, ...]
     frames: Callable[[], Iterator[Frame]]
+    outfit: int = NO_OUTFIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +115,4 @@ class Tracklet:
     camid: int
     num_frames: int
     roles: Mapping[tuple[str, str], Role]
+    outfit: int = NO_OUTFIT
