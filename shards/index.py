@@ -27,6 +27,7 @@ from shards.storage import Files
 
 FORMAT = "mstat-shards"
 VERSION = 1
+OUTFITS_VERSION = 2  # of sets with outfits or a rule on them, which earlier versions of mstat cannot score
 DESCRIPTION_FILE = "dataset.json"
 INDEX_FOLDER = "index"
 INDEX_FILE = "index/data-00000-of-00001.arrow"  # the name that datasets gives its single file
@@ -50,6 +51,7 @@ SCHEMA = pa.schema(
         "roles": pa.list_(pa.uint8()),  # Role bits for each (protocol, split), in the description's order
     }
 )
+OUTFITS_SCHEMA = SCHEMA.append(pa.field("outfit", pa.int64()))  # of sets with outfits; NO_OUTFIT where there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +75,32 @@ class Description:
     shards: tuple[ShardRecord, ...]
     index_sha256: str
     index_files: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of the other files of `datasets`
+    has_outfits: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of `dataset.json`."""
-        content = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        """Return the content of `dataset.json`. A set without outfits has the bytes that earlier versions wrote."""
+        content = {"format": FORMAT, "version": OUTFITS_VERSION if self.has_outfits else VERSION, **asdict(self)}
+        del content["has_outfits"]
+        content["protocols"] = [protocol_json(protocol) for protocol in self.protocols]
         return {**content, "checksum": _checksum(content)}
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the index."""
+        return OUTFITS_SCHEMA if self.has_outfits else SCHEMA
 
     @property
     def role_names(self) -> list[tuple[str, str]]:
         """Return the (protocol, split) of each entry in a row's roles."""
         return [(protocol.name, split) for protocol in self.protocols for split in protocol.splits]
+
+
+def protocol_json(protocol: Protocol) -> dict[str, Any]:
+    """Return the entry of a protocol in `dataset.json`, without the usual rule of what is ignored."""
+    content = asdict(protocol)
+    if not protocol.needs_outfits:
+        del content["ignore"]
+    return content
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
@@ -101,8 +119,11 @@ def load_description(files: Files) -> tuple[Description, str]:
         content = json.loads(text)
         if content.get("format") != FORMAT:
             raise DataError(f"{path}: not a description of shards (no format: {FORMAT}); build the set again")
-        if content.get("version") != VERSION:
-            raise DataError(f"{path}: format version {content.get('version')}, not {VERSION}; build the set again")
+        if content.get("version") not in (VERSION, OUTFITS_VERSION):
+            raise DataError(
+                f"{path}: format version {content.get('version')}, not {VERSION} or {OUTFITS_VERSION}; take a newer "
+                "mstat, or build the set again"
+            )
         checksum = content.pop("checksum")
         if checksum != _checksum(content):
             raise DataError(f"{path}: does not match its own checksum: edited or damaged; build the set again")
@@ -115,6 +136,7 @@ def load_description(files: Files) -> tuple[Description, str]:
             shards=tuple(ShardRecord(**shard) for shard in content["shards"]),
             index_sha256=content["index_sha256"],
             index_files=content.get("index_files", {}),
+            has_outfits=content["version"] == OUTFITS_VERSION,
         )
         _refuse_other_names(path, description)
         index_checks.check_description(description)
@@ -144,7 +166,7 @@ def load_table(files: Files, description: Description) -> pa.Table:
             raise DataError(f"{where}: changed since the build (SHA-256); bring it back, or build the set again")
         with os.fdopen(open_regular(path), "rb") as file:  # pa.memory_map refuses paths that are not UTF-8
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        table = index_checks.read_stream(pa.py_buffer(mapped), SCHEMA)
+        table = index_checks.read_stream(pa.py_buffer(mapped), description.schema)
         index_checks.check_table(table, description)
         return table
     except (OSError, pa.ArrowException, ValueError, struct.error) as error:
@@ -182,12 +204,23 @@ def beside_index(folder: Path) -> dict[str, str]:
 
 
 def sample_json(
-    key: str, pid: int, camid: int, num_frames: int, roles: Iterable[int], role_names: Iterable[tuple[str, str]]
+    key: str,
+    pid: int,
+    camid: int,
+    num_frames: int,
+    roles: Iterable[int],
+    role_names: Iterable[tuple[str, str]],
+    outfit: int | None,
 ) -> bytes:
-    """Return the content of `<key>.json`; `roles` has an entry for each of `role_names`."""
+    """Return the content of `<key>.json`; `roles` has an entry for each of `role_names`.
+
+    `outfit` is None in a set without outfits.
+    """
     named = {
         f"{protocol}/{split}": [flag.name.lower() for flag in Role(role) if flag.name]
         for (protocol, split), role in zip(role_names, roles, strict=True)
     }
     content = {"key": key, "pid": pid, "camid": camid, "num_frames": num_frames, "roles": named}
+    if outfit is not None:
+        content["outfit"] = outfit
     return json.dumps(content).encode()

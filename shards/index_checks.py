@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shards.records import JUNK_PID, Role
+from shards.records import IGNORE_RULES, JUNK_PID, NO_OUTFIT, Role
 
 if TYPE_CHECKING:
     from shards.index import Description
@@ -43,6 +43,8 @@ def check_description(description: Description) -> None:
         _require(bool(protocol.splits) and _all_differ(protocol.splits), f"splits of {protocol.name}")
         _require(isinstance(protocol.description, str), f"description of {protocol.name}")
         _require(isinstance(protocol.cmc_only, bool), f"cmc_only of {protocol.name}: {protocol.cmc_only!r}")
+        _require(protocol.ignore in list(IGNORE_RULES), f"ignore of {protocol.name}: {protocol.ignore!r}")
+        _require(description.has_outfits or not protocol.needs_outfits, f"{protocol.name} needs outfits")
     _require(len(description.role_names) <= MAX_SPLITS, f"{len(description.role_names):,} splits; {MAX_SPLITS} at most")
     for what in ("facts", "index_files"):
         values = getattr(description, what)
@@ -129,6 +131,9 @@ def check_table(table: pa.Table, description: Description) -> None:
     _require(rising is not False or pc.count_distinct(keys).as_py() == len(table), "two tracklets have one key")
     _require(int(pids.min()) >= JUNK_PID, f"identity {pids.min()}")
     _require(int(camids.min()) >= 0, f"camera {camids.min()}")
+    if description.has_outfits:
+        outfits = table["outfit"].to_numpy()
+        _require(int(outfits.min()) >= NO_OUTFIT, f"outfit {outfits.min()}")
     shard_bytes = np.array([shard.bytes for shard in description.shards], np.int64)
     num_roles = len(description.role_names)
     frames = sum(_check_batch(batch, shard_bytes, num_roles) for batch in table.to_batches())

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from shards import images, index
 from shards.images import Uint8Array
 from shards.paths import expand
-from shards.records import INCOMPARABLE, DataError, Protocol, Role, Tracklet, UsageError
+from shards.records import INCOMPARABLE, NO_OUTFIT, DataError, Protocol, Role, Tracklet, UsageError
 from shards.storage import LocalFiles, RemoteFiles, open_files
 
 Int64Array = np.ndarray[Any, np.dtype[np.int64]]
@@ -50,7 +50,8 @@ class Reader:
         protocols: Protocols of the data set; the first is the default.
         checksum: Checksum of the whole set; equal for two builds of the same data.
         facts: Notes of the source.
-        pids, camids, num_frames: int64 arrays with an entry for each tracklet.
+        pids, camids, outfits, num_frames: int64 arrays with an entry for each tracklet; outfits are NO_OUTFIT where
+            none is labelled.
 
     Raises DataError if the folder is not a finished set, has another format version, or lacks bytes.
     """
@@ -73,6 +74,10 @@ class Reader:
         self._table = index.load_table(self._files, self.description)
         self.pids: Int64Array = self._table["pid"].to_numpy()
         self.camids: Int64Array = self._table["camid"].to_numpy()
+        has_outfits = self.description.has_outfits
+        self.outfits: Int64Array = (
+            self._table["outfit"].to_numpy() if has_outfits else np.full(len(self._table), NO_OUTFIT)
+        )
         self._shards: Int64Array = self._table["shard"].to_numpy()
         self.num_frames: Int64Array = np.asarray(pc.list_value_length(self._table["sizes"]).to_numpy(), np.int64)
         self._batches = [_Batch(batch) for batch in self._table.to_batches()]
@@ -93,6 +98,7 @@ class Reader:
             camid=int(self.camids[row]),
             num_frames=int(self.num_frames[row]),
             roles={name: Role(role) for name, role in zip(self.description.role_names, roles, strict=True)},
+            outfit=int(self.outfits[row]),
         )
 
     def frames(self, i: int, numbers: Sequence[int] | Int64Array, size: tuple[int, int] | None = None) -> Uint8Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 JUNK_PID = -1  # `00-1` in MARS: a bad detection, ignored for every query
 DISTRACTOR_PID = 0  # `0000` in MARS: a person or a false alarm that matches no query
@@ -37,12 +37,13 @@ class Role(IntFlag):
     JUNK = 8  # in the gallery, but ignored for every query
 
 
-# Gallery tracklets of a query's own identity that it ignores, by the name of the rule.
-IGNORE_RULES = {
-    "camera": "same camera",  # Market-1501, MARS and most others
-    "camera-and-outfit": "same camera and same outfit",
-    "clothes-changing": "same camera, or same outfit",  # matches wear other clothes
-    "same-clothes": "same camera, or another outfit",  # matches wear the same clothes
+# Gallery tracklets of its own identity that a query ignores, by the name of the rule. The arguments say whether camera
+# and outfit are those of the query, as arrays or tensors of booleans.
+IGNORE_RULES: Mapping[str, Callable[[Any, Any], Any]] = {
+    "camera": lambda camera, outfit: camera,  # Market-1501, MARS and most others
+    "camera-and-outfit": lambda camera, outfit: camera & outfit,
+    "clothes-changing": lambda camera, outfit: camera | outfit,  # matches wear other clothes
+    "same-clothes": lambda camera, outfit: camera | ~outfit,  # matches wear the same clothes
 }
 
 
@@ -61,6 +62,11 @@ class Protocol:
     description: str = ""
     cmc_only: bool = False  # each query has one true match, so that mAP adds nothing and is not reported
     ignore: str = "camera"
+
+    @property
+    def needs_outfits(self) -> bool:
+        """Whether the rule of what is ignored looks at outfits."""
+        return self.ignore != "camera"
 
 
 # Errors of `Frame.read` that concern the frame itself. Other read errors (of a disk or network) may not recur.
@@ -104,6 +110,11 @@ class Source:
     protocols: tuple[Protocol, ...]
     tracklets: tuple[SourceTracklet, ...]
     facts: Mapping[str, str] = field(default_factory=dict)  # notes that `info` shows
+
+    @property
+    def has_outfits(self) -> bool:
+        """Whether a tracklet has an outfit."""
+        return any(tracklet.outfit != NO_OUTFIT for tracklet in self.tracklets)
 
 
 @dataclass(frozen=True, slots=True)

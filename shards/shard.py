@@ -63,6 +63,7 @@ class Job:
     encoding: Encoding
     plan: str
     drop: bool = False  # leave out bad frames instead of failing
+    has_outfits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +256,8 @@ class _Shard:
     def add(self, tracklet: SourceTracklet, pictures: Sequence[_Picture]) -> None:
         """Write a tracklet: json, then pictures."""
         key, pid, camid, roles = tracklet.key, tracklet.pid, tracklet.camid, [int(role) for role in tracklet.roles]
-        content = index.sample_json(key, pid, camid, len(pictures), roles, self._job.role_names)
+        outfit = tracklet.outfit if self._job.has_outfits else None
+        content = index.sample_json(key, pid, camid, len(pictures), roles, self._job.role_names, outfit)
         members = [(f"{key}.json", content)]
         members += [(f"{key}.{number:05d}.{p.extension}", p.data) for number, p in enumerate(pictures)]
         block, offsets = tar.pack(members)
@@ -270,6 +272,7 @@ class _Shard:
                 "sizes": [len(p.data) for p in pictures],
                 "crc32": [p.crc32 for p in pictures],
                 "roles": roles,
+                "outfit": tracklet.outfit,
             }
         )
         self._write(block)
@@ -279,7 +282,8 @@ class _Shard:
         self._write(tar.end(self._size))
         self._file.flush()
         record = index.ShardRecord(self._job.path.name, self._size, self._hash.hexdigest())
-        return record, pa.Table.from_pylist(self._rows, schema=index.SCHEMA)
+        schema = index.OUTFITS_SCHEMA if self._job.has_outfits else index.SCHEMA
+        return record, pa.Table.from_pylist(self._rows, schema=schema)
 
     def _write(self, block: bytes) -> None:
         self._file.write(block)

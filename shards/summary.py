@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shards.read import Reader
-from shards.records import DISTRACTOR_PID, WARNINGS, Role
+from shards.records import DISTRACTOR_PID, IGNORE_RULES, NO_OUTFIT, WARNINGS, Role
 from shards.text import markup, printable
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -27,6 +27,7 @@ def summary(reader: Reader) -> dict[str, Any]:
             "name": protocol.name,
             "description": protocol.description,
             "cmc_only": protocol.cmc_only,
+            "ignore": protocol.ignore,
             "splits": {split: _split(reader, protocol.name, split) for split in protocol.splits},
         }
         for protocol in reader.protocols
@@ -78,7 +79,7 @@ def _split(reader: Reader, protocol: str, split: str) -> dict[str, Any]:
     in_both = np.intersect1d(reader.pids[members["train"]], reader.pids[query | gallery])
     return {
         **counts,
-        "valid_queries": num_valid_queries(reader, query, gallery),
+        "valid_queries": num_valid_queries(reader, query, gallery, reader.protocol(protocol).ignore),
         "in_train_and_test": in_both[in_both > 0].tolist(),
         "per_camera": dict(sorted(cameras.items())),
     }
@@ -102,13 +103,18 @@ def _counts(reader: Reader, rows: np.ndarray, cameras: bool = True) -> dict[str,
     return {**counts, "cameras": np.unique(reader.camids[rows]).tolist()} if cameras else counts
 
 
-def num_valid_queries(reader: Reader, query: np.ndarray, gallery: np.ndarray) -> int:
-    """Count the queries with a match: a gallery tracklet of the same identity and another camera."""
-    cameras: dict[int, set[int]] = {}
-    for pid, camid in zip(reader.pids[gallery].tolist(), reader.camids[gallery].tolist(), strict=True):
-        cameras.setdefault(pid, set()).add(camid)
-    requested = zip(reader.pids[query].tolist(), reader.camids[query].tolist(), strict=True)
-    return sum(len(there := cameras.get(pid, set())) > (camid in there) for pid, camid in requested)
+def num_valid_queries(reader: Reader, query: np.ndarray, gallery: np.ndarray, ignore: str = "camera") -> int:
+    """Count the queries with a match: a gallery tracklet of the same identity that the rule does not ignore."""
+    labels = np.stack([reader.pids, reader.camids, reader.outfits], axis=1)
+    searched = np.unique(labels[gallery], axis=0)  # sorted by identity
+    requested, counts = np.unique(labels[query], axis=0, return_counts=True)
+    first, last = (np.searchsorted(searched[:, 0], requested[:, 0], side=side) for side in ("left", "right"))
+    valid = 0
+    for (_, camid, outfit), count, start, stop in zip(requested, counts, first, last, strict=True):
+        _, camids, outfits = searched[start:stop].T
+        same_outfit = (outfits == outfit) & (outfit != NO_OUTFIT)
+        valid += int(count) * bool((~IGNORE_RULES[ignore](camids == camid, same_outfit)).any())
+    return valid
 
 
 def _warnings(content: dict[str, Any]) -> list[str]:
@@ -118,9 +124,8 @@ def _warnings(content: dict[str, Any]) -> list[str]:
         for split, counts in protocol["splits"].items():
             label, queries = _label(protocol, split), counts["query"]["tracklets"]
             if queries and not counts["valid_queries"]:
-                lines.append(
-                    f"{label}: none of {queries:,} queries has a match on another camera; nothing can be scored"
-                )
+                match = "on another camera" if protocol["ignore"] == "camera" else f"by the rule {protocol['ignore']}"
+                lines.append(f"{label}: none of {queries:,} queries has a match {match}; nothing can be scored")
             if queries and (in_both := counts["in_train_and_test"]):
                 shown = ", ".join(map(str, in_both[:MAX_SHOWN])) + (", ..." if len(in_both) > MAX_SHOWN else "")
                 lines.append(f"{label}: {len(in_both):,} identities are in training and in test: {shown}")
@@ -192,6 +197,8 @@ def show(content: dict[str, Any], console: Console) -> None:
             label = _label(protocol, split)
             shown = [role for role in ROLES if counts[role]["lengths"]]
             console.print(f"[bold]{markup(label)}[/]: {markup(protocol['description'])}")
+            if protocol["ignore"] != "camera":
+                console.print(f"ignored of the query's own identity: {protocol['ignore']}")
             table = Table(box=None)
             for column in ("role", "identities", "tracklets", "frames", "a tracklet has", "lengths"):
                 table.add_column(column, justify="left" if column == "role" else "right", no_wrap=True)

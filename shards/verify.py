@@ -154,13 +154,19 @@ def _in_place(row: dict[str, Any], data: memoryview) -> bool:
     return any(zlib.crc32(data[offset : offset + size]) == checksum for offset, size, checksum in frames)
 
 
+def _sample_json(row: dict[str, Any], role_names: Any) -> bytes:
+    """Return the json that the writer gave a tracklet."""
+    labels = (row["key"], row["pid"], row["camid"], len(row["sizes"]), row["roles"])
+    return index.sample_json(*labels, role_names, row.get("outfit"))
+
+
 def _verify_row(row: dict[str, Any], members: dict[Any, _Member], role_names: Any, data: memoryview) -> list[str]:
     """Return the faults of one tracklet; remove its members from `members`."""
     faults: list[str] = []
     lost: list[int] = []
     changed: list[int] = []
     hidden = moved = 0
-    content = index.sample_json(row["key"], row["pid"], row["camid"], len(row["sizes"]), row["roles"], role_names)
+    content = _sample_json(row, role_names)
     expected = {
         number: _Member(*member)
         for number, member in enumerate(zip(row["offsets"], row["sizes"], row["crc32"], strict=True))
@@ -197,7 +203,7 @@ def _verify_row(row: dict[str, Any], members: dict[Any, _Member], role_names: An
 def _unframed(row: dict[str, Any], role_names: Any, data: memoryview) -> list[str]:
     """Return the faults of tar headers and padding around intact members."""
     key, sizes = row["key"], row["sizes"]
-    content = index.sample_json(key, row["pid"], row["camid"], len(sizes), row["roles"], role_names)
+    content = _sample_json(row, role_names)
     json_offset = row["offsets"][0] - tar.BLOCK - len(content) - -len(content) % tar.BLOCK
     expected = [(JSON_MEMBER, f"{key}.json", json_offset, len(content), row["json_crc32"])]
     for number, (offset, size, checksum) in enumerate(zip(row["offsets"], sizes, row["crc32"], strict=True)):

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from shards import index, tar
 from shards.guarded import open_lock
-from shards.records import BAD_FRAME, DataError, Source, SourceTracklet, UsageError
+from shards.records import BAD_FRAME, NO_OUTFIT, DataError, Role, Source, SourceTracklet, UsageError
 from shards.shard import SIDECAR, Encoding, Job, Written, join_shard, write_shard
 from shards.terminal import print_line
 from shards.text import counted, printable_lines
@@ -180,6 +180,7 @@ class Build:
                 self.encoding,
                 plan,
                 self.drop,
+                source.has_outfits,
             )
             for number, (start, stop) in enumerate(bounds)
         ]
@@ -224,6 +225,7 @@ class Build:
             shards=tuple(result.record for result in results if result.record),
             index_sha256=index.write_index(self.folder, table),
             index_files=index.beside_index(self.folder),
+            has_outfits=self.source.has_outfits,
         )
         (self.folder / index.DESCRIPTION_FILE).write_text(json.dumps(description.to_json(), indent=1) + "\n")
         return description
@@ -259,6 +261,7 @@ def _check(source: Source) -> None:
     if not source.tracklets:
         raise DataError(f"{source.name}: no tracklet; is this the right folder?")
     num_roles = sum(len(protocol.splits) for protocol in source.protocols)
+    by_outfit = [protocol.needs_outfits for protocol in source.protocols for _ in protocol.splits]
     seen: set[str] = set()
     for tracklet in source.tracklets:
         if tracklet.key in seen:
@@ -273,6 +276,14 @@ def _check(source: Source) -> None:
                 "the largest number that can be stored"
             )
         assert len(tracklet.roles) == num_roles, tracklet.key
+        assert NO_OUTFIT <= tracklet.outfit <= MAX_NUMBER, tracklet.key
+        if any(by_outfit) and tracklet.outfit == NO_OUTFIT and tracklet.pid > 0:
+            compared = (role & (Role.QUERY | Role.GALLERY) and not role & Role.JUNK for role in tracklet.roles)
+            if any(needed and is_compared for needed, is_compared in zip(by_outfit, compared, strict=True)):
+                raise DataError(
+                    f"{source.name}: {tracklet.key} has no outfit, but a protocol decides by outfits which tracklets a "
+                    "query ignores; give it one"
+                )
         seen.add(tracklet.key)
 
 
@@ -293,8 +304,10 @@ def _mean_frame_bytes(tracklets: Sequence[SourceTracklet], encoding: Encoding) -
 
 def _fingerprint(source: Source, encoding: Encoding, parts: Sequence[tuple[int, int]]) -> str:
     """Return a digest of everything but the frames that determines the shards. Frames are compared per shard."""
-    rows = [(t.key, t.pid, t.camid, t.num_frames, t.roles) for t in source.tracklets]
-    protocols = [asdict(protocol) for protocol in source.protocols]
+    rows: list[tuple[Any, ...]] = [(t.key, t.pid, t.camid, t.num_frames, t.roles) for t in source.tracklets]
+    if source.has_outfits:
+        rows = [(*row, t.outfit) for row, t in zip(rows, source.tracklets, strict=True)]
+    protocols = [index.protocol_json(protocol) for protocol in source.protocols]
     # "upright": a build does not resume one of an older version that turned no pictures.
     plan = [source.name, protocols, rows, asdict(encoding), parts, index.VERSION, "upright"]
     return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
