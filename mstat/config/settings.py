@@ -312,8 +312,9 @@ class EvalConfig:
     Attributes:
         num_frames: Frames of a test clip.
         mode: Clips of `num_frames` frames whose features are averaged. `sample`: one clip per tracklet, drawn with a
-            fixed seed and kept in order. `segments`: one clip, of the first frame of each of `num_frames` equal parts
-            (restricted random sampling at test, Li et al. 2018; `evenly` in torchreid). `clips`: the whole tracklet in
+            fixed seed and kept in order. Restricted random sampling (RRS, Li et al. 2018) takes one clip with a frame
+            of each of `num_frames` equal parts: the first (`segments`; `evenly` in torchreid), the middle one
+            (`segments-middle`), or one drawn with a fixed seed (`segments-drawn`). `clips`: the whole tracklet in
             consecutive clips (AP3D). `stride`: the whole tracklet in clips of every `stride`-th frame (CAL, Gu et al.
             2022).
         stride: Distance between neighbouring frames of a clip if mode is `stride`.
@@ -337,7 +338,7 @@ class EvalConfig:
     """
 
     num_frames: int = within("[1, 65535]", 32)
-    mode: Literal["sample", "segments", "clips", "stride"] = "sample"
+    mode: Literal["sample", "segments", "segments-middle", "segments-drawn", "clips", "stride"] = "sample"
     stride: int = within("[1, 2147483647]", 4)
     flip: bool = False
     batch_size: int = within("[1, 2147483647]", 8)

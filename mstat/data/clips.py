@@ -29,15 +29,21 @@ def training_frames(num_available: int, config: ClipConfig, rng: np.random.Gener
 def evaluation_clips(num_available: int, config: EvalConfig, tracklet: int) -> list[np.ndarray]:
     """Return the clips of a tracklet, each of frame numbers (T,); their features are averaged.
 
-    `sample` gives one clip of T frames, drawn by (eval.seed, tracklet) and kept in order; `segments` one clip of the
-    first frame of each of T equal parts. `clips` and `stride` give all frames, see `dense_clips`.
+    `sample` gives one clip of T frames, drawn by (eval.seed, tracklet) and kept in order. `segments`, `segments-middle`
+    and `segments-drawn` give one clip with a frame of each of T equal parts: the first, the middle one, or one drawn by
+    (eval.seed, tracklet). `clips` and `stride` give all frames, see `dense_clips`.
     """
     num_frames = config.num_frames
     if config.mode in ("clips", "stride"):
         return dense_clips(num_available, num_frames, config.stride if config.mode == "stride" else 1)
     if config.mode == "segments" or num_available <= num_frames:
         return [spread(num_available, num_frames)]
+    edges = np.arange(num_frames + 1) * num_available // num_frames
+    if config.mode == "segments-middle":
+        return [(edges[:-1] + edges[1:] - 1) // 2]
     rng = np.random.default_rng([config.seed, tracklet])
+    if config.mode == "segments-drawn":
+        return [rng.integers(edges[:-1], edges[1:])]
     return [np.sort(rng.choice(num_available, num_frames, replace=False))]
 
 

@@ -173,6 +173,7 @@ class Trial(Extraction):
         requested = self.tracklets[self.queries]
         places = np.minimum(np.searchsorted(gallery, requested), len(gallery) - 1)
         itself = [(query, place) for query, place in enumerate(places) if gallery[place] == requested[query]]
+        self.protocol = reader.protocol(config.data.protocol)
         self.pairs: Pairs = make_pairs(
             reader.pids[requested],
             reader.camids[requested],
@@ -180,6 +181,9 @@ class Trial(Extraction):
             reader.camids[gallery],
             junk=(roles[gallery] & Role.JUNK) > 0,
             same=itself,
+            query_outfits=reader.outfits[requested],
+            gallery_outfits=reader.outfits[gallery],
+            ignore=self.protocol.ignore,
         )
         if not self.pairs.positives_2P.shape[1]:
             raise UserError(f"{config.data.shards}: {self._why_no_match(gallery)}")
@@ -190,14 +194,17 @@ class Trial(Extraction):
         searched = gallery[~self.pairs.junk_G.numpy()]
         if not np.isin(self.reader.pids[requested], self.reader.pids[searched]).any():
             why = "no identity of a query is in the gallery" + " except as junk" * (len(searched) < len(gallery))
+        elif self.protocol.needs_outfits:
+            why = f"the rule {self.protocol.ignore} ignores all tracklets of the queries' identities in the gallery"
         elif len(cameras := np.unique(self.reader.camids[searched])) == 1:
             why = f"gallery and queries come from a single camera, {cameras[0]}"
         else:
             why = "the gallery has the queries' identities only from the query's own camera, or as junk"
+        match = "a match" if self.protocol.needs_outfits else "a match from another camera"
         return (
-            f"none of the {num_queries:,} queries of this protocol and split has a match from another camera in the "
-            f"gallery, so nothing can be scored: {why}. Choose another --data.protocol or --data.split, or a data set "
-            "whose test identities appear in two cameras; --train.eval_every null trains without scores"
+            f"none of the {num_queries:,} queries of this protocol and split has {match} in the gallery, so nothing "
+            f"can be scored: {why}. Choose another --data.protocol or --data.split, or a data set whose test "
+            "identities appear in two cameras; --train.eval_every null trains without scores"
         )
 
     @property

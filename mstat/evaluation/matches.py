@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mstat.errors import UserError
 from mstat.evaluation.metric_inputs import flags, index_pairs, labels
+from shards.records import IGNORE_RULES, NO_OUTFIT
 
 Labels = Sequence[int] | np.ndarray[Any, Any] | Tensor  # whole numbers along one axis
 Flags = Sequence[bool] | np.ndarray[Any, Any] | Tensor
@@ -30,7 +31,8 @@ class Pairs:
         num_gallery: G, junk included.
         junk_G: True where a gallery item is ignored for every query.
         positives_2P: Query and gallery index of each true match, sorted by query, then by gallery item.
-        ignored_2I: Query and gallery index of pairs with equal identity and camera, and of copies, but not of junk.
+        ignored_2I: Query and gallery index of pairs of one identity that the rule ignores, and of copies, but not of
+            junk.
     """
 
     num_query: int
@@ -48,19 +50,29 @@ def make_pairs(
     *,
     junk: Flags | None = None,
     same: IndexPairs | None = None,
+    query_outfits: Labels | None = None,
+    gallery_outfits: Labels | None = None,
+    ignore: str = "camera",
 ) -> Pairs:
-    """Apply the evaluation rule. A query ignores junk, its own identity from its own camera, and its copies.
+    """Apply the evaluation rule. A query ignores junk, its copies, and what `ignore` says of its own identity.
 
     Args:
         query_pids, query_camids: Q integers each (array, tensor or list).
         gallery_pids, gallery_camids: G integers each.
         junk: G flags, or None for no junk.
         same: (query index, gallery index) pairs that are copies of one tracklet, or None.
+        query_outfits, gallery_outfits: Q and G integers, -1 for an unknown outfit, which equals no other; None if
+            `ignore` does not need them.
+        ignore: Gallery items of the query's identity that are ignored: those of its camera (`camera`), of its camera
+            and outfit (`camera-and-outfit`), of its camera or outfit (`clothes-changing`), or of its camera or another
+            outfit (`same-clothes`).
 
     Raises:
-        UserError: If labels are not whole numbers along one axis, lengths do not match, or an index of `same` is out
-            of range.
+        UserError: If labels are not whole numbers along one axis, lengths do not match, an index of `same` is out of
+            range, or `ignore` is another word or needs outfits that are not given.
     """
+    if ignore not in IGNORE_RULES:
+        raise UserError(f"ignore={ignore!r}: choose one of {', '.join(IGNORE_RULES)}")
     query_pids, query_camids = labels("query pids", query_pids), labels("query camids", query_camids)
     gallery_pids, gallery_camids = labels("gallery pids", gallery_pids), labels("gallery camids", gallery_camids)
     num_query, num_gallery = len(query_pids), len(gallery_pids)
@@ -82,14 +94,26 @@ def make_pairs(
     item = by_pid_G[first_Q[query] + nth]
 
     own_camera = query_camids[query] == gallery_camids[item]
+    own_outfit = torch.zeros_like(own_camera)
+    if query_outfits is not None and gallery_outfits is not None:
+        query_outfits, gallery_outfits = (
+            labels("query outfits", query_outfits),
+            labels("gallery outfits", gallery_outfits),
+        )
+        check_length("query outfits", query_outfits, num_query)
+        check_length("gallery outfits", gallery_outfits, num_gallery)
+        own_outfit = (query_outfits[query] == gallery_outfits[item]) & (query_outfits[query] != NO_OUTFIT)
+    elif ignore != "camera":
+        raise UserError(f"ignore={ignore!r} needs query_outfits and gallery_outfits")
+    ignored = IGNORE_RULES[ignore](own_camera, own_outfit)
     copy = torch.isin(query * num_gallery + item, same_2N[0] * num_gallery + same_2N[1])
     alike_2N = torch.stack([query, item])
     return Pairs(
         num_query=num_query,
         num_gallery=num_gallery,
         junk_G=junk_G,
-        positives_2P=alike_2N[:, ~(own_camera | copy | junk_G[item])],
-        ignored_2I=torch.cat([alike_2N[:, own_camera], same_2N], dim=1),
+        positives_2P=alike_2N[:, ~(ignored | copy | junk_G[item])],
+        ignored_2I=torch.cat([alike_2N[:, ignored], same_2N], dim=1),
     )
 
 

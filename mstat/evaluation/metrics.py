@@ -74,7 +74,7 @@ class Scores:
         counted_Q = self.counted_Q(no_positive)
         if not counted_Q.any():
             raise UserError(
-                f"none of {len(counted_Q)} queries has a match from another camera in the gallery, so nothing can be "
+                f"none of {len(counted_Q)} queries has a match in the gallery that is not ignored, so nothing can be "
                 "scored: check pids, camids and the protocol"
             )
         num_counted = int(counted_Q.sum())
@@ -166,12 +166,15 @@ def cmc_map(
     *,
     junk: Flags | None = None,
     same: IndexPairs | None = None,
+    query_outfits: Labels | None = None,
+    gallery_outfits: Labels | None = None,
+    ignore: str = "camera",
     ranks: Sequence[int] = RANKS,
     no_positive: NoPositive = "skip",
 ) -> dict[str, Any]:
     """Compute CMC and mAP in one process that holds all features, by the code that scores runs.
 
-    A query ignores junk, its own identity from its own camera, and its copies. Items are ranked by cosine similarity in
+    A query ignores junk, its copies, and what `ignore` says of its own identity. Items are ranked by cosine similarity in
     fp32; of two equally similar items, the one with the lower gallery index is nearer.
 
     Args:
@@ -179,6 +182,8 @@ def cmc_map(
         query_pids, query_camids, gallery_pids, gallery_camids: Whole numbers along one axis, Q and G of them.
         junk: G flags, or None for no junk.
         same: (query index, gallery index) pairs that are copies of one tracklet, or None.
+        query_outfits, gallery_outfits, ignore: As in `mstat.evaluation.matches.make_pairs`; by default, a query ignores
+            its own identity from its own camera.
         ranks, no_positive: As in `Scores.summary`.
 
     Warns:
@@ -192,7 +197,17 @@ def cmc_map(
         UserError: If lengths do not match, labels are not whole numbers, features are not finite, or no query has a
             positive.
     """
-    pairs = make_pairs(query_pids, query_camids, gallery_pids, gallery_camids, junk=junk, same=same)
+    pairs = make_pairs(
+        query_pids,
+        query_camids,
+        gallery_pids,
+        gallery_camids,
+        junk=junk,
+        same=same,
+        query_outfits=query_outfits,
+        gallery_outfits=gallery_outfits,
+        ignore=ignore,
+    )
     query_QD, gallery_GD = numbers("query features", query_features), numbers("gallery features", gallery_features)
     check_length("gallery features", gallery_GD, pairs.num_gallery)
     summary = score(pairs, rank_positives(query_QD, gallery_GD, 0, pairs)).summary(ranks, no_positive)
@@ -210,6 +225,9 @@ def cmc_map_from_distances(
     *,
     junk: Flags | None = None,
     same: IndexPairs | None = None,
+    query_outfits: Labels | None = None,
+    gallery_outfits: Labels | None = None,
+    ignore: str = "camera",
     ranks: Sequence[int] = RANKS,
     no_positive: NoPositive = "skip",
 ) -> dict[str, Any]:
@@ -221,5 +239,15 @@ def cmc_map_from_distances(
     Raises:
         UserError: As `cmc_map`, or if distances are not finite.
     """
-    pairs = make_pairs(query_pids, query_camids, gallery_pids, gallery_camids, junk=junk, same=same)
+    pairs = make_pairs(
+        query_pids,
+        query_camids,
+        gallery_pids,
+        gallery_camids,
+        junk=junk,
+        same=same,
+        query_outfits=query_outfits,
+        gallery_outfits=gallery_outfits,
+        ignore=ignore,
+    )
     return score(pairs, rank_distances(numbers("distances", distance), pairs)).summary(ranks, no_positive)

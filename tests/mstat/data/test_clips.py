@@ -76,6 +76,26 @@ def test_evaluation_segments_are_those_of_training() -> None:
     np.testing.assert_array_equal(evaluation_clips(3, config, 7), [[0, 0, 1, 2]])
 
 
+def test_evaluation_segments_have_a_middle_and_a_drawn_frame() -> None:
+    """`segments-middle` takes the middle of each part (the first of two); `segments-drawn` any frame of it, by seed and
+    tracklet; of a short tracklet, both take what `segments` takes."""
+    (middle,) = evaluation_clips(21, EvalConfig(num_frames=4, mode="segments-middle"), 7)
+    np.testing.assert_array_equal(middle, [2, 7, 12, 17])
+    drawn = [
+        evaluation_clips(21, EvalConfig(num_frames=4, mode="segments-drawn", seed=seed), 7)[0] for seed in range(100)
+    ]
+    np.testing.assert_array_equal(np.min(drawn, axis=0), [0, 5, 10, 15])
+    np.testing.assert_array_equal(np.max(drawn, axis=0), [4, 9, 14, 20])
+    again, other = (
+        evaluation_clips(21, EvalConfig(num_frames=4, mode="segments-drawn", seed=1), tracklet)[0]
+        for tracklet in (7, 8)
+    )
+    np.testing.assert_array_equal(again, drawn[1])
+    assert not np.array_equal(again, other)
+    for mode in ("segments-middle", "segments-drawn"):
+        np.testing.assert_array_equal(evaluation_clips(3, EvalConfig(num_frames=4, mode=mode), 7), [[0, 0, 1, 2]])
+
+
 @pytest.mark.parametrize(
     ("num_available", "stride", "expected"),
     [
