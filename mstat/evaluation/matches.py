@@ -96,13 +96,10 @@ def make_pairs(
     own_camera = query_camids[query] == gallery_camids[item]
     own_outfit = torch.zeros_like(own_camera)
     if query_outfits is not None and gallery_outfits is not None:
-        query_outfits, gallery_outfits = (
-            labels("query outfits", query_outfits),
-            labels("gallery outfits", gallery_outfits),
-        )
-        check_length("query outfits", query_outfits, num_query)
-        check_length("gallery outfits", gallery_outfits, num_gallery)
-        own_outfit = (query_outfits[query] == gallery_outfits[item]) & (query_outfits[query] != NO_OUTFIT)
+        outfits_Q, outfits_G = labels("query outfits", query_outfits), labels("gallery outfits", gallery_outfits)
+        check_length("query outfits", outfits_Q, num_query)
+        check_length("gallery outfits", outfits_G, num_gallery)
+        own_outfit = (outfits_Q[query] == outfits_G[item]) & (outfits_Q[query] != NO_OUTFIT)
     elif ignore != "camera":
         raise UserError(f"ignore={ignore!r} needs query_outfits and gallery_outfits")
     ignored = IGNORE_RULES[ignore](own_camera, own_outfit)

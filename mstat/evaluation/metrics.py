@@ -174,8 +174,8 @@ def cmc_map(
 ) -> dict[str, Any]:
     """Compute CMC and mAP in one process that holds all features, by the code that scores runs.
 
-    A query ignores junk, its copies, and what `ignore` says of its own identity. Items are ranked by cosine similarity in
-    fp32; of two equally similar items, the one with the lower gallery index is nearer.
+    A query ignores junk, its copies, and what `ignore` says of its own identity. Items are ranked by cosine similarity
+    in fp32; of two equally similar items, the one with the lower gallery index is nearer.
 
     Args:
         query_features, gallery_features: (Q, D) and (G, D), arrays or tensors; need not be normalised.

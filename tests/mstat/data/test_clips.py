@@ -86,10 +86,8 @@ def test_evaluation_segments_have_a_middle_and_a_drawn_frame() -> None:
     ]
     np.testing.assert_array_equal(np.min(drawn, axis=0), [0, 5, 10, 15])
     np.testing.assert_array_equal(np.max(drawn, axis=0), [4, 9, 14, 20])
-    again, other = (
-        evaluation_clips(21, EvalConfig(num_frames=4, mode="segments-drawn", seed=1), tracklet)[0]
-        for tracklet in (7, 8)
-    )
+    seeded = EvalConfig(num_frames=4, mode="segments-drawn", seed=1)
+    again, other = (evaluation_clips(21, seeded, tracklet)[0] for tracklet in (7, 8))
     np.testing.assert_array_equal(again, drawn[1])
     assert not np.array_equal(again, other)
     for mode in ("segments-middle", "segments-drawn"):
