@@ -332,6 +332,8 @@ class EvalConfig:
             `all` degrades both.
         no_positive: Queries without a true match in the gallery are left out (`skip`, as usual) or count as 0 (`zero`).
         baselines: Also score the untrained model and two colour histograms.
+        features: Keep the compared features and their labels, in `features` beside evaluation.json;
+            `mstat.metrics.load_features` reads them.
         pictures: Add to the report a t-SNE of the test identities and heat maps of the attributes' attention.
         num_rankings: Hardest queries whose nearest gallery tracklets the report shows. It also shows a third as many
             of the other queries.
@@ -350,6 +352,7 @@ class EvalConfig:
     degrade: Literal["queries", "all"] = "queries"
     no_positive: Literal["skip", "zero"] = "skip"
     baselines: bool = False
+    features: bool = False
     pictures: bool = True
     num_rankings: int = within("[0, 2147483647]", 24)
 

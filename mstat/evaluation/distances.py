@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mstat.evaluation.matches import Labels, Pairs
-from mstat.evaluation.ranking import TILE, extreme_similarities
+from mstat.evaluation.ranking import TILE, Progress, extreme_similarities
 
 # Cosine similarity -> distance; both have the paper's range (0-2).
 DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -39,17 +39,18 @@ def class_distances(
     correct_Q: Tensor,
     *,
     gather: Callable[[Tensor], list[Tensor]] = lambda tensor: [tensor],
+    progress: Progress = lambda num_queries: None,
     tile: int = TILE,
 ) -> dict[str, dict[str, float | None]]:
     """Compute the four figures above for each distance (`cosine`, `euclidean`); None where no pair has one.
 
     Args:
-        query_QD, gallery_SD, start, pairs, tile: As for `mstat.evaluation.ranking.rank_positives`.
+        query_QD, gallery_SD, start, pairs, progress, tile: As for `mstat.evaluation.ranking.rank_positives`.
         query_pids: Q integers: identities of the queries.
         correct_Q: Queries whose nearest gallery item is a true match.
         gather: Returns the tensor of every rank, in rank order. Every rank calls it equally often.
     """
-    positive_P, other_Q = extreme_similarities(query_QD, gallery_SD, start, pairs, tile=tile)
+    positive_P, other_Q = extreme_similarities(query_QD, gallery_SD, start, pairs, progress=progress, tile=tile)
     positive_P = torch.stack(gather(positive_P)).amax(0).double()
     other_Q = torch.stack(gather(other_Q)).amax(0).double()
     query_P, pids_Q = pairs.positives_2P[0], torch.as_tensor(query_pids)

@@ -21,12 +21,16 @@ from mstat.config.cli import load_config, save_config
 from mstat.console import console
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
+from mstat.evaluation import feature_rows, saved_features
 from mstat.evaluation.baselines import hsv_histogram
 from mstat.evaluation.extraction import Trial
+from mstat.evaluation.feature_rows import weights_digest
 from mstat.evaluation.intervals import intervals
 from mstat.evaluation.metrics import MEANS, Scores
+from mstat.evaluation.saved_features import save_features
 from mstat.files import why_not_writable, write_json
 from mstat.model import MSTAT, join_stages
+from mstat.report.progress import Count
 from mstat.report.run_reader import Folder
 from mstat.report.scores import score_table
 from mstat.runs.scored_set import (
@@ -52,28 +56,36 @@ class Scored(NamedTuple):
 
     Attributes:
         evaluation: Protocol, counts, and the scores of every subset of stages.
+        dims: Length of each stage's feature, in the order in which they are joined.
         features_SD: Joined features of all stages, of this rank's tracklets.
         scores, nearest: Result of `Trial.rank` for these features.
     """
 
     trial: Trial
     evaluation: dict[str, Any]
+    dims: dict[str, int]
     features_SD: torch.Tensor
     scores: Scores
     nearest: Callable[[Sequence[int]], tuple[torch.Tensor, torch.Tensor]]
 
 
-def score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> Scored:
-    """Score a model by the run's protocol."""
+def score(engine: Engine, model: MSTAT, reader: Reader, config: Config, work: Path | None = None) -> Scored:
+    """Score a model by the run's protocol.
+
+    Args:
+        work: Folder for finished rows of features, from which a stopped evaluation goes on; None keeps none.
+    """
     trial = Trial(engine, reader, config)
-    protocol = reader.protocol(config.data.protocol)
-    parts = trial.extract(partial(model.compared, feature=config.eval.feature), config.model.image_size)
+    trial.work = work
+    protocol = trial.protocol
+    compared, source = partial(model.compared, feature=config.eval.feature), weights_digest(model) if work else None
+    parts = trial.extract(compared, config.model.image_size, source=source)
     names, stages, faults = model.config.stages, {}, []
     for size in range(1, len(names) + 1):
         for chosen in combinations(range(len(names)), size):
             name = "+".join(names[i] for i in chosen)
             joined_SD = join_stages([parts[i] for i in chosen], config.eval.stage_norm)
-            scores, nearest = trial.rank(joined_SD)
+            scores, nearest = trial.rank(joined_SD, f"{'stage' if size == 1 else 'stages'} {name}")
             stages[name] = summarise(trial, scores)
             if scores.fault:
                 faults.append(f"{'Stage' if size == 1 else 'Stages'} {name}: {scores.fault}")
@@ -82,6 +94,7 @@ def score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> Score
         "dataset": dataset(reader),
         "protocol": protocol.name,
         "split": config.data.split or protocol.splits[0],
+        "ignore": protocol.ignore,
         "warnings": reader.warnings + degradation(config.eval) + faults,
         "num_frames": config.eval.num_frames,
         "mode": config.eval.mode,
@@ -89,7 +102,8 @@ def score(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> Score
         **stages[name],
         "stages": stages,
     }
-    return Scored(trial, evaluation, joined_SD, scores, nearest)
+    dims: dict[str, int] = {name: part.shape[1] for name, part in zip(names, parts, strict=True)}
+    return Scored(trial, evaluation, dims, joined_SD, scores, nearest)
 
 
 def degradation(config: EvalConfig) -> list[str]:
@@ -100,12 +114,19 @@ def degradation(config: EvalConfig) -> list[str]:
     return [f"the frames of {owner} were degraded ({', '.join(message)})"] if message else []
 
 
-def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> dict[str, dict[str, Any]]:
+def evaluate(
+    engine: Engine, model: MSTAT, reader: Reader, config: Config, folder: Path | None = None
+) -> dict[str, dict[str, Any]]:
     """Evaluate a model; return the content of each file, equal on every rank.
 
     The files are `evaluation.json`, `rankings.json`, and with `eval.pictures` also `embedding.json`.
+
+    Args:
+        folder: Folder for features: finished rows until the evaluation ends, and all of them with `eval.features`. None
+            writes neither.
     """
-    trial, evaluation, features_SD, scores, nearest = score(engine, model, reader, config)
+    work = folder and folder / feature_rows.FOLDER
+    trial, evaluation, dims, features_SD, scores, nearest = score(engine, model, reader, config, work)
     evaluation["distances"] = trial.distances(features_SD, scores)
     evaluation["verification"] = {"cosine": trial.verification(features_SD)}
     evaluation["cameras"] = trial.camera_pairs(features_SD)
@@ -115,12 +136,18 @@ def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> di
             missing = f"model.init ({config.model.init}) no longer exists, so the untrained model has no scores"
             evaluation["warnings"] = [*evaluation["warnings"], missing]
     terms = {key: evaluation[key] for key in ("dataset", "protocol", "split", "eval")}
+    if config.eval.features and folder:
+        info = {**terms, "ignore": evaluation["ignore"], "dims": dims}
+        save_features(folder / saved_features.FOLDER, trial, features_SD, info)
     files = {
         "evaluation.json": evaluation,
         "rankings.json": {**terms, **_rankings(trial, scores, nearest)},
     }
     if config.eval.pictures:
-        files["embedding.json"] = {**terms, **_embedding(trial, features_SD)}
+        with Count("t-SNE", enabled=engine.is_main):
+            files["embedding.json"] = {**terms, **_embedding(trial, features_SD)}
+    engine.barrier()  # another rank may still read rows that are deleted
+    trial.forget_unfinished()
     return files
 
 
@@ -145,15 +172,17 @@ def evaluate_run(
         OSError: If the files cannot be written. The table is printed first, so that the scores are not lost.
     """
     run = Path(config.run)
+    obstacle = None
     if engine.is_main:
         folder = folder or evaluation_folder(run, reader, config.data)
         if obstacle := why_not_writable(folder):
             way_out = "scores will only be printed; --out FOLDER writes them elsewhere"
             console().print(f"[yellow]{markup(str(obstacle))}: {way_out}[/]", soft_wrap=True)
-    files = evaluate(engine, model, reader, config)
+    folder, is_writable = engine.from_main((folder, obstacle is None))
+    assert folder is not None
+    files = evaluate(engine, model, reader, config, folder if is_writable else None)
     files["evaluation.json"] |= notes
     if engine.is_main:
-        assert folder is not None
         console().print(score_table(files["evaluation.json"]))  # first, because the folder may be read-only
         for remark in _remarks(run, folder, reader, config):
             console().print(f"[bold yellow]{markup(remark)}[/]", soft_wrap=True)
@@ -245,9 +274,10 @@ def _baselines(trial: Trial, config: Config) -> dict[str, Any]:
         untrained = trial.engine.place(MSTAT(config.model))
         if config.model.init:
             load_pretrained(untrained, Path(config.model.init))
-        parts = trial.extract(partial(untrained.compared, feature=config.eval.feature), config.model.image_size)
+        compared, source = partial(untrained.compared, feature=config.eval.feature), weights_digest(untrained)
+        parts = trial.extract(compared, config.model.image_size, label="untrained features", source=source)
         untrained_SD = join_stages(parts, config.eval.stage_norm)
-        result["untrained"] = summarise(trial, trial.rank(untrained_SD)[0])
+        result["untrained"] = summarise(trial, trial.rank(untrained_SD, "untrained features")[0])
 
     def histograms(frames_BTHWC: torch.Tensor) -> list[torch.Tensor]:
         clips = frames_BTHWC.cpu().numpy()
@@ -257,8 +287,10 @@ def _baselines(trial: Trial, config: Config) -> dict[str, Any]:
         ]
 
     height, width = trial.reader.frames(int(trial.tracklets[0]), [0]).shape[1:3]  # the stored size
-    for name, part in zip(HISTOGRAMS, trial.extract(histograms, (height, width)), strict=True):
-        result[name] = summarise(trial, trial.rank(part)[0])
+    label = "colour histograms"
+    parts = trial.extract(histograms, (height, width), label=label, source=label)
+    for name, part in zip(HISTOGRAMS, parts, strict=True):
+        result[name] = summarise(trial, trial.rank(part, name)[0])
     return result
 
 

@@ -8,19 +8,23 @@ Query features go to every rank; the gallery is never gathered. Legend: S trackl
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from mstat.config import Config
+from mstat.console import print_line
 from mstat.data.clips import evaluation_clips
 from mstat.data.loader import EvaluationBatches, Tensors, load
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
 from mstat.evaluation.distances import class_distances
+from mstat.evaluation.feature_rows import FeatureRows, Unfinished
 from mstat.evaluation.matches import Pairs, make_pairs
 from mstat.evaluation.metrics import Scores
 from mstat.evaluation.metrics import score as score_ranks
@@ -28,6 +32,8 @@ from mstat.evaluation.narrow_cone import collapse, spread
 from mstat.evaluation.ranking import count_similarities, gallery_slices, merge_top, rank_positives, top_ranks
 from mstat.evaluation.verification import BINS, verification
 from mstat.numerics import spreading
+from mstat.provenance import PROJECT, source_digest, versions
+from mstat.report.progress import Count
 from mstat.runs.scored_set import intact
 from shards.read import Reader
 from shards.records import Role
@@ -59,18 +65,27 @@ class Extraction:
         num_intact: Number of leading tracklets whose frames are not degraded; the frames of all later ones get
             `eval.occlusion` and `eval.resolution`.
         bounds: This rank's slice of `tracklets`, in whole tiles.
+        work: Folder for finished rows, from which a stopped evaluation goes on; None keeps none.
     """
 
     def __init__(
         self, engine: Engine, reader: Reader, config: Config, tracklets: np.ndarray, num_intact: int | None = None
     ) -> None:
+        self.work: Path | None = None
+        self._unfinished: list[Unfinished] = []
         self.engine, self.reader, self.config, self.tracklets = engine, reader, config, tracklets
         self.num_intact = len(tracklets) if num_intact is None else num_intact
         self.slices = gallery_slices(len(tracklets), engine.world_size, TILE)
         self.bounds = self.slices[engine.rank]
 
     def extract(
-        self, embed: Embed, size: tuple[int, int], intact: Sequence[torch.Tensor] | None = None
+        self,
+        embed: Embed,
+        size: tuple[int, int],
+        intact: Sequence[torch.Tensor] | None = None,
+        *,
+        label: str = "features",
+        source: str | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """Return the parts of the features of this rank's tracklets, each (S, D of the part) fp32 on the CPU.
 
@@ -81,6 +96,9 @@ class Extraction:
         Args:
             intact: Result of `extract` in another trial with the same gallery and number of queries. The features of
                 tracklets that are not degraded are copied from it.
+            label: Name of the features in the progress display.
+            source: Name of what `embed` computes, such as the digest of its weights. With it and `work`, finished rows
+                are kept on disk, and those of an earlier process are not computed again.
 
         Raises:
             StopRequested: If a signal asked the training to stop.
@@ -88,18 +106,21 @@ class Extraction:
         if self.config.eval.flip:
             embed = flip_averaged(embed)
         start, stop = self.bounds
-        num_clips = [self._num_clips(row) for row in range(len(self.tracklets))]
-        known = 0 if intact is None else self.num_intact
-        batches = [batch for tile in range(start, stop, TILE) for batch in self._batches(tile, stop, num_clips, known)]
-        most = max(
-            sum(len(self._batches(tile, last, num_clips, known)) for tile in range(first, last, TILE))
-            for first, last in self.slices
+        num_clips = [self._num_clips(row) for row in range(start, stop)]
+        rows = FeatureRows(start, stop, num_clips, TILE, self._kept(source, size))
+        if rows.num_done and self.engine.is_main:
+            known = f"{self._in_total(rows.num_done):,} of {len(self.tracklets):,}"
+            print_line(f"{label}: {known} tracklets are known from an evaluation that was stopped")
+        if intact is not None:
+            num_intact = max(min(self.num_intact, stop) - start, 0)
+            rows.take(torch.cat(list(intact), dim=1)[:num_intact], [part.shape[1] for part in intact])
+        batches = [batch for tile in range(start, stop, TILE) for batch in self._batches(tile, rows, num_clips)]
+        most = max(self.engine.gather_objects(len(batches)))
+        dataset = EvaluationBatches(
+            self.reader, self.tracklets.tolist(), batches, self.config.eval, size, self.num_intact
         )
-        tracklets = self.tracklets.tolist()
-        dataset = EvaluationBatches(self.reader, tracklets, batches, self.config.eval, size, self.num_intact)
         on_gpu = self.engine.device.type == "cuda"
         workers = min(self.config.data.num_workers, len(batches))
-        features: torch.Tensor | None = None
         dims: list[int] = []
 
         def joined_parts(batch: Tensors) -> tuple[torch.Tensor, list[int]]:
@@ -113,38 +134,69 @@ class Extraction:
             self.engine.uncompiled(),
             spreading(self.engine.device, at_once) as spread,
             closing(load(dataset, range(len(batches)), workers, on_gpu, at_once=spread.in_hand)) as loader,
+            self._progress(f"extracting {label}", rows.num_done) as progress,
         ):
-            for batch, (joined_BD, dims) in spread.stream(joined_parts, loader):
-                if features is None:
-                    features = torch.zeros(stop - start, sum(dims))
+            for (batch, (joined_BD, dims)), clips in zip(spread.stream(joined_parts, loader), batches, strict=True):
                 kept = batch["rows_B"] >= 0
-                features.index_add_(0, batch["rows_B"][kept] - start, joined_BD[kept])
+                row, clip = clips[-1]
+                end = row + (clip + 1 == num_clips[row - start])
+                rows.add(batch["rows_B"][kept], joined_BD[kept], dims, end)
+                progress.show(self._in_total(rows.num_done))
                 self.engine.stop_if_asked()
             for _ in range(most - len(batches)):
                 shape = (self.config.eval.batch_size, self.config.eval.num_frames, *size, 3)
                 _, dims = joined_parts({"frames_BTHWC": torch.zeros(shape, dtype=torch.uint8)})
                 self.engine.stop_if_asked()
-        if features is None:
-            features = torch.zeros(stop - start, sum(dims))
-        features /= torch.tensor(num_clips[start:stop]).view(-1, 1)
-        if intact is not None:
-            num_known = max(min(known, stop) - start, 0)
-            features[:num_known] = torch.cat(list(intact), dim=1)[:num_known]
-        return features.split(dims, dim=1)
+        known_dims = self.engine.gather_objects(rows.dims or dims)  # a rank may have neither rows nor a call
+        return rows.parts(next(filter(None, known_dims)))
 
     def _num_clips(self, row: int) -> int:
         length = int(self.reader.num_frames[self.tracklets[row]])
         return len(evaluation_clips(length, self.config.eval, int(self.tracklets[row])))
 
-    def _batches(self, tile: int, stop: int, num_clips: list[int], known: int) -> list[list[tuple[int, int]]]:
-        """Return the batches of (row, clip) of one tile, from row `known` on; none mixes intact and degraded frames."""
-        stop = min(tile + TILE, stop)
+    def _batches(self, tile: int, rows: FeatureRows, num_clips: Sequence[int]) -> list[list[tuple[int, int]]]:
+        """Return the batches of (row, clip) of a tile, without known rows; none mixes intact and degraded frames."""
+        start, stop = rows.start, min(tile + TILE, rows.stop)
         edge = min(max(tile, self.num_intact), stop)
         size, batches = self.config.eval.batch_size, []
-        for rows in (range(max(tile, known), edge), range(edge, stop)):
-            clips = [(row, clip) for row in rows for clip in range(num_clips[row])]
+        for group in (range(tile, edge), range(edge, stop)):
+            missing = [row for row in group if not rows.known_S[row - start]]
+            clips = [(row, clip) for row in missing for clip in range(num_clips[row - start])]
             batches += [clips[first : first + size] for first in range(0, len(clips), size)]
         return batches
+
+    def _kept(self, source: str | None, size: tuple[int, int]) -> Unfinished | None:
+        """Return the copy on disk of an extraction; None without `source` or `work`."""
+        if source is None or self.work is None:
+            return None
+        facts = {
+            "source": source,
+            "data": self.reader.checksum,
+            "tracklets": hashlib.sha256(self.tracklets.tobytes()).hexdigest(),
+            "num_intact": self.num_intact,
+            "size": size,
+            "eval": dataclasses.asdict(self.config.eval),
+            "precision": self.config.train.precision,
+            "device": self.engine.device.type,
+            "versions": versions(),
+            "code": source_digest(PROJECT),
+        }
+        kept = Unfinished(self.work, facts)
+        self._unfinished.append(kept)
+        return kept
+
+    def forget_unfinished(self) -> None:
+        """Delete the copies on disk of the extractions of this object."""
+        while self._unfinished:
+            self._unfinished.pop().remove()
+
+    def _in_total(self, num_rows: int) -> int:
+        """Return the tracklets of all ranks that are done if they are as far as this one, with `num_rows`."""
+        return round(num_rows * len(self.tracklets) / max(1, self.bounds[1] - self.bounds[0]))
+
+    def _progress(self, label: str, num_rows: int) -> Count:
+        total = len(self.tracklets)
+        return Count(label, total, "tracklets", self._in_total(num_rows), enabled=self.engine.is_main)
 
 
 class Trial(Extraction):
@@ -253,16 +305,31 @@ class Trial(Extraction):
         collected[here] = features_SD[places[here.numpy()] - start]
         return self.engine.sum(collected)
 
+    def _counting(self, label: str, num_queries: int | None = None) -> Count:
+        total = len(self.queries) if num_queries is None else num_queries
+        return Count(label, total, "queries", enabled=self.engine.is_main)
+
     def distances(self, features_SD: torch.Tensor, scores: Scores) -> dict[str, Any]:
         """Return the distances within and between identities (Table VI), given the features and their scores."""
         query_QD, gallery_SD, start = self._sides(features_SD)
         correct_Q = scores.first_hit_Q == 1
         gather = self.engine.gather_objects
-        return class_distances(query_QD, gallery_SD, start, self.pairs, self.pids_Q, correct_Q, gather=gather)
+        with self._counting("distances") as progress:
+            return class_distances(
+                query_QD,
+                gallery_SD,
+                start,
+                self.pairs,
+                self.pids_Q,
+                correct_Q,
+                gather=gather,
+                progress=progress.advance,
+            )
 
     def verification(self, features_SD: torch.Tensor) -> dict[str, Any]:
         """Return the scores of verification by cosine similarity."""
-        counts = count_similarities(*self._sides(features_SD), self.pairs, BINS)
+        with self._counting("counting similarities") as progress:
+            counts = count_similarities(*self._sides(features_SD), self.pairs, BINS, progress=progress.advance)
         genuine_N, impostor_N = self.engine.sum(torch.stack(counts))
         return verification(genuine_N, impostor_N)
 
@@ -276,11 +343,14 @@ class Trial(Extraction):
         return query_QD, features_SD[: max(self.num_gallery - start, 0)], start
 
     def rank(
-        self, features_SD: torch.Tensor
+        self, features_SD: torch.Tensor, label: str = "all stages"
     ) -> tuple[Scores, Callable[[Sequence[int]], tuple[torch.Tensor, torch.Tensor]]]:
         """Score the features of all ranks; also return a function that finds the top ranks of chosen queries."""
         query_QD, gallery_SD, start = self._sides(features_SD)
-        ranks_P = rank_positives(query_QD, gallery_SD, start, self.pairs, reduce=self.engine.sum)
+        with self._counting(f"ranking by {label}") as progress:
+            ranks_P = rank_positives(
+                query_QD, gallery_SD, start, self.pairs, reduce=self.engine.sum, progress=progress.advance
+            )
 
         def nearest(rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
             top = top_ranks(query_QD[list(rows)], rows, gallery_SD, start, self.pairs, TOP)

@@ -38,6 +38,8 @@ FEWEST = 16  # fewest queries of a block, for galleries of any size
 RUN = 4  # tiles that a thread processes at a time
 ALIGNMENT = 64  # bytes; the alignment of its factors may affect how a product rounds
 
+Progress = Callable[[int], object]
+
 
 def gallery_slices(total: int, world_size: int, tile: int = TILE) -> list[tuple[int, int]]:
     """Return (start, stop) of each rank's slice of `total` gallery items, in whole tiles; a slice may be empty."""
@@ -53,6 +55,7 @@ def rank_positives(
     pairs: Pairs,
     *,
     reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    progress: Progress = lambda num_queries: None,
     tile: int = TILE,
 ) -> Tensor:
     """Rank each true match in its query's gallery; 1 is the nearest, and ignored items do not count.
@@ -67,6 +70,7 @@ def rank_positives(
         start: First item of the slice; any is valid, but slices from `gallery_slices` cut few tiles.
         pairs: Result of `make_pairs`, equal on every rank.
         reduce: Sums a tensor over ranks and returns the sum on each. Every rank calls it equally often.
+        progress: Called after each block, with its number of queries.
         tile: Gallery items of one matrix product, constant on any number of ranks.
 
     Returns:
@@ -83,6 +87,7 @@ def rank_positives(
             block = Block.of(pairs, query, nearness_BS, start)
             nearness_P = reduce(block.look_up())
             ranks.append(reduce(block.count_nearer(nearness_P, spread)).cpu() + 1)
+            progress(len(nearness_BS))
     return torch.cat(ranks)
 
 
@@ -149,7 +154,13 @@ def top_ranks(
 
 
 def extreme_similarities(
-    query_QD: Tensor, gallery_SD: Tensor, start: int, pairs: Pairs, *, tile: int = TILE
+    query_QD: Tensor,
+    gallery_SD: Tensor,
+    start: int,
+    pairs: Pairs,
+    *,
+    progress: Progress = lambda num_queries: None,
+    tile: int = TILE,
 ) -> tuple[Tensor, Tensor]:
     """Compute the cosine similarity of each true match, and of each query's nearest item of another identity.
 
@@ -169,11 +180,19 @@ def extreme_similarities(
             here = block.here_P()
             nearness_BS[block.row_P[here], block.item_P[here] - start] = -torch.inf
             others.append(_greatest(nearness_BS).cpu())
+            progress(len(nearness_BS))
     return torch.cat(matches) + search.offset_Q[pairs.positives_2P[0]], torch.cat(others) + search.offset_Q
 
 
 def count_similarities(
-    query_QD: Tensor, gallery_SD: Tensor, start: int, pairs: Pairs, num_bins: int, *, tile: int = TILE
+    query_QD: Tensor,
+    gallery_SD: Tensor,
+    start: int,
+    pairs: Pairs,
+    num_bins: int,
+    *,
+    progress: Progress = lambda num_queries: None,
+    tile: int = TILE,
 ) -> tuple[Tensor, Tensor]:
     """Count the pairs of a query and an item of this rank's slice by their cosine similarity.
 
@@ -203,6 +222,7 @@ def count_similarities(
                 others = nearness_BS[low:high] > -torch.inf
                 offset = offset_B[low:high, None].expand(others.shape)[others.cpu()]
                 add(counts_2N[1], nearness_BS[low:high][others], offset)
+            progress(len(nearness_BS))
     genuine_N, impostor_N = counts_2N.cpu()
     return genuine_N, impostor_N
 

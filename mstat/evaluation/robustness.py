@@ -26,6 +26,7 @@ from mstat.config.cli import load_config
 from mstat.console import print_line
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
+from mstat.evaluation import feature_rows
 from mstat.evaluation.evaluate import refuse_trained, summarise
 from mstat.evaluation.extraction import Trial
 from mstat.files import read_plain_json, write_json, write_text
@@ -87,7 +88,7 @@ def study(config: Config, engine: Engine, quick: bool = False) -> dict[str, Any]
         if deciding(settings) not in [*(point["settings"] for point in points), *map(deciding, missing)]:
             missing.append(settings)
     result["sweeps"] = _shown(wanted, points)
-    scorer = _Scorer(engine, model, reader, config)
+    scorer = _Scorer(engine, model, reader, config, folder, result["weights"])
     for number, settings in enumerate(missing, 1):
         scores = scorer.score(settings)
         points.append({"settings": deciding(settings), "scores": scores})
@@ -111,8 +112,11 @@ def study(config: Config, engine: Engine, quick: bool = False) -> dict[str, Any]
 class _Scorer:
     """Scorer of points, which embeds an undegraded gallery once for all degraded queries."""
 
-    def __init__(self, engine: Engine, model: MSTAT, reader: Reader, config: Config) -> None:
+    def __init__(
+        self, engine: Engine, model: MSTAT, reader: Reader, config: Config, folder: Path, weights: str
+    ) -> None:
         self.engine, self.model, self.reader, self.config = engine, model, reader, config
+        self.folder, self.weights = folder, weights
         self.gallery: tuple[EvalConfig, tuple[torch.Tensor, ...]] | None = None
 
     def score(self, settings: EvalConfig) -> dict[str, Any]:
@@ -121,11 +125,14 @@ class _Scorer:
         of_gallery = intact(settings)
         known = self.gallery[1] if self.gallery and only_queries and self.gallery[0] == of_gallery else None
         compared = partial(self.model.compared, feature=settings.feature)
-        parts = trial.extract(compared, self.config.model.image_size, known)
+        trial.work = self.folder / feature_rows.FOLDER
+        parts = trial.extract(compared, self.config.model.image_size, known, source=self.weights)
         if only_queries:
             self.gallery = of_gallery, parts
         scores, _ = trial.rank(join_stages(parts, settings.stage_norm))
         summary = summarise(trial, scores)
+        self.engine.barrier()  # another rank may still read rows that are deleted
+        trial.forget_unfinished()
         return {key: summary[key] for key in (*HEADINGS, "num_query", "num_valid_query", "num_gallery")}
 
 

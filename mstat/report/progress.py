@@ -1,6 +1,7 @@
-"""Progress of training: one live line on a terminal, plain lines in a log.
+"""Progress of long work: one live line on a terminal, plain lines in a log.
 
-Only `update` redraws the live line; rich's thread is off, so that drawing takes no time from training.
+`Progress` is that of training, `Count` that of counted work such as extraction. Only updates redraw the live line;
+rich's thread is off, so that drawing takes no time from the work.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
@@ -16,9 +17,79 @@ from rich.progress import Progress as Bar
 from rich.table import Column
 
 REDRAW_SECONDS = 0.1
+FIRST_LINE_SECONDS, LINE_SECONDS = 10.0, 30.0  # in a log: work that takes less than the first is silent
+S = TypeVar("S", bound="_Line")
+
+_live: list[Bar] = []  # bars on the terminal, the outermost first
 
 
-class Progress:
+class _Line:
+    """A live line on a terminal; a context manager. Work within other work adds a line below its own.
+
+    Args:
+        total: Units of work; None if unknown.
+        completed: Units done before.
+        enabled: False on every rank but 0: nothing is written.
+        console: Console to write to; stderr by default.
+    """
+
+    def __init__(self, total: int | None, completed: int, enabled: bool, console: Console | None) -> None:
+        self.total, self.enabled, self._completed = total, enabled, completed
+        self._console = console or Console(stderr=True)
+        # Not `console.is_terminal`: FORCE_COLOR, which CI sets, would make that true for a log file.
+        self._live = enabled and self._console.file.isatty() and not self._console.is_dumb_terminal
+        self._redrawn, self._started = 0.0, time.monotonic()
+
+    def __enter__(self: S) -> S:
+        self._started = time.monotonic()
+        if self._live:
+            self._is_outermost = not _live
+            self._bar = self._new_bar() if self._is_outermost else _live[-1]
+            self._task = self._bar.add_task("", total=self.total, completed=self._completed)
+            _live.append(self._bar)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live:
+            _live.pop()
+            if self._is_outermost:
+                self._bar.stop()
+            else:
+                self._bar.remove_task(self._task)
+                self._bar.refresh()
+
+    def _new_bar(self) -> Bar:
+        return Bar(
+            BarColumn(bar_width=16),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),  # the bar shrinks
+            console=self._console,
+            auto_refresh=False,
+            transient=self._is_transient,
+        )
+
+    _is_transient = False
+
+    def _redraw(self, completed: int, text: str, at_once: bool) -> None:
+        self._bar.update(self._task, completed=completed, description=text)
+        now = time.monotonic()
+        if at_once or now - self._redrawn >= REDRAW_SECONDS:
+            self._bar.refresh()
+            self._redrawn = now
+
+    def say(self, text: str) -> None:
+        """Write a separate line above the live one."""
+        if self.enabled:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _seconds_left(self, completed: int) -> float:
+        a_unit = (time.monotonic() - self._started) / max(1, completed - self._completed)
+        return a_unit * max(0, (self.total or 0) - completed)
+
+
+class Progress(_Line):
     """Progress display of a training run; a context manager.
 
     Args:
@@ -38,30 +109,8 @@ class Progress:
         every: int = 20,
         console: Console | None = None,
     ) -> None:
-        self.total_steps, self.start_step = total_steps, start_step
-        self.enabled, self.every = enabled, every
-        self._console = console or Console(stderr=True)
-        # Not `console.is_terminal`: FORCE_COLOR, which CI sets, would make that true for a log file.
-        self._live = enabled and self._console.file.isatty() and not self._console.is_dumb_terminal
-        self._updates, self._redrawn, self._started = 0, 0.0, time.monotonic()
-        self._bar = Bar(
-            BarColumn(bar_width=16),
-            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),  # the bar shrinks
-            console=self._console,
-            auto_refresh=False,
-            disable=not self._live,
-        )
-        self._task = self._bar.add_task("", total=total_steps, completed=start_step)
-
-    def __enter__(self) -> Progress:
-        self._started = time.monotonic()
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar.stop()
+        super().__init__(total_steps, start_step, enabled, console)
+        self.total_steps, self.every, self._updates = total_steps, every, 0
 
     def update(self, step: int, record: Mapping[str, Any]) -> None:
         """Show that `step` steps are done. `record` is a line of metrics.jsonl; missing keys are left out."""
@@ -71,22 +120,72 @@ class Progress:
         last = step >= self.total_steps
         parts = [f"{step}/{self.total_steps}", *_summary(record), f"{clock(self._seconds_left(step))} left"]
         if self._live:
-            self._bar.update(self._task, completed=step, description="  ".join(parts))
-            now = time.monotonic()
-            if last or now - self._redrawn >= REDRAW_SECONDS:
-                self._bar.refresh()
-                self._redrawn = now
+            self._redraw(step, "  ".join(parts), at_once=last)
         elif last or (self._updates - 1) % self.every == 0:
             self.say("step " + "  ".join([*parts, *_detail(record)]))
 
-    def say(self, text: str) -> None:
-        """Write a separate line above the live one."""
-        if self.enabled:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def _seconds_left(self, step: int) -> float:
-        seconds_a_step = (time.monotonic() - self._started) / max(1, step - self.start_step)
-        return seconds_a_step * max(0, self.total_steps - step)
+class Count(_Line):
+    """Progress display of counted work, such as tracklets of which features are extracted; a context manager.
+
+    On a terminal, its line goes when the work is done. A log gets a line after `FIRST_LINE_SECONDS`, others every
+    `LINE_SECONDS`, and one at the end if there was one before.
+
+    Args:
+        label: Name of the work.
+        total: Units of work; None for a single one, whose progress is unknown.
+        unit: Name of the units.
+        completed: Units done before.
+        enabled, console: As for `Progress`.
+    """
+
+    _is_transient = True
+
+    def __init__(
+        self,
+        label: str,
+        total: int | None = None,
+        unit: str = "",
+        completed: int = 0,
+        enabled: bool = True,
+        *,
+        console: Console | None = None,
+    ) -> None:
+        super().__init__(total, completed, enabled, console)
+        self.label, self.unit, self._begin = label, unit, completed
+        self._done, self._next_line, self._has_lines = completed, FIRST_LINE_SECONDS, False
+
+    def __enter__(self) -> Count:
+        super().__enter__()
+        if self._live:
+            self._redraw(self._done, self._text(), at_once=True)
+        return self
+
+    def advance(self, units: int = 1) -> None:
+        """Show that more units are done."""
+        self.show(self._done + units)
+
+    def show(self, done: int) -> None:
+        """Show that so many units are done."""
+        self._done = done
+        if not self.enabled:
+            return
+        seconds, last = time.monotonic() - self._started, self._done == self.total
+        if self._live:
+            self._redraw(self._done, self._text(), at_once=last)
+        elif seconds >= self._next_line or (last and self._has_lines):
+            self.say(self._text())
+            self._has_lines, self._next_line = True, seconds + LINE_SECONDS
+
+    def _text(self) -> str:
+        if self.total is None:
+            return self.label
+        parts = [f"{self.label}: {self._done:,}/{self.total:,} {self.unit}"]
+        if (done := self._done - self._begin) > 0:
+            rate = done / max(1e-9, time.monotonic() - self._started)
+            parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
+            parts.append(f"{clock(self._seconds_left(self._done))} left")
+        return "  ".join(parts)
 
 
 def _summary(record: Mapping[str, Any]) -> list[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -21,6 +23,18 @@ def _enter(rank: int, world_size: int, folder: str, function: Callable[..., Any]
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
     torch.save(function(*args), Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
+
+
+@contextmanager
+def as_launched() -> Iterator[None]:
+    """Set the variables by which a launcher tells an engine its rank, in a process of `run_distributed`."""
+    with pytest.MonkeyPatch.context() as patch:
+        if dist.is_initialized():
+            rank, world_size = str(dist.get_rank()), str(dist.get_world_size())
+            ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+            for name, value in {**ranks, "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+                patch.setenv(name, value)
+        yield
 
 
 def run_distributed(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
