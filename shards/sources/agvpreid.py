@@ -11,9 +11,10 @@ wearable, C4 and C5 drones: queries and gallery of a case must be of its sides. 
 stored once.
 
 Folders, the first two cases, names and cameras are those that the authors' repositories describe
-(agvpreid25/AG-VPReID and AG-VPReID-Net). They have no third case: case3_aerial_to_aerial is its name in loaders of this
-layout. Counts are not checked, since no list of the published copies is public. The competition's copy hides the
-identities of the gallery: attributes of one number differ between query and gallery, which the fact `doubtful` reports.
+(agvpreid25/AG-VPReID and AG-VPReID-Net); case3_aerial_to_aerial is the name of a third case in other loaders of this
+layout. Counts are not checked, since no list of the published copies is public. In the competition's copy, attributes
+of the same number differ between query and gallery, so that its gallery seems to have other numbers, and scores on it
+mean nothing: the fact `doubtful` reports such differences.
 """
 
 from __future__ import annotations
@@ -157,9 +158,9 @@ def _copies(tracklets: Sequence[_Tracklet]) -> Mapping[_Tracklet, set[str]]:
     taken: set[tuple[_Tracklet, str]] = set()
     for tracklet in tracklets:
         other = first.setdefault((tracklet.pid, tracklet.listing), tracklet)
-        if other.part != tracklet.part and (other, tracklet.part) not in taken:
-            taken.add((other, tracklet.part))
+        if other is not tracklet and (other, tracklet.part) not in taken:
             pairs[tracklet] = other
+        taken.add((other, tracklet.part))
     same = are_copies([(Pictures(a.folder, a.names), Pictures(b.folder, b.names)) for a, b in pairs.items()])
     originals = {one: other for (one, other), equal in zip(pairs.items(), same, strict=True) if equal}
     parts: dict[_Tracklet, set[str]] = {}
@@ -179,8 +180,8 @@ def _doubt(root: Path, case: str) -> str:
     if not differ:
         return ""
     return (
-        f"{case}: attributes of {differ:,} of {len(both):,} identities differ between query and gallery; if the gallery's "
-        "numbers are of other persons, as in the competition's copy, scores mean nothing"
+        f"{case}: attributes of {differ:,} of {len(both):,} identities differ between query and gallery; if the "
+        "gallery's numbers are of other persons, as in the competition's copy, scores mean nothing"
     )
 
 

@@ -30,6 +30,7 @@ from shards.sources.matlab import IntArray
 from shards.sources.walk import Walk
 
 LISTS = "mevid-v1-annotation-data"
+FILES = ("train_name.txt", "test_name.txt", "track_train_info.txt", "track_test_info.txt", "query_IDX.txt")
 HOME = f"it comes with MEVID's {LISTS}"
 START = re.compile(r"(\d{4})O(\d{3})C(\d{1,4})T(\d{3,})F", re.ASCII)  # of a name: all before the frame number
 ENDING = re.compile(r"(\d{5})\.jpg", re.ASCII)
@@ -96,7 +97,7 @@ def read(
     Raises DataError with file, line and way out: a missing or damaged list, names that differ from the info, a row
     that is listed twice, and, unless `partial`, missing pictures or counts other than the official ones.
     """
-    folder = root if (root / "track_test_info.txt").is_file() else root / LISTS
+    folder = root if any((root / name).is_file() for name in FILES) else root / LISTS
     rows = {"train": _read_part(folder, "train", {}), "test": _read_part(folder, "test", _read_queries(folder))}
     empty = [f"{part} {number}" for part in rows for number, row in enumerate(rows[part]) if not len(row.frames)]
     _check_unique(folder, [row for part in rows.values() for row in part])
