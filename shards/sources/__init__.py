@@ -16,7 +16,7 @@ import inspect
 from types import ModuleType
 
 from shards.paths import path
-from shards.sources import actions, duke, folder, ilids, lsvid, mars, mot, prid
+from shards.sources import actions, agvpreid, ccvid, duke, folder, ilids, lsvid, mars, mevid, mot, prid
 from shards.synthetic import build_actions, build_persons
 
 SOURCES: dict[str, ModuleType] = {
@@ -25,6 +25,9 @@ SOURCES: dict[str, ModuleType] = {
     "ilids": ilids,
     "prid": prid,
     "lsvid": lsvid,
+    "mevid": mevid,
+    "ccvid": ccvid,
+    "agvpreid": agvpreid,
     "folder": folder,
     "mot": mot,
     "actions": actions,
