@@ -48,6 +48,8 @@ PROTOCOLS = (
         ignore="clothes-changing",
     ),
 )
+# The matches of `clothes-changing` are not checked: published counts do not say whether one by the query's own camera
+# is among them.
 OFFICIAL_COUNTS = {
     "training identities": 104,
     "training outfits": 485,
@@ -62,7 +64,6 @@ OFFICIAL_COUNTS = {
     "cameras": 33,
     "valid queries (official)": 316,
     "valid queries (same-clothes)": 288,
-    "valid queries (clothes-changing)": 288,
 }
 
 
