@@ -13,8 +13,10 @@ from mstat.errors import UserError
 from mstat.files import read_plain, write_plain
 from mstat.report import attention, galleries, page, results, scores, training
 from mstat.report.page import Section
+from mstat.report.progress import Count
 from mstat.report.robustness import FILE, robustness
 from mstat.report.run_reader import Folder, Json, why_unreadable
+from shards.text import printable
 
 if TYPE_CHECKING:
     from shards.read import Reader
@@ -74,7 +76,11 @@ def write_report(
         raise UserError(f"{run}: no such run folder")
     folder = Folder(run, reader, proxies, tracklets)
     attention.check(folder)
-    sections = [section.html(folder) for section in SECTIONS]
+    sections = []
+    with Count(f"report of {printable(str(run))}", len(SECTIONS), "sections") as progress:
+        for section in SECTIONS:
+            sections.append(section.html(folder))
+            progress.advance()
     name = run.resolve().name
     text = page.document(f"{name} – MSTAT", _header(name, folder), sections)
     write_plain(run / "report.html", text.encode(errors="backslashreplace"))

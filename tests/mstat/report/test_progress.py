@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mstat.report.progress import Progress
+from mstat.report.progress import Count, Progress
 from mstat.report.scores import score_table, short
 from tests.mstat.report.conftest import STAGES, make_evaluation, make_record
 
@@ -151,3 +151,49 @@ def test_scores_on_a_line_say_what_speaks_against_them() -> None:
     evaluation = make_evaluation() | {"mAP": 0.5, "rank1": 0.25, "warnings": []}
     assert short(evaluation) == "mAP 50.0, rank-1 25.0"
     assert short(evaluation | {"warnings": ["partial: 3 of 5"]}).endswith(", not comparable with published scores")
+
+
+def test_counted_work_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short work is silent in a log; long work has a line after 10 seconds, one every 30, and the last; each says how
+    much is done, how fast, and how long the rest takes, whatever was done before."""
+    seconds = [0.0]
+    monkeypatch.setattr("mstat.report.progress.time.monotonic", lambda: seconds[0])
+    console = Console(file=io.StringIO(), width=80)
+    with Count("ranking", 9, "queries", console=console) as count:
+        for _ in range(9):
+            seconds[0] += 1
+            count.advance()
+    assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+    with Count("extracting features", 1100, "tracklets", completed=100, console=console) as count:
+        for done in range(110, 1101, 10):
+            seconds[0] += 1
+            count.show(done)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines == [
+        "extracting features: 200/1,100 tracklets  10/s  1:30 left",
+        "extracting features: 500/1,100 tracklets  10/s  1:00 left",
+        "extracting features: 800/1,100 tracklets  10/s  0:30 left",
+        "extracting features: 1,100/1,100 tracklets  10/s  0:00 left",
+    ]
+
+
+def test_counted_work_on_a_terminal() -> None:
+    """Work within a training has its line below the training's and leaves none; of another rank there is nothing."""
+    leader, follower = os.openpty()
+    with open(follower, "w") as terminal:
+        console = Console(file=terminal, width=80, legacy_windows=False)
+        with Progress(3, console=console) as progress:
+            progress.update(1, make_record(1))
+            with Count("ranking", 5, "queries", console=console) as count:
+                count.advance(5)
+            progress.update(3, make_record(3))
+        with Count("ranking", 5, "queries", console=console):
+            pass
+        with Count("t-SNE", console=console), Count("silent", 1, enabled=False, console=console) as silent:
+            silent.advance()
+    received = os.read(leader, 65536).decode()
+    os.close(leader)
+    nested, alone = received.index("ranking: 5/5 queries"), received.rindex("ranking: 0/5 queries")
+    assert received.index("1/3") < nested < received.rindex("3/3") < alone < received.index("t-SNE")
+    assert "ranking" not in received[received.rindex("3/3") : alone - 60]
+    assert "silent" not in received
