@@ -16,7 +16,7 @@ import inspect
 from types import ModuleType
 
 from shards.paths import path
-from shards.sources import actions, duke, folder, ilids, lsvid, mars, mot, prid
+from shards.sources import actions, duke, folder, ilids, listed, lsvid, mars, mot, prid
 from shards.synthetic import build_actions, build_persons
 
 SOURCES: dict[str, ModuleType] = {
@@ -26,6 +26,7 @@ SOURCES: dict[str, ModuleType] = {
     "prid": prid,
     "lsvid": lsvid,
     "folder": folder,
+    "list": listed,
     "mot": mot,
     "actions": actions,
     "synthetic": build_persons,
