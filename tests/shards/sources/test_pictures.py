@@ -47,9 +47,14 @@ def test_frames_by_number(tmp_path: Path) -> None:
 def test_a_folder_of_many_tracklets_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of listings is that of folders, whatever the number of selections, also of a folder at fault."""
     folders = touch(tmp_path, *(f"a/{number}_1.jpg" for number in range(50)), "b/notes.txt")
-    listings: list[object] = []
+    listings: list[Path] = []
     listdir = os.listdir
-    monkeypatch.setattr(os, "listdir", lambda *args: [listings.append(args), listdir(*args)][1])
+
+    def count(folder: Path) -> list[str]:
+        listings.append(folder)
+        return listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", count)
     for number in range(50):
         folders.select(f"a/{number}_")
         with pytest.raises(DataError, match="contains no picture"):
