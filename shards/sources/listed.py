@@ -120,12 +120,13 @@ def _pictures(table: Table, row: Row, folders: Folders) -> Selection:
     if not row.cells["path"]:
         table.fault(row.line, "path", "empty; write . for the folder itself")
         return nothing
+    num_faults = len(table.faults)
     start, end, expected = (_whole(table, row, column) for column in ("start", "end", "num_frames"))
-    if (start is None) != (end is None):
+    if bool(row.cells.get("start")) != bool(row.cells.get("end")):
         table.fault(row.line, "start, end", "one of two; write both, or none")
-        return nothing
-    if start is not None and end is not None and start > end:
+    elif start is not None and end is not None and start > end:
         table.fault(row.line, "start, end", f"{start} to {end} is not a range of frames")
+    if len(table.faults) > num_faults:
         return nothing
     try:
         selection = folders.select(row.cells["path"], None if start is None or end is None else (start, end))

@@ -50,9 +50,9 @@ def protocols_of(
 ) -> tuple[tuple[Protocol, ...], tuple[str, ...]]:
     """Return the protocols of a header, and the column of each of their splits, in the order of the protocols.
 
-    Raises DataError with the faults of the table so far if a split has two columns or none has a role, and UsageError
-    if a rule fits no protocol.
+    Raises DataError if a split has two columns or no column has roles, and UsageError if a rule fits no protocol.
     """
+    num_faults = len(table.faults)
     columns: dict[str, dict[str, str]] = {}  # by protocol and split
     for column in table.columns:
         if match := COLUMN.fullmatch(column):
@@ -68,7 +68,8 @@ def protocols_of(
         table.fault(table.header, "role", f"a column is missing; write one of {FORM}")
     elif sum(map(len, columns.values())) > MAX_SPLITS:
         table.fault(table.header, "role", f"more than {MAX_SPLITS:,} columns; make several sets")
-    table.check()
+    if len(table.faults) > num_faults:
+        table.check()
     ignore = _rules(table, tuple(columns), rules)
     description = f"roles as in {table.path.name}"
     protocols = tuple(

@@ -246,11 +246,11 @@ def test_a_key_given_twice_is_named(tmp_path: Path) -> None:
 
 def test_all_faults_are_listed_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One run names all bad rows, up to a number, and counts them; nothing is built."""
-    rows = [f"no/{number},,1,trian" for number in range(2, 20)]
+    rows = [f"no/{number},,1,trian" for number in range(2, 20)] + ["cells"]
     path, out = make(tmp_path, "\n".join(["path,pid,camid,role", *rows])), tmp_path / "out"
     assert main(["build", "list", "--list", str(path), "--out", str(out), "--workers", "1"]) == 1
     lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[-2:] == ["... and 34 more", "54 faults; correct them"]
+    assert lines[-2:] == ["... and 35 more", "55 faults; correct them"]
     numbers = [int(re.findall(r"mine\.csv:(\d+):", line)[0]) for line in lines[:20]]
     assert numbers == sorted(numbers)
     assert not out.exists()

@@ -43,6 +43,7 @@ def test_separators_line_ends_and_marks(tmp_path: Path, separator: str, end: str
         (b'path,pid\na,1\n"b,1\nc,1\n', "t.csv:3: not a row of CSV .*is a quote not closed"),
         (b'path,pid\n"a"b,1\n', "t.csv:2: not a row of CSV"),
         (b'path,pid\n"a\nb",1\n', "t.csv:2: path: contains a line end"),
+        (b'path,pid\n"a\nb",1\nc\n', r"t.csv:2: path: .*\n.*t.csv:4: 1 cell"),
         (b"path,pid\na\x1b[2J,1\n", "t.csv:2: path: contains a line end or control character"),
         (b"path,pid\n" + b"a" * 1001 + b",1\n", "t.csv:2: path: longer than 1,000 characters"),
         (b"path,pid\n" + b"a" * 200_000 + b",1\n", "t.csv:2: not a row of CSV"),
