@@ -16,7 +16,7 @@ import inspect
 from types import ModuleType
 
 from shards.paths import path
-from shards.sources import actions, agvpreid, ccvid, duke, folder, ilids, lsvid, mars, mevid, mot, prid
+from shards.sources import actions, agvpreid, ccvid, duke, folder, ilids, listed, lsvid, mars, mevid, mot, prid
 from shards.synthetic import build_actions, build_persons
 
 SOURCES: dict[str, ModuleType] = {
@@ -29,6 +29,7 @@ SOURCES: dict[str, ModuleType] = {
     "ccvid": ccvid,
     "agvpreid": agvpreid,
     "folder": folder,
+    "list": listed,
     "mot": mot,
     "actions": actions,
     "synthetic": build_persons,

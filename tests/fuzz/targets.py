@@ -22,6 +22,7 @@ import yaml
 from tests.fuzz.mutate import dump, mutate_bytes, mutate_json, mutate_text
 
 Status = int | bool | None
+RULE = "other=clothes-changing"  # of the list of tracklets
 NEVER_IMPORTED = "tests.fuzz.never_imported"  # a file beside this one, which a mutated configuration names
 
 TINY_MODEL = {
@@ -483,6 +484,38 @@ def _build_mars(folder: Path) -> Status:
     return _build(folder, "mars", "--source", folder / "mars", "--partial", decode=False)
 
 
+def make_list(folder: Path) -> None:
+    """Write pictures in a folder, by prefix and by range of frames, and a list of them with splits and outfits."""
+    from tests.shards.trees import picture
+
+    for number, place in enumerate(("a/1", "a/2", "b/T1_", "b/T12_", "c/f")):
+        (folder / "root" / place).parent.mkdir(parents=True, exist_ok=True)
+        if place.startswith("a"):
+            (folder / "root" / place).mkdir()
+        for frame in range(1, 5):
+            name = f"{place}{'/' if place.startswith('a') else ''}{frame}.jpg"
+            (folder / "root" / name).write_bytes(picture(10 * number + frame))
+    header = "path,pid,camid,outfit,start,end,key,role:test/0,role:test/1,role:other"
+    rows = [
+        "a/1,ann,1,red,,,ann-1,train,train,train",
+        "a/2,bob,1,red,,,,query+gallery,query,query",
+        "b/T1,bob,2,blue,,,,gallery,gallery,gallery",
+        "b/T12,distractor,3,,,,,gallery,,gallery",
+        "c,junk,2,,1,2,,junk,junk,junk",
+        "c,cyd,2,red,3,4,,query gallery,query,query",
+    ]
+    (folder / "list.csv").write_text("\n".join([header, *rows]) + "\n")
+
+
+def _spoil_list(folder: Path, draw: random.Random) -> None:
+    path = folder / "list.csv"
+    path.write_text(mutate_text(path.read_text(), draw), errors="surrogatepass")
+
+
+def _build_list(folder: Path) -> Status:
+    return _build(folder, "list", "--list", folder / "list.csv", "--root", folder / "root", "--ignore", RULE)
+
+
 TARGETS = (
     Target("sets: other bytes, read", make_set, _spoil_set, _read_frames),
     Target("sets: other bytes, verified", make_set, _spoil_set, _verify, listed=True),
@@ -495,6 +528,7 @@ TARGETS = (
     Target("run folders, reported", make_run, _spoil_run, _report),
     Target("run folders, status", make_run, _spoil_run, _status),
     Target("tracks", make_video, _spoil_tracks, _build_mot, listed=True),
+    Target("lists of tracklets", make_list, _spoil_list, _build_list, listed=True),
     Target("pictures of tracks", make_video, _spoil_bytes("frames/*.jpg"), _build_mot, listed=True),
     Target("MATLAB files", make_video, _spoil_bytes("*.mat"), _build_mars, listed=True),
     Target("pictures and lists of MARS", make_video, _spoil_bytes("mars/**/*"), _build_mars, listed=True),
