@@ -25,6 +25,7 @@ from mstat.evaluation.baselines import hsv_histogram
 from mstat.evaluation.extraction import Trial
 from mstat.evaluation.intervals import intervals
 from mstat.evaluation.metrics import MEANS, Scores
+from mstat.evaluation.per_query import LENGTHS, MATCHES, by_number, columns
 from mstat.files import why_not_writable, write_json
 from mstat.model import MSTAT, join_stages
 from mstat.report.run_reader import Folder
@@ -103,11 +104,13 @@ def degradation(config: EvalConfig) -> list[str]:
 def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> dict[str, dict[str, Any]]:
     """Evaluate a model; return the content of each file, equal on every rank.
 
-    The files are `evaluation.json`, `rankings.json`, and with `eval.pictures` also `embedding.json`.
+    The files are `evaluation.json`, `rankings.json`, `queries.json`, and with `eval.pictures` also `embedding.json`.
     """
     trial, evaluation, features_SD, scores, nearest = score(engine, model, reader, config)
     evaluation["distances"] = trial.distances(features_SD, scores)
     evaluation["verification"] = {"cosine": trial.verification(features_SD)}
+    evaluation["open_set"] = {"cosine": trial.open_set(features_SD)}
+    evaluation |= _groups(trial, scores)
     evaluation["cameras"] = trial.camera_pairs(features_SD)
     if config.eval.baselines:
         evaluation["baselines"] = _baselines(trial, config)
@@ -118,13 +121,14 @@ def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> di
     files = {
         "evaluation.json": evaluation,
         "rankings.json": {**terms, **_rankings(trial, scores, nearest)},
+        "queries.json": {**terms, **_queries(trial, scores)},
     }
     if config.eval.pictures:
         files["embedding.json"] = {**terms, **_embedding(trial, features_SD)}
     return files
 
 
-FILES = ("evaluation.json", "rankings.json", "embedding.json")
+FILES = ("evaluation.json", "rankings.json", "queries.json", "embedding.json")
 
 
 def evaluate_run(
@@ -226,10 +230,31 @@ def summarise(trial: Trial, scores: Scores) -> dict[str, Any]:
     settings = trial.config.eval
     summary = scores.summary(no_positive=settings.no_positive)
     bounds = intervals(scores, trial.pids_Q, settings.no_positive, settings.seed)
-    if trial.reader.protocol(trial.config.data.protocol).cmc_only:
+    if trial.cmc_only:
         summary |= dict.fromkeys(MEANS)
         bounds = {name: interval for name, interval in bounds.items() if name not in MEANS}
     return {**summary, "intervals": bounds}
+
+
+def _groups(trial: Trial, scores: Scores) -> dict[str, Any]:
+    """Return mAP and rank-1 by the number of true matches and by the length of the query's tracklet."""
+    numbers = {
+        "by_matches": (torch.bincount(trial.pairs.positives_2P[0], minlength=len(trial.queries)), MATCHES),
+        "by_length": (torch.as_tensor(trial.reader.num_frames[trial.tracklets[trial.queries]]), LENGTHS),
+    }
+    others = scores, trial.pids_Q, trial.config.eval.seed, not trial.cmc_only
+    return {name: by_number(*of_queries, *others) for name, of_queries in numbers.items()}
+
+
+def _queries(trial: Trial, scores: Scores) -> dict[str, list[Any]]:
+    """Return the query tracklets and their scores, one list for each quantity."""
+    tracklets = trial.tracklets[trial.queries]
+    return {
+        "key": [trial.reader[index].key for index in tracklets.tolist()],
+        "pid": trial.reader.pids[tracklets].tolist(),
+        "camid": trial.reader.camids[tracklets].tolist(),
+        **columns(scores, () if trial.cmc_only else MEANS),
+    }
 
 
 def can_start(config: ModelConfig) -> bool:
