@@ -40,10 +40,11 @@ def candidates(genuine_N: Tensor, impostor_N: Tensor) -> Tensor:
     tpr, fpr = (accepted(counts_N).double() / counts_N.sum() for counts_N in (genuine_N, impostor_N))
     decades = torch.logspace(0, np.log10(LEAST_FPR), int(-np.log10(LEAST_FPR)) * FPR_STEPS + 1, dtype=torch.float64)
     limits = torch.cat([decades, torch.tensor(FPRS, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])
-    # Rates fall with the threshold: the number of larger ones is the first place where the rate is within the limit.
-    chosen = [torch.searchsorted(-fpr, -limits), torch.searchsorted(-tpr, -torch.linspace(0, 1, TPR_STEPS + 1).double())]
+    shares = torch.linspace(0, 1, TPR_STEPS + 1, dtype=torch.float64)
+    # The corners of the ROC curve: the lowest threshold within each FPR, and the highest that keeps each TPR.
+    chosen = [torch.searchsorted(-fpr, -limits), torch.searchsorted(-tpr, -shares, right=True) - 1]
     equal = (fpr - (1 - tpr)).abs().argmin()
-    return torch.cat([equal.new_zeros(1), equal[None], *chosen]).clamp(max=len(genuine_N)).unique()
+    return torch.cat([equal.new_zeros(1), equal[None], *chosen]).unique()
 
 
 def count_accepted(
