@@ -242,8 +242,10 @@ def _groups(trial: Trial, scores: Scores) -> dict[str, Any]:
         "by_matches": (torch.bincount(trial.pairs.positives_2P[0], minlength=len(trial.queries)), MATCHES),
         "by_length": (torch.as_tensor(trial.reader.num_frames[trial.tracklets[trial.queries]]), LENGTHS),
     }
-    others = scores, trial.pids_Q, trial.config.eval.seed, not trial.cmc_only
-    return {name: by_number(*of_queries, *others) for name, of_queries in numbers.items()}
+    return {
+        name: by_number(numbers_Q, lower_bounds, scores, trial.pids_Q, trial.config.eval.seed, not trial.cmc_only)
+        for name, (numbers_Q, lower_bounds) in numbers.items()
+    }
 
 
 def _queries(trial: Trial, scores: Scores) -> dict[str, list[Any]]:

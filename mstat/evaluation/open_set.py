@@ -1,4 +1,4 @@
-"""Open-set identification: is the person of a query in the gallery at all, and if so, who is it?
+"""Open-set identification: whether the person of a query is in the gallery at all, and if so, who it is.
 
 A share of the query identities is taken out of the gallery. Their queries are nonmated probes: whoever is named, it is
 wrong. Queries of the others that have a true match are mated probes. A probe is answered with its nearest gallery item
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mstat.evaluation.intervals import bounds, draw_counts
+from mstat.bootstrap import bounds, draw_counts
 from mstat.evaluation.matches import Pairs
 from mstat.evaluation.rank_counts import Block
 from mstat.evaluation.ranking import TILE, Search, merge_top
@@ -63,8 +63,8 @@ def open_set(
     mated_Q = torch.bincount(kept_2P[0], minlength=pairs.num_query) > 0
     pair_Q = torch.arange(pairs.num_query) * pairs.num_gallery + item_Q
     correct_Q = mated_Q & torch.isin(pair_Q, kept_2P[0] * pairs.num_gallery + kept_2P[1])
-    arrays = (values.numpy() for values in (similarity_Q, mated_Q, correct_Q, removed_Q))
-    return {"num_removed": len(removed), **identification(*arrays, query_pids, seed)}
+    nearest = similarity_Q.numpy(), mated_Q.numpy(), correct_Q.numpy(), removed_Q.numpy()
+    return {"num_removed": len(removed), **identification(*nearest, query_pids, seed)}
 
 
 def removed_pids(query_pids: np.ndarray, seed: int) -> np.ndarray:
@@ -133,9 +133,9 @@ def identification(
     result: dict[str, Any] = {"num_mated": num_mated, "num_nonmated": num_nonmated}
     seen = [limit for limit in FPIRS if num_mated and num_nonmated and 1 / num_nonmated <= limit]
     rates = probes.rates(np.ones(probes.num_mated_pids), np.ones(probes.num_nonmated_pids)) if seen else []
-    for limit, (share, threshold) in zip(FPIRS, rates or [(None, None)] * len(FPIRS), strict=True):
-        result[f"dir_at_{limit:g}"] = share if limit in seen else None
-        result[f"threshold_at_{limit:g}"] = threshold if limit in seen else None
+    for place, limit in enumerate(FPIRS):
+        share, threshold = rates[place] if limit in seen else (None, None)
+        result |= {f"dir_at_{limit:g}": share, f"threshold_at_{limit:g}": threshold}
     intervals = {}
     if seen and min(probes.num_mated_pids, probes.num_nonmated_pids) > 1:
         # Seeds of their own: equal draws of both kinds would not be independent.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mstat.evaluation.intervals import mean_intervals
+from mstat.bootstrap import mean_intervals
 from mstat.evaluation.metrics import Scores
 
 # Lower bounds of the groups. A query of MARS has about 15 true matches on average, its tracklet about 60 frames.

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mstat.evaluation.intervals import bounds, draw_counts
+from mstat.bootstrap import bounds, draw_counts
 from mstat.evaluation.matches import Pairs
 from mstat.evaluation.rank_counts import Block, groups, sort_rows
 from mstat.evaluation.ranking import TILE, Search

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mstat.evaluation.intervals import PERCENTILES, RESAMPLES
+from mstat.bootstrap import PERCENTILES, RESAMPLES
 from mstat.evaluation.matches import Pairs, make_pairs
 from mstat.evaluation.open_set import FPIRS, SHARE, identification, nearest_items, open_set, removed_pids
 from mstat.evaluation.ranking import merge_top
@@ -91,7 +91,7 @@ def identify(probes: list[Probe], seed: int = 0) -> dict[str, Any]:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_equals_a_loop_over_probes_and_thresholds(seed: int) -> None:
-    """With ties, junk, copies, distractors: who is removed, how many probes there are, DIR, and what a threshold does."""
+    """With ties, junk, copies, distractors: how many probes there are, DIR, and what a threshold does."""
     case = make_case(seed)
     result = open_set(case.query, case.gallery, 0, case.pairs, case.query_pids, case.gallery_pids, seed, tile=64)
     probes = brute_force(case, seed)
@@ -108,7 +108,9 @@ def test_equals_a_loop_over_probes_and_thresholds(seed: int) -> None:
         assert np.mean(right) == result[f"dir_at_{limit:g}"]
 
 
-@pytest.mark.parametrize("bounds", [(0, 300), (0, 0, 300), (0, 128, 300), (0, 64, 128, 300), (0, 64, 128, 128, 256, 300)])
+@pytest.mark.parametrize(
+    "bounds", [(0, 300), (0, 0, 300), (0, 128, 300), (0, 64, 128, 300), (0, 64, 128, 128, 256, 300)]
+)
 @pytest.mark.parametrize("common", [0.0, 3000.0])
 def test_any_slices_have_the_same_nearest_items(bounds: tuple[int, ...], common: float) -> None:
     """Bit for bit, ties across slices too, also in a narrow cone; an empty slice has nothing."""
@@ -117,7 +119,7 @@ def test_any_slices_have_the_same_nearest_items(bounds: tuple[int, ...], common:
     parts: list[Any] = []
     slices = [(case.gallery[first:end], first) for first, end in pairwise(bounds)]
     for part, first in slices:
-        nearest_items(case.query, part, first, case.pairs, tile=64, gather=lambda top: [parts.append(top), top][1:])
+        nearest_items(case.query, part, first, case.pairs, tile=64, gather=lambda top: (parts.append(top), [top])[1])
     gathered = nearest_items(case.query, *slices[0], case.pairs, tile=64, gather=lambda _: parts)
     assert all(torch.equal(*pair) for pair in zip(gathered, whole, strict=True))
     assert torch.equal(merge_top(parts, 1)[1][:, 0], whole[1])

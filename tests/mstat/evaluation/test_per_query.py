@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mstat.evaluation.intervals import PERCENTILES, RESAMPLES
+from mstat.bootstrap import PERCENTILES, RESAMPLES
 from mstat.evaluation.metrics import Scores
 from mstat.evaluation.per_query import LENGTHS, MATCHES, by_number, columns, group_scores
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mstat.evaluation.intervals import PERCENTILES, RESAMPLES
+from mstat.bootstrap import PERCENTILES, RESAMPLES
 from mstat.evaluation.ranking import count_similarities
 from mstat.evaluation.verification import BINS, FPRS, accepted, verification
 from mstat.evaluation.verification_intervals import TPR_STEPS, candidates, count_accepted, verification_intervals
@@ -40,7 +40,7 @@ def test_identities_are_those_of_the_queries() -> None:
     query, gallery, pairs = case
     thresholds, counts = all_counts(case)
     for identity in range(9):
-        kept = torch.from_numpy(np.flatnonzero(IDENTITIES == identity))
+        kept = torch.from_numpy(np.flatnonzero(identity == IDENTITIES))
         of_pairs = [pair_2N[:, torch.isin(pair_2N[0], kept)] for pair_2N in (pairs.positives_2P, pairs.ignored_2I)]
         renumbered = [torch.stack([torch.searchsorted(kept, pair_2N[0]), pair_2N[1]]) for pair_2N in of_pairs]
         alone = type(pairs)(len(kept), pairs.num_gallery, pairs.junk_G, *renumbered)
@@ -57,9 +57,7 @@ def test_slices_add_up(bounds: tuple[int, ...]) -> None:
     query, gallery, pairs = make_case(1)
     thresholds, whole = all_counts((query, gallery, pairs))
     parts = [
-        count_accepted(
-            query, gallery[first:end], first, pairs, torch.from_numpy(IDENTITIES), thresholds, BINS, tile=64
-        )
+        count_accepted(query, gallery[first:end], first, pairs, torch.from_numpy(IDENTITIES), thresholds, BINS, tile=64)
         for first, end in pairwise(bounds)
     ]
     assert torch.equal(sum(parts[1:], parts[0]), whole)
@@ -83,7 +81,13 @@ def test_equals_a_bootstrap_that_tries_every_threshold(seed: int) -> None:
         equal = np.abs(fpr - (1 - tpr)).argmin()
         rates = [tpr[fpr <= limit].max() for limit in FPRS]
         samples.append([*rates, (fpr[equal] + 1 - tpr[equal]) / 2])
-    expected = dict(zip([f"tpr_at_{limit:g}" for limit in FPRS] + ["eer"], np.percentile(samples, PERCENTILES, axis=0).T, strict=True))
+    expected = dict(
+        zip(
+            [f"tpr_at_{limit:g}" for limit in FPRS] + ["eer"],
+            np.percentile(samples, PERCENTILES, axis=0).T,
+            strict=True,
+        )
+    )
     result = verification_intervals(all_counts(case)[1], seed)
     scores = verification(*count_similarities(case[0], case[1], 0, case[2], BINS))
     assert list(result) == [name for name in expected if scores[name] is not None]
