@@ -400,6 +400,7 @@ def make_run(folder: Path) -> None:
     contents = {
         "evaluation.json": evaluation,
         "rankings.json": make_rankings(),
+        "queries.json": {"key": ["a"], "pid": [1], "camid": [1], "first_hit": [2], "mAP": [0.5]},
         "embedding.json": {"protocol": "official", "split": "0", "points": [[0.0, 1.0], [1.0, 0.0]], "pids": [1, 2]},
         "environment.json": {"command": "train", "started": "2026-01-01", "versions": {"torch": "2"}, "world_size": 1},
         "state.json": {"state": "failed", "step": 30, "reason": "stopped"},
