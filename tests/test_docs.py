@@ -6,8 +6,8 @@ import re
 import subprocess
 from pathlib import Path
 
-import pytest
 import numpy as np
+import pytest
 import torch
 
 from mstat.evaluation.metrics import MEANS

@@ -151,7 +151,6 @@ class _Probes:
 
     Attributes:
         mated_per_pid: Number of mated probes of each mated identity.
-        last_N: Index of the last probe that is as similar: a threshold answers equal ones alike.
     """
 
     correct_M: np.ndarray
@@ -159,7 +158,6 @@ class _Probes:
     mated_per_pid: np.ndarray
     nonmated_N: np.ndarray
     nonmated_pid_N: np.ndarray
-    last_N: np.ndarray
 
     @classmethod
     def of(
@@ -170,14 +168,12 @@ class _Probes:
             values[order_Q] for values in (similarity_Q, mated_Q, correct_Q, nonmated_Q, pids_Q)
         )
         mated_pids, mated_per_pid = np.unique(pids_Q[mated_Q], return_counts=True)
-        nonmated_N = similarity_Q[nonmated_Q]
         return cls(
             correct_M=similarity_Q[correct_Q],
             correct_pid_M=np.searchsorted(mated_pids, pids_Q[correct_Q]),
             mated_per_pid=mated_per_pid,
-            nonmated_N=nonmated_N,
+            nonmated_N=similarity_Q[nonmated_Q],
             nonmated_pid_N=np.unique(pids_Q[nonmated_Q], return_inverse=True)[1],
-            last_N=np.searchsorted(-nonmated_N, -nonmated_N, side="right") - 1,
         )
 
     @property
@@ -191,12 +187,13 @@ class _Probes:
     def rates(self, times_mated: np.ndarray, times_nonmated: np.ndarray) -> list[tuple[float, float | None]]:
         """Return DIR and threshold at each FPIR if each identity is there so many times (whole numbers)."""
         answered_N = times_nonmated[self.nonmated_pid_N].cumsum()
-        fpir_N = answered_N[self.last_N] / answered_N[-1]
+        fpir_N = answered_N / answered_N[-1]
         hits_M = np.concatenate([[0.0], times_mated[self.correct_pid_M].cumsum()])
         num_mated = float(times_mated @ self.mated_per_pid)
         result = []
         for limit in FPIRS:
-            rejected = self.nonmated_N[np.searchsorted(fpir_N, limit, side="right")]  # the most similar of them
+            # The most similar probe that must be rejected; all that are as similar are rejected with it.
+            rejected = self.nonmated_N[np.searchsorted(fpir_N, limit, side="right")]
             share = hits_M[np.searchsorted(-self.correct_M, -rejected, side="left")] / num_mated
             threshold = float(np.nextafter(rejected, np.inf)) if rejected > -np.inf else None
             result.append((float(share), threshold))

@@ -117,9 +117,14 @@ def test_any_slices_have_the_same_nearest_items(bounds: tuple[int, ...], common:
     case = make_case(1, common)
     whole = nearest_items(case.query, case.gallery, 0, case.pairs, tile=64)
     parts: list[Any] = []
+
+    def keep(top: Any) -> list[Any]:
+        parts.append(top)
+        return [top]
+
     slices = [(case.gallery[first:end], first) for first, end in pairwise(bounds)]
     for part, first in slices:
-        nearest_items(case.query, part, first, case.pairs, tile=64, gather=lambda top: (parts.append(top), [top])[1])
+        nearest_items(case.query, part, first, case.pairs, tile=64, gather=keep)
     gathered = nearest_items(case.query, *slices[0], case.pairs, tile=64, gather=lambda _: parts)
     assert all(torch.equal(*pair) for pair in zip(gathered, whole, strict=True))
     assert torch.equal(merge_top(parts, 1)[1][:, 0], whole[1])

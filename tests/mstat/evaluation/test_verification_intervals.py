@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mstat.bootstrap import PERCENTILES, RESAMPLES
+from mstat.evaluation.matches import make_pairs
 from mstat.evaluation.ranking import count_similarities
 from mstat.evaluation.verification import BINS, FPRS, accepted, verification
 from mstat.evaluation.verification_intervals import TPR_STEPS, candidates, count_accepted, verification_intervals
@@ -32,6 +33,15 @@ def test_identities_add_up_to_all_pairs(seed: int, common: float) -> None:
     assert counts.shape == (2, 9, len(thresholds))
     for of_kind, fine in zip(counts, count_similarities(case[0], case[1], 0, case[2], BINS), strict=True):
         assert torch.equal(of_kind.sum(0), accepted(fine)[thresholds])
+
+
+def test_rounding_below_minus_one_is_no_ignored_pair() -> None:
+    """Opposite features, whose similarity may round to less than -1, are accepted by the lowest threshold."""
+    query = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 33))).float()
+    pairs = make_pairs(np.arange(40), np.zeros(40, int), np.arange(40), np.ones(40, int))
+    counts = count_accepted(query, -query, 0, pairs, torch.arange(40), torch.tensor([0, BINS // 2]), BINS)
+    assert counts[0, :, 0].tolist() == [1] * 40
+    assert counts[1, :, 0].tolist() == [39] * 40
 
 
 def test_identities_are_those_of_the_queries() -> None:
