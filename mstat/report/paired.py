@@ -22,6 +22,7 @@ from mstat.report.tables import Part, Row, Table
 from mstat.runs.scored_set import DECIDING
 
 FILE = "queries.json"
+BELONGS = ("dataset", "protocol", "split", "eval")  # as in evaluation.json
 MOST = 2**53  # of whole numbers in the file
 NO_DIFFERENCE = "not shown to differ"
 
@@ -59,7 +60,7 @@ class Queries:
         if isinstance(content, str):
             again = f"launch/evaluate.py --run {run.folder.run}"
             raise NotComparableError(f"{run.name}: {content.rstrip('.')}; {again} makes it (earlier versions did not)")
-        if not run.evaluation or run.folder.of_other_scores(content):
+        if any(key not in content or content[key] != run.evaluation.get(key) for key in BELONGS):
             raise NotComparableError(f"{run.name}: {FILE} does not belong to an evaluation.json beside it")
         ranks = [name for name in scores.HEADINGS if name.startswith("rank")]
         means = [name for name in scores.HEADINGS if name in content]

@@ -100,7 +100,7 @@ class Folder:
         """Return why another file of scores belongs to another evaluation; None if it matches evaluation.json."""
         if isinstance(self.evaluation, str):
             return None
-        for key in ("dataset", "protocol", "split", "eval"):
+        for key in ("dataset", "eval"):
             known, other = self.evaluation.get(key), content.get(key)
             if known is not None and other is not None and known != other:
                 return (
