@@ -15,7 +15,7 @@ from torch import Tensor
 from mstat.bootstrap import mean_intervals
 from mstat.evaluation.metrics import Scores
 
-# Lower bounds of the groups. A query of MARS has about 15 true matches on average, its tracklet about 60 frames.
+# Lower bounds of the groups.
 MATCHES = (1, 2, 3, 6, 11, 21)
 LENGTHS = (1, 8, 16, 32, 64, 128, 256)
 
