@@ -1,7 +1,8 @@
 """Make the report of a run again, or compare runs: `python launch/report.py RUN [RUN ...]`.
 
 For one RUN it writes RUN/report.html, and its figures as files to RUN/figures. For several, it writes one page with
-their scores, curves and differences. Only figures with frames need the shards; without shards the page says so.
+their scores, curves and differences, and prints the differences on the same queries. Only figures with frames need the
+shards; without shards the page says so.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ def main() -> int:
     options = arguments(sys.argv[1:])
 
     def command() -> None:
+        from mstat.console import console
+        from mstat.report import paired
         from mstat.report.compare import write_comparison
         from mstat.report.html import write_report
+        from mstat.report.run_groups import compared, grouped
         from mstat.report.run_reader import check_is_run
 
         for run in options.runs:
@@ -35,6 +39,7 @@ def main() -> int:
             page = write_report(options.runs[0], reader, proxies=options.proxies, tracklets=options.tracklets)
         else:
             page = write_comparison(options.runs, options.out or Path("comparison.html"))
+            console().print(paired.table(grouped(compared(options.runs))))
         print_line(page)
 
     return report_errors(command)

@@ -6,10 +6,12 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mstat.evaluation.metrics import MEANS
+from mstat.evaluation.open_set import identification
 from mstat.evaluation.verification import FPRS, verification
 from shards.sources import SOURCES
 
@@ -72,8 +74,10 @@ def test_make_targets_of_documents_exist() -> None:
 
 
 def test_every_score_is_explained() -> None:
-    """Means over queries and scores of verification have a line on docs/evaluation.md."""
+    """Means over queries, scores of verification and of open-set identification have a line on docs/evaluation.md."""
     text = (PROJECT / "docs/evaluation.md").read_text()
     names = [*MEANS, *verification(torch.ones(2, dtype=torch.long), torch.ones(2, dtype=torch.long))]
+    nobody = np.zeros(0, dtype=bool)
+    names += identification(np.zeros(0), nobody, nobody, nobody, np.zeros(0))
     between = [f"_at_{fpr:g}" for fpr in FPRS[1:-1]]  # the page has the first and the last
     assert [n for n in names if f"`{n}`" not in text and not n.endswith(tuple(between))] == []

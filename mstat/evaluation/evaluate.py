@@ -27,6 +27,7 @@ from mstat.evaluation.extraction import Trial
 from mstat.evaluation.feature_rows import weights_digest
 from mstat.evaluation.intervals import intervals
 from mstat.evaluation.metrics import MEANS, Scores
+from mstat.evaluation.per_query import LENGTHS, MATCHES, by_number, columns
 from mstat.evaluation.saved_features import save_features
 from mstat.files import why_not_writable, write_json
 from mstat.model import MSTAT, join_stages
@@ -119,7 +120,7 @@ def evaluate(
 ) -> dict[str, dict[str, Any]]:
     """Evaluate a model; return the content of each file, equal on every rank.
 
-    The files are `evaluation.json`, `rankings.json`, and with `eval.pictures` also `embedding.json`.
+    The files are `evaluation.json`, `rankings.json`, `queries.json`, and with `eval.pictures` also `embedding.json`.
 
     Args:
         folder: Folder for features: finished rows until the evaluation ends, and all of them with `eval.features`. None
@@ -129,6 +130,8 @@ def evaluate(
     trial, evaluation, dims, features_SD, scores, nearest = score(engine, model, reader, config, work)
     evaluation["distances"] = trial.distances(features_SD, scores)
     evaluation["verification"] = {"cosine": trial.verification(features_SD)}
+    evaluation["open_set"] = {"cosine": trial.open_set(features_SD)}
+    evaluation |= _groups(trial, scores)
     evaluation["cameras"] = trial.camera_pairs(features_SD)
     if config.eval.baselines:
         evaluation["baselines"] = _baselines(trial, config)
@@ -142,6 +145,7 @@ def evaluate(
     files = {
         "evaluation.json": evaluation,
         "rankings.json": {**terms, **_rankings(trial, scores, nearest)},
+        "queries.json": {**terms, **_queries(trial, scores)},
     }
     if config.eval.pictures:
         with Count("t-SNE", enabled=engine.is_main):
@@ -151,7 +155,7 @@ def evaluate(
     return files
 
 
-FILES = ("evaluation.json", "rankings.json", "embedding.json")
+FILES = ("evaluation.json", "rankings.json", "queries.json", "embedding.json")
 
 
 def evaluate_run(
@@ -255,10 +259,33 @@ def summarise(trial: Trial, scores: Scores) -> dict[str, Any]:
     settings = trial.config.eval
     summary = scores.summary(no_positive=settings.no_positive)
     bounds = intervals(scores, trial.pids_Q, settings.no_positive, settings.seed)
-    if trial.reader.protocol(trial.config.data.protocol).cmc_only:
+    if trial.cmc_only:
         summary |= dict.fromkeys(MEANS)
         bounds = {name: interval for name, interval in bounds.items() if name not in MEANS}
     return {**summary, "intervals": bounds}
+
+
+def _groups(trial: Trial, scores: Scores) -> dict[str, Any]:
+    """Return mAP and rank-1 by the number of true matches and by the length of the query's tracklet."""
+    numbers = {
+        "by_matches": (torch.bincount(trial.pairs.positives_2P[0], minlength=len(trial.queries)), MATCHES),
+        "by_length": (torch.as_tensor(trial.reader.num_frames[trial.tracklets[trial.queries]]), LENGTHS),
+    }
+    return {
+        name: by_number(numbers_Q, lower_bounds, scores, trial.pids_Q, trial.config.eval.seed, not trial.cmc_only)
+        for name, (numbers_Q, lower_bounds) in numbers.items()
+    }
+
+
+def _queries(trial: Trial, scores: Scores) -> dict[str, list[Any]]:
+    """Return the query tracklets and their scores, one list for each quantity."""
+    tracklets = trial.tracklets[trial.queries]
+    return {
+        "key": [trial.reader[index].key for index in tracklets.tolist()],
+        "pid": trial.reader.pids[tracklets].tolist(),
+        "camid": trial.reader.camids[tracklets].tolist(),
+        **columns(scores, () if trial.cmc_only else MEANS),
+    }
 
 
 def can_start(config: ModelConfig) -> bool:

@@ -29,8 +29,11 @@ from mstat.evaluation.matches import Pairs, make_pairs
 from mstat.evaluation.metrics import Scores
 from mstat.evaluation.metrics import score as score_ranks
 from mstat.evaluation.narrow_cone import collapse, spread
+from mstat.evaluation.open_set import open_set
+from mstat.evaluation.per_query import group_scores
 from mstat.evaluation.ranking import count_similarities, gallery_slices, merge_top, rank_positives, top_ranks
 from mstat.evaluation.verification import BINS, verification
+from mstat.evaluation.verification_intervals import candidates, count_accepted, verification_intervals
 from mstat.numerics import spreading
 from mstat.provenance import PROJECT, source_digest, versions
 from mstat.report.progress import Count
@@ -264,6 +267,11 @@ class Trial(Extraction):
         """Identity of each query."""
         return self.reader.pids[self.tracklets[self.queries]]
 
+    @property
+    def cmc_only(self) -> bool:
+        """Whether the protocol has CMC alone, without mAP and its like."""
+        return self.reader.protocol(self.config.data.protocol).cmc_only
+
     def camera_pairs(self, features_SD: torch.Tensor) -> list[dict[str, Any]]:
         """Score the queries of each camera in the gallery of each other camera."""
         query_QD, gallery_SD, start = self._sides(features_SD)
@@ -280,12 +288,9 @@ class Trial(Extraction):
             ranks_P = rank_positives(query_QD, gallery_SD, start, pairs, reduce=self.engine.sum)
             scores = score_ranks(pairs, ranks_P)
             for query_camid in camids_Q.unique().tolist():
-                first_hit = scores.first_hit_Q[(camids_Q == query_camid) & (scores.first_hit_Q > 0)]
-                if len(first_hit):
-                    rank1 = float((first_hit == 1).double().mean())
-                    result.append(
-                        {"query": query_camid, "gallery": camid, "num_valid_query": len(first_hit), "rank1": rank1}
-                    )
+                chosen_Q = camids_Q == query_camid
+                if group := group_scores(scores, chosen_Q, self.pids_Q, self.config.eval.seed, not self.cmc_only):
+                    result.append({"query": query_camid, "gallery": camid, **group})
         return result
 
     def shown(self) -> np.ndarray:
@@ -327,11 +332,24 @@ class Trial(Extraction):
             )
 
     def verification(self, features_SD: torch.Tensor) -> dict[str, Any]:
-        """Return the scores of verification by cosine similarity."""
+        """Return the scores of verification by cosine similarity, and their `intervals`."""
+        sides = self._sides(features_SD)
         with self._counting("counting similarities") as progress:
-            counts = count_similarities(*self._sides(features_SD), self.pairs, BINS, progress=progress.advance)
+            counts = count_similarities(*sides, self.pairs, BINS, progress=progress.advance)
         genuine_N, impostor_N = self.engine.sum(torch.stack(counts))
-        return verification(genuine_N, impostor_N)
+        result = verification(genuine_N, impostor_N)
+        if result["eer"] is None:
+            return {**result, "intervals": {}}
+        identity_Q = torch.from_numpy(np.unique(self.pids_Q, return_inverse=True)[1])
+        thresholds_M = candidates(genuine_N, impostor_N)
+        accepted_2IM = self.engine.sum(count_accepted(*sides, self.pairs, identity_Q, thresholds_M, BINS))
+        return {**result, "intervals": verification_intervals(accepted_2IM, self.config.eval.seed)}
+
+    def open_set(self, features_SD: torch.Tensor) -> dict[str, Any]:
+        """Return the scores of open-set identification by cosine similarity."""
+        gallery_pids = self.reader.pids[self.tracklets[: self.num_gallery]]
+        gather, seed = self.engine.gather_objects, self.config.eval.seed
+        return open_set(*self._sides(features_SD), self.pairs, self.pids_Q, gallery_pids, seed, gather=gather)
 
     def _sides(self, features_SD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Return the features of all queries (on the device), those of this rank's gallery slice, and its start."""

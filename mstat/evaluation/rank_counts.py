@@ -89,7 +89,7 @@ class Block:
         nth_P = torch.arange(len(row_P), device=row_P.device) - torch.searchsorted(row_P, row_P)
         edge_BW = nearness_P.new_full((num_rows, int(nth_P.max()) + 1), torch.inf)
         edge_BW[row_P, nth_P] = nearness_P
-        sorted_BX = _sort_rows(self.similarity_BX)
+        sorted_BX = sort_rows(self.similarity_BX)
         below_P, not_nearer_P = (
             torch.searchsorted(sorted_BX, edge_BW, right=right)[row_P, nth_P] for right in (False, True)
         )
@@ -107,7 +107,8 @@ def _between(index: Tensor, first: int, end: int) -> Tensor:
     return ((index >= first) & (index < end)).nonzero().squeeze(1)
 
 
-def _sort_rows(matrix: Tensor) -> Tensor:
+def sort_rows(matrix: Tensor) -> Tensor:
+    """Return a matrix with each row in ascending order."""
     if matrix.device.type == "cpu":  # torch also sorts indices; NumPy's vectorised sort is 20 times faster
         return torch.from_numpy(np.sort(matrix.numpy(), axis=1))
     return matrix.sort(dim=1).values

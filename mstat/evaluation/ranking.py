@@ -82,7 +82,7 @@ def rank_positives(
     check_length("query features", query_QD, pairs.num_query)
     ranks = [torch.zeros(0, dtype=torch.long)]
     with spreading(query_QD.device) as spread:
-        search = _Search(query_QD, gallery_SD, start, pairs, tile, spread)
+        search = Search(query_QD, gallery_SD, start, pairs, tile, spread)
         for query, nearness_BS in search.strips():
             block = Block.of(pairs, query, nearness_BS, start)
             nearness_P = reduce(block.look_up())
@@ -141,7 +141,7 @@ def top_ranks(
     ignored_2I = torch.stack([row_I, pairs.ignored_2I[1, which_I]])
     requested = replace(pairs, num_query=len(rows), positives_2P=ignored_2I[:, :0], ignored_2I=ignored_2I)
     with spreading(query_BD.device) as spread:
-        search = _Search(query_BD, gallery_SD, start, pairs, tile, spread)
+        search = Search(query_BD, gallery_SD, start, pairs, tile, spread)
         for first, nearness_BS in search.strips():
             for row, nearness_S in enumerate(Block.of(requested, first, nearness_BS, start).similarity_BX, first):
                 kth = nearness_S.topk(min(k, len(nearness_S))).values[-1:]
@@ -173,7 +173,7 @@ def extreme_similarities(
     check_length("query features", query_QD, pairs.num_query)
     matches, others = [torch.zeros(0)], [torch.zeros(0)]
     with spreading(query_QD.device) as spread:
-        search = _Search(query_QD, gallery_SD, start, pairs, tile, spread)
+        search = Search(query_QD, gallery_SD, start, pairs, tile, spread)
         for query, nearness_BS in search.strips():
             block = Block.of(pairs, query, nearness_BS, start)
             matches.append(block.look_up(absent=-torch.inf).cpu())
@@ -211,7 +211,7 @@ def count_similarities(
         counts_N += torch.bincount(places, minlength=num_bins)
 
     with spreading(query_QD.device) as spread:
-        search = _Search(query_QD, gallery_SD, start, pairs, tile, spread)
+        search = Search(query_QD, gallery_SD, start, pairs, tile, spread)
         for query, nearness_BS in search.strips():
             block, offset_B = Block.of(pairs, query, nearness_BS, start), search.offset_Q[query:][: len(nearness_BS)]
             here = block.here_P()
@@ -236,7 +236,7 @@ def merge_top(tops: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Te
     return similarity.gather(1, nearest_BK), item.gather(1, nearest_BK)
 
 
-class _Search:
+class Search:
     """Search of this rank's slice of the gallery for all queries, one block of queries at a time.
 
     Similarities are normalised instead of gallery features, which would be normalised anew for each block.

@@ -9,6 +9,9 @@ from typing import Any
 from mstat.errors import UserError
 from mstat.runs.scored_set import TERMS
 
+# Entries of an evaluation that hold scores by name.
+GROUPS = ("stages", "baselines", "distances", "verification", "open_set", "by_matches", "by_length")
+
 
 def mean_of(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Average evaluations: the same keys with mean scores, and standard deviations under `sd`.
@@ -34,7 +37,7 @@ def mean_of(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 if all(name in (evaluation.get(group) or {}) for evaluation in evaluations)
             }
             for group, entries in first.items()
-            if group in ("stages", "baselines", "distances", "verification") and entries
+            if group in GROUPS and entries
         },
     }
 

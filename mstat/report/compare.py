@@ -10,7 +10,7 @@ from typing import Any
 
 from mstat.errors import UserError
 from mstat.files import write_plain
-from mstat.report import figures, page, results, scores
+from mstat.report import figures, page, paired, results, scores
 from mstat.report.page import Section
 from mstat.report.run_groups import Compared, Group, compared, differing, grouped, why_not_comparable
 from mstat.report.tables import Row, Table
@@ -97,6 +97,10 @@ def _baselines(comparison: Comparison) -> list[Row]:
             of_group = [row for row in scores.baseline_rows(group.evaluation) if row.name == name]
             rows += [row._replace(name=f"{name}, {group.name}") for row in of_group]
     return rows
+
+
+def _paired(comparison: Comparison) -> str:
+    return paired.table(comparison.groups).html()
 
 
 def _settings(comparison: Comparison) -> str:
@@ -206,6 +210,7 @@ def _environment(comparison: Comparison) -> str:
 
 SECTIONS = (
     Section("scores", "Scores", _scores),
+    Section("paired", "Paired differences", _paired, paired.FILE),
     Section("settings", "Settings that differ", _settings, half=True),
     Section("cmc", "Cumulative matching", _cmc, half=True),
     Section("training", "Training", _training),

@@ -16,6 +16,8 @@ from typing import Any, Generic, TypeVar
 from shards.text import printable
 
 MOST_CHARACTERS = 300  # most characters of an error in a note
+# Errors that the content of an untrusted file may cause.
+UNEXPECTED = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError, OSError)
 SVG, JPEG = "image/svg+xml", "image/jpeg"
 Subject = TypeVar("Subject")
 # Forbids scripts, forms, <base> and everything from the network.
@@ -85,9 +87,14 @@ def shown(file: str, make: Callable[..., str], *contents: Any) -> str:
     """Return the HTML that `make` returns, or a note that the file has unexpected content."""
     try:
         return make(*contents)
-    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError, OSError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-        return note(f"{file} cannot be shown: {reason[:MOST_CHARACTERS]}.")
+    except UNEXPECTED as error:
+        return note(f"{file} cannot be shown: {reason(error)}.")
+
+
+def reason(error: Exception) -> str:
+    """Return why the content of a file cannot be used, without a full stop."""
+    text = f"it lacks {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+    return text[:MOST_CHARACTERS]
 
 
 def picture(data: bytes, kind: str, alt: str, size: tuple[int, int] | None = None) -> str:

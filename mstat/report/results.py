@@ -1,4 +1,4 @@
-"""HTML of evaluation.json: scores, splits, CMC, distances (Table VI), cameras."""
+"""HTML of evaluation.json: scores, splits, CMC, distances (Table VI), verification, open set, groups, cameras."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from mstat.report import figures, page
 from mstat.report import scores as rounded
 from mstat.report.run_reader import Folder
-from mstat.report.tables import Row, Table
+from mstat.report.tables import Part, Row, Table
 
 MOST_CAMERAS = 100  # most rows or columns of the table of cameras
 CMC = "Queries with a true match among the first k"
@@ -102,20 +102,58 @@ def verification(folder: Folder) -> str:
     if isinstance(folder.evaluation, str) or not (entry := (folder.evaluation.get("verification") or {}).get("cosine")):
         return ""
     names = [name.removeprefix("tpr_at_") for name in entry if name.startswith("tpr_at_")]
-    rows = [
-        Row(
-            f"FPR {name}",
-            [rounded.score(entry, f"tpr_at_{name}"), rounded.number(entry[f"threshold_at_{name}"], digits=4)],
-        )
-        for name in names
-    ]
-    equal = Row("equal errors", [rounded.score(entry, "eer"), rounded.number(entry["eer_threshold"], digits=4)])
+    rows = [_rate(f"FPR {name}", entry, f"tpr_at_{name}", f"threshold_at_{name}") for name in names]
+    equal = _rate("equal errors", entry, "eer", "eer_threshold")
     caption = (
         f"Of {entry['num_genuine']:,.0f} pairs of one person, the share that is accepted (TPR, in percent) where a "
         f"share of the {entry['num_impostor']:,.0f} pairs of two is (FPR), and the cosine similarity from which they "
         "are. Last row: the rate at which both errors are equal. A dash: too few pairs of two persons."
     )
-    return Table(["accepted of two persons", "TPR", "threshold"], [*rows, equal], caption=caption).html()
+    return Table(
+        ["accepted of two persons", "TPR", "95 % interval", "threshold"], [*rows, equal], caption=caption
+    ).html()
+
+
+def open_set(folder: Folder) -> str:
+    """Return identification rates for the question who of the gallery it is, if anybody."""
+    if isinstance(folder.evaluation, str) or not (entry := (folder.evaluation.get("open_set") or {}).get("cosine")):
+        return ""
+    names = [name.removeprefix("dir_at_") for name in entry if name.startswith("dir_at_")]
+    rows = [_rate(f"FPIR {name}", entry, f"dir_at_{name}", f"threshold_at_{name}") for name in names]
+    caption = (
+        f"With {entry['num_removed']:,.0f} identities taken out of the gallery: of {entry['num_mated']:,.0f} queries "
+        "of the others, the share that is identified at rank 1 (DIR, in percent) where a share of the "
+        f"{entry['num_nonmated']:,.0f} queries of those taken out is taken for somebody (FPIR), and the cosine "
+        "similarity from which a query is answered. A dash: too few queries."
+    )
+    return Table(["taken for somebody", "DIR", "95 % interval", "threshold"], rows, caption=caption).html()
+
+
+def _rate(name: str, entry: Mapping[str, Any], key: str, threshold: str) -> Row:
+    interval = rounded.interval((entry.get("intervals") or {}).get(key))
+    return Row(name, [rounded.score(entry, key), interval, rounded.number(entry[threshold], digits=4)])
+
+
+def groups(folder: Folder) -> str:
+    """Return mAP and rank-1 by the number of true matches and by the length of the query's tracklet."""
+    titles = {"by_matches": "true matches", "by_length": "frames of the query"}
+    rows: list[Row | Part] = []
+    for key, title in titles.items():
+        entries = {} if isinstance(folder.evaluation, str) else folder.evaluation.get(key) or {}
+        rows += [Part(title), *(Row(name, _group_cells(entry)) for name, entry in entries.items())] if entries else []
+    if not rows:
+        return ""
+    caption = "In percent, with 95 % intervals over identities, and the number of queries with a true match."
+    headings = ["queries by", "mAP", "95 % interval", "rank-1", "95 % interval", "queries"]
+    return Table(headings, rows, caption=caption).html()
+
+
+def _group_cells(entry: Mapping[str, Any]) -> list[str]:
+    bounds = entry.get("intervals") or {}
+    values = [
+        cell for key in ("mAP", "rank1") for cell in (rounded.score(entry, key), rounded.interval(bounds.get(key)))
+    ]
+    return [*values, f"{entry['num_valid_query']:,.0f}"]
 
 
 def cameras(folder: Folder) -> str:
@@ -139,10 +177,13 @@ def cameras(folder: Folder) -> str:
     def cell(pair: tuple[int, int]) -> str:
         if pair not in result:
             return rounded.ABSENT
-        return f"{rounded.percent(result[pair]['rank1'])} of {result[pair]['num_valid_query']:,}"
+        of_pair = result[pair]
+        shares = f"{rounded.percent(of_pair['rank1'])} / {rounded.percent(of_pair.get('mAP'))}"
+        return f"{shares} of {of_pair['num_valid_query']:,}"
 
     rows = [Row(f"from {a:d}", [cell((a, b)) for b in searched]) for a in requested]
-    table = Table(["camera", *(f"in {b:d}" for b in searched)], rows, caption=f"{name}, and the number of queries.")
+    caption = "Rank-1 / mAP in percent of the queries of one camera in the gallery of another, and their number."
+    table = Table(["camera", *(f"in {b:d}" for b in searched)], rows, caption=caption)
     svg = figures.camera_figure(matrix, requested, searched)
     figure = folder.figure("cameras.svg", svg, f"{name}: {extremes}", f"{name}: {extremes}.")
-    return figure + "\n" + page.details("As a table, with the number of queries", table.html())
+    return figure + "\n" + page.details("As a table, with mAP and the number of queries", table.html())

@@ -97,7 +97,7 @@ class Folder:
         return None if isinstance(self.evaluation, str) else scored_checksum(self.run, self.evaluation)
 
     def of_other_scores(self, content: Mapping[str, Any]) -> str | None:
-        """Return why rankings or an embedding belong to another evaluation; None if they match evaluation.json."""
+        """Return why another file of scores belongs to another evaluation; None if it matches evaluation.json."""
         if isinstance(self.evaluation, str):
             return None
         for key in ("dataset", "eval"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mstat.report.tables import Part, Row, Table
@@ -37,14 +37,15 @@ def score(scores: Mapping[str, Any], column: str) -> str:
     return percent(scores.get(column), scores.get("sd", {}).get(column))
 
 
+def interval(bounds: Sequence[float] | None) -> str:
+    """Return an interval of a fraction in percent; a dash for None."""
+    return ABSENT if bounds is None else f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}"
+
+
 def intervals(evaluation: Mapping[str, Any]) -> str:
     """Return a sentence with the intervals of the scores of all stages; empty if there are none."""
     bounds = evaluation.get("intervals") or {}
-    texts = [
-        f"{heading} {100 * bounds[column][0]:.1f}–{100 * bounds[column][1]:.1f}"
-        for column, heading in HEADINGS.items()
-        if column in bounds
-    ]
+    texts = [f"{heading} {interval(bounds[column])}" for column, heading in HEADINGS.items() if column in bounds]
     return f" 95 % intervals of all stages, over identities: {', '.join(texts)}." if texts else ""
 
 

@@ -1,8 +1,8 @@
 """The files of a run folder, and how each is written so that a reader never sees half of one.
 
 config.yaml  environment.json  state.json  run.log  init.json  metrics.jsonl  evaluations.jsonl  checkpoints/
-model.safetensors  model.json  evaluation.json  rankings.json  embedding.json  evaluations/  robustness.json
-report.html  figures/
+model.safetensors  model.json  evaluation.json  rankings.json  queries.json  embedding.json  evaluations/
+robustness.json  report.html  figures/
 """
 
 from __future__ import annotations

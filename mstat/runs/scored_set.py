@@ -1,7 +1,7 @@
 """The data set of scores, and the folder of their files.
 
-RUN/evaluation.json, rankings.json, embedding.json   for the data set, protocol and split of the training
-RUN/evaluations/<name>/, the same files              for another data set, protocol or split, named after them
+RUN/evaluation.json, rankings.json, queries.json, embedding.json   for the training's data set, protocol and split
+RUN/evaluations/<name>/, the same files                            for another one, named after it
 """
 
 from __future__ import annotations

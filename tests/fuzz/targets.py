@@ -401,6 +401,10 @@ def make_run(folder: Path) -> None:
     contents = {
         "evaluation.json": evaluation,
         "rankings.json": make_rankings(),
+        "queries.json": {
+            **{"dataset": None, "protocol": "official", "split": "0", "eval": None},
+            **{"key": ["a", "b"], "pid": [1, 2], "camid": [1, 1], "first_hit": [2, 1], "mAP": [0.5, 1.0]},
+        },
         "embedding.json": {"protocol": "official", "split": "0", "points": [[0.0, 1.0], [1.0, 0.0]], "pids": [1, 2]},
         "environment.json": {"command": "train", "started": "2026-01-01", "versions": {"torch": "2"}, "world_size": 1},
         "state.json": {"state": "failed", "step": 30, "reason": "stopped"},

@@ -54,7 +54,8 @@ def comparison(run: Path) -> Path:
     other = copy_of(run, run.with_name("three-with-a-name-that-is-rather-long"), "name: adamw", "name: sgd")
     (other / "evaluations.jsonl").write_text('{"step": 10, "mAP": 0.2, "rank1": 0.25}\n')
     done = start(run.parent, run, seed, other)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "comparison.html\n", "")
+    assert (done.returncode, done.stdout.splitlines()[-1], done.stderr) == (0, "comparison.html", "")
+    assert "│ mAP │ +0.0 │ +0.0 to +0.0 │ – │ not shown to differ │" in " ".join(done.stdout.split())  # one model
     return run.parent / "comparison.html"
 
 

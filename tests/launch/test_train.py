@@ -19,7 +19,8 @@ def test_a_run_folder_holds_what_it_promises(reference: Path) -> None:
     names = {path.name for path in reference.iterdir()}
     assert names >= {
         "config.yaml", "environment.json", "metrics.jsonl", "checkpoints", "state.json", "model.safetensors",
-        "model.json", "evaluation.json", "rankings.json", "report.html", "run.log",
+        "model.json", "evaluation.json", "rankings.json", "queries.json", "report.html",
+        "run.log",
     }  # fmt: skip
     assert json.loads((reference / "state.json").read_text()) == {"state": "done", "step": 20, "reason": None}
     records = metrics(reference)

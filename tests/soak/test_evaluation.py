@@ -43,7 +43,7 @@ def test_any_number_of_processes_writes_the_same_scores(
     """launch/evaluate.py of one run folder on 1, 2, 3, 5 processes: every score and every similarity bit for bit."""
     folder = Path(shutil.copytree(reference, tmp_path / "run"))
     arguments = ["--run", folder, "--data.shards", five_tiles, "--eval.mode", mode]
-    files = [folder / "evaluation.json", folder / "rankings.json"]
+    files = [folder / name for name in ("evaluation.json", "rankings.json", "queries.json")]
     written = set()
     for processes in PROCESSES:
         for file in files:
@@ -61,6 +61,6 @@ def test_any_number_of_processes_writes_the_same_scores(
             "gallery": scores["num_gallery"],
             "queries": scores["num_query"],
             "mAP": f"{100 * scores['mAP']:.4f} %",
-            "evaluation.json and rankings.json": "the same bytes",
+            "evaluation.json, rankings.json, queries.json": "the same bytes",
         }
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ def test_features_and_scores_equal_a_plain_loop(config: Config) -> None:
             junk=(roles[gallery[is_gallery]] & Role.JUNK) > 0,
         )
         assert (entry["rank1"], entry["num_valid_query"]) == (expected["rank1"], expected["num_valid_query"])
+        assert entry["mAP"] == pytest.approx(expected["mAP"], abs=1e-9)
 
 
 def test_features_are_averaged_with_those_of_the_mirror_image(tiny_config: Path) -> None:
@@ -123,6 +125,8 @@ def scored_in_small_tiles(configs: Sequence[Config]) -> list[dict[str, Any]]:
             tensors = [scores.average_precision_Q, scores.first_hit_Q, *nearest(range(len(trial.queries)))]
             tensors.append(trial.collect(features, trial.shown()))
             tables = [trial.distances(features, scores), trial.camera_pairs(features)]
+            if config is configs[0]:
+                tables += [trial.verification(features), trial.open_set(features)]
             results.append({"bounds": trial.bounds, "features": features, "tensors": tensors, "tables": tables})
         return results
 
@@ -248,6 +252,35 @@ def test_rankings_are_the_hardest_queries_with_their_nearest(config: Config) -> 
             assert (tracklet.pid, tracklet.camid) != (query["pid"], query["camid"])
         first = next((entry["rank"] for entry in query["gallery"] if entry["correct"]), None)
         assert first == (query["first_hit"] if query["first_hit"] <= 10 else None)
+
+
+def test_queries_and_groups_are_those_of_the_trial(tiny_config: Path) -> None:
+    """queries.json has every query with its scores, whose mean is the score; groups share them out, with intervals."""
+    config = load_config(tiny_config, ["--eval.mode", "sample", "--data.num_workers", "0"])
+    reader = shards.open(config.data.shards)
+    torch.manual_seed(0)
+    files = evaluate(Engine(config), MSTAT(config.model), reader, config)
+    evaluation, queries = files["evaluation.json"], files["queries.json"]
+    assert {key: queries[key] for key in ("dataset", "protocol", "split", "eval")} == {
+        key: evaluation[key] for key in ("dataset", "protocol", "split", "eval")
+    }
+    tracklets = np.flatnonzero(reader.roles() & Role.QUERY)
+    assert sorted(queries["key"]) == sorted(reader[int(index)].key for index in tracklets)
+    lengths = {reader[int(index)].key: int(reader.num_frames[index]) for index in tracklets}
+    valid = [q for q, hit in enumerate(queries["first_hit"]) if hit is not None]
+    for name in ("mAP", "mINP", "mAP_trapezoidal"):
+        assert np.mean([queries[name][q] for q in valid]) == pytest.approx(evaluation[name], abs=1e-12)
+    assert np.mean([queries["first_hit"][q] == 1 for q in valid]) == pytest.approx(evaluation["rank1"], abs=1e-12)
+    for groups in (evaluation["by_matches"], evaluation["by_length"]):
+        assert sum(group["num_valid_query"] for group in groups.values()) == len(valid)
+    for name, group in evaluation["by_length"].items():
+        low, high = (int(bound) for bound in f"{name}-{name}".split("-")[:2])
+        chosen = [q for q in valid if low <= lengths[queries["key"][q]] <= high]
+        assert group["mAP"] == pytest.approx(np.mean([queries["mAP"][q] for q in chosen]), abs=1e-12)
+    assert {"tpr_at_0.1", "eer"} <= set(evaluation["verification"]["cosine"]["intervals"])
+    open_set = evaluation["open_set"]["cosine"]
+    assert open_set["num_removed"] == len(set(queries["pid"])) // 2
+    assert json.loads(json.dumps(files)) == files
 
 
 def test_an_unknown_protocol_is_refused(config: Config, tiny_shards: Path) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mstat.evaluation.intervals import PERCENTILES, RESAMPLES, intervals
+from mstat.bootstrap import PERCENTILES, RESAMPLES
+from mstat.evaluation.intervals import intervals
 from mstat.evaluation.metrics import Scores
 
 

@@ -4,6 +4,10 @@ from typing import Any, Literal, NamedTuple, TypedDict
 import numpy as np
 import pytest
 import torch
+from pytorch_metric_learning.distances import CosineSimilarity
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from pytorch_metric_learning.utils.inference import CustomKNN
+from sklearn.metrics import average_precision_score
 
 from mstat.evaluation.matches import make_pairs
 from mstat.evaluation.metrics import cmc_map, cmc_map_from_distances, score
@@ -129,6 +133,72 @@ def test_distances_of_another_shape_are_refused() -> None:
     """A matrix that lies on its side, for instance."""
     with pytest.raises(ValueError, match=r"\(3, 1\), but there are 1 queries and 3"):
         cmc_map_from_distances(np.ones((3, 1)), [1], [0], [1, 2, 3], [1, 1, 1])
+
+
+def without_ties(seed: int) -> tuple[Side, Side]:
+    """Queries and gallery of 12 people in other cameras, with distractors, without equal similarities."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(13, 8))
+    pids = rng.integers(1, 13, 40), rng.integers(0, 13, 200)
+    query, gallery = ((centres[p] + rng.normal(size=(len(p), 8))).astype(np.float32) for p in pids)
+    camids = rng.integers(0, 3, 40), rng.integers(0, 3, 200)
+    return (query, pids[0], camids[0]), (gallery, pids[1], camids[1])
+
+
+def cosines(query: Side, gallery: Side) -> np.ndarray:
+    units = [side[0] / np.linalg.norm(side[0], axis=1, keepdims=True) for side in (query, gallery)]
+    return units[0] @ units[1].T
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_average_precision_is_that_of_scikit_learn(seed: int) -> None:
+    """Query by query, over the items that it does not ignore."""
+    query, gallery = without_ties(seed)
+    pairs = make_pairs(*query[1:], *gallery[1:])
+    scores = score(pairs, rank_positives(torch.from_numpy(query[0]), torch.from_numpy(gallery[0]), 0, pairs))
+    for q, similarity in enumerate(cosines(query, gallery)):
+        same = gallery[1] == query[1][q]
+        kept = ~(same & (gallery[2] == query[2][q]))
+        expected = average_precision_score(same[kept], similarity[kept])
+        assert float(scores.average_precision_Q[q]) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_are_those_of_pytorch_metric_learning(seed: int) -> None:
+    """Its AccuracyCalculator knows no cameras, so queries and gallery have none in common."""
+    query, gallery = without_ties(seed)
+    calculator = AccuracyCalculator(
+        include=("precision_at_1", "mean_average_precision"),
+        k=len(gallery[0]),
+        knn_func=CustomKNN(CosineSimilarity()),
+        device=torch.device("cpu"),
+    )
+    features_and_pids = [torch.from_numpy(values) for side in (query, gallery) for values in side[:2]]
+    expected = calculator.get_accuracy(*features_and_pids)
+    scores = cmc_map(query[0], query[1], query[2], gallery[0], gallery[1], gallery[2] + 3)
+    assert scores["rank1"] == pytest.approx(expected["precision_at_1"], abs=1e-6)  # it averages in fp32
+    assert scores["mAP"] == pytest.approx(expected["mean_average_precision"], abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_are_those_that_fast_reid_defines(seed: int) -> None:
+    """CMC, mAP and mINP of fastreid/evaluation/rank.py, written anew from what it computes of a sorted list."""
+    query, gallery = without_ties(seed)
+    curves, precisions, penalties = [], [], []
+    for q, similarity in enumerate(cosines(query, gallery)):
+        same = gallery[1] == query[1][q]
+        kept = np.flatnonzero(~(same & (gallery[2] == query[2][q])))
+        hits = same[kept][np.argsort(-similarity[kept])]
+        if not hits.any():
+            continue  # fast-reid leaves such a query out, too
+        number = hits.cumsum()
+        curves.append(number[:50] > 0)
+        precisions.append((number / np.arange(1, len(hits) + 1))[hits].mean())
+        penalties.append(hits.sum() / (np.flatnonzero(hits)[-1] + 1))
+    scores = cmc_map(*query, *gallery)
+    assert scores["num_valid_query"] == len(curves)
+    assert scores["cmc"] == pytest.approx(np.mean(curves, axis=0).tolist(), abs=1e-12)
+    assert (scores["mAP"], scores["mINP"]) == pytest.approx((np.mean(precisions), np.mean(penalties)), abs=1e-12)
 
 
 def on_circle(*degrees: float) -> np.ndarray:

@@ -89,6 +89,27 @@ def test_rates_are_those_of_scikit_learn(seed: int) -> None:
     assert (result["num_genuine"], result["num_impostor"]) == (truth.sum(), (~truth).sum())
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_rates_of_fast_reid_are_those_of_swapped_pairs(seed: int) -> None:
+    """fastreid/evaluation/roc.py calls pairs of two persons positive, and takes the point of the nearest FPR.
+
+    Written anew from what it computes: its TPR is the share of impostor pairs at a distance at which a share of genuine
+    pairs lies, too. It is ours of the swapped pairs, within one pair of the FPR.
+    """
+    case = make_case(seed)
+    similarity, truth = similarities(case)
+    fpr, tpr, _ = roc_curve(~truth, 1 - similarity)
+    genuine_N, impostor_N = count_similarities(case[0], case[1], 0, case[2], BINS)
+    for limit in (1e-2, 2e-2, 1e-1):
+        theirs = tpr[np.abs(fpr - limit).argmin()]
+        step = 1 / truth.sum()
+        lower, higher = limit - step, limit + step
+        ours = verification(impostor_N.flip(0), genuine_N.flip(0), [lower, higher])
+        assert (ours[f"tpr_at_{lower:g}"] or 0) <= theirs <= ours[f"tpr_at_{higher:g}"]
+    plain = verification(genuine_N, impostor_N)
+    assert plain["tpr_at_0.1"] != verification(impostor_N.flip(0), genuine_N.flip(0))["tpr_at_0.1"]
+
+
 def test_equal_similarities_have_no_threshold() -> None:
     """A collapsed model, whose pairs are all in the last bin: nothing is told apart, and only no threshold is safe."""
     result = verification(torch.tensor([0, 0, 0, 5]), torch.tensor([0, 0, 0, 10_000]))

@@ -105,7 +105,7 @@ def test_cameras_plane_and_distances(learned: Path, reader: Reader) -> None:
     """Each figure says in words what it shows; the matrix is a table, too, with its numbers of queries."""
     page = Page(write_report(learned, reader))
     assert "best from 2 in 1, 87.5 % and worst from 1 in 2, 25.0 %" in page.text
-    assert "from 1 – 25.0 of 10 from 2 87.5 of 20 –" in page.text
+    assert "from 1 – 25.0 / – of 10 from 2 87.5 / – of 20 –" in page.text
     assert "3 tracklets of 2 people" in page.text
     assert "cosine 0.2500 0.2000 0.5000 –" in page.text
     ids = [value for tag, name, value in page.attributes if (tag, name) == ("section", "id")]

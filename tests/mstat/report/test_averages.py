@@ -43,6 +43,26 @@ def test_distances_have_a_mean() -> None:
     assert distances["sd"] == {"intra": pytest.approx(0.02**0.5), "inter": 0.0}
 
 
+def test_rates_and_groups_have_a_mean() -> None:
+    """Those that all have; a rate that one cannot show is none, and intervals are of no mean."""
+    one: dict[str, Any] = {
+        "open_set": {"cosine": {"dir_at_0.1": 0.5, "dir_at_0.01": 0.4, "num_mated": 10, "intervals": {"x": [0, 1]}}}
+    }
+    one["by_matches"] = {"1": {"mAP": 0.5, "num_valid_query": 4, "intervals": {}}, "2": {"mAP": 0.1, "intervals": {}}}
+    other: dict[str, Any] = {
+        "open_set": {"cosine": {"dir_at_0.1": 0.7, "dir_at_0.01": None, "num_mated": 20, "intervals": {}}}
+    }
+    other["by_matches"] = {"1": {"mAP": 0.7, "num_valid_query": 4, "intervals": {}}}
+    mean = mean_of([one, other])
+    rates = mean["open_set"]["cosine"]
+    assert rates["dir_at_0.1"] == pytest.approx(0.6)
+    assert (rates["dir_at_0.01"], rates["num_mated"], list(rates["sd"])) == (None, 15, ["dir_at_0.1"])
+    assert list(mean["by_matches"]) == ["1"]
+    assert mean["by_matches"]["1"]["mAP"] == pytest.approx(0.6)
+    assert "intervals" not in rates
+    assert mean_of([one, {"mAP": 0.5}])["open_set"] == {}  # of an earlier version
+
+
 @pytest.mark.parametrize(
     ("other", "words"),
     [

@@ -15,9 +15,11 @@ import pytest
 from mstat.config.plain_yaml import parse_plain_yaml
 from mstat.errors import UserError
 from mstat.files import read_plain, write_plain
+from mstat.report import paired
 from mstat.report.compare import write_comparison
 from mstat.report.html import write_report
 from mstat.report.images import encode_overview, encode_strip
+from mstat.report.run_groups import compared, grouped
 from mstat.report.run_reader import Folder
 from tests.conftest import PROJECT
 
@@ -102,6 +104,7 @@ def test_a_pipe_holds_nobody_up(run: Path, name: str) -> None:
         '{"stages": {"I": {"mAP": 1e999}}, "mAP": 1e400, "rank1": -1e400}',
         '{"cmc": [[[]]], "stages": 3, "mAP": "x"}',
         '{"cameras": [{"query": 1, "gallery": {}, "rank1": 0, "num_valid_query": 0}]}',
+        '{"open_set": {"cosine": {"dir_at_1": 2, "intervals": 3}}, "by_matches": {"1": 4}, "by_length": 5, "sd": 6}',
         '{"distances": {"x": {"intra": "' + "9" * 5000 + '"}}}',
         "{}",
         "null",
@@ -110,7 +113,8 @@ def test_a_pipe_holds_nobody_up(run: Path, name: str) -> None:
 )
 def test_odd_json_costs_a_remark(run: Path, text: str) -> None:
     """Deep, wrong and absurd values leave the rest of the page as it is."""
-    for name in ("evaluation.json", "rankings.json", "embedding.json", "robustness.json", "environment.json"):
+    names = ("evaluation", "rankings", "queries", "embedding", "robustness", "environment")
+    for name in (f"{name}.json" for name in names):
         (run / name).write_text(text)
     (run / "state.json").write_text(text)
     page = write_report(run).read_text()
@@ -118,8 +122,12 @@ def test_odd_json_costs_a_remark(run: Path, text: str) -> None:
     assert "Total loss" in page
     other = run.with_name("other")
     other.mkdir()
-    (other / "config.yaml").write_text("seed: 2\n")
-    write_comparison([run, other], run.parent / "comparison.html")
+    (other / "config.yaml").write_text("seed: 2\noptim: {lr: 1}\n")
+    for name in ("evaluation.json", "queries.json"):
+        (other / name).write_text(text)
+    paths = [run, other]
+    write_comparison(paths, run.parent / "comparison.html")
+    assert "means nothing" in "".join(paired.table(grouped(compared(paths))).warnings)  # what the terminal shows
 
 
 def test_sixty_terms_cost_a_remark(run: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sections of evaluation.json: scores with what speaks against them, other sets, splits, distances, cameras."""
+"""Sections of evaluation.json: scores with what speaks against them, other sets, splits, distances, cameras, rates."""
 
 from __future__ import annotations
 
@@ -46,17 +46,51 @@ def test_distances_have_deviations_where_they_are_means(run: Path) -> None:
 
 
 def test_cameras_are_a_matrix(run: Path) -> None:
-    """Rows ask and columns are searched; the best and the worst pair stand in words; pairs without a query, a dash."""
+    """Rows ask and columns are searched; the best and the worst pair stand in words; pairs without a query, or
+    without mAP (earlier versions), a dash."""
     pairs = [
-        {"query": 1, "gallery": 2, "num_valid_query": 1200, "rank1": 0.875},
+        {"query": 1, "gallery": 2, "num_valid_query": 1200, "rank1": 0.875, "mAP": 0.5},
         {"query": 2, "gallery": 1, "num_valid_query": 7, "rank1": 0.25},
     ]
     made = results.cameras(folder_with(run, cameras=pairs))
     assert "best from 1 in 2, 87.5 % and worst from 2 in 1, 25.0 %" in made
     rows = made[made.index("<tbody>") :]
-    assert '<th scope="row" class="left">from 1</th><td>–</td><td>87.5 of 1,200</td>' in rows
-    assert '<th scope="row" class="left">from 2</th><td>25.0 of 7</td><td>–</td>' in rows
+    assert '<th scope="row" class="left">from 1</th><td>–</td><td>87.5 / 50.0 of 1,200</td>' in rows
+    assert '<th scope="row" class="left">from 2</th><td>25.0 / – of 7</td><td>–</td>' in rows
     assert (run / "figures" / "cameras.svg").is_file()
+
+
+def test_rates_have_intervals_and_thresholds(run: Path) -> None:
+    """Verification and open set; what cannot be seen is a dash, and so are the intervals of a mean over splits."""
+    counts = {"num_genuine": 1200, "num_impostor": 10**6, "num_removed": 3.0, "num_mated": 40, "num_nonmated": 50}
+    entry = {
+        **counts,
+        **{"tpr_at_0.1": 0.9, "threshold_at_0.1": 0.25, "tpr_at_0.01": None, "threshold_at_0.01": None},
+        **{"eer": 0.0512, "eer_threshold": 0.125, "dir_at_0.1": 0.75},
+        "intervals": {"tpr_at_0.1": [0.8, 0.95], "dir_at_0.1": [0.6, 0.9]},
+    }
+    folder = folder_with(run, verification={"cosine": entry}, open_set={"cosine": entry})
+    rows = results.verification(folder).split("<tbody>")[1]
+    assert "FPR 0.1</th><td>90.0</td><td>80.0–95.0</td><td>0.2500</td>" in rows
+    assert "FPR 0.01</th><td>–</td><td>–</td><td>–</td>" in rows
+    assert "equal errors</th><td>5.1</td><td>–</td><td>0.1250</td>" in rows
+    made = results.open_set(folder)
+    assert "With 3 identities taken out of the gallery: of 40 queries" in made
+    assert "FPIR 0.1</th><td>75.0</td><td>60.0–90.0</td><td>0.2500</td>" in made
+    of_splits = entry | {"intervals": None, "sd": {"dir_at_0.1": 0.01}}
+    assert "<td>75.0 ± 1.0</td><td>–</td>" in results.open_set(folder_with(run, open_set={"cosine": of_splits}))
+    assert results.open_set(folder_with(run)) == results.open_set(folder_with(run, open_set={})) == ""
+
+
+def test_groups_of_queries_are_one_table(run: Path) -> None:
+    """By true matches and by length, whichever there is; a protocol without mAP has a dash."""
+    group = {"num_valid_query": 1200, "mAP": None, "rank1": 0.5, "intervals": {"rank1": [0.4, 0.6]}}
+    made = results.groups(folder_with(run, by_matches={"3-5": group}, by_length={"256+": group | {"mAP": 0.25}}))
+    assert "true matches</th>" in made
+    assert ">3-5</th><td>–</td><td>–</td><td>50.0</td><td>40.0–60.0</td><td>1,200</td>" in made
+    assert ">256+</th><td>25.0</td>" in made
+    assert "true matches" not in results.groups(folder_with(run, by_length={"256+": group}))
+    assert results.groups(folder_with(run)) == ""
 
 
 def test_too_many_cameras_cost_a_note(run: Path) -> None:

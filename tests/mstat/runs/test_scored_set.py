@@ -129,9 +129,9 @@ def test_another_set_leaves_the_run_as_it_was(
     evaluate_runs(config, Engine(config))
     assert {name: (run / name).read_bytes() for name in before} == before
     assert {path.name for path in folder.iterdir()} == {
-        "config.yaml", "evaluation.json", "figures", "rankings.json", "report.html",
+        "config.yaml", "evaluation.json", "figures", "queries.json", "rankings.json", "report.html",
     }  # fmt: skip
-    for name in ("evaluation.json", "rankings.json"):
+    for name in ("evaluation.json", "rankings.json", "queries.json"):
         record = json.loads((folder / name).read_text())
         assert record["dataset"] == {"name": reader.name, "checksum": reader.checksum}
         assert record["eval"]["num_frames"] == config.eval.num_frames
