@@ -28,7 +28,7 @@ from mstat.evaluation.metrics import MEANS, Scores
 from mstat.files import why_not_writable, write_json
 from mstat.model import MSTAT, join_stages
 from mstat.report.run_reader import Folder
-from mstat.report.scores import score_table
+from mstat.report.scores import score_tables
 from mstat.runs.scored_set import (
     DEGRADATIONS,
     dataset,
@@ -109,6 +109,8 @@ def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> di
     evaluation["distances"] = trial.distances(features_SD, scores)
     evaluation["verification"] = {"cosine": trial.verification(features_SD)}
     evaluation["cameras"] = trial.camera_pairs(features_SD)
+    if settings := reranking_settings(config.eval):
+        evaluation["reranked"] = {"settings": settings, **summarise(trial, trial.rerank(features_SD))}
     if config.eval.baselines:
         evaluation["baselines"] = _baselines(trial, config)
         if not can_start(config.model):
@@ -122,6 +124,16 @@ def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config) -> di
     if config.eval.pictures:
         files["embedding.json"] = {**terms, **_embedding(trial, features_SD)}
     return files
+
+
+def reranking_settings(config: EvalConfig) -> dict[str, Any]:
+    """Return the settings of re-ranking and query expansion that are in effect; empty if neither is chosen."""
+    settings: dict[str, Any] = {}
+    if config.expansion:
+        settings |= {"expansion": config.expansion, "expansion_alpha": config.expansion_alpha}
+    if config.rerank != "none":
+        settings |= {name: getattr(config, name) for name in ("rerank", "rerank_k1", "rerank_k2", "rerank_lambda")}
+    return settings
 
 
 FILES = ("evaluation.json", "rankings.json", "embedding.json")
@@ -154,7 +166,7 @@ def evaluate_run(
     files["evaluation.json"] |= notes
     if engine.is_main:
         assert folder is not None
-        console().print(score_table(files["evaluation.json"]))  # first, because the folder may be read-only
+        console().print(*score_tables(files["evaluation.json"]))  # first, because the folder may be read-only
         for remark in _remarks(run, folder, reader, config):
             console().print(f"[bold yellow]{markup(remark)}[/]", soft_wrap=True)
         write_files(folder, files, config)

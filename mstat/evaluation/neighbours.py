@@ -24,7 +24,7 @@ from torch import Tensor
 from mstat.evaluation.narrow_cone import SHORTEST, precise_norm
 from mstat.evaluation.ranking import BLOCK, TILE, Search, merge_top
 from mstat.evaluation.selection import greatest
-from mstat.numerics import Spread, spreading
+from mstat.numerics import Spread, at_least_fp32, spreading
 
 PAIRS = 64  # pairs whose distances are computed at a time; constant, so that sums have the same order
 
@@ -69,14 +69,15 @@ class Items:
         return len(self.query_QD) + self.num_gallery
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield the index of the first item and the features (B, D) fp32 of each block, on every rank."""
+        """Yield the index of the first item and the features (B, D), fp32 or fp64, of each block, on every rank."""
         num_query = len(self.query_QD)
         for first in range(0, num_query, BLOCK):
-            yield first, self.query_QD[first : first + BLOCK].float()
+            yield first, at_least_fp32(self.query_QD[first : first + BLOCK])
         for first in range(0, self.num_gallery, BLOCK):
             end = min(first + BLOCK, self.num_gallery)
             low, high = (min(max(edge - self.start, 0), len(self.gallery_SD)) for edge in (first, end))
-            block_BD = torch.zeros(end - first, self.query_QD.shape[1])
+            dtype = torch.promote_types(self.gallery_SD.dtype, torch.float32)
+            block_BD = torch.zeros(end - first, self.query_QD.shape[1], dtype=dtype)
             block_BD[low + self.start - first :][: high - low] = self.gallery_SD[low:high]
             yield num_query + first, self.reduce(block_BD).to(self.query_QD.device)
 
@@ -168,4 +169,4 @@ def _pair_squares(
         sides.append((side_TD / norm_T1, (norm_T1 <= SHORTEST).squeeze(1).float()))
     (row_TD, no_row_T), (column_TD, no_column_T) = sides
     square_T = (row_TD - column_TD).square().sum(dim=1) + no_row_T + no_column_T
-    square_M[torch.from_numpy(pairs)] = square_T[: len(pairs)].cpu()
+    square_M[torch.from_numpy(pairs)] = square_T[: len(pairs)].float().cpu()

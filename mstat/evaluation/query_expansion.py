@@ -88,7 +88,7 @@ def expanded(
         similarity_BK, item_BK = merge_top(gather(tops), num_nearest)
         weight_BK = torch.where(item_BK < 0, 0, similarity_BK.clamp(min=0) ** alpha)
         total_BD = query_BD.double().cpu()
-        total_BD /= norm(total_BD)
+        total_BD = total_BD / norm(total_BD)
         for weight_B1, item_B in zip(weight_BK.T[..., None], item_BK.T, strict=True):
             here_B = (item_B >= start) & (item_B < start + len(gallery_SD))
             nearest_BD = torch.zeros_like(total_BD)
