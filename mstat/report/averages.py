@@ -41,11 +41,12 @@ def mean_of(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _mean_after_reranking(entries: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
-    settings = [entry.get("settings") if entry else None for entry in entries]
-    if not settings[0] or any(other != settings[0] for other in settings):
+def _mean_after_reranking(entries: Sequence[Any]) -> dict[str, Any]:
+    known = [entry for entry in entries if isinstance(entry, Mapping) and entry.get("settings")]
+    settings = [entry["settings"] for entry in known]
+    if len(known) < len(entries) or any(other != settings[0] for other in settings):
         return {}
-    return {"reranked": {"settings": settings[0], **_mean([entry for entry in entries if entry])}}
+    return {"reranked": {"settings": settings[0], **_mean(known)}}
 
 
 def numbers(scores: Mapping[str, Any]) -> dict[str, Any]:
