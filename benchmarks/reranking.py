@@ -21,7 +21,8 @@ QUERIES, MARS, LARGE = 1_980, 11_310, 100_000
 DIMS = 2_304  # three stages of 768
 IDENTITY = 12  # tracklets of an identity in the mean
 LATENT, NOISE = 64, 1.0  # drawn features: dimensions of an identity's vector, scale of a tracklet's noise
-MATRICES = 5  # of (N, N) fp32 that torchreid holds at its peak, as its code reads; int32 ranks are one
+# Arrays (N, N) of 4 bytes that torchreid holds at its peak, as its code reads: distances, V, ranks, first in int64.
+MATRICES = 5
 THREADS = torch.get_num_threads()
 MIB, GIB = 2**20, 2**30
 
@@ -34,14 +35,12 @@ class Measured(NamedTuple):
         peak: Most bytes of memory beside the arguments.
         arguments: Bytes of the arguments.
         map: mAP after re-ranking.
-        difference: Largest difference from torchreid's distances, or None if torchreid did not run.
     """
 
     seconds: float
     peak: int
     arguments: int
     map: float
-    difference: float | None = None
 
 
 def main() -> None:
@@ -105,13 +104,13 @@ def features(num_gallery: int) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
     return items[:QUERIES], items[QUERIES:], pids.numpy()
 
 
-def distances(num_gallery: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def distances(num_gallery: int) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
     """Return Euclidean distances of unit features (Q, G), (Q, Q) and (G, G), and the identities."""
     query_QD, gallery_GD, pids = features(num_gallery)
     query_QD, gallery_GD = (torch.nn.functional.normalize(side) for side in (query_QD, gallery_GD))
     pairs = (query_QD, gallery_GD), (query_QD, query_QD), (gallery_GD, gallery_GD)
     first, second, third = (torch.mm(a, b.T).mul_(-2).add_(2).clamp_(min=0).sqrt_().numpy() for a, b in pairs)
-    return first, second, third, pids
+    return (first, second, third), pids
 
 
 def mean_average_precision(distance_QG: np.ndarray, pids: np.ndarray) -> float:
@@ -123,7 +122,7 @@ def mean_average_precision(distance_QG: np.ndarray, pids: np.ndarray) -> float:
 
 def from_distances(num_gallery: int, name: str) -> Measured:
     """Measure a re-ranking of given distances."""
-    *matrices, pids = distances(num_gallery)
+    matrices, pids = distances(num_gallery)
     function = load_file("torchreid", "reid/utils/rerank.py").re_ranking if name == "torchreid" else rerank_distances
     before = resident("VmRSS")
     forget_peak()
@@ -146,7 +145,7 @@ def from_features(num_gallery: int) -> Measured:
 
 def largest_difference(num_gallery: int) -> float:
     """Return the largest difference between torchreid's re-ranked distances and ours, after a check of 1e-5."""
-    *matrices, _ = distances(num_gallery)
+    matrices, _ = distances(num_gallery)
     theirs = load_file("torchreid", "reid/utils/rerank.py").re_ranking(*matrices)
     difference = float(np.abs(theirs - rerank_distances(*matrices)).max())
     assert difference <= 1e-5, difference
@@ -155,8 +154,8 @@ def largest_difference(num_gallery: int) -> float:
 
 def plain_map(num_gallery: int) -> float:
     """Return the mAP without re-ranking."""
-    query_gallery, _, _, pids = distances(num_gallery)
-    return mean_average_precision(query_gallery, pids)
+    matrices, pids = distances(num_gallery)
+    return mean_average_precision(matrices[0], pids)
 
 
 if __name__ == "__main__":

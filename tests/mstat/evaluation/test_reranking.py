@@ -101,11 +101,12 @@ def test_arguments_may_be_tensors_of_any_type() -> None:
     """Lists, tensors and whole numbers give what arrays do, and stay as they were."""
     whole = np.abs(np.arange(12)[:, None] - np.arange(12)) % 5
     expected = rerank_distances(*split(whole.astype(np.float64), 3), 4, 2)
-    tensors = [torch.from_numpy(matrix).float() for matrix in split(whole, 3)]
-    copies = [tensor.clone() for tensor in tensors]
-    assert np.array_equal(rerank_distances(*tensors, 4, 2), expected)
-    assert all(torch.equal(*pair) for pair in zip(tensors, copies, strict=True))
-    assert np.array_equal(rerank_distances(*(matrix.tolist() for matrix in split(whole, 3)), 4, 2), expected)
+    first, second, third = (torch.from_numpy(matrix).float() for matrix in split(whole, 3))
+    copies = [tensor.clone() for tensor in (first, second, third)]
+    assert np.array_equal(rerank_distances(first, second, third, 4, 2), expected)
+    assert all(torch.equal(*pair) for pair in zip((first, second, third), copies, strict=True))
+    as_lists = rerank_distances(first.tolist(), second.tolist(), third.tolist(), 4, 2)
+    assert np.array_equal(as_lists, expected)
 
 
 @pytest.mark.parametrize("parameters", PARAMETERS)
@@ -123,12 +124,15 @@ def test_features_give_what_their_distances_do(
 
 
 def test_with_lambda_1_the_ranks_are_the_plain_ones() -> None:
-    """Bitwise, where rounding decides about ranks and where many items are copies."""
-    query, gallery, pairs = crowd()
+    """Exactly, where rounding decides about ranks, where many items are copies, and where similarities are so many and
+    so small that their distances would be equal in fp32."""
+    close, close_gallery, pairs = crowd()
     signs = torch.randn(124, 16, generator=torch.Generator().manual_seed(0)).sign().split([23, 101])
-    for sides in ((query, gallery), signs):
-        ranks = rank_reranked(*sides, 0, pairs, Reranking(5, 2, 1.0), (0, 23))
-        assert torch.equal(ranks, rank_positives(*sides, 0, pairs))
+    many = torch.randn(3020, 64, generator=torch.Generator().manual_seed(0)).split([20, 3000])
+    all_match = make_pairs([0] * 20, [0] * 20, [0] * 3000, [1] * 3000)
+    for query, gallery, compared in ((close, close_gallery, pairs), (*signs, pairs), (*many, all_match)):
+        ranks = rank_reranked(query, gallery, 0, compared, Reranking(5, 2, 1.0), (0, len(query)))
+        assert torch.equal(ranks, rank_positives(query, gallery, 0, compared))
 
 
 def test_junk_is_no_item_and_ignored_ones_do_not_count() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mstat.report import scores
@@ -46,7 +48,7 @@ def test_captions_count_the_queries() -> None:
 
 def test_scores_after_reranking_have_a_table_of_their_own() -> None:
     """It names the steps and says that they are not comparable; the table of scores is the same with and without."""
-    settings = {"expansion": 5, "expansion_alpha": 3.0}
+    settings: dict[str, Any] = {"expansion": 5, "expansion_alpha": 3.0}
     settings |= {"rerank": "k-reciprocal", "rerank_k1": 20, "rerank_k2": 6, "rerank_lambda": 0.3}
     reranked = {"settings": settings, "mAP": 0.913, "rank1": 0.955, "intervals": {"mAP": [0.9, 0.92]}}
     plain, (own, apart) = make_evaluation(), scores.score_tables({**make_evaluation(), "reranked": reranked})
