@@ -99,7 +99,9 @@ def load_file(package: str, pattern: str) -> ModuleType:
     """Load one file of an installed package without importing the package, which has many imports."""
     package_spec = importlib.util.find_spec(package)
     if package_spec is None or package_spec.submodule_search_locations is None:
-        raise SystemExit(f"{package} is missing: use make bench-accuracy, bench-evaluation or bench-shards")
+        raise SystemExit(
+            f"{package} is missing: use make bench-accuracy, bench-evaluation, bench-reranking or bench-shards"
+        )
     (path,) = Path(package_spec.submodule_search_locations[0]).glob(pattern)
     spec = importlib.util.spec_from_file_location(path.name.split(".")[0], path)
     assert spec is not None

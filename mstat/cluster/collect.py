@@ -14,7 +14,7 @@ from mstat.console import console, print_line
 from mstat.errors import UserError
 from mstat.files import read_json, write_json
 from mstat.report.averages import mean_of, numbers
-from mstat.report.scores import score_table
+from mstat.report.scores import score_tables
 
 
 def collect(folder: Path) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def main() -> int:
     except (UserError, OSError) as error:
         print_line(f"error: {error}", file=sys.stderr)
         return 1
-    console().print(score_table(mean))
+    console().print(*score_tables(mean))
     print_line(f"mean over {', '.join(mean['seeds'])}: {sys.argv[1]}/evaluation.json")
     return 0
 

@@ -337,6 +337,14 @@ class EvalConfig:
         pictures: Add to the report a t-SNE of the test identities and heat maps of the attributes' attention.
         num_rankings: Hardest queries whose nearest gallery tracklets the report shows. It also shows a third as many
             of the other queries.
+        rerank: Also score after re-ranking by k-reciprocal encoding (`k-reciprocal`, Zhong et al. 2017). These scores
+            stand apart, under `reranked`; all other scores are without.
+        rerank_k1: k1 of the re-ranking, the neighbours of the k-reciprocal sets.
+        rerank_k2: k2 of the re-ranking, the neighbours of the local query expansion; 1 omits it.
+        rerank_lambda: Lambda of the re-ranking, the weight of the original distance; 1 keeps the original order.
+        expansion: Also score with queries that are averaged with so many of their nearest gallery tracklets (query
+            expansion), under `reranked`, before the re-ranking if both are chosen; 0 omits it.
+        expansion_alpha: Exponent of the similarity that weighs these tracklets; 0 weighs all alike (AQE).
     """
 
     num_frames: int = within("[1, 65535]", 32)
@@ -355,6 +363,12 @@ class EvalConfig:
     features: bool = False
     pictures: bool = True
     num_rankings: int = within("[0, 2147483647]", 24)
+    rerank: Literal["none", "k-reciprocal"] = "none"
+    rerank_k1: int = within("[1, 1000]", 20)
+    rerank_k2: int = within("[1, 1000]", 6)
+    rerank_lambda: float = within("[0, 1]", 0.3)
+    expansion: int = within("[0, 1000]", 0)
+    expansion_alpha: float = within("[0, 100]", 0.0)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from mstat.files import why_not_writable, write_json
 from mstat.model import MSTAT, join_stages
 from mstat.report.progress import Count
 from mstat.report.run_reader import Folder
-from mstat.report.scores import score_table
+from mstat.report.scores import score_tables
 from mstat.runs.scored_set import (
     DEGRADATIONS,
     dataset,
@@ -133,6 +133,8 @@ def evaluate(
     evaluation["open_set"] = {"cosine": trial.open_set(features_SD)}
     evaluation |= _groups(trial, scores)
     evaluation["cameras"] = trial.camera_pairs(features_SD)
+    if settings := reranking_settings(config.eval):
+        evaluation["reranked"] = {"settings": settings, **summarise(trial, trial.rerank(features_SD))}
     if config.eval.baselines:
         evaluation["baselines"] = _baselines(trial, config)
         if not can_start(config.model):
@@ -153,6 +155,16 @@ def evaluate(
     engine.barrier()  # another rank may still read rows that are deleted
     trial.forget_unfinished()
     return files
+
+
+def reranking_settings(config: EvalConfig) -> dict[str, Any]:
+    """Return the settings of re-ranking and query expansion that are in effect; empty if neither is chosen."""
+    settings: dict[str, Any] = {}
+    if config.expansion:
+        settings |= {"expansion": config.expansion, "expansion_alpha": config.expansion_alpha}
+    if config.rerank != "none":
+        settings |= {name: getattr(config, name) for name in ("rerank", "rerank_k1", "rerank_k2", "rerank_lambda")}
+    return settings
 
 
 FILES = ("evaluation.json", "rankings.json", "queries.json", "embedding.json")
@@ -187,7 +199,7 @@ def evaluate_run(
     files = evaluate(engine, model, reader, config, folder if is_writable else None)
     files["evaluation.json"] |= notes
     if engine.is_main:
-        console().print(score_table(files["evaluation.json"]))  # first, because the folder may be read-only
+        console().print(*score_tables(files["evaluation.json"]))  # first, because the folder may be read-only
         for remark in _remarks(run, folder, reader, config):
             console().print(f"[bold yellow]{markup(remark)}[/]", soft_wrap=True)
         write_files(folder, files, config)

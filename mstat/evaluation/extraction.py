@@ -31,7 +31,9 @@ from mstat.evaluation.metrics import score as score_ranks
 from mstat.evaluation.narrow_cone import collapse, spread
 from mstat.evaluation.open_set import open_set
 from mstat.evaluation.per_query import group_scores
+from mstat.evaluation.query_expansion import expanded
 from mstat.evaluation.ranking import count_similarities, gallery_slices, merge_top, rank_positives, top_ranks
+from mstat.evaluation.reranking import Reranking, rank_reranked
 from mstat.evaluation.verification import BINS, verification
 from mstat.evaluation.verification_intervals import candidates, count_accepted, verification_intervals
 from mstat.numerics import spreading
@@ -376,3 +378,29 @@ class Trial(Extraction):
 
         distances = self.engine.gather_objects(spread(features_SD, query_QD[0]))
         return dataclasses.replace(score_ranks(self.pairs, ranks_P), fault=collapse(max(distances))), nearest
+
+    def rerank(self, features_SD: torch.Tensor) -> Scores:
+        """Score the features of all ranks after the query expansion and re-ranking of `config.eval`."""
+        settings, engine = self.config.eval, self.engine
+        query_QD, gallery_SD, start = self._sides(features_SD)
+        if settings.expansion:
+            nearest = settings.expansion, settings.expansion_alpha
+            query_QD = expanded(
+                query_QD, gallery_SD, start, self.pairs, *nearest, reduce=engine.sum, gather=engine.gather_objects
+            )
+        if settings.rerank == "none":
+            ranks_P = rank_positives(query_QD, gallery_SD, start, self.pairs, reduce=engine.sum)
+        else:
+            parameters = Reranking(settings.rerank_k1, settings.rerank_k2, settings.rerank_lambda)
+            share = gallery_slices(len(query_QD), engine.world_size)[engine.rank]
+            ranks_P = rank_reranked(
+                query_QD,
+                gallery_SD,
+                start,
+                self.pairs,
+                parameters,
+                share,
+                reduce=engine.sum,
+                gather=engine.gather_objects,
+            )
+        return score_ranks(self.pairs, ranks_P)

@@ -93,7 +93,7 @@ def nearest_items(
     nearness_Q = torch.full((len(query_QD),), -torch.inf)
     item_Q = torch.full((len(query_QD),), -1)
     with spreading(query_QD.device) as spread:
-        search = Search(query_QD, gallery_SD, start, pairs, tile, spread)
+        search = Search(query_QD, gallery_SD, start, pairs.num_gallery, tile, spread)
         for query, nearness_BS in search.strips():
             if not len(gallery_SD):
                 continue  # `strips` completes the offsets

@@ -29,6 +29,7 @@ from mstat.errors import UserError
 from mstat.evaluation.matches import Pairs, check_length
 from mstat.evaluation.narrow_cone import common_vector, differences, half_square, measure, norm, precise_norm
 from mstat.evaluation.rank_counts import Block, groups
+from mstat.evaluation.selection import greatest
 from mstat.numerics import Spread, spreading
 
 TILE = 256  # gallery items of one matrix product
@@ -82,7 +83,7 @@ def rank_positives(
     check_length("query features", query_QD, pairs.num_query)
     ranks = [torch.zeros(0, dtype=torch.long)]
     with spreading(query_QD.device) as spread:
-        search = Search(query_QD, gallery_SD, start, pairs, tile, spread)
+        search = Search(query_QD, gallery_SD, start, pairs.num_gallery, tile, spread)
         for query, nearness_BS in search.strips():
             block = Block.of(pairs, query, nearness_BS, start)
             nearness_P = reduce(block.look_up())
@@ -141,15 +142,12 @@ def top_ranks(
     ignored_2I = torch.stack([row_I, pairs.ignored_2I[1, which_I]])
     requested = replace(pairs, num_query=len(rows), positives_2P=ignored_2I[:, :0], ignored_2I=ignored_2I)
     with spreading(query_BD.device) as spread:
-        search = Search(query_BD, gallery_SD, start, pairs, tile, spread)
+        search = Search(query_BD, gallery_SD, start, pairs.num_gallery, tile, spread)
         for first, nearness_BS in search.strips():
-            for row, nearness_S in enumerate(Block.of(requested, first, nearness_BS, start).similarity_BX, first):
-                kth = nearness_S.topk(min(k, len(nearness_S))).values[-1:]
-                item_N = (nearness_S >= kth).nonzero().squeeze(1)  # more than k if some are equal
-                order_K = nearness_S[item_N].argsort(descending=True, stable=True)[:k]
-                item_K = item_N[order_K][nearness_S[item_N[order_K]] > -torch.inf]
-                similarity_BK[row, : len(item_K)] = nearness_S[item_K].cpu().double() + search.offset_Q[row]
-                item_BK[row, : len(item_K)] = item_K.cpu() + start
+            end = first + len(nearness_BS)
+            value_BK, place_BK = greatest(Block.of(requested, first, nearness_BS, start).similarity_BX, k, spread)
+            similarity_BK[first:end] = value_BK.double() + search.offset_Q[first:end, None]
+            item_BK[first:end] = torch.where(place_BK < 0, -1, place_BK + start)
     return similarity_BK, item_BK
 
 
@@ -173,7 +171,7 @@ def extreme_similarities(
     check_length("query features", query_QD, pairs.num_query)
     matches, others = [torch.zeros(0)], [torch.zeros(0)]
     with spreading(query_QD.device) as spread:
-        search = Search(query_QD, gallery_SD, start, pairs, tile, spread)
+        search = Search(query_QD, gallery_SD, start, pairs.num_gallery, tile, spread)
         for query, nearness_BS in search.strips():
             block = Block.of(pairs, query, nearness_BS, start)
             matches.append(block.look_up(absent=-torch.inf).cpu())
@@ -211,7 +209,7 @@ def count_similarities(
         counts_N += torch.bincount(places, minlength=num_bins)
 
     with spreading(query_QD.device) as spread:
-        search = Search(query_QD, gallery_SD, start, pairs, tile, spread)
+        search = Search(query_QD, gallery_SD, start, pairs.num_gallery, tile, spread)
         for query, nearness_BS in search.strips():
             block, offset_B = Block.of(pairs, query, nearness_BS, start), search.offset_Q[query:][: len(nearness_BS)]
             here = block.here_P()
@@ -246,13 +244,13 @@ class Search:
     """
 
     def __init__(
-        self, query_QD: Tensor, gallery_SD: Tensor, start: int, pairs: Pairs, tile: int, spread: Spread
+        self, query_QD: Tensor, gallery_SD: Tensor, start: int, num_gallery: int, tile: int, spread: Spread
     ) -> None:
-        _check_slice(query_QD, gallery_SD, start, pairs.num_gallery)
+        _check_slice(query_QD, gallery_SD, start, num_gallery)
         self.query_QD, self.gallery_SD, self.start, self.tile = query_QD, gallery_SD, start, tile
         self.stop, self.spread = start + len(gallery_SD), spread
         # The whole gallery decides, not the slice, so that products have the same shape on any number of ranks.
-        fitting = STRIP // (4 * max(1, pairs.num_gallery)) // FEWEST * FEWEST
+        fitting = STRIP // (4 * max(1, num_gallery)) // FEWEST * FEWEST
         self.block = min(BLOCK, max(FEWEST, fitting))
         self.common_D = common_vector(query_QD)
         self.offset_Q = torch.zeros(len(query_QD), dtype=torch.float64)

@@ -78,7 +78,7 @@ def count_accepted(
     edge_M = edge_M.to(query_QD.device)
 
     with spreading(query_QD.device) as spread:
-        search = Search(query_QD, gallery_SD, start, pairs, tile, spread)
+        search = Search(query_QD, gallery_SD, start, pairs.num_gallery, tile, spread)
         for query, nearness_BS in search.strips():
             block = Block.of(pairs, query, nearness_BS, start)
             offset_B = search.offset_Q[query : query + len(nearness_BS)].to(nearness_BS.device)

@@ -17,7 +17,8 @@ def mean_of(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Average evaluations: the same keys with mean scores, and standard deviations under `sd`.
 
     `sd` is the sample standard deviation (n - 1); it is empty for a single evaluation. Other values are copied from the
-    first evaluation, except scores per camera and intervals, since each split has other queries.
+    first evaluation, except scores per camera and intervals, since each split has other queries. Scores after
+    re-ranking are averaged if all evaluations have them with equal settings, and left out otherwise.
 
     Raises:
         UserError: If the evaluations differ in data set, protocol or settings.
@@ -26,10 +27,11 @@ def mean_of(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         values = [{**(evaluation.get("eval") or {}), **evaluation}.get(key) for evaluation in evaluations]
         if key != "split" and (others := [value for value in values if value != values[0]]):
             raise UserError(f"scores of different {words} cannot be averaged: {values[0]} and {others[0]}")
-    first = {key: value for key, value in evaluations[0].items() if key not in ("cameras", "intervals")}
+    first = {key: value for key, value in evaluations[0].items() if key not in ("cameras", "intervals", "reranked")}
     return {
         **first,
         **_mean(evaluations),
+        **_mean_after_reranking([evaluation.get("reranked") for evaluation in evaluations]),
         **{
             group: {
                 name: _mean([evaluation[group][name] for evaluation in evaluations])
@@ -40,6 +42,14 @@ def mean_of(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             if group in GROUPS and entries
         },
     }
+
+
+def _mean_after_reranking(entries: Sequence[Any]) -> dict[str, Any]:
+    known = [entry for entry in entries if isinstance(entry, Mapping) and entry.get("settings")]
+    settings = [entry["settings"] for entry in known]
+    if len(known) < len(entries) or any(other != settings[0] for other in settings):
+        return {}
+    return {"reranked": {"settings": settings[0], **_mean(known)}}
 
 
 def numbers(scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,6 +47,7 @@ SECTIONS = (
     Section("others", "Other data sets", results.others, "evaluations"),
     Section("splits", "Splits", results.splits),
     Section("cameras", "Cameras", results.cameras, half=True),
+    Section("reranked", "After re-ranking: not comparable with scores without", results.reranked),
     Section("embedding", "t-SNE of test identities", attention.embedding, "embedding.json", half=True),
     Section("distances", "Distances", results.distances),
     Section("verification", "Verification", results.verification, half=True),

@@ -34,6 +34,13 @@ def scores(folder: Folder) -> str:
     return "\n".join([*parts, rounded.score_table(evaluation, splits=False).html()])
 
 
+def reranked(folder: Folder) -> str:
+    """Return the scores after re-ranking or query expansion, apart from all others."""
+    if isinstance(folder.evaluation, str):
+        return ""
+    return "\n".join(table.html() for table in rounded.reranked_tables(folder.evaluation))
+
+
 def others(folder: Folder) -> str:
     """Return the scores on other data sets, protocols or splits, below those on the run's own."""
     if not folder.others:

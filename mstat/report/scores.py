@@ -71,6 +71,40 @@ def score_table(evaluation: Mapping[str, Any], splits: bool = True) -> Table:
     )
 
 
+def score_tables(evaluation: Mapping[str, Any]) -> list[Table]:
+    """Return `score_table`, and the table of the scores after re-ranking if there are any."""
+    return [score_table(evaluation), *reranked_tables(evaluation)]
+
+
+def reranked_tables(evaluation: Mapping[str, Any]) -> list[Table]:
+    """Return the table of the scores after re-ranking or query expansion; none without such scores."""
+    reranked = evaluation.get("reranked")
+    if not reranked:
+        return []
+    steps = reranking_steps(reranked["settings"])
+    caption = f"{title(evaluation)}. In percent.{intervals(reranked)}"
+    return [
+        Table(
+            ["features", *HEADINGS.values()],
+            [Row("all stages", cells(reranked))],
+            f"After {steps}",
+            caption,
+            [f"Scores after {steps}: not comparable with scores without."],
+        )
+    ]
+
+
+def reranking_steps(settings: Mapping[str, Any]) -> str:
+    """Return the words for the query expansion and re-ranking of these settings (`reranked` in evaluation.json)."""
+    steps = []
+    if "expansion" in settings:
+        steps.append(f"query expansion (nearest {settings['expansion']:d}, α {settings['expansion_alpha']:g})")
+    if "rerank" in settings:
+        parameters = f"k1 {settings['rerank_k1']:d}, k2 {settings['rerank_k2']:d}, λ {settings['rerank_lambda']:g}"
+        steps.append(f"re-ranking ({parameters})")
+    return " and ".join(steps)
+
+
 def baseline_rows(evaluation: Mapping[str, Any]) -> list[Row]:
     """Return a row for each baseline, in the order of the evaluation."""
     return [Row(name, cells(scores), "faint") for name, scores in (evaluation.get("baselines") or {}).items()]

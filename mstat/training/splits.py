@@ -23,7 +23,7 @@ from mstat.evaluation.extraction import Trial
 from mstat.files import write_json
 from mstat.report.averages import mean_of, numbers
 from mstat.report.html import write_report, write_reports
-from mstat.report.scores import score_table
+from mstat.report.scores import score_tables
 from mstat.runs.checkpoint import find
 from mstat.runs.folder import State, read_state, write_state
 from mstat.runs.scored_set import evaluation_folder, folder_in, is_trained_on
@@ -181,7 +181,7 @@ def _on_another_set(config: Config, reader: Reader) -> dict[str, Config]:
 
 def _write_mean(folder: Path, run: Path, evaluations: Mapping[str, Mapping[str, Any]]) -> None:
     mean = mean_of_splits(evaluations)
-    console().print(score_table(mean))
+    console().print(*score_tables(mean))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "evaluation.json", mean)
     if folder.is_relative_to(run):

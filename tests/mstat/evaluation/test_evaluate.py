@@ -124,6 +124,7 @@ def scored_in_small_tiles(configs: Sequence[Config]) -> list[dict[str, Any]]:
             scores, nearest = trial.rank(features)
             tensors = [scores.average_precision_Q, scores.first_hit_Q, *nearest(range(len(trial.queries)))]
             tensors.append(trial.collect(features, trial.shown()))
+            tensors.append(trial.rerank(features).average_precision_Q)
             tables = [trial.distances(features, scores), trial.camera_pairs(features)]
             if config is configs[0]:
                 tables += [trial.verification(features), trial.open_set(features)]
@@ -135,8 +136,16 @@ def scored_in_small_tiles(configs: Sequence[Config]) -> list[dict[str, Any]]:
 def test_any_number_of_ranks_gives_the_same_bits(tiny_config: Path) -> None:
     """1, 2, 3, 5 ranks, ragged slices: each tracklet is embedded by one rank; features and scores bitwise equal."""
     spoilt = ["--eval.occlusion", "0.3", "--eval.resolution", "12"]
+    reranked = ["--eval.rerank", "k-reciprocal", "--eval.rerank_k1", "6", "--eval.rerank_k2", "3"]
+    reranked += ["--eval.expansion", "2", "--eval.expansion_alpha", "3"]
     flipped = ["--eval.mode", "stride", "--eval.stride", "2", "--eval.flip", "true"]
-    ways = (["--eval.mode", "sample"], ["--eval.mode", "clips"], flipped, spoilt, [*spoilt, "--eval.degrade", "all"])
+    ways = (
+        ["--eval.mode", "sample"],
+        ["--eval.mode", "clips", *reranked],
+        flipped,
+        spoilt,
+        [*spoilt, "--eval.degrade", "all"],
+    )
     configs = [load_config(tiny_config, [*way, "--data.num_workers", "0"]) for way in ways]
     alone = scored_in_small_tiles(configs)
     for world_size in (2, 3, 5):
@@ -281,6 +290,32 @@ def test_queries_and_groups_are_those_of_the_trial(tiny_config: Path) -> None:
     open_set = evaluation["open_set"]["cosine"]
     assert open_set["num_removed"] == len(set(queries["pid"])) // 2
     assert json.loads(json.dumps(files)) == files
+
+
+def test_scores_after_reranking_stand_apart(tiny_config: Path) -> None:
+    """All other entries are those without it; with lambda 1 and no expansion the scores are the official ones."""
+    config = load_config(tiny_config, ["--data.num_workers", "0", "--eval.baselines", "false"])
+    reader, engine = shards.open(config.data.shards), Engine(config)
+    torch.manual_seed(0)
+    model = MSTAT(config.model)
+
+    def evaluation(**settings: object) -> dict[str, Any]:
+        requested = changed(config, {f"eval.{name}": value for name, value in settings.items()})
+        return evaluate(engine, model, reader, requested)["evaluation.json"]
+
+    plain = evaluation()
+    assert "reranked" not in plain
+    same = evaluation(rerank="k-reciprocal", rerank_lambda=1.0)
+    reranked = same.pop("reranked")
+    assert same == plain
+    assert {key: reranked[key] for key in (*plain["intervals"], "cmc", "intervals")} == {
+        key: plain[key] for key in (*plain["intervals"], "cmc", "intervals")
+    }
+    assert reranked["settings"] == {"rerank": "k-reciprocal", "rerank_k1": 20, "rerank_k2": 6, "rerank_lambda": 1.0}
+    other = evaluation(expansion=2)["reranked"]
+    assert other["settings"] == {"expansion": 2, "expansion_alpha": 0.0}
+    assert other["mAP"] != plain["mAP"]
+    assert evaluation(expansion=2, rerank="k-reciprocal", rerank_k1=3)["reranked"]["mAP"] != other["mAP"]
 
 
 def test_an_unknown_protocol_is_refused(config: Config, tiny_shards: Path) -> None:

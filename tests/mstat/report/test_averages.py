@@ -63,6 +63,23 @@ def test_rates_and_groups_have_a_mean() -> None:
     assert mean_of([one, {"mAP": 0.5}])["open_set"] == {}  # of an earlier version
 
 
+def test_scores_after_reranking_have_a_mean_of_their_own() -> None:
+    """If all have them with equal settings; otherwise none, and the other scores are averaged as ever."""
+    settings = {"rerank": "k-reciprocal", "rerank_k1": 20}
+    both = [{"mAP": 0.1, "reranked": {"settings": settings, "mAP": value, "intervals": {}}} for value in (0.2, 0.4)]
+    mean = mean_of(both)
+    assert mean["mAP"] == 0.1
+    assert mean["reranked"] == {
+        "settings": settings,
+        "mAP": pytest.approx(0.3),
+        "sd": {"mAP": pytest.approx(0.02**0.5)},
+    }
+    for other in ({"mAP": 0.3}, {"mAP": 0.3, "reranked": {"settings": {"expansion": 2}, "mAP": 0.9}}):
+        mean = mean_of([both[0], other])
+        assert mean["mAP"] == pytest.approx(0.2)
+        assert "reranked" not in mean
+
+
 @pytest.mark.parametrize(
     ("other", "words"),
     [

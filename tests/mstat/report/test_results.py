@@ -106,3 +106,14 @@ def test_a_set_of_splits_links_to_each(run: Path) -> None:
     """Quoted, since the name of a split comes from the data set."""
     made = results.splits(folder_with(run, splits={"a&b": {"mAP": 0.5}}))
     assert '<a href="split-a&amp;b/report.html">a&amp;b</a>' in made
+
+
+def test_scores_after_reranking_stand_apart(run: Path) -> None:
+    """In a section of their own, with a warning; the scores and the heading of the page do not have them."""
+    settings = {"rerank": "k-reciprocal", "rerank_k1": 20, "rerank_k2": 6, "rerank_lambda": 0.3}
+    folder = folder_with(run, reranked={"settings": settings, "mAP": 0.9876, "rank1": 0.9})
+    html = results.reranked(folder)
+    assert "98.8" in html
+    assert "re-ranking (k1 20, k2 6, λ 0.3): not comparable with scores without" in html
+    assert "98.8" not in results.scores(folder)
+    assert results.reranked(folder_with(run)) == ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mstat.report import scores
@@ -42,3 +44,17 @@ def test_captions_count_the_queries() -> None:
     evaluation = {"num_valid_query": 1840, "num_query": 1980, "num_gallery": 11310}
     assert scores.caption(evaluation) == "1,840 valid of 1,980 queries, 11,310 gallery tracklets. In percent."
     assert "11,310 gallery tracklets in each split. " in scores.caption({**evaluation, "splits": {}})
+
+
+def test_scores_after_reranking_have_a_table_of_their_own() -> None:
+    """It names the steps and says that they are not comparable; the table of scores is the same with and without."""
+    settings: dict[str, Any] = {"expansion": 5, "expansion_alpha": 3.0}
+    settings |= {"rerank": "k-reciprocal", "rerank_k1": 20, "rerank_k2": 6, "rerank_lambda": 0.3}
+    reranked = {"settings": settings, "mAP": 0.913, "rank1": 0.955, "intervals": {"mAP": [0.9, 0.92]}}
+    plain, (own, apart) = make_evaluation(), scores.score_tables({**make_evaluation(), "reranked": reranked})
+    assert scores.score_tables(plain) == [own]
+    steps = "query expansion (nearest 5, α 3) and re-ranking (k1 20, k2 6, λ 0.3)"
+    assert apart.title == f"After {steps}"
+    assert apart.warnings == [f"Scores after {steps}: not comparable with scores without."]
+    assert apart.rows == [Row("all stages", ["91.3", "95.5", "–", "–", "–", "–"])]
+    assert "mAP 90.0–92.0" in apart.caption
