@@ -1,7 +1,8 @@
 """Make the report of a run again, or compare runs: `python launch/report.py RUN [RUN ...]`.
 
 For one RUN it writes RUN/report.html, and its figures as files to RUN/figures. For several, it writes one page with
-their scores, curves and differences. Only figures with frames need the shards; without shards the page says so.
+their scores, curves and differences, and with the matrix of runs and data sets that launch/evaluate.py --data.shards
+has scored. Only figures with frames need the shards; without shards the page says so.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ def main() -> int:
     options = arguments(sys.argv[1:])
 
     def command() -> None:
-        from mstat.report.compare import write_comparison
+        from mstat.report import cross
+        from mstat.report.compare import figures_folder, write_comparison
         from mstat.report.html import write_report
         from mstat.report.run_reader import check_is_run
 
@@ -36,6 +38,9 @@ def main() -> int:
         else:
             page = write_comparison(options.runs, options.out or Path("comparison.html"))
         print_line(page)
+        if len(options.runs) > 1:
+            for path in cross.written(figures_folder(page)):
+                print_line(path)
 
     return report_errors(command)
 
