@@ -14,7 +14,7 @@ from mstat.report import figures, page
 from mstat.report.cross_matrix import SCORES, Cell, Line, Matrix, matrix_of, setting_text
 from mstat.report.scores import ABSENT, HEADINGS, number, percent
 from mstat.report.tables import Row, Table
-from shards.text import printable
+from shards.text import counted, printable
 
 if TYPE_CHECKING:
     from mstat.report.compare import Comparison
@@ -137,7 +137,8 @@ def _tables_html(matrix: Matrix) -> list[str]:
 def _figure(comparison: Comparison, matrix: Matrix) -> str:
     num_rows, num_columns = len(matrix.lines), len(matrix.columns)
     if num_columns > MOST_COLUMNS or num_rows > MOST_ROWS:
-        return page.note(f"{num_rows} rows and {num_columns} columns are too many for a picture.")
+        size = f"{counted(num_rows, 'row')} and {counted(num_columns, 'column')}"
+        return page.note(f"{size} are too many for a picture.")
     if not matrix.scores:
         return ""
     panels = {

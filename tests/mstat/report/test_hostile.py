@@ -113,13 +113,17 @@ def test_odd_json_costs_a_remark(run: Path, text: str) -> None:
     for name in ("evaluation.json", "rankings.json", "embedding.json", "robustness.json", "environment.json"):
         (run / name).write_text(text)
     (run / "state.json").write_text(text)
+    (run / "evaluations" / "other").mkdir(parents=True)
+    (run / "evaluations" / "other" / "evaluation.json").write_text(text)
     page = write_report(run).read_text()
     assert 'id="training-heading"' in page
     assert "Total loss" in page
     other = run.with_name("other")
     other.mkdir()
     (other / "config.yaml").write_text("seed: 2\n")
-    write_comparison([run, other], run.parent / "comparison.html")
+    page = write_comparison([run, other], run.parent / "comparison.html").read_text()
+    assert "evaluations/other/evaluation.json" in page
+    assert "evaluations cannot be shown" not in page
 
 
 def test_sixty_terms_cost_a_remark(run: Path) -> None:

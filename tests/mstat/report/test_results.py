@@ -72,3 +72,16 @@ def test_a_set_of_splits_links_to_each(run: Path) -> None:
     """Quoted, since the name of a split comes from the data set."""
     made = results.splits(folder_with(run, splits={"a&b": {"mAP": 0.5}}))
     assert '<a href="split-a&amp;b/report.html">a&amp;b</a>' in made
+
+
+def test_the_set_of_the_training_is_marked(run: Path) -> None:
+    """Among all that the run was scored on, also under another protocol; by checksum."""
+    own, other = ({"name": "mars", "checksum": letter * 64} for letter in "ab")
+    (run / "environment.json").write_text(json.dumps({"shards_checksum": "a" * 64}))
+    for name, changes in {"other": {"dataset": other}, "own": {"dataset": own, "protocol": "removed"}}.items():
+        (run / "evaluations" / name).mkdir(parents=True)
+        (run / "evaluations" / name / "evaluation.json").write_text(json.dumps({**make_evaluation(), **changes}))
+    made = results.others(folder_with(run, dataset=own))
+    assert "own: mars (aaaaaaaa), official, split 0" in made
+    assert "own: mars (aaaaaaaa), removed, split 0" in made
+    assert ">mars (bbbbbbbb), official, split 0" in made
