@@ -32,10 +32,18 @@ SPLITS = ("0", "1")
 
 
 def make_set(
-    folder: Path, name: str, roles: tuple[Role, Role] = (Role.QUERY, Role.GALLERY), last_cam: int = 2
+    folder: Path,
+    name: str,
+    roles: tuple[Role, Role] = (Role.QUERY, Role.GALLERY),
+    last_cam: int = 2,
+    trains: bool = True,
 ) -> Reader:
-    """Four tracklets of two people in a set of two protocols; the second split of the first has no right match."""
-    first = roles[0] | Role.TRAIN
+    """Four tracklets of two people in a set of two protocols; the second split of the first has no right match.
+
+    Args:
+        trains: Whether the query is a training tracklet, too.
+    """
+    first = roles[0] | Role.TRAIN if trains else roles[0]
     tracklets = []
     for key in TRACKLETS:
         is_query = key == "0001C1T0001"
