@@ -14,6 +14,7 @@ from types import MappingProxyType
 import pytest
 
 from launch.preflight import arguments, settings_of
+from mstat.errors import UserError
 from tests.conftest import PROJECT
 from tests.helpers.hosts import ADDRESSES, CABLE, END_SECONDS, PORT, Hosts
 
@@ -129,6 +130,8 @@ def test_the_scripts(tiny_config: Path, reference: Path, tmp_path: Path, monkeyp
         ("train", ["--config", tiny_config, "--run", "a"], "a"),
         ("pretrain", [], "runs/actions"),
         ("evaluate", ["--run", reference, "--eval.num_frames", "2"], str(reference)),
+        ("evaluate", ["--checkpoint", reference / "checkpoints" / "step-1", "--out", "c"], str(reference)),
+        ("evaluate", ["--run", reference, "--data.shards", "a"], str(reference)),
         ("robustness", ["--run", reference, "--quick"], str(reference)),
         ("reproduce", ["table3", "--quick", "--out", "b", "--config", tiny_config], "b"),
     ):
@@ -139,6 +142,8 @@ def test_the_scripts(tiny_config: Path, reference: Path, tmp_path: Path, monkeyp
         assert arguments([f"--script={script}", "--", *settings])[0].script == script
     with pytest.raises(SystemExit):
         arguments([*flags, "launch/report.py", "runs/a"])
+    with pytest.raises(UserError, match="the checks open one data set"):
+        settings_of("evaluate", ["--run", str(reference), "--data.shards", "a", "b"])
 
 
 def test_before_an_evaluation(reference: Path) -> None:

@@ -53,8 +53,14 @@ def comparison(run: Path) -> Path:
     seed = copy_of(run, run.with_name("two"), "seed: 0", "seed: 1")
     other = copy_of(run, run.with_name("three-with-a-name-that-is-rather-long"), "name: adamw", "name: sgd")
     (other / "evaluations.jsonl").write_text('{"step": 10, "mAP": 0.2, "rank1": 0.25}\n')
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation["dataset"] = {"name": "another-set", "checksum": "ab" * 32}
+    for folder in (seed, other):
+        (folder / "evaluations" / "another-set").mkdir(parents=True)
+        (folder / "evaluations" / "another-set" / "evaluation.json").write_text(json.dumps(evaluation))
     done = start(run.parent, run, seed, other)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "comparison.html\n", "")
+    files = ["comparison.html", *(f"comparison-figures/cross.{kind}" for kind in ("svg", "json", "md"))]
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, files, "")
     return run.parent / "comparison.html"
 
 
@@ -79,10 +85,12 @@ def test_the_report_of_a_run_made_again(run: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_runs_compared(comparison: Path) -> None:
-    """Beside the page its pictures; two seeds are one line, and what differs is named."""
+    """Beside the page its pictures and the scores across data sets; two seeds are one line, and what differs is
+    named."""
     figures = comparison.with_name("comparison-figures")
     names = {path.name for path in figures.iterdir()}
-    assert names == {"cmc.svg", "loss.svg", "learning-rate.svg", "scores.svg"}
+    pictures = {"cmc.svg", "loss.svg", "learning-rate.svg", "scores.svg"}
+    assert names == {*pictures, "cross.svg", "cross.json", "cross.md"}
     page = comparison.read_text()
     assert ">one, two<" in page
     assert ">optim.name<" in page
@@ -148,7 +156,7 @@ def test_pages_in_a_browser(page: str, scheme: str, browser: Browser, run: Path,
         look = browser.look(path, width, scheme, media)
         assert (look.console, look.requests) == ([], [])
         assert (look.width, look.wide) == (width, [])
-        assert look.images >= {"run": 20, "comparison": 4}[page]
+        assert look.images >= {"run": 20, "comparison": 5}[page]
         assert (look.broken, look.silent) == ([], 0)
         assert look.dark == (scheme == "dark")
         assert (look.back == "rgb(255, 255, 255)") == (scheme == "light" or media == "print")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 import shards
 from launch.evaluate import arguments
 from mstat.config import Config, changed
-from mstat.config.cli import load_config
+from mstat.config.cli import load_config, save_config
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
 from mstat.model import MSTAT
@@ -19,7 +20,7 @@ from mstat.training.data_sets import evaluate_on_sets, set_names
 from mstat.training.splits import evaluate_runs
 from mstat.weights.export import export
 from shards.records import DataError, Role
-from tests.mstat.runs.test_scored_set import make_run, make_set
+from tests.mstat.runs.test_scored_set import SPLITS, make_run, make_set
 
 
 @pytest.fixture
@@ -70,6 +71,29 @@ def test_the_scores_of_single_evaluations(config: Config, tmp_path: Path, capsys
     assert "own (own)" in table
     assert table.count("../We ird") == 2
     assert "1 of 1" in table
+
+
+def test_runs_of_all_splits(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each set has its scores before the next begins; another set has the mean over the runs."""
+    make_set(tmp_path / "other", "other", last_cam=4)
+    run = Path(config.run)
+    save_config(changed(config, {"data.split": "all"}), run / "config.yaml")
+    for split in SPLITS:
+        of_split = changed(config, {"run": str(run / f"split-{split}"), "data.split": split})
+        make_run(Path(of_split.run), of_split.data, shards.open(of_split.data.shards).checksum)
+        add_model(of_split)
+    evaluate_on_sets(on(changed(config, {"data.split": "0"}), tmp_path / "other", tmp_path / "own"), Engine(config))
+    assert set(scores_in(run)) == {
+        "evaluations/other/evaluation.json",
+        "split-0/evaluation.json",
+        "split-0/evaluations/other/evaluation.json",
+        "split-1/evaluations/other/evaluation.json",
+    }
+    mean = json.loads((run / "evaluations/other/evaluation.json").read_text())
+    assert (mean["split"], list(mean["splits"])) == ("0", list(SPLITS))
+    output = capsys.readouterr().out
+    assert "own (own)" in output
+    assert output.index("run of split 1") < output.index("on 2 data sets")
 
 
 def test_a_wrong_set_costs_no_evaluation(config: Config, tmp_path: Path) -> None:
