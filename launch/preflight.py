@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import SYNTHETIC_CONFIG, config_of_run, report_errors, run_of, run_parser
 from mstat.config.cli import parse
-from mstat.errors import UserError
+from shards.terminal import print_line
 
 if TYPE_CHECKING:
     from mstat.config import Config
@@ -70,9 +70,10 @@ def settings_of(script: str, words: Sequence[str]) -> Config:
         from launch import evaluate
 
         scoring, overrides = evaluate.arguments(words)
-        if len(scoring.shards) > 1:
-            raise UserError("--data.shards: the checks open one data set: check each of them with a command of its own")
-        of_set = ["--data.shards", *scoring.shards] if scoring.shards else []
+        if len(scoring.shards) > 1 and os.environ.get("RANK", "0") == "0":
+            note = f"the checks open {scoring.shards[0]} alone; launch/evaluate.py opens all data sets before it begins"
+            print_line(f"data.shards: {note}", file=sys.stderr)
+        of_set = ["--data.shards", scoring.shards[0]] if scoring.shards else []
         return config_of_run(run_of(scoring), [*overrides, *of_set])
     if script == "robustness":
         parser = run_parser(f"launch/{script}.py", None, "")

@@ -108,9 +108,9 @@ def _refuse_missing(configs: Sequence[Config], readers: Sequence[Reader]) -> Non
     for data, reader in zip((config.data for config in configs), readers, strict=True):
         protocols = [protocol.name for protocol in reader.protocols]
         if data.protocol not in (None, *protocols):
-            lacking.append(f"{data.shards} has no protocol {data.protocol!r}, but {', '.join(protocols)}")
+            lacking.append(f"{data.shards} has no protocol {data.protocol!r} (it has {', '.join(protocols)})")
         elif data.split not in (None, ALL_SPLITS, *(splits := reader.protocol(data.protocol).splits)):
-            lacking.append(f"{data.shards} has no split {data.split!r}, but {', '.join(splits)}")
+            lacking.append(f"{data.shards} has no split {data.split!r} (it has {', '.join(splits)})")
     if lacking:
         raise UserError(
             f"{'; '.join(lacking)}: --data.protocol and --data.split, also those of the run's config.yaml, apply to "

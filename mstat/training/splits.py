@@ -30,7 +30,6 @@ from mstat.runs.folder import State, read_state, write_state
 from mstat.runs.scored_set import evaluation_folder, folder_in, is_trained_on
 from mstat.training.train import train
 from mstat.weights import checkpoint_files
-from mstat.weights.export import load_model
 from shards.read import Reader
 from shards.text import markup
 
@@ -96,19 +95,6 @@ class Planned(NamedTuple):
     of_splits: Mapping[str, Config]
     is_mean: bool
     checkpoint: str | None
-
-
-def evaluate_runs(config: Config, engine: Engine, checkpoint: str | None = None, out: Path | None = None) -> None:
-    """Score again the run that `config` describes, or the run of each split. Every rank calls it.
-
-    Args:
-        checkpoint: See `Planned`.
-        out: See `evaluate_planned`.
-
-    Raises:
-        UserError: If a run is missing or not finished, or was trained with tracklets to be scored.
-    """
-    evaluate_planned(plan(config, engine, checkpoint), engine, lambda source: engine.place(load_model(source)), out)
 
 
 def plan(config: Config, engine: Engine, checkpoint: str | None = None) -> Planned:

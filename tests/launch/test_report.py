@@ -15,7 +15,7 @@ import pytest
 from launch import report
 from mstat.config.cli import load_config
 from mstat.distributed.engine import Engine
-from mstat.training.splits import evaluate_runs
+from mstat.training.data_sets import evaluate_on_sets
 from tests.conftest import PROJECT
 from tests.helpers.browser import Browser, chromium, why_not
 
@@ -43,7 +43,7 @@ def run(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real run with all that its report can show."""
     folder = copy_of(reference, tmp_path_factory.mktemp("report") / "one", "pictures: false", "pictures: true")
     config = load_config(folder / "config.yaml", ["--run", str(folder), "--data.num_workers", "0"])
-    evaluate_runs(config, Engine(config))
+    evaluate_on_sets([config], Engine(config))
     return folder
 
 

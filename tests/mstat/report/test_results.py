@@ -78,9 +78,11 @@ def test_the_set_of_the_training_is_marked(run: Path) -> None:
     """Among all that the run was scored on, also under another protocol; by checksum."""
     own, other = ({"name": "mars", "checksum": letter * 64} for letter in "ab")
     (run / "environment.json").write_text(json.dumps({"shards_checksum": "a" * 64}))
-    for name, changes in {"other": {"dataset": other}, "own": {"dataset": own, "protocol": "removed"}}.items():
-        (run / "evaluations" / name).mkdir(parents=True)
-        (run / "evaluations" / name / "evaluation.json").write_text(json.dumps({**make_evaluation(), **changes}))
+    for dataset, protocol in ((other, "official"), (own, "removed")):
+        folder = run / "evaluations" / protocol
+        folder.mkdir(parents=True)
+        changes = {"dataset": dataset, "protocol": protocol}
+        (folder / "evaluation.json").write_text(json.dumps({**make_evaluation(), **changes}))
     made = results.others(folder_with(run, dataset=own))
     assert "own: mars (aaaaaaaa), official, split 0" in made
     assert "own: mars (aaaaaaaa), removed, split 0" in made

@@ -17,7 +17,6 @@ from mstat.distributed.engine import Engine
 from mstat.errors import UserError
 from mstat.model import MSTAT
 from mstat.training.data_sets import evaluate_on_sets, set_names
-from mstat.training.splits import evaluate_runs
 from mstat.weights.export import export
 from shards.records import DataError, Role
 from tests.mstat.runs.test_scored_set import SPLITS, make_run, make_set
@@ -57,7 +56,7 @@ def test_the_scores_of_single_evaluations(config: Config, tmp_path: Path, capsys
     second = shards.open(places[2]).checksum[:8]
     run = Path(config.run)
     for one in on(config, *places[:2]):
-        evaluate_runs(one, Engine(config))
+        evaluate_on_sets([one], Engine(config))
     single = scores_in(run)
     assert set(single) == {"evaluation.json", "evaluations/We-ird/evaluation.json"}
     for name in single:
@@ -132,10 +131,12 @@ def test_sets_without_the_protocol_or_split_are_named_together(
     places = tmp_path / "another", tmp_path / "other", tiny_shards
     with pytest.raises(UserError) as refusal:
         evaluate_on_sets(on(changed(config, {"data.protocol": "official/none"}), *places), Engine(config))
-    assert str(refusal.value).count("has no protocol 'official/none', but official, other/one") == 2
-    assert f"{tiny_shards} has no protocol 'official/none', but " in str(refusal.value)
+    assert str(refusal.value).count("has no protocol 'official/none' (it has official, other/one)") == 2
+    assert f"{tiny_shards} has no protocol 'official/none' (it has " in str(refusal.value)
     assert "score these with a command of their own" in str(refusal.value)
-    with pytest.raises(UserError, match=rf"^{tiny_shards} has no split '1', but 0: --data.protocol and --data.split"):
+    with pytest.raises(
+        UserError, match=rf"^{tiny_shards} has no split '1' .it has 0.: --data.protocol and --data.split"
+    ):
         evaluate_on_sets(on(changed(config, {"data.split": "1"}), *places), Engine(config))
 
 
