@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from launch.common import SYNTHETIC_CONFIG, config_of_run, report_errors, run_parser
+from launch.common import SYNTHETIC_CONFIG, config_of_run, report_errors, run_of, run_parser
 from mstat.config.cli import parse
+from shards.terminal import print_line
 
 if TYPE_CHECKING:
     from mstat.config import Config
@@ -33,11 +34,11 @@ SCORING = ("evaluate", "robustness")
 
 def main() -> int:
     options, launcher, settings = arguments(sys.argv[1:])
-    config = settings_of(options.script, settings)
     good = False
 
     def command() -> None:
         nonlocal good
+        config = settings_of(options.script, settings)
         if launcher is not None:
             from mstat.preflight.launcher import launch
 
@@ -65,9 +66,18 @@ def main() -> int:
 
 def settings_of(script: str, words: Sequence[str]) -> Config:
     """Return the configuration that the script would read from its command line."""
-    if script in SCORING:
+    if script == "evaluate":
+        from launch import evaluate
+
+        scoring, overrides = evaluate.arguments(words)
+        if len(scoring.shards) > 1 and os.environ.get("RANK", "0") == "0":
+            note = f"the checks open {scoring.shards[0]} alone; launch/evaluate.py opens all data sets before it begins"
+            print_line(f"data.shards: {note}", file=sys.stderr)
+        of_set = ["--data.shards", scoring.shards[0]] if scoring.shards else []
+        return config_of_run(run_of(scoring), [*overrides, *of_set])
+    if script == "robustness":
         parser = run_parser(f"launch/{script}.py", None, "")
-        parser.add_argument("--quick", action="store_true")  # of robustness.py
+        parser.add_argument("--quick", action="store_true")
         options, overrides = parser.parse_known_args(words)
         return config_of_run(options.run, overrides)
     if script == "reproduce":

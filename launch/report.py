@@ -1,8 +1,9 @@
 """Make the report of a run again, or compare runs: `python launch/report.py RUN [RUN ...]`.
 
 For one RUN it writes RUN/report.html, and its figures as files to RUN/figures. For several, it writes one page with
-their scores, curves and differences, and prints the differences on the same queries. Only figures with frames need the
-shards; without shards the page says so.
+their scores, curves and differences, and with the matrix of runs and data sets that launch/evaluate.py --data.shards
+has scored; it prints the differences on the same queries. Only figures with frames need the shards; without shards the
+page says so.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ def main() -> int:
 
     def command() -> None:
         from mstat.console import console
-        from mstat.report import paired
-        from mstat.report.compare import write_comparison
+        from mstat.report import cross, paired
+        from mstat.report.compare import figures_folder, write_comparison
         from mstat.report.html import write_report
         from mstat.report.run_groups import compared, grouped
         from mstat.report.run_reader import check_is_run
@@ -41,6 +42,9 @@ def main() -> int:
             page = write_comparison(options.runs, options.out or Path("comparison.html"))
             console().print(paired.table(grouped(compared(options.runs))))
         print_line(page)
+        if len(options.runs) > 1:
+            for path in cross.written(figures_folder(page)):
+                print_line(path)
 
     return report_errors(command)
 

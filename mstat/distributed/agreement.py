@@ -43,11 +43,17 @@ def common_facts(config: Config, also: Mapping[str, Any] | None = None) -> dict[
     facts = {"command": Path(sys.argv[0]).name, **settings_facts(config)}
     for name, value in (also or {}).items():
         facts |= contents(name, value) if isinstance(value, Path) else {name: value}
-    with suppress(DataError, UsageError, OSError):
-        facts["data.shards (checksum)"] = load_description(open_files(config.data.shards, cache=None, cache_gb=None))[1]
+    facts |= set_checksum("data.shards", config.data.shards)
     facts["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     facts |= {"commit": commit(), "source files (checksum)": source_digest(PROJECT), **versions()}
     return dict(json.loads(json.dumps(facts, default=str)))
+
+
+def set_checksum(name: str, place: str) -> dict[str, str]:
+    """Return the checksum of a data set as a fact; empty if it is unreadable."""
+    with suppress(DataError, UsageError, OSError):
+        return {f"{name} (checksum)": load_description(open_files(place, cache=None, cache_gb=None))[1]}
+    return {}
 
 
 def settings_facts(config: Config) -> dict[str, Any]:

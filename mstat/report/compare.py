@@ -10,7 +10,7 @@ from typing import Any
 
 from mstat.errors import UserError
 from mstat.files import write_plain
-from mstat.report import figures, page, paired, results, scores
+from mstat.report import cross, figures, page, paired, results, scores
 from mstat.report.page import Section
 from mstat.report.run_groups import Compared, Group, compared, differing, grouped, why_not_comparable
 from mstat.report.tables import Row, Table
@@ -44,11 +44,16 @@ def write_comparison(paths: Sequence[Path], out: Path) -> Path:
         raise UserError(f"{out}: is a folder; --out must be a file, such as {out / 'comparison.html'}")
     runs = compared(paths)
     out.parent.mkdir(parents=True, exist_ok=True)
-    comparison = Comparison(runs, grouped(runs), out.with_name(f"{out.stem}-figures"))
+    comparison = Comparison(runs, grouped(runs), figures_folder(out))
     sections = [section.html(comparison) for section in SECTIONS]
     header = f"<h1>{len(runs)} runs compared</h1>\n" + page.shown("evaluation.json", _remarks, comparison)
     write_plain(out, page.document("Runs compared – MSTAT", header, sections).encode(errors="backslashreplace"))
     return out
+
+
+def figures_folder(out: Path) -> Path:
+    """Return the folder for the pictures and other files of a page, which is beside it."""
+    return out.with_name(f"{out.stem}-figures")
 
 
 def _remarks(comparison: Comparison) -> str:
@@ -211,6 +216,7 @@ def _environment(comparison: Comparison) -> str:
 SECTIONS = (
     Section("scores", "Scores", _scores),
     Section("paired", "Paired differences", _paired, paired.FILE),
+    Section("cross", "Across data sets", cross.across, "evaluations"),
     Section("settings", "Settings that differ", _settings, half=True),
     Section("cmc", "Cumulative matching", _cmc, half=True),
     Section("training", "Training", _training),

@@ -7,8 +7,9 @@ phone. matplotlib is imported only when a figure is drawn.
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,7 @@ COLOURS = ("#3b82d6", "#e07b1f", "#22a06b", "#a764d8", "#d64f7f", "#8a8f2a")
 DASHES = ("-", "--", "-.", ":")
 SIZE_INCHES = (4.6, 2.9)
 WIDE_INCHES = (9.0, 2.9)
+WIDEST_INCHES = 5.5  # of a figure that is readable at half the width of a page
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "text.color": TEXT,
@@ -147,19 +149,86 @@ def camera_figure(matrix: np.ndarray, requested: Sequence[int], searched: Sequen
     """
 
     def draw(axes: Axes) -> None:
-        size = 9 if len(requested) < 9 else 6
-        places = range(len(searched)), range(len(requested))
-        mesh = axes.pcolormesh(*places, 100 * matrix, cmap="viridis", vmin=0, vmax=100)
-        for row, column in zip(*np.nonzero(np.isfinite(matrix)), strict=True):
-            share = float(matrix[row, column])
-            tone = "#ffffff" if share < 0.6 else "#10131a"
-            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=tone, fontsize=size)
+        texts = [["" if np.isnan(share) else f"{100 * share:.0f}" for share in row] for row in matrix]
+        mesh = _score_fields(axes, matrix, texts, 9 if len(requested) < 9 else 6)
         axes.set_xticks(range(len(searched)), map(str, searched))
         axes.set_yticks(range(len(requested)), map(str, requested))
         axes.set(xlabel="camera searched", ylabel="camera of the query")
         _as_matrix(axes, mesh, "rank-1 (%)")
 
     return _svg(draw)
+
+
+class Field(NamedTuple):
+    """Field of `cross_figure`: a score and its standard deviation (fractions), and whether it is of the own set."""
+
+    score: float | None = None
+    sd: float | None = None
+    is_own: bool = False
+
+
+def cross_figure(
+    panels: Mapping[str, Sequence[Sequence[Field]]], rows: Sequence[str], columns: Sequence[str]
+) -> tuple[bytes, bool]:
+    """Draw scores of runs (rows) on data sets (columns), a panel for each kind of score; own sets are outlined.
+
+    Returns:
+        The SVG, and whether it is wider than half a page.
+    """
+    names = [shorten(name, 30) for name in rows]
+    labels = ["\n".join(textwrap.wrap(shorten(label, 44), 12)) for label in columns]
+    is_beside = len(columns) <= 3  # panels beside each other; otherwise one above the other
+    width = 0.4 + 0.085 * max(map(len, names)) + 0.95 * len(columns) * (len(panels) if is_beside else 1)
+    height = 0.5 + 0.17 * max(label.count("\n") + 1 for label in labels) + 0.5 * len(rows)
+    heights = height * (1 if is_beside else len(panels))
+
+    def draw(*all_axes: Axes) -> None:
+        for axes, (title, fields) in zip(all_axes, panels.items(), strict=True):
+            matrix = np.array([[np.nan if field.score is None else field.score for field in row] for row in fields])
+            _score_fields(axes, matrix, [[_field_text(field) for field in row] for row in fields], 9)
+            for row, column in np.ndindex(matrix.shape):
+                if fields[row][column].is_own:
+                    _outline(axes, row, column)
+            axes.set_title(title, fontsize=10, loc="left")
+            axes.set_xticks(range(len(columns)), labels, fontsize=8)
+            axes.set_yticks(range(len(rows)), names, fontsize=9)
+            _as_matrix(axes)
+
+    is_wide = width > WIDEST_INCHES
+    size = max(width, WIDE_INCHES[0] if is_wide else 3.0), heights
+    return _svg(draw, len(panels), size, stacked=not is_beside), is_wide
+
+
+def _field_text(field: Field) -> str:
+    if field.score is None:
+        return "–"
+    return f"{100 * field.score:.1f}" + (f"\n± {100 * field.sd:.1f}" if field.sd is not None else "")
+
+
+def _outline(axes: Axes, row: int, column: int) -> None:
+    """Outline a field: orange between dark lines, which stands out from all colours of the fields."""
+    from matplotlib.patches import Rectangle
+
+    for colour, width in (("#10131a", 5), (COLOURS[1], 2.5)):
+        place = column - 0.46, row - 0.45
+        axes.add_patch(Rectangle(place, 0.92, 0.9, fill=False, edgecolor=colour, linewidth=width, joinstyle="miter"))
+
+
+def _score_fields(axes: Axes, matrix: np.ndarray, texts: Sequence[Sequence[str]], size: int) -> Any:
+    """Draw scores (fractions) as coloured fields with texts; a field without a score has no colour."""
+    places = range(matrix.shape[1]), range(matrix.shape[0])
+    mesh = axes.pcolormesh(*places, 100 * matrix, cmap="viridis", vmin=0, vmax=100)
+    for row, column in np.ndindex(matrix.shape):
+        score = float(matrix[row, column])
+        tone = TEXT if np.isnan(score) else "#ffffff" if score < 0.6 else "#10131a"
+        axes.text(column, row, texts[row][column], ha="center", va="center", color=tone, fontsize=size)
+    return mesh
+
+
+def shorten(text: str, most: int) -> str:
+    """Return a text of at most `most` characters; the middle is left out, since names differ at both ends."""
+    half = (most - 1) // 2
+    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
 
 
 def sweep_figure(result: Mapping[str, Any], varied: str) -> bytes:
@@ -270,25 +339,33 @@ def _look(index: int) -> dict[str, Any]:
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
 
 
-def _as_matrix(axes: Axes, mesh: Any, label: str) -> None:
-    """Format axes as a matrix: first row on top, no grid, a colour bar."""
+def _as_matrix(axes: Axes, mesh: Any = None, label: str = "") -> None:
+    """Format axes as a matrix: first row on top, no grid; with a mesh, a colour bar."""
     axes.invert_yaxis()
     axes.grid(False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+    if mesh is None:
+        return
     bar = axes.figure.colorbar(mesh, ax=axes)
     bar.set_label(label)
     bar.outline.set_visible(False)
 
 
-def _svg(draw: Callable[..., None], num_panels: int = 1, size: tuple[float, float] = SIZE_INCHES) -> bytes:
-    """Return an SVG figure; `draw` receives the axes of each panel."""
+def _svg(
+    draw: Callable[..., None],
+    num_panels: int = 1,
+    size: tuple[float, float] = SIZE_INCHES,
+    stacked: bool = False,
+) -> bytes:
+    """Return an SVG figure; `draw` receives the axes of each panel. Panels lie beside each other, or are stacked."""
     import matplotlib
     from matplotlib.figure import Figure  # pyplot would choose a backend and keep figures alive
 
     with matplotlib.rc_context(STYLE):
         figure: Figure = Figure(figsize=size, layout="constrained")
-        draw(*figure.subplots(1, num_panels, sharey=True, squeeze=False).flat)
+        grid = (num_panels, 1) if stacked else (1, num_panels)
+        draw(*figure.subplots(*grid, sharex=stacked, sharey=not stacked, squeeze=False).flat)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

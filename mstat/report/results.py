@@ -12,6 +12,7 @@ from mstat.report import figures, page
 from mstat.report import scores as rounded
 from mstat.report.run_reader import Folder
 from mstat.report.tables import Part, Row, Table
+from mstat.runs.scored_set import trained_checksum
 
 MOST_CAMERAS = 100  # most rows or columns of the table of cameras
 CMC = "Queries with a true match among the first k"
@@ -46,23 +47,30 @@ def others(folder: Folder) -> str:
     if not folder.others:
         return ""
     rows, notes = [], []
+    trained_on = trained_checksum(folder.run)
     if not isinstance(folder.evaluation, str):
-        rows.append(Row(_scored_set(folder.evaluation), rounded.cells(folder.evaluation), "strong"))
+        rows.append(Row(_scored_set(folder.evaluation, trained_on), rounded.cells(folder.evaluation), "strong"))
     for name, evaluation in folder.others.items():
         if isinstance(evaluation, str):
             notes.append(page.note(evaluation))
             continue
         link = f"evaluations/{quote(name)}/report.html"
-        rows.append(Row(_scored_set(evaluation), rounded.cells(evaluation), link=link))
+        rows.append(Row(_scored_set(evaluation, trained_on), rounded.cells(evaluation), link=link))
         notes += [page.warning(f"{name}: {warning}") for warning in rounded.warnings(evaluation)]
-    caption = "In percent, with the features of all stages. Bold: the data set, protocol and split of the training."
+    caption = (
+        "In percent, with the features of all stages. Bold: the data set, protocol and split of the training. Own: the "
+        "data set of the training."
+    )
     table = Table(["scored on", *rounded.HEADINGS.values()], rows, caption=caption)
     return "\n".join([table.html(), *notes])
 
 
-def _scored_set(evaluation: Mapping[str, Any]) -> str:
+def _scored_set(evaluation: Mapping[str, Any], trained_on: str | None) -> str:
     named = evaluation.get("dataset")
-    of_set = f"{named['name']} ({named['checksum'][:8]}), " if isinstance(named, dict) else ""
+    of_set = ""
+    if isinstance(named, dict):
+        own = "own: " if named["checksum"] == trained_on else ""
+        of_set = f"{own}{named['name']} ({named['checksum'][:8]}), "
     return f"{of_set}{evaluation['protocol']}, split {evaluation['split']}"
 
 

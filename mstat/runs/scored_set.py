@@ -142,10 +142,15 @@ def evaluation_folder(run: Path, reader: Reader, data: DataConfig) -> Path:
         parts.append(f"split-{split}")
     if own and parts == [reader.name]:
         return run
-    name = re.sub(r"[^\w.-]+", "-", "-".join(parts)).strip("-.")[:100] or "set"
+    name = folder_name("-".join(parts))
     if _is_of_another(run / EVALUATIONS / name, reader) or _is_of_another(run, reader, of_name=reader.name):
         name += f"-{reader.checksum[:8]}"
     return folder_in(run, name)
+
+
+def folder_name(text: str) -> str:
+    """Return a name for a folder: the name of a data set may have any characters."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.")[:100] or "set"
 
 
 def folder_in(run: Path, name: str) -> Path:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import shards
 from mstat.config import ALL_SPLITS, Config, DataConfig
@@ -21,6 +21,7 @@ from mstat.errors import UserError
 from mstat.evaluation.evaluate import evaluate_run, refuse_trained
 from mstat.evaluation.extraction import Trial
 from mstat.files import write_json
+from mstat.model import MSTAT
 from mstat.report.averages import mean_of, numbers
 from mstat.report.html import write_report, write_reports
 from mstat.report.scores import score_tables
@@ -29,7 +30,6 @@ from mstat.runs.folder import State, read_state, write_state
 from mstat.runs.scored_set import evaluation_folder, folder_in, is_trained_on
 from mstat.training.train import train
 from mstat.weights import checkpoint_files
-from mstat.weights.export import load_model
 from shards.read import Reader
 from shards.text import markup
 
@@ -75,63 +75,105 @@ def train_runs(config: Config, engine: Engine) -> None:
     if engine.is_main:
         write_state(run, "done", read_state(run)["step"])
         if evaluations:
-            _write_mean(run, run, evaluations)
+            _write_mean(run, run, mean_of_splits(evaluations))
 
 
-def evaluate_runs(config: Config, engine: Engine, checkpoint: str | None = None, out: Path | None = None) -> None:
-    """Score again the run that `config` describes, or the run of each split. Every rank calls it.
+class Planned(NamedTuple):
+    """Evaluations of a run, or of the run of each split, on one data set. Nothing is computed yet.
 
-    Args:
-        checkpoint: Checkpoint of the run, as `mstat.weights.checkpoint_files.find` accepts it; None scores the trained
+    Attributes:
+        config: Settings with the folder of the run, or of the runs of all splits.
+        reader: The data set.
+        of_splits: Settings of each run to score, by the name of its split.
+        is_mean: Whether the scores of the runs are averaged.
+        checkpoint: Checkpoint of the run, as `mstat.weights.checkpoint_files.find` accepts it; None is the trained
             model.
-        out: Folder for the files. None is the run folder, or RUN/evaluations/step-... for a checkpoint.
+    """
+
+    config: Config
+    reader: Reader
+    of_splits: Mapping[str, Config]
+    is_mean: bool
+    checkpoint: str | None
+
+
+def plan(config: Config, engine: Engine, checkpoint: str | None = None) -> Planned:
+    """Open the data set and check all that can be checked without a model.
 
     Raises:
-        UserError: If a run is missing or not finished, or was trained with tracklets to be scored.
+        DataError: If the data set cannot be opened.
+        UserError: If a run is missing, was trained with tracklets to be scored, or has nothing to score.
     """
     reader = shards.open(config.data.shards)
-
-    def evaluate_split(of_split: Config, folder: Path | None = None) -> dict[str, Any]:
-        run = Path(of_split.run)
-        if not (run / "config.yaml").is_file():
-            again = f"launch/train.py --data.split {of_split.data.split} --run {run}"
-            raise UserError(f"{run}: no config.yaml in it; make the run with {again}")
-        refuse_trained(reader, run, of_split.data)
-        source = run if checkpoint is None else find(run, checkpoint)
-        model = engine.place(load_model(source))
-        notes = {}
-        if checkpoint is not None:
-            of_split = dataclasses.replace(of_split, model=dataclasses.replace(model.config, init=of_split.model.init))
-            notes = {"checkpoint": str(source)}
-            folder = folder or _checkpoint_folder(source, run, reader, of_split.data)
-        evaluation = evaluate_run(engine, model, reader, of_split, folder, notes)
-        if engine.is_main:
-            if folder is None:
-                written = evaluation_folder(run, reader, of_split.data)
-                print_line(f"report: {write_reports(written, run, reader)}")
-            else:
-                print_line(f"scores of {source}: {folder}")
-        return evaluation
-
     run, protocol = Path(config.run), reader.protocol(config.data.protocol)
     is_set = load_config(run / "config.yaml").data.split == ALL_SPLITS
     on_another_set = is_set and not is_trained_on(run, reader, config.data)
-    if not on_another_set and config.data.split != ALL_SPLITS:
-        one = _of_split(config, config.data.split or protocol.splits[0]) if is_set else config
-        evaluate_split(one, out)
-        return
-    if checkpoint is not None:
+    is_mean = on_another_set or config.data.split == ALL_SPLITS
+    if not is_mean:
+        split = config.data.split or protocol.splits[0]
+        of_splits = {split: _of_split(config, split) if is_set else config}
+    elif checkpoint is not None:
         raise UserError(f"{run}: a checkpoint belongs to one split: give --run {run}/split-NAME")
-    if on_another_set:
-        evaluations = {}
-        for name, of_split in _on_another_set(config, reader).items():
-            if engine.is_main:
-                console().print(f"[bold]run of split {markup(name)}[/]")
-            evaluations[name] = evaluate_split(of_split, out and out / f"split-{name}")
+    elif on_another_set:
+        of_splits = _on_another_set(config, reader)
     else:
-        evaluations = _each_split(config, engine, lambda c: evaluate_split(c, out and out / Path(c.run).name))
+        of_splits = {split: _of_split(config, split) for split in protocol.splits}
+    for of_split in of_splits.values():
+        folder = Path(of_split.run)
+        if not (folder / "config.yaml").is_file():
+            again = f"launch/train.py --data.split {of_split.data.split} --run {folder}"
+            raise UserError(f"{folder}: no config.yaml in it; make the run with {again}")
+        refuse_trained(reader, folder, of_split.data)
+        Trial(engine, reader, of_split)  # refuses a protocol or split with nothing to score
+    return Planned(config, reader, of_splits, is_mean, checkpoint)
+
+
+def evaluate_planned(
+    planned: Planned, engine: Engine, load: Callable[[Path], MSTAT], out: Path | None = None
+) -> dict[str, Any]:
+    """Score the planned runs and write their files; return the evaluation, or the mean over splits.
+
+    Every rank calls it.
+
+    Args:
+        load: Returns the model of a run folder or checkpoint, on the engine's device.
+        out: Folder for the files. None is the run folder, or RUN/evaluations/step-... for a checkpoint.
+    """
+    config, reader = planned.config, planned.reader
+    run = Path(config.run)
+    evaluations = {}
+    for split, of_split in planned.of_splits.items():
+        if engine.is_main and planned.is_mean:
+            console().print(f"[bold]run of split {markup(split)}[/]")
+        folder = out / f"split-{split}" if out and planned.is_mean else out
+        evaluations[split] = _evaluate_split(planned, of_split, engine, load, folder)
+    if not planned.is_mean:
+        return next(iter(evaluations.values()))
+    mean = mean_of_splits(evaluations)
     if engine.is_main:
-        _write_mean(out or evaluation_folder(run, reader, config.data), run, evaluations)
+        _write_mean(out or evaluation_folder(run, reader, config.data), run, mean)
+    return mean
+
+
+def _evaluate_split(
+    planned: Planned, config: Config, engine: Engine, load: Callable[[Path], MSTAT], folder: Path | None
+) -> dict[str, Any]:
+    run, reader = Path(config.run), planned.reader
+    source = run if planned.checkpoint is None else find(run, planned.checkpoint)
+    model = load(source)
+    notes = {}
+    if planned.checkpoint is not None:
+        config = dataclasses.replace(config, model=dataclasses.replace(model.config, init=config.model.init))
+        notes = {"checkpoint": str(source)}
+        folder = folder or _checkpoint_folder(source, run, reader, config.data)
+    evaluation = evaluate_run(engine, model, reader, config, folder, notes)
+    if engine.is_main:
+        if folder is None:
+            written = evaluation_folder(run, reader, config.data)
+            print_line(f"report: {write_reports(written, run, reader)}")
+        else:
+            print_line(f"scores of {source}: {folder}")
+    return evaluation
 
 
 def _checkpoint_folder(checkpoint: Path, run: Path, reader: Reader, config: DataConfig) -> Path:
@@ -179,8 +221,7 @@ def _on_another_set(config: Config, reader: Reader) -> dict[str, Config]:
     }
 
 
-def _write_mean(folder: Path, run: Path, evaluations: Mapping[str, Mapping[str, Any]]) -> None:
-    mean = mean_of_splits(evaluations)
+def _write_mean(folder: Path, run: Path, mean: Mapping[str, Any]) -> None:
     console().print(*score_tables(mean))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "evaluation.json", mean)
@@ -199,6 +240,11 @@ def _of_split(config: Config, split: str) -> Config:
 
 
 def mean_of_splits(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the mean of the evaluations of all splits, and the scores of each split."""
+    """Return the mean of the evaluations of the runs of all splits, and the scores of each run.
+
+    `split` is `all`, unless all runs were scored on one and the same split of another data set.
+    """
     splits = {split: numbers(evaluation) for split, evaluation in evaluations.items()}
-    return {**mean_of(list(evaluations.values())), "split": ALL_SPLITS, "splits": splits}
+    scored = {evaluation["split"] for evaluation in evaluations.values()}
+    split = scored.pop() if len(evaluations) > 1 and len(scored) == 1 else ALL_SPLITS
+    return {**mean_of(list(evaluations.values())), "split": split, "splits": splits}

@@ -121,7 +121,13 @@ def test_all_faults_are_reported_at_once(hosts: Hosts, tiny_config: Path, tiny_s
     assert "Traceback" not in printed
 
 
-def test_the_scripts(tiny_config: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scripts(
+    tiny_config: Path,
+    reference: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """The checks read the flags of each script that they accept, and refuse other scripts."""
     monkeypatch.chdir(tmp_path)
     flags = ["--config_file", "single.yaml"]
@@ -129,6 +135,8 @@ def test_the_scripts(tiny_config: Path, reference: Path, tmp_path: Path, monkeyp
         ("train", ["--config", tiny_config, "--run", "a"], "a"),
         ("pretrain", [], "runs/actions"),
         ("evaluate", ["--run", reference, "--eval.num_frames", "2"], str(reference)),
+        ("evaluate", ["--checkpoint", reference / "checkpoints" / "step-1", "--out", "c"], str(reference)),
+        ("evaluate", ["--run", reference, "--data.shards", "a"], str(reference)),
         ("robustness", ["--run", reference, "--quick"], str(reference)),
         ("reproduce", ["table3", "--quick", "--out", "b", "--config", tiny_config], "b"),
     ):
@@ -139,6 +147,8 @@ def test_the_scripts(tiny_config: Path, reference: Path, tmp_path: Path, monkeyp
         assert arguments([f"--script={script}", "--", *settings])[0].script == script
     with pytest.raises(SystemExit):
         arguments([*flags, "launch/report.py", "runs/a"])
+    assert settings_of("evaluate", ["--run", str(reference), "--data.shards", "/a", "/b"]).data.shards == "/a"
+    assert "data.shards: the checks open /a alone; launch/evaluate.py opens all" in capsys.readouterr().err
 
 
 def test_before_an_evaluation(reference: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from launch import report
 from mstat.config.cli import load_config
 from mstat.distributed.engine import Engine
-from mstat.training.splits import evaluate_runs
+from mstat.training.data_sets import evaluate_on_sets
 from tests.conftest import PROJECT
 from tests.helpers.browser import Browser, chromium, why_not
 
@@ -43,7 +43,7 @@ def run(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real run with all that its report can show."""
     folder = copy_of(reference, tmp_path_factory.mktemp("report") / "one", "pictures: false", "pictures: true")
     config = load_config(folder / "config.yaml", ["--run", str(folder), "--data.num_workers", "0"])
-    evaluate_runs(config, Engine(config))
+    evaluate_on_sets([config], Engine(config))
     return folder
 
 
@@ -53,8 +53,14 @@ def comparison(run: Path) -> Path:
     seed = copy_of(run, run.with_name("two"), "seed: 0", "seed: 1")
     other = copy_of(run, run.with_name("three-with-a-name-that-is-rather-long"), "name: adamw", "name: sgd")
     (other / "evaluations.jsonl").write_text('{"step": 10, "mAP": 0.2, "rank1": 0.25}\n')
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation["dataset"] = {"name": "another-set", "checksum": "ab" * 32}
+    for folder in (seed, other):
+        (folder / "evaluations" / "another-set").mkdir(parents=True)
+        (folder / "evaluations" / "another-set" / "evaluation.json").write_text(json.dumps(evaluation))
     done = start(run.parent, run, seed, other)
-    assert (done.returncode, done.stdout.splitlines()[-1], done.stderr) == (0, "comparison.html", "")
+    files = ["comparison.html", *(f"comparison-figures/cross.{kind}" for kind in ("svg", "json", "md"))]
+    assert (done.returncode, done.stdout.splitlines()[-4:], done.stderr) == (0, files, "")
     assert "│ mAP │ +0.0 │ +0.0 to +0.0 │ – │ not shown to differ │" in " ".join(done.stdout.split())  # one model
     return run.parent / "comparison.html"
 
@@ -80,10 +86,12 @@ def test_the_report_of_a_run_made_again(run: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_runs_compared(comparison: Path) -> None:
-    """Beside the page its pictures; two seeds are one line, and what differs is named."""
+    """Beside the page its pictures and the scores across data sets; two seeds are one line, and what differs is
+    named."""
     figures = comparison.with_name("comparison-figures")
     names = {path.name for path in figures.iterdir()}
-    assert names == {"cmc.svg", "loss.svg", "learning-rate.svg", "scores.svg"}
+    pictures = {"cmc.svg", "loss.svg", "learning-rate.svg", "scores.svg"}
+    assert names == {*pictures, "cross.svg", "cross.json", "cross.md"}
     page = comparison.read_text()
     assert ">one, two<" in page
     assert ">optim.name<" in page
@@ -149,7 +157,7 @@ def test_pages_in_a_browser(page: str, scheme: str, browser: Browser, run: Path,
         look = browser.look(path, width, scheme, media)
         assert (look.console, look.requests) == ([], [])
         assert (look.width, look.wide) == (width, [])
-        assert look.images >= {"run": 20, "comparison": 4}[page]
+        assert look.images >= {"run": 20, "comparison": 5}[page]
         assert (look.broken, look.silent) == ([], 0)
         assert look.dark == (scheme == "dark")
         assert (look.back == "rgb(255, 255, 255)") == (scheme == "light" or media == "print")

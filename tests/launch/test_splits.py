@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from mstat.config.cli import load_config
 from mstat.distributed.engine import Engine
-from mstat.training.splits import evaluate_runs
+from mstat.training.data_sets import evaluate_on_sets
 from shards.__main__ import main
 from tests.conftest import TINY, Processes, metrics, run, start, state, wait_for_step
 from tests.shards.sources.test_prid import make
@@ -59,7 +59,7 @@ def run_set(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluate(folder: Path, *flags: str) -> None:
     """Evaluate a run in this process, as launch/evaluate.py does."""
     config = load_config(folder / "config.yaml", ["--run", str(folder), "--data.num_workers", "0", *flags])
-    evaluate_runs(config, Engine(config))
+    evaluate_on_sets([config], Engine(config))
 
 
 def test_each_run_is_the_split_trained_alone(run_set: Path, config: Path, tmp_path: Path) -> None:

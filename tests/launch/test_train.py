@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.conftest import LOSSES, assert_same_losses, metrics, run, start
+from tests.mstat.runs.test_scored_set import make_set
 
 
 def test_a_run_folder_holds_what_it_promises(reference: Path) -> None:
@@ -63,15 +64,21 @@ def test_recomputing_trains_alike(
     assert_same_losses(tmp_path / "run", reference, rel=1e-5)
 
 
-def test_evaluation_is_the_same_on_two_processes(reference: Path, tmp_path: Path) -> None:
-    """launch/evaluate.py of one run on 1 and 2 processes: evaluation.json bit for bit, and as training left it."""
-    written = [(reference / "evaluation.json").read_bytes()]
-    for options in ({}, {"accelerate": "ddp", "processes": 2}):
-        (reference / "evaluation.json").unlink()
-        status, output = run("evaluate", ["--run", reference], **options)
+def test_evaluation_is_the_same_on_two_processes(reference: Path, tiny_shards: Path, tmp_path: Path) -> None:
+    """launch/evaluate.py of one run on two data sets, on 1 and 2 processes: both evaluation.json bit for bit, that of
+    the own set as training left it."""
+    make_set(tmp_path / "other", "other")
+    flags = ["--run", reference, "--data.shards", tiny_shards, tmp_path / "other"]
+    written = []
+    for number, options in enumerate(({}, {"accelerate": "ddp", "processes": 2})):
+        status, output = run("evaluate", [*flags, "--out", tmp_path / str(number)], **options)
         assert status == 0, output
-        written.append((reference / "evaluation.json").read_bytes())
-    assert written[0] == written[1] == written[2]
+        assert "on 2 data sets" in output
+        assert "synthetic (own)" in output
+        names = "synthetic", "other"
+        written.append([(tmp_path / str(number) / name / "evaluation.json").read_bytes() for name in names])
+    assert written[0] == written[1]
+    assert written[0][0] == (reference / "evaluation.json").read_bytes()
 
 
 def lines(path: Path) -> int:

@@ -103,3 +103,17 @@ def test_matrices() -> None:
     assert numbers == [2, 0]
     weak, strong = (figures.similarity_figure(np.array([[1, alike], [alike, 1]])) for alike in (0.02, 0.2))
     assert weak != strong
+
+
+def test_scores_across_data_sets() -> None:
+    """A number in each known field, a dash in the others; own sets are outlined; the same bytes twice; wide if many."""
+    field = figures.Field
+    rows = [[field(0.912, 0.013, True), field(0.345)], [field(), field(0.5, None, True)]]
+    svg, is_wide = figures.cross_figure({"mAP": rows, "rank-1": rows}, ["run", "other"], ["mars", "b " * 60])
+    for text, number in ((b"91.2", 2), (b"34.5", 2), ("–".encode(), 2), (figures.COLOURS[1].encode(), 4)):
+        assert svg.count(text) == number, text
+    assert not is_wide
+    assert figures.cross_figure({"mAP": rows, "rank-1": rows}, ["run", "other"], ["mars", "b " * 60])[0] == svg
+    many = [field(0.1)] * 12
+    assert figures.cross_figure({"mAP": [many]}, ["run"], ["mars"] * 12)[1]
+    assert figures.shorten("abcdefghij", 5) == "ab…ij"

@@ -117,6 +117,8 @@ def test_odd_json_costs_a_remark(run: Path, text: str) -> None:
     for name in (f"{name}.json" for name in names):
         (run / name).write_text(text)
     (run / "state.json").write_text(text)
+    (run / "evaluations" / "other").mkdir(parents=True)
+    (run / "evaluations" / "other" / "evaluation.json").write_text(text)
     page = write_report(run).read_text()
     assert 'id="training-heading"' in page
     assert "Total loss" in page
@@ -126,8 +128,10 @@ def test_odd_json_costs_a_remark(run: Path, text: str) -> None:
     for name in ("evaluation.json", "queries.json"):
         (other / name).write_text(text)
     paths = [run, other]
-    write_comparison(paths, run.parent / "comparison.html")
+    page = write_comparison(paths, run.parent / "comparison.html").read_text()
     assert "means nothing" in "".join(paired.table(grouped(compared(paths))).warnings)  # what the terminal shows
+    assert "evaluations/other/evaluation.json" in page
+    assert "evaluations cannot be shown" not in page
 
 
 def test_sixty_terms_cost_a_remark(run: Path) -> None:

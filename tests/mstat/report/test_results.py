@@ -117,3 +117,18 @@ def test_scores_after_reranking_stand_apart(run: Path) -> None:
     assert "re-ranking (k1 20, k2 6, λ 0.3): not comparable with scores without" in html
     assert "98.8" not in results.scores(folder)
     assert results.reranked(folder_with(run)) == ""
+
+
+def test_the_set_of_the_training_is_marked(run: Path) -> None:
+    """Among all that the run was scored on, also under another protocol; by checksum."""
+    own, other = ({"name": "mars", "checksum": letter * 64} for letter in "ab")
+    (run / "environment.json").write_text(json.dumps({"shards_checksum": "a" * 64}))
+    for dataset, protocol in ((other, "official"), (own, "removed")):
+        folder = run / "evaluations" / protocol
+        folder.mkdir(parents=True)
+        changes = {"dataset": dataset, "protocol": protocol}
+        (folder / "evaluation.json").write_text(json.dumps({**make_evaluation(), **changes}))
+    made = results.others(folder_with(run, dataset=own))
+    assert "own: mars (aaaaaaaa), official, split 0" in made
+    assert "own: mars (aaaaaaaa), removed, split 0" in made
+    assert ">mars (bbbbbbbb), official, split 0" in made

@@ -21,7 +21,8 @@ from mstat.model import MSTAT
 from mstat.report.run_reader import Folder
 from mstat.runs.folder import write_environment
 from mstat.runs.scored_set import deciding, evaluation_folder, folder_in, scored_checksum
-from mstat.training.splits import evaluate_runs, train_runs
+from mstat.training.data_sets import evaluate_on_sets
+from mstat.training.splits import train_runs
 from mstat.weights.export import export
 from shards.read import Reader
 from shards.records import Protocol, Role, Source, SourceTracklet
@@ -32,10 +33,18 @@ SPLITS = ("0", "1")
 
 
 def make_set(
-    folder: Path, name: str, roles: tuple[Role, Role] = (Role.QUERY, Role.GALLERY), last_cam: int = 2
+    folder: Path,
+    name: str,
+    roles: tuple[Role, Role] = (Role.QUERY, Role.GALLERY),
+    last_cam: int = 2,
+    trains: bool = True,
 ) -> Reader:
-    """Four tracklets of two people in a set of two protocols; the second split of the first has no right match."""
-    first = roles[0] | Role.TRAIN
+    """Four tracklets of two people in a set of two protocols; the second split of the first has no right match.
+
+    Args:
+        trains: Whether the query is a training tracklet, too.
+    """
+    first = roles[0] | Role.TRAIN if trains else roles[0]
     tracklets = []
     for key in TRACKLETS:
         is_query = key == "0001C1T0001"
@@ -126,7 +135,7 @@ def test_another_set_leaves_the_run_as_it_was(
     folder = run / "evaluations" / reader.name
     folder.mkdir(parents=True)
     (folder / "embedding.json").write_text("{}")
-    evaluate_runs(config, Engine(config))
+    evaluate_on_sets([config], Engine(config))
     assert {name: (run / name).read_bytes() for name in before} == before
     assert {path.name for path in folder.iterdir()} == {
         "config.yaml", "evaluation.json", "figures", "queries.json", "rankings.json", "report.html",
@@ -143,7 +152,7 @@ def test_another_set_leaves_the_run_as_it_was(
     assert "12.5" in page
     assert Folder(folder).checksum == reader.checksum
 
-    evaluate_runs(load_config(tiny_config, [*flags, "--eval.num_frames", "2"]), Engine(config))
+    evaluate_on_sets([load_config(tiny_config, [*flags, "--eval.num_frames", "2"])], Engine(config))
     assert "eval.num_frames 4 (now 2)" in " ".join(capsys.readouterr().out.split())
 
 
@@ -172,7 +181,7 @@ def test_a_collapsed_model_is_said(tiny_config: Path, tmp_path: Path, capsys: py
     weights = {f"model.{key}": value for key, value in MSTAT(config.model).state_dict().items()}
     weights["model.stem.patch.weight"].zero_()
     export(run, weights, config.model)
-    evaluate_runs(config, Engine(config))
+    evaluate_on_sets([config], Engine(config))
     warnings = json.loads((run / "evaluation.json").read_text())["warnings"]
     assert "Stages I+II+III: all tracklets have the same feature" in warnings[-1]
     assert "Stage III: all tracklets have the same feature" in " ".join(capsys.readouterr().out.split())

@@ -50,6 +50,12 @@ def test_a_single_split_has_no_deviation() -> None:
     assert mean_of_splits({"0": evaluation_of("0", 0.5, 90)})["sd"] == {}
 
 
+def test_runs_of_all_splits_on_one_split_of_another_set() -> None:
+    """Their mean is of that split, as are the scores of other runs there."""
+    mean = mean_of_splits({name: evaluation_of("0", value, 90) for name, value in (("0", 0.5), ("1", 0.75))})
+    assert (mean["split"], list(mean["splits"])) == ("0", ["0", "1"])
+
+
 def test_what_has_trained_is_not_scored(tmp_path: Path) -> None:
     """Split 1 tests persons that split 0 trains; the same split, and another set, are no one's fault."""
     root = make(tmp_path / "prid", set(range(1, 9)), frames=1)
