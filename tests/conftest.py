@@ -64,6 +64,8 @@ def tiny_actions_yaml(shards: Path) -> str:
     return TINY_ACTIONS.replace("SHARDS", str(shards))
 
 
+NO_SCORES = ["--train.eval_every", "null"]  # for runs of which losses and weights are compared
+
 LOSSES = {"loss"} | {f"loss/{stage}/{term}" for stage in ("I", "II", "III") for term in ("cross_entropy", "triplet")}
 
 
