@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shards.columns import to_numpy
 from shards.records import IGNORE_RULES, JUNK_PID, NO_OUTFIT, Role
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def check_table(table: pa.Table, description: Description) -> None:
     for column in table.columns:
         children = [chunk.values for chunk in column.chunks] if pa.types.is_list(column.type) else []
         _require(not column.null_count and not any(child.null_count for child in children), "a value is missing")
-    keys, pids, camids = table["key"], table["pid"].to_numpy(), table["camid"].to_numpy()
+    keys, pids, camids = table["key"], to_numpy(table["pid"]), to_numpy(table["camid"])
     for chunk in keys.chunks:
         _check_keys(chunk)
     rising = pc.all(
@@ -132,12 +133,12 @@ def check_table(table: pa.Table, description: Description) -> None:
     _require(int(pids.min()) >= JUNK_PID, f"identity {pids.min()}")
     _require(int(camids.min()) >= 0, f"camera {camids.min()}")
     if description.has_outfits:
-        outfits = table["outfit"].to_numpy()
+        outfits = to_numpy(table["outfit"])
         _require(int(outfits.min()) >= NO_OUTFIT, f"outfit {outfits.min()}")
     shard_bytes = np.array([shard.bytes for shard in description.shards], np.int64)
     num_roles = len(description.role_names)
     frames = sum(_check_batch(batch, shard_bytes, num_roles) for batch in table.to_batches())
-    identities = pc.count_distinct(pa.array(pids[pids > 0])).as_py()
+    identities = len(np.unique(pids[pids > 0]))
     result = (len(table), frames, identities, pc.count_distinct(table["camid"]).as_py())
     for what, count in zip(COUNTS, result, strict=True):
         _require(description.counts[what] == count, f"{count:,} {what}, not the {description.counts[what]:,} of counts")
@@ -157,16 +158,16 @@ def _check_keys(keys: pa.StringArray) -> None:
 
 def _check_batch(batch: pa.RecordBatch, shard_bytes: np.ndarray, num_roles: int) -> int:
     """Check shards, offsets, sizes and roles; return the number of frames."""
-    first = batch["sizes"].offsets.to_numpy()
+    first = to_numpy(batch["sizes"].offsets)
     lengths = np.diff(first)
     _refuse(batch, (lengths < 1) | (lengths > MAX_FRAMES), "{} frames", lengths)
     for name in ("offsets", "crc32"):
-        others = batch[name].offsets.to_numpy()
+        others = to_numpy(batch[name].offsets)
         _refuse(batch, np.diff(others) != lengths, f"{{}} {name}, not one per frame", np.diff(others))
         _require(int(others[0]) == int(first[0]), f"{name} do not begin where sizes begin")
-    shards = batch["shard"].to_numpy()
+    shards = to_numpy(batch["shard"])
     _refuse(batch, (shards < 0) | (shards >= len(shard_bytes)), "shard {}", shards)
-    offsets, sizes = (batch[name].values.to_numpy()[first[0] : first[-1]] for name in ("offsets", "sizes"))
+    offsets, sizes = (to_numpy(batch[name].values)[first[0] : first[-1]] for name in ("offsets", "sizes"))
     last_offsets = np.repeat(shard_bytes[shards], lengths) - sizes  # of a frame that ends with its shard
     wrong = (sizes < 1) | (offsets < FIRST_OFFSET) | (offsets > last_offsets)
     if wrong.any():
@@ -176,9 +177,9 @@ def _check_batch(batch: pa.RecordBatch, shard_bytes: np.ndarray, num_roles: int)
         raise ValueError(
             f"invalid value: {key}: a frame of {sizes[frame]} bytes at {offsets[frame]} does not fit its shard"
         )
-    num_given = np.diff(batch["roles"].offsets.to_numpy())
+    num_given = np.diff(to_numpy(batch["roles"].offsets))
     _refuse(batch, num_given != num_roles, f"{{}} roles, not {num_roles}", num_given)
-    roles = batch["roles"].flatten().to_numpy()
+    roles = to_numpy(batch["roles"].flatten())
     _require(int(roles.max()) <= ALL_ROLES, f"role {roles.max()}")
     return int(first[-1] - first[0])
 

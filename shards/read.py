@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards import images, index
+from shards.columns import to_numpy
 from shards.images import Uint8Array
 from shards.paths import expand
 from shards.records import INCOMPARABLE, NO_OUTFIT, DataError, Protocol, Role, Tracklet, UsageError
@@ -36,8 +37,8 @@ class _Batch:
     __slots__ = ("crc32", "first", "offsets", "sizes")
 
     def __init__(self, batch: pa.RecordBatch) -> None:
-        self.first = batch["sizes"].offsets.to_numpy()
-        self.offsets, self.sizes, self.crc32 = (batch[name].values.to_numpy() for name in ("offsets", "sizes", "crc32"))
+        self.first = to_numpy(batch["sizes"].offsets)
+        self.offsets, self.sizes, self.crc32 = (to_numpy(batch[name].values) for name in ("offsets", "sizes", "crc32"))
 
 
 class Reader:
@@ -72,14 +73,12 @@ class Reader:
         self.facts = self.description.facts
         self._check_shards()
         self._table = index.load_table(self._files, self.description)
-        self.pids: Int64Array = self._table["pid"].to_numpy()
-        self.camids: Int64Array = self._table["camid"].to_numpy()
+        self.pids: Int64Array = to_numpy(self._table["pid"])
+        self.camids: Int64Array = to_numpy(self._table["camid"])
         has_outfits = self.description.has_outfits
-        self.outfits: Int64Array = (
-            self._table["outfit"].to_numpy() if has_outfits else np.full(len(self._table), NO_OUTFIT)
-        )
-        self._shards: Int64Array = self._table["shard"].to_numpy()
-        self.num_frames: Int64Array = np.asarray(pc.list_value_length(self._table["sizes"]).to_numpy(), np.int64)
+        self.outfits: Int64Array = to_numpy(self._table["outfit"]) if has_outfits else np.full(len(self), NO_OUTFIT)
+        self._shards: Int64Array = to_numpy(self._table["shard"])
+        self.num_frames: Int64Array = np.asarray(to_numpy(pc.list_value_length(self._table["sizes"])), np.int64)
         self._batches = [_Batch(batch) for batch in self._table.to_batches()]
         self._batch_starts = np.cumsum([0] + [len(batch.first) - 1 for batch in self._batches])
 
@@ -223,7 +222,7 @@ class Reader:
 
     def _flat(self, column: str) -> np.ndarray[Any, Any]:
         """Return a copy of the values of a list column, concatenated."""
-        return np.asarray(self._table[column].combine_chunks().flatten().to_numpy())
+        return to_numpy(self._table[column].combine_chunks().flatten())
 
     def _check_shards(self) -> None:
         files = [shard.file for shard in self.description.shards]

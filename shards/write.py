@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards import index, tar
+from shards.columns import to_numpy
 from shards.guarded import open_lock
 from shards.records import BAD_FRAME, NO_OUTFIT, DataError, Role, Source, SourceTracklet, UsageError
 from shards.shard import SIDECAR, Encoding, Job, Written, join_shard, write_shard
@@ -210,7 +211,7 @@ class Build:
             facts["left out"] += f"; no frame is left of {', '.join(gone)}" if gone else ""
         if turned := sum(result.turned for result in results):
             facts["turned"] = f"{turned:,} pictures, upright as their EXIF orientation says"
-        pids = table["pid"].to_numpy()
+        pids = to_numpy(table["pid"])
         description = index.Description(
             name=self.source.name,
             protocols=self.source.protocols,

@@ -21,6 +21,10 @@ PROJECT = Path(__file__).resolve().parents[1]
 # `accelerate launch` without the other commands of `accelerate`, which take longer to import than a short run takes.
 ACCELERATE_LAUNCH = str(Path(sys.executable).with_name("accelerate-launch"))
 
+# Two test processes and their launches share the cores: threads that spin while they wait would slow each other down.
+# libgomp reads it when torch is imported, here and in all that is launched.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 LAUNCH = "MSTAT_TEST_LAUNCH"
 launches: dict[int, str] = {}  # pid of a launcher -> the value of LAUNCH in all that it starts
 
@@ -59,6 +63,8 @@ def tiny_actions_yaml(shards: Path) -> str:
     """The settings of a short pretraining on these shards."""
     return TINY_ACTIONS.replace("SHARDS", str(shards))
 
+
+NO_SCORES = ["--train.eval_every", "null"]  # for runs of which losses and weights are compared
 
 LOSSES = {"loss"} | {f"loss/{stage}/{term}" for stage in ("I", "II", "III") for term in ("cross_entropy", "triplet")}
 

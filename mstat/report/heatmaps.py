@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import uniform_filter
 
 # One colour for each proxy, distinguishable with colour blindness (Okabe and Ito's palette).
 COLOURS = {
@@ -61,6 +60,8 @@ def shown(maps_CThw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def smooth(map_hw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize a map on the patch grid to `size` (H, W) pixels and average-filter it."""
+    from scipy.ndimage import uniform_filter  # a training would import SciPy with the report, before its first step
+
     image = Image.fromarray(map_hw.astype(np.float32), "F").resize(size[::-1], Image.Resampling.BILINEAR)
     values = np.asarray(image)
     side = 2 * max(1, size[0] // map_hw.shape[0] // 2) + 1  # about a patch

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from launch.export import main as export
 from mstat.runs.checkpoint import find
-from tests.conftest import run
+from tests.conftest import NO_SCORES, run
 
 SHORT = ["--train.steps", 6, "--train.save_every", 4, "--train.eval_every", 3, "--train.keep_best", "true"]
 SHORT += ["--train.keep", 1, "--eval.baselines", "false"]
@@ -52,7 +52,7 @@ def test_a_checkpoint_is_scored_and_exported(kind: str, made: MakeRun, tmp_path:
     weights, or their average, bit for bit and its own scores, in a folder of its own; the run's files stay."""
     folder = made(kind)
     before = (folder / "evaluation.json").read_bytes()
-    status, output = run("evaluate", ["--checkpoint", folder / "checkpoints" / "step-000000006"])
+    status, output = run("evaluate", ["--checkpoint", folder / "checkpoints" / "step-000000006"], accelerate=None)
     assert status == 0, output
     assert (folder / "evaluation.json").read_bytes() == before
     again = json.loads((folder / "evaluations" / "step-000000006" / "evaluation.json").read_text())
@@ -86,7 +86,8 @@ def test_the_advice_for_another_number_of_processes_can_be_followed(
     advice = re.search(r"start a new run from its weights \((--run ANOTHER --model.init [^)]*)\)", output)
     assert advice is not None, output
     advised = shlex.split(advice[1].replace("ANOTHER", str(tmp_path / "run")))
-    status, output = run("train", ["--config", tiny_config, *advised, "--train.steps", 1, "--train.eval_every", "null"])
+    flags = ["--config", tiny_config, *advised, "--train.steps", 1, *NO_SCORES]
+    status, output = run("train", flags, accelerate=None)
     assert status == 0, output
     rows = json.loads((tmp_path / "run" / "init.json").read_text())["rows"]
     trained = {f"model.{name}" for name in load_file(folder / "model.safetensors")}
@@ -98,15 +99,15 @@ def test_a_resume_needs_no_file_of_model_init(made: MakeRun, tiny_config: Path, 
     start = tmp_path / "start"
     assert export(["--run", str(made("single")), "--checkpoint", "best", "--out", str(start)]) == 0
     folder = tmp_path / "run"
-    flags = ["--config", tiny_config, "--run", folder, "--model.init", start, "--train.eval_every", "null"]
-    status, output = run("train", [*flags, "--train.steps", 1])
+    flags = ["--config", tiny_config, "--run", folder, "--model.init", start, *NO_SCORES]
+    status, output = run("train", [*flags, "--train.steps", 1], accelerate=None)
     assert status == 0, output
     for path in start.iterdir():
         path.unlink()
     start.rmdir()
     (folder / "checkpoints" / ".DS_Store").touch()
     (folder / "checkpoints" / "step-000000001" / ".DS_Store").touch()
-    status, output = run("train", [*flags, "--train.steps", 2])
+    status, output = run("train", [*flags, "--train.steps", 2], accelerate=None)
     assert status == 0, output
     assert json.loads((folder / "state.json").read_text())["step"] == 2
 
@@ -114,7 +115,7 @@ def test_a_resume_needs_no_file_of_model_init(made: MakeRun, tiny_config: Path, 
 def test_a_table_is_printed_although_nothing_can_be_written(made: MakeRun, tmp_path: Path) -> None:
     """The work is not lost where a folder may only be read: a warning before it, the table, then the error; not 0."""
     (tmp_path / "file").touch()
-    status, output = run("evaluate", ["--run", made("single"), "--out", tmp_path / "file" / "out"])
+    status, output = run("evaluate", ["--run", made("single"), "--out", tmp_path / "file" / "out"], accelerate=None)
     assert status != 0
     table, error = output.index("I+II+III"), output.index("error: ")
     assert output.index("--out FOLDER writes them elsewhere") < table < error

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from mstat.errors import UserError
 from mstat.runs.folder import locked
-from tests.conftest import Processes, assert_same_losses, members, metrics, run, start, state, wait_for_step
+from tests.conftest import NO_SCORES, Processes, assert_same_losses, members, metrics, run, start, state, wait_for_step
 
 DDP: Processes = {"accelerate": "ddp", "processes": 2}
 
@@ -31,14 +31,14 @@ def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(reference: Path, tiny_
     """SIGUSR1 to rank 1 in step 7: checkpoint 7, `requeue`, launcher's exit 0. Started again on one process, it ends
     with the losses of an undisturbed one to 1e-5."""
     folder = tmp_path / "run"
-    arguments = ["--config", tiny_config, "--run", folder]
+    arguments = ["--config", tiny_config, "--run", folder, *NO_SCORES]
     status, output = run("train", arguments, fault="SIGUSR1 1 7", **DDP)
     assert status == 0, output
     assert "stopped by SIGUSR1 after step 7: re-run the same command to resume" in output
     assert state(folder) == {"state": "requeue", "step": 7, "reason": "stopped by SIGUSR1"}
     assert checkpoints(folder) == ["step-000000005", "step-000000007"]
 
-    status, output = run("train", arguments)
+    status, output = run("train", arguments, accelerate=None)
     assert status == 0, output
     assert state(folder)["state"] == "done"
     assert_same_losses(folder, reference, rel=1e-5)
@@ -48,7 +48,7 @@ def test_a_signal_to_all_processes_loses_nothing(reference: Path, tiny_config: P
     """SIGTERM to launcher, trainer, fork server and loader workers alike: the trainer saves, then ends; the run ends
     bit for bit like an undisturbed one."""
     folder = tmp_path / "run"
-    arguments = ["--config", tiny_config, "--run", folder, "--data.num_workers", 2]
+    arguments = ["--config", tiny_config, "--run", folder, "--data.num_workers", 2, *NO_SCORES]
     process = start("train", arguments)
     wait_for_step(folder, 7, process)
     for pid in members(process.pid):
@@ -58,7 +58,7 @@ def test_a_signal_to_all_processes_loses_nothing(reference: Path, tiny_config: P
     assert 7 <= state(folder)["step"] < 20
     assert [record["step"] for record in metrics(folder)] == list(range(1, state(folder)["step"] + 1))
 
-    status, output = run("train", arguments)
+    status, output = run("train", arguments, accelerate=None)
     assert status == 0, output
     assert_same_losses(folder, reference, rel=0)
     ours, theirs = (load_file(path / "model.safetensors") for path in (folder, reference))
@@ -109,7 +109,7 @@ def test_a_rank_that_dies_is_named_and_started_again(reference: Path, tiny_confi
     """SIGKILL of rank 1 under `--max_restarts 1`: the other one ends and says which; the launcher brings both back, and
     it cost the steps since the last checkpoint, which step 12 has seen whole: the save after it waits for it."""
     folder = tmp_path / "run"
-    arguments = ["--config", tiny_config, "--run", folder]
+    arguments = ["--config", tiny_config, "--run", folder, *NO_SCORES]
     status, output = run("train", arguments, restarts=1, fault="SIGKILL 1 12", **DDP)
     assert status == 0, output
     assert re.search(r"^error: no answer from rank 1 \(host \S+, pid \d+\).*step-0000000(05|10)", output, re.M)
@@ -148,7 +148,7 @@ def test_a_damaged_frame_ends_a_run_of_one_process(
         arguments: list[object] = ["--run", folder, "--data.shards", damaged, "--data.num_workers", 2]
     else:
         arguments = ["--config", tiny_config, "--run", folder, "--data.shards", damaged, "--data.num_workers", 2]
-    status, output = run(command, arguments)
+    status, output = run(command, arguments, accelerate=None)
     assert status == 1
     line = rf"^error: {shard}: \S+ frame \d+: its bytes have changed .*`python -m shards verify {damaged}`"
     assert re.search(line, output, re.M), output
@@ -163,7 +163,7 @@ def test_a_kill_while_a_checkpoint_is_written(kind: str, reference: Path, tiny_c
     """The disk of rank 0 takes nothing for two steps after a save, which are done meanwhile, and rank 0 dies in the
     middle of a file: nothing has claimed that checkpoint, and the run, started again, ends as an undisturbed one."""
     folder = tmp_path / "run"
-    arguments = ["--config", tiny_config, "--run", folder]
+    arguments = ["--config", tiny_config, "--run", folder, *NO_SCORES]
     status, output = run("train", arguments, accelerate=kind, processes=2, fault="slow-disk 0 7")
     assert status != 0
     assert "there is no checkpoint yet" in output
@@ -208,15 +208,15 @@ def test_a_full_disk_costs_no_checkpoint(reference: Path, tiny_config: Path, sma
     """The second save does not fit: a clear error, the first one stays, and after room is made the same command ends
     bit for bit like an undisturbed run."""
     folder = small_disk / "run"
-    arguments = ["--config", tiny_config, "--run", folder]
-    status, output = run("train", arguments)
+    arguments = ["--config", tiny_config, "--run", folder, *NO_SCORES]
+    status, output = run("train", arguments, accelerate=None)
     assert status != 0
     assert "No space left on device" in output
     assert "free disk space, and re-run the same command to resume" in output
     assert checkpoints(folder) == ["step-000000005"]
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
 
-    status, output = run("train", arguments)
+    status, output = run("train", arguments, accelerate=None)
     assert status == 0, output
     assert_same_losses(folder, reference, rel=0)
 
@@ -227,7 +227,7 @@ def test_two_trainings_do_not_share_a_folder(
     """While one trains, another one on its folder waits for it, gives up, and says so."""
     monkeypatch.setattr("mstat.runs.folder.LOCK_SECONDS", 1)
     folder = tmp_path / "run"
-    first = start("train", ["--config", tiny_config, "--run", folder], fault="SIGSTOP 0 4")
+    first = start("train", ["--config", tiny_config, "--run", folder], accelerate=None, fault="SIGSTOP 0 4")
     try:
         wait_for_step(folder, 3, first)
         with pytest.raises(UserError, match=f"{folder}: another training uses this folder"), locked(folder):

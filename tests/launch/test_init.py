@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import PROJECT
+from tests.conftest import NO_SCORES, PROJECT
 from tests.mstat.weights.test_pretrained import timesformer_weights
 from tests.mstat.weights.test_safe_load import Hostile
 
@@ -42,7 +42,7 @@ def test_a_start_is_told_and_recorded(tmp_path: Path, tiny_config: Path) -> None
     """The table is printed once, when the run begins; init.json has every key and every tensor, classifiers too."""
     path, run = tmp_path / "k600.pyth", tmp_path / "run"
     torch.save({"model_state": {f"model.{key}": value for key, value in timesformer_weights().items()}}, path)
-    flags = ["--config", tiny_config, "--run", run, "--model.init", path, "--train.eval_every", "null"]
+    flags = ["--config", tiny_config, "--run", run, "--model.init", path, *NO_SCORES]
     begun = train(*flags, "--train.steps", "1")
     assert begun.returncode == 0, begun.stderr
     assert "2-D bicubic, 4 x 4 -> 4 x 2 (16 -> 8 positions)" in begun.stdout

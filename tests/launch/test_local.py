@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.conftest import LAUNCH, PROJECT, assert_same_losses, launches, members, metrics, state
+from tests.conftest import LAUNCH, NO_SCORES, PROJECT, assert_same_losses, launches, members, metrics, state
 from tests.helpers.hosts import CABLE, NAMES, Hosts
 from tests.helpers.slurm import wait_until
 from tests.launch.test_submit import write_slow
@@ -56,7 +56,7 @@ def test_two_hosts_without_a_scheduler(hosts: Hosts, reference: Path, tiny_confi
     shell = remote_shell(tmp_path / "shell", hosts)
     options = ["--scheduler", "local", "--site", site, "--nodes", 2, "--gpus-per-node", 0, "--skip-preflight"]
     options += ["--hosts", ",".join(NAMES), "--remote-shell", shell]
-    arguments = [*options, "--", "--config", tiny_config, "--run", folder, "--train.save_every", 1]
+    arguments = [*options, "--", "--config", tiny_config, "--run", folder, "--train.save_every", 1, *NO_SCORES]
     first = start(arguments)
     wait_for_step(folder, 2)
     os.kill(next(pid for pid in members(first.pid) if is_rank(pid)), signal.SIGKILL)

@@ -12,7 +12,7 @@ from mstat.distributed.engine import Engine
 from mstat.pretraining.pretrain import pretrain
 from mstat.training.train import train
 from mstat.weights.pretrained import NOWHERE
-from tests.conftest import metrics, run, state, tiny_actions_yaml
+from tests.conftest import NO_SCORES, metrics, run, state, tiny_actions_yaml
 
 
 def test_two_processes_pretrain_as_one_and_training_starts_from_it(
@@ -40,8 +40,8 @@ def test_two_processes_pretrain_as_one_and_training_starts_from_it(
     assert json.loads((two / "evaluation.json").read_text()) == evaluation
     assert state(two) == {"state": "done", "step": 8, "reason": None}
 
-    flags = ["--config", tiny_config, "--model.init", two / "model.safetensors", "--train.steps", 2]
-    status, output = run("train", [*flags, "--run", tmp_path / "run"])
+    flags = ["--config", tiny_config, "--model.init", two / "model.safetensors", "--train.steps", 2, *NO_SCORES]
+    status, output = run("train", [*flags, "--run", tmp_path / "run"], accelerate=None)
     assert status == 0, output
     rows = json.loads((tmp_path / "run" / "init.json").read_text())["rows"]
     assert {row["key"] for row in rows if row["ours"] == NOWHERE} >= {"time_embed", "head.weight", "head.bias"}

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import PROJECT, run
+from tests.conftest import NO_SCORES, PROJECT, run
 from tests.shards.trees import shared_data
 
 
@@ -22,7 +22,7 @@ def test_from_a_video_to_a_report(tmp_path: Path) -> None:
 
     folder = tmp_path / "run"
     config = PROJECT / "configs" / "pets2009.yaml"
-    settings = ["--config", config, "--data.shards", shards, "--run", folder, "--train.steps", 4]
+    settings = ["--config", config, "--data.shards", shards, "--run", folder, "--train.steps", 4, *NO_SCORES]
     status, output = run("train", settings)
     assert status == 0, output
     accelerate = str(Path(sys.executable).with_name("accelerate"))

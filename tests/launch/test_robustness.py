@@ -12,8 +12,8 @@ from tests.conftest import run
 def test_one_process_and_two_give_the_same_study(reference: Path, tmp_path: Path) -> None:
     """Every point bit for bit; tables and the plot's path are printed; a second start scores nothing."""
     studies = []
-    for processes, accelerate, starts in ((1, "single", (7, 0)), (2, "ddp", (7,))):
-        folder = tmp_path / f"run-{processes}"
+    for processes, accelerate, starts in ((None, None, (7, 0)), (2, "ddp", (7,))):
+        folder = tmp_path / f"run-{processes or 1}"
         shutil.copytree(reference, folder)
         for expected in starts:
             status, output = run("robustness", ["--run", folder, "--quick"], accelerate=accelerate, processes=processes)
@@ -27,6 +27,6 @@ def test_one_process_and_two_give_the_same_study(reference: Path, tmp_path: Path
 
 def test_no_run_is_one_line(tmp_path: Path) -> None:
     """A folder that is no run is named."""
-    status, output = run("robustness", ["--run", tmp_path])
+    status, output = run("robustness", ["--run", tmp_path], accelerate=None)
     assert status == 1
     assert f"error: {tmp_path}: no config.yaml in it" in output

@@ -15,7 +15,7 @@ from mstat.config.cli import load_config
 from mstat.distributed.engine import Engine
 from mstat.training.data_sets import evaluate_on_sets
 from shards.__main__ import main
-from tests.conftest import TINY, Processes, metrics, run, start, state, wait_for_step
+from tests.conftest import NO_SCORES, TINY, Processes, metrics, run, start, state, wait_for_step
 from tests.shards.sources.test_prid import make
 
 NUM_PERSONS = 16
@@ -64,7 +64,7 @@ def evaluate(folder: Path, *flags: str) -> None:
 
 def test_each_run_is_the_split_trained_alone(run_set: Path, config: Path, tmp_path: Path) -> None:
     """The third run of the set, after two others in the same processes, against one launch for it alone: bitwise."""
-    arguments = ["--config", config, "--data.split", "2", "--run", tmp_path / "run"]
+    arguments = ["--config", config, "--data.split", "2", "--run", tmp_path / "run", *NO_SCORES]
     status, output = run("train", arguments, accelerate="zero2", processes=2)
     assert status == 0, output
     weights = [load_file(folder / "model.safetensors") for folder in (tmp_path / "run", run_set / "split-2")]

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from mstat.cluster import restarts
 from mstat.foreign_messages import JOB_PENDING, SLURM_ERROR, UNKNOWN_JOB
-from tests.conftest import PROJECT, assert_same_losses, state
+from tests.conftest import NO_SCORES, PROJECT, assert_same_losses, state
 from tests.helpers import hosts
 from tests.helpers.slurm import CABLE, Cluster, two_nodes, wait_until, why_not
 from tests.helpers.system import skip
@@ -203,7 +203,7 @@ def test_a_preemption(cluster: Cluster, slow: Path, undisturbed: Path, tiny_conf
     """By a job of a partition that goes first: saved within KillWait, requeued by Slurm, and in the end the weights of
     the undisturbed run, bitwise."""
     folder = tmp_path / "run"
-    arguments = ["--config", tiny_config, "--run", folder, "--train.save_every", 20]
+    arguments = ["--config", tiny_config, "--run", folder, "--train.save_every", 20, *NO_SCORES]
     job = job_of(cluster.submit(*on_two_nodes(slow), "--", *arguments))
     wait_for_step(cluster, folder, 2)
     urgent = ["--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true"]

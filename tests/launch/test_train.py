@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from tests.conftest import LOSSES, assert_same_losses, metrics, run, start
+from launch import train
+from tests.conftest import LOSSES, NO_SCORES, assert_same_losses, metrics, run, start
 from tests.mstat.runs.test_scored_set import make_set
 
 
@@ -59,7 +61,7 @@ def test_recomputing_trains_alike(
 ) -> None:
     """Blocks or chunks on two processes: every loss to 1e-5 of one process that keeps its activations."""
     flags = ["--config", tiny_config, "--run", tmp_path / "run", *recomputed]
-    status, output = run("train", [*flags, "--train.eval_every", "null"], accelerate=kind, processes=2)
+    status, output = run("train", [*flags, *NO_SCORES], accelerate=kind, processes=2)
     assert status == 0, output
     assert_same_losses(tmp_path / "run", reference, rel=1e-5)
 
@@ -70,13 +72,14 @@ def test_evaluation_is_the_same_on_two_processes(reference: Path, tiny_shards: P
     make_set(tmp_path / "other", "other")
     flags = ["--run", reference, "--data.shards", tiny_shards, tmp_path / "other"]
     written = []
-    for number, options in enumerate(({}, {"accelerate": "ddp", "processes": 2})):
-        status, output = run("evaluate", [*flags, "--out", tmp_path / str(number)], **options)
+    for accelerate, processes in ((None, None), ("ddp", 2)):
+        out = tmp_path / str(processes)
+        status, output = run("evaluate", [*flags, "--out", out], accelerate=accelerate, processes=processes)
         assert status == 0, output
         assert "on 2 data sets" in output
         assert "synthetic (own)" in output
         names = "synthetic", "other"
-        written.append([(tmp_path / str(number) / name / "evaluation.json").read_bytes() for name in names])
+        written.append([(out / name / "evaluation.json").read_bytes() for name in names])
     assert written[0] == written[1]
     assert written[0][0] == (reference / "evaluation.json").read_bytes()
 
@@ -89,7 +92,7 @@ def lines(path: Path) -> int:
 def test_a_killed_run_ends_with_the_same_weights(reference: Path, tiny_config: Path, tmp_path: Path) -> None:
     """SIGKILL between steps, start again: goes on from the newest whole checkpoint, ends bit for bit the same."""
     folder = tmp_path / "run"
-    arguments = ["--config", tiny_config, "--run", folder]
+    arguments = ["--config", tiny_config, "--run", folder, *NO_SCORES]
     process = start("train", arguments)
     deadline = time.monotonic() + 120
     # A checkpoint is written behind the steps: seven of them may be done before that of the fifth has its name.
@@ -105,7 +108,7 @@ def test_a_killed_run_ends_with_the_same_weights(reference: Path, tiny_config: P
     # What a crash in the middle of a save leaves behind is not taken for a checkpoint.
     (folder / "checkpoints" / ".step-000000019").mkdir()
 
-    status, output = run("train", arguments)
+    status, output = run("train", arguments, accelerate=None)
     assert status == 0, output
     assert [record["step"] for record in metrics(folder)] == list(range(1, 21))
     assert [record["loss"] for record in metrics(folder)] == [record["loss"] for record in metrics(reference)]
@@ -142,10 +145,23 @@ def test_a_finished_run_is_not_made_another(flags: list[str], message: str, refe
         (["--model.width", "33"], "33"),
     ],
 )
-def test_bad_settings_end_with_one_message(flags: list[str], message: str, tiny_config: Path, tmp_path: Path) -> None:
+def test_bad_settings_end_with_one_message(
+    flags: list[str],
+    message: str,
+    tiny_config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     """Exit status not 0, one error line that names what is wrong, no run folder left."""
-    status, output = run("train", ["--config", tiny_config, "--run", tmp_path / "run", *flags], accelerate=None)
-    assert status != 0
+    words = ["launch/train.py", "--config", str(tiny_config), "--run", str(tmp_path / "run"), *flags]
+    monkeypatch.setattr(sys, "argv", words)
+    try:
+        status: object = train.main()
+    except SystemExit as ended:
+        status = ended.code
+    output = "".join(capfd.readouterr())
+    assert status in (1, 2)
     assert message in output
     assert "Traceback" not in output
     assert sum("error:" in line or "unknown setting" in line for line in output.splitlines()) == 1
@@ -163,19 +179,22 @@ def test_more_processes_than_clips_are_refused(tiny_config: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("processes", "flags", "message"),
     [
-        (["--train.compile", "true"], "train.compile does not work with ZeRO-3"),
+        (1, ["--train.compile", "true"], "train.compile does not work with ZeRO-3"),
         (
+            2,
             ["--batch.chunk_size", "1", "--batch.num_identities", "5", "--batch.num_tracklets", "3"],
             "batch.chunk_size 1 does not work with ZeRO-3 where 2 processes share 15 clips unevenly",
         ),
     ],
 )
-def test_what_zero3_cannot_do(flags: list[str], message: str, tiny_config: Path, tmp_path: Path) -> None:
+def test_what_zero3_cannot_do(
+    processes: int, flags: list[str], message: str, tiny_config: Path, tmp_path: Path
+) -> None:
     """Refused before the training starts; the message says what to change, and what to launch instead."""
     flags = ["--config", str(tiny_config), "--run", str(tmp_path / "run"), *flags]
-    status, output = run("train", flags, accelerate="zero3", processes=2)
+    status, output = run("train", flags, accelerate="zero3", processes=processes)
     assert status != 0
     assert message in output
     assert "zero2.yaml" in output
@@ -185,7 +204,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_config: Path, tmp_path: Pa
     """The step and the term are named, state.json says failed, and no checkpoint holds what came of it."""
     folder = tmp_path / "run"
     flags = ["--optim.lr", "1e30", "--train.save_every", 1]
-    status, output = run("train", ["--config", tiny_config, "--run", folder, *flags])
+    status, output = run("train", ["--config", tiny_config, "--run", folder, *flags], accelerate=None)
     assert status != 0
     assert "error: step 2: loss" in output
     assert "step-000000001" in output

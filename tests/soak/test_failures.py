@@ -12,12 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LOSSES, Processes, assert_same_losses, members, metrics, run, start, state, wait_for_step
+from tests.conftest import (
+    LOSSES,
+    NO_SCORES,
+    Processes,
+    assert_same_losses,
+    members,
+    metrics,
+    run,
+    start,
+    state,
+    wait_for_step,
+)
 from tests.launch.test_failures import checkpoints, small_disk
 from tests.soak.conftest import Rows
 
 __all__ = ["small_disk"]
-NO_SCORES = ["--train.eval_every", "null"]  # they would take most of the time, and nothing here asks for them
 
 
 @pytest.mark.parametrize(("whom", "name", "kind"), [
