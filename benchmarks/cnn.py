@@ -27,7 +27,7 @@ from mstat.config.cli import load_config
 from mstat.data.loader import TrainingBatches, load
 from mstat.distributed.engine import Engine
 from mstat.evaluation.evaluate import summarise
-from mstat.evaluation.extraction import Trial
+from mstat.evaluation.trial import Trial
 from mstat.files import write_json
 from mstat.losses.cross_entropy import cross_entropy
 from mstat.losses.triplet import batch_hard

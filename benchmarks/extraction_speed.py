@@ -17,7 +17,7 @@ from benchmarks.harness import PROJECT, Figure, in_turn, run, table
 from mstat.config.cli import load_config
 from mstat.data.loader import EvaluationBatches, load
 from mstat.distributed.engine import Engine
-from mstat.evaluation.extraction import Trial
+from mstat.evaluation.trial import Trial
 from mstat.model import MSTAT
 
 ROUNDS, BATCH = 5, 16

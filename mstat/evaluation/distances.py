@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mstat.evaluation.matches import Labels, Pairs
-from mstat.evaluation.ranking import TILE, Progress, extreme_similarities
+from mstat.evaluation.ranking import TILE, Progress, extreme_similarities, silent
 
 # Cosine similarity -> distance; both have the paper's range (0-2).
 DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -39,7 +39,7 @@ def class_distances(
     correct_Q: Tensor,
     *,
     gather: Callable[[Tensor], list[Tensor]] = lambda tensor: [tensor],
-    progress: Progress = lambda num_queries: None,
+    progress: Progress = silent,
     tile: int = TILE,
 ) -> dict[str, dict[str, float | None]]:
     """Compute the four figures above for each distance (`cosine`, `euclidean`); None where no pair has one.

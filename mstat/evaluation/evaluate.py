@@ -1,6 +1,6 @@
 """Evaluate a model under a protocol: scores per stage subset, distances, rankings, baselines.
 
-`mstat.evaluation.extraction` computes features and ranks on any number of processes. Legend: S tracklets of this rank,
+`mstat.evaluation.trial` scores features on any number of processes. Legend: S tracklets of this rank,
 D feature.
 """
 
@@ -23,12 +23,13 @@ from mstat.distributed.engine import Engine
 from mstat.errors import UserError
 from mstat.evaluation import feature_rows, saved_features
 from mstat.evaluation.baselines import hsv_histogram
-from mstat.evaluation.extraction import Trial
+from mstat.evaluation.companion_files import embedding, queries, rankings
 from mstat.evaluation.feature_rows import weights_digest
 from mstat.evaluation.intervals import intervals
 from mstat.evaluation.metrics import MEANS, Scores
-from mstat.evaluation.per_query import LENGTHS, MATCHES, by_number, columns
+from mstat.evaluation.per_query import LENGTHS, MATCHES, by_number
 from mstat.evaluation.saved_features import save_features
+from mstat.evaluation.trial import Trial
 from mstat.files import why_not_writable, write_json
 from mstat.model import MSTAT, join_stages
 from mstat.report.progress import Count
@@ -146,12 +147,12 @@ def evaluate(
         save_features(folder / saved_features.FOLDER, trial, features_SD, info)
     files = {
         "evaluation.json": evaluation,
-        "rankings.json": {**terms, **_rankings(trial, scores, nearest)},
-        "queries.json": {**terms, **_queries(trial, scores)},
+        "rankings.json": {**terms, **rankings(trial, scores, nearest)},
+        "queries.json": {**terms, **queries(trial, scores)},
     }
     if config.eval.pictures:
         with Count("t-SNE", enabled=engine.is_main):
-            files["embedding.json"] = {**terms, **_embedding(trial, features_SD)}
+            files["embedding.json"] = {**terms, **embedding(trial, features_SD)}
     engine.barrier()  # another rank may still read rows that are deleted
     trial.forget_unfinished()
     return files
@@ -289,17 +290,6 @@ def _groups(trial: Trial, scores: Scores) -> dict[str, Any]:
     }
 
 
-def _queries(trial: Trial, scores: Scores) -> dict[str, list[Any]]:
-    """Return the query tracklets and their scores, one list for each quantity."""
-    tracklets = trial.tracklets[trial.queries]
-    return {
-        "key": [trial.reader[index].key for index in tracklets.tolist()],
-        "pid": trial.reader.pids[tracklets].tolist(),
-        "camid": trial.reader.camids[tracklets].tolist(),
-        **columns(scores, () if trial.cmc_only else MEANS),
-    }
-
-
 def can_start(config: ModelConfig) -> bool:
     """Return whether the untrained model can be made; a resumed run does not need the file of `model.init`."""
     return not config.init or Path(config.init).exists()
@@ -331,65 +321,3 @@ def _baselines(trial: Trial, config: Config) -> dict[str, Any]:
     for name, part in zip(HISTOGRAMS, parts, strict=True):
         result[name] = summarise(trial, trial.rank(part, name)[0])
     return result
-
-
-def _embedding(trial: Trial, features_SD: torch.Tensor) -> dict[str, Any]:
-    """Embed the tracklets of the first third of the test identities in two dimensions, by t-SNE of cosine distances."""
-    from sklearn.manifold import TSNE  # takes a second to import
-
-    places = trial.shown()
-    unit_ND = torch.nn.functional.normalize(trial.collect(features_SD, places).double())
-    centred_ND = unit_ND - unit_ND.mean(dim=0)  # in fp64, so that fp32 keeps small differences
-    # Equal features differ from their mean by its rounding at most. They have no principal direction: scikit-learn
-    # would start from NaN and crash.
-    is_collapsed = bool(centred_ND.abs().max() < 1e-12)
-    features = (torch.zeros_like(centred_ND) if is_collapsed else centred_ND).float().numpy()
-    perplexity = min(30.0, max(1.0, (len(features) - 1) / 3))
-    init = "random" if is_collapsed else "pca"
-    tsne = TSNE(perplexity=perplexity, init=init, random_state=trial.config.eval.seed)
-    points = tsne.fit_transform(features) if len(features) > 2 else features[:, :2]
-    pids = trial.reader.pids[trial.tracklets[places]]
-    return {"points": points.astype(float).round(4).tolist(), "pids": pids.tolist()}
-
-
-def _rankings(
-    trial: Trial, scores: Scores, nearest: Callable[[Sequence[int]], tuple[torch.Tensor, torch.Tensor]]
-) -> dict[str, list[dict[str, Any]]]:
-    """Return queries with their nearest gallery tracklets.
-
-    `queries` are the hardest, in ascending order of average precision. `typical` has a third as many, evenly spaced
-    from the best to the worst, because failures alone would misrepresent the model.
-    """
-    reader = trial.reader
-    valid = torch.nonzero(scores.first_hit_Q > 0).flatten()
-    worst_first = valid[scores.average_precision_Q[valid].argsort(stable=True)]
-    hardest = worst_first[: trial.config.eval.num_rankings].tolist()
-    num_typical = min(-(-trial.config.eval.num_rankings // 3), len(worst_first))
-    typical = worst_first.flip(0)[np.linspace(0, len(worst_first) - 1, num_typical).round().astype(int)].tolist()
-    chosen = [*hardest, *typical]
-    similarities, items = nearest(chosen)
-    num_positives = torch.bincount(trial.pairs.positives_2P[0], minlength=len(trial.queries))
-
-    def labels(place: int) -> dict[str, Any]:
-        tracklet = reader[int(trial.tracklets[place])]
-        index = int(trial.tracklets[place])
-        return {"index": index, "key": tracklet.key, "pid": tracklet.pid, "camid": tracklet.camid}
-
-    rankings = []
-    for query, row, similarity in zip(chosen, items.tolist(), similarities.tolist(), strict=True):
-        requested = labels(int(trial.queries[query]))
-        gallery = [
-            {"rank": rank, **labels(place), "similarity": near}
-            for rank, (place, near) in enumerate(zip(row, similarity, strict=True), 1)
-            if place >= 0
-        ]
-        rankings.append(
-            {
-                **requested,
-                "ap": float(scores.average_precision_Q[query]),
-                "first_hit": int(scores.first_hit_Q[query]),
-                "num_positives": int(num_positives[query]),
-                "gallery": [{**entry, "correct": entry["pid"] == requested["pid"]} for entry in gallery],
-            }
-        )
-    return {"queries": rankings[: len(hardest)], "typical": rankings[len(hardest) :]}

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from mstat.evaluation.narrow_cone import SHORTEST, precise_norm
-from mstat.evaluation.ranking import BLOCK, TILE, Search, merge_top
+from mstat.evaluation.ranking import BLOCK, TILE, Progress, Search, merge_top, silent
 from mstat.evaluation.selection import greatest
 from mstat.numerics import Spread, at_least_fp32, spreading
 
@@ -54,6 +54,7 @@ class Items:
         share: First and end of the queries that this rank searches; the shares of all ranks are all queries, in tiles.
         reduce: Sums a tensor over ranks and returns the sum on each.
         gather: Returns the value of every rank.
+        progress: Called by `nearest` after each block, with its number of items.
     """
 
     query_QD: Tensor
@@ -63,6 +64,7 @@ class Items:
     share: tuple[int, int]
     reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor
     gather: Callable[[Any], list[Any]] = lambda value: [value]
+    progress: Progress = silent
 
     @property
     def num_items(self) -> int:
@@ -102,6 +104,7 @@ class Items:
             item_NK[rows] = item_BK
             square_NK[rows] = squared(nearness_BK, offset_B[:, None]).clamp(min=0)  # rounding makes it negative
             largest_N[rows] = squared(least_B, offset_B)
+            self.progress(len(block_BD))
         return Lists(item_NK, square_NK, np.where(largest_N > 0, largest_N, np.float32(1)))
 
     def _search(

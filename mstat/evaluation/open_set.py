@@ -28,7 +28,7 @@ from torch import Tensor
 from mstat.bootstrap import bounds, draw_counts
 from mstat.evaluation.matches import Pairs
 from mstat.evaluation.rank_counts import Block
-from mstat.evaluation.ranking import TILE, Search, merge_top
+from mstat.evaluation.ranking import TILE, Progress, Search, merge_top, silent
 from mstat.numerics import spreading
 
 SHARE = 0.5  # of the query identities that are taken out of the gallery
@@ -45,12 +45,13 @@ def open_set(
     seed: int,
     *,
     gather: Callable[[Any], list[Any]] = lambda value: [value],
+    progress: Progress = silent,
     tile: int = TILE,
 ) -> dict[str, Any]:
     """Take identities out of the gallery, search it, and return `identification`.
 
     Args:
-        query_QD, gallery_SD, start, pairs, tile: As for `mstat.evaluation.ranking.rank_positives`.
+        query_QD, gallery_SD, start, pairs, progress, tile: As for `mstat.evaluation.ranking.rank_positives`.
         query_pids, gallery_pids: Q and G integers.
         seed: Seed of the identities that are taken out and of the intervals.
         gather: Returns the value of every rank, in rank order. Every rank calls it equally often.
@@ -59,7 +60,7 @@ def open_set(
     removed_Q, removed_G = (torch.from_numpy(np.isin(pids, removed)) for pids in (query_pids, gallery_pids))
     kept_2P = pairs.positives_2P[:, ~removed_Q[pairs.positives_2P[0]]]
     left = replace(pairs, junk_G=pairs.junk_G | removed_G, positives_2P=kept_2P)
-    similarity_Q, item_Q = nearest_items(query_QD, gallery_SD, start, left, gather=gather, tile=tile)
+    similarity_Q, item_Q = nearest_items(query_QD, gallery_SD, start, left, gather=gather, progress=progress, tile=tile)
     mated_Q = torch.bincount(kept_2P[0], minlength=pairs.num_query) > 0
     pair_Q = torch.arange(pairs.num_query) * pairs.num_gallery + item_Q
     correct_Q = mated_Q & torch.isin(pair_Q, kept_2P[0] * pairs.num_gallery + kept_2P[1])
@@ -80,6 +81,7 @@ def nearest_items(
     pairs: Pairs,
     *,
     gather: Callable[[Any], list[Any]] = lambda value: [value],
+    progress: Progress = silent,
     tile: int = TILE,
 ) -> tuple[Tensor, Tensor]:
     """Find each query's nearest gallery item that is not ignored; of equal ones, that with the lower index.
@@ -93,7 +95,7 @@ def nearest_items(
     nearness_Q = torch.full((len(query_QD),), -torch.inf)
     item_Q = torch.full((len(query_QD),), -1)
     with spreading(query_QD.device) as spread:
-        search = Search(query_QD, gallery_SD, start, pairs.num_gallery, tile, spread)
+        search = Search(query_QD, gallery_SD, start, pairs.num_gallery, tile, spread, progress)
         for query, nearness_BS in search.strips():
             if not len(gallery_SD):
                 continue  # `strips` completes the offsets

@@ -39,7 +39,11 @@ FEWEST = 16  # fewest queries of a block, for galleries of any size
 RUN = 4  # tiles that a thread processes at a time
 ALIGNMENT = 64  # bytes; the alignment of its factors may affect how a product rounds
 
-Progress = Callable[[int], object]
+Progress = Callable[[int], object]  # called after each block, with its number of queries
+
+
+def silent(num_queries: int) -> None:
+    """Show no progress."""
 
 
 def gallery_slices(total: int, world_size: int, tile: int = TILE) -> list[tuple[int, int]]:
@@ -56,7 +60,7 @@ def rank_positives(
     pairs: Pairs,
     *,
     reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
-    progress: Progress = lambda num_queries: None,
+    progress: Progress = silent,
     tile: int = TILE,
 ) -> Tensor:
     """Rank each true match in its query's gallery; 1 is the nearest, and ignored items do not count.
@@ -83,12 +87,11 @@ def rank_positives(
     check_length("query features", query_QD, pairs.num_query)
     ranks = [torch.zeros(0, dtype=torch.long)]
     with spreading(query_QD.device) as spread:
-        search = Search(query_QD, gallery_SD, start, pairs.num_gallery, tile, spread)
+        search = Search(query_QD, gallery_SD, start, pairs.num_gallery, tile, spread, progress)
         for query, nearness_BS in search.strips():
             block = Block.of(pairs, query, nearness_BS, start)
             nearness_P = reduce(block.look_up())
             ranks.append(reduce(block.count_nearer(nearness_P, spread)).cpu() + 1)
-            progress(len(nearness_BS))
     return torch.cat(ranks)
 
 
@@ -157,7 +160,7 @@ def extreme_similarities(
     start: int,
     pairs: Pairs,
     *,
-    progress: Progress = lambda num_queries: None,
+    progress: Progress = silent,
     tile: int = TILE,
 ) -> tuple[Tensor, Tensor]:
     """Compute the cosine similarity of each true match, and of each query's nearest item of another identity.
@@ -171,14 +174,13 @@ def extreme_similarities(
     check_length("query features", query_QD, pairs.num_query)
     matches, others = [torch.zeros(0)], [torch.zeros(0)]
     with spreading(query_QD.device) as spread:
-        search = Search(query_QD, gallery_SD, start, pairs.num_gallery, tile, spread)
+        search = Search(query_QD, gallery_SD, start, pairs.num_gallery, tile, spread, progress)
         for query, nearness_BS in search.strips():
             block = Block.of(pairs, query, nearness_BS, start)
             matches.append(block.look_up(absent=-torch.inf).cpu())
             here = block.here_P()
             nearness_BS[block.row_P[here], block.item_P[here] - start] = -torch.inf
             others.append(_greatest(nearness_BS).cpu())
-            progress(len(nearness_BS))
     return torch.cat(matches) + search.offset_Q[pairs.positives_2P[0]], torch.cat(others) + search.offset_Q
 
 
@@ -189,7 +191,7 @@ def count_similarities(
     pairs: Pairs,
     num_bins: int,
     *,
-    progress: Progress = lambda num_queries: None,
+    progress: Progress = silent,
     tile: int = TILE,
 ) -> tuple[Tensor, Tensor]:
     """Count the pairs of a query and an item of this rank's slice by their cosine similarity.
@@ -209,7 +211,7 @@ def count_similarities(
         counts_N += torch.bincount(places, minlength=num_bins)
 
     with spreading(query_QD.device) as spread:
-        search = Search(query_QD, gallery_SD, start, pairs.num_gallery, tile, spread)
+        search = Search(query_QD, gallery_SD, start, pairs.num_gallery, tile, spread, progress)
         for query, nearness_BS in search.strips():
             block, offset_B = Block.of(pairs, query, nearness_BS, start), search.offset_Q[query:][: len(nearness_BS)]
             here = block.here_P()
@@ -220,7 +222,6 @@ def count_similarities(
                 others = nearness_BS[low:high] > -torch.inf
                 offset = offset_B[low:high, None].expand(others.shape)[others.cpu()]
                 add(counts_2N[1], nearness_BS[low:high][others], offset)
-            progress(len(nearness_BS))
     genuine_N, impostor_N = counts_2N.cpu()
     return genuine_N, impostor_N
 
@@ -244,11 +245,18 @@ class Search:
     """
 
     def __init__(
-        self, query_QD: Tensor, gallery_SD: Tensor, start: int, num_gallery: int, tile: int, spread: Spread
+        self,
+        query_QD: Tensor,
+        gallery_SD: Tensor,
+        start: int,
+        num_gallery: int,
+        tile: int,
+        spread: Spread,
+        progress: Progress = silent,
     ) -> None:
         _check_slice(query_QD, gallery_SD, start, num_gallery)
         self.query_QD, self.gallery_SD, self.start, self.tile = query_QD, gallery_SD, start, tile
-        self.stop, self.spread = start + len(gallery_SD), spread
+        self.stop, self.spread, self.progress = start + len(gallery_SD), spread, progress
         # The whole gallery decides, not the slice, so that products have the same shape on any number of ranks.
         fitting = STRIP // (4 * max(1, num_gallery)) // FEWEST * FEWEST
         self.block = min(BLOCK, max(FEWEST, fitting))
@@ -272,6 +280,7 @@ class Search:
             strip_BS = held_BS[: len(query_BD)]
             self._for_tiles(partial(self._fill, strip_BS, query_BD))
             yield first, strip_BS
+            self.progress(len(strip_BS))
 
     def _prepare(self, first: int) -> Tensor:
         """Return a block of unit-length queries, or in a narrow cone their differences from the common vector."""

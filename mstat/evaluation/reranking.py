@@ -146,6 +146,7 @@ def rank_reranked(
     *,
     reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     gather: Callable[[Any], list[Any]] = lambda value: [value],
+    progress: ranking.Progress = ranking.silent,
 ) -> Tensor:
     """Rank each true match in its query's gallery after re-ranking, as `rank_positives` does by cosine similarity.
 
@@ -155,6 +156,7 @@ def rank_reranked(
     Args:
         query_QD, gallery_SD, start, pairs, reduce: As for `rank_positives`.
         share, gather: As for `Items`.
+        progress: Called with a number of items while neighbours are searched, and of queries while they are ranked.
 
     Returns:
         (P,) int64 on the CPU, in the order of `pairs.positives_2P`; equal on every rank.
@@ -166,7 +168,7 @@ def rank_reranked(
     kept_S = ~pairs.junk_G[start : start + len(gallery_SD)]
     searched_SD = gallery_SD if kept_S.all() else gallery_SD[kept_S.to(gallery_SD.device)]
     num_before, num_gallery = int((~pairs.junk_G[:start]).sum()), int((~pairs.junk_G).sum())
-    items = Items(query_QD, searched_SD, num_before, num_gallery, share, reduce, gather)
+    items = Items(query_QD, searched_SD, num_before, num_gallery, share, reduce, gather, progress)
     ranks = [torch.zeros(0, dtype=torch.long)]
     for first, distance_BS in _strips(items, gallery_SD, start, pairs.junk_G, settings):
         block = Block.of(pairs, first, distance_BS.neg_(), start)
@@ -189,7 +191,7 @@ def _strips(
     kept_S = ~junk_G[start : start + len(gallery_SD)].numpy()
     step = max(1, ranking.STRIP // (4 * TEMPORARIES * max(1, len(junk_G))))
     with spreading(items.query_QD.device) as spread:
-        search = Search(items.query_QD, gallery_SD, start, len(junk_G), ranking.TILE, spread)
+        search = Search(items.query_QD, gallery_SD, start, len(junk_G), ranking.TILE, spread, items.progress)
         for block, nearness_BS in search.strips():
             for first in range(block, block + len(nearness_BS), step):
                 rows_BS = nearness_BS[first - block :][:step]

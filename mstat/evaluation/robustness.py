@@ -28,7 +28,7 @@ from mstat.distributed.engine import Engine
 from mstat.errors import UserError
 from mstat.evaluation import feature_rows
 from mstat.evaluation.evaluate import refuse_trained, summarise
-from mstat.evaluation.extraction import Trial
+from mstat.evaluation.trial import Trial
 from mstat.files import read_plain_json, write_json, write_text
 from mstat.model import MSTAT, join_stages
 from mstat.report.html import write_reports

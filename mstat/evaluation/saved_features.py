@@ -34,7 +34,7 @@ from shards.index_checks import read_stream
 from shards.records import Role
 
 if TYPE_CHECKING:
-    from mstat.evaluation.extraction import Trial
+    from mstat.evaluation.trial import Trial
 
 FOLDER = "features"  # beside evaluation.json
 FORMAT, VERSION = "mstat-features", 1

@@ -22,7 +22,7 @@ from torch import Tensor
 from mstat.bootstrap import bounds, draw_counts
 from mstat.evaluation.matches import Pairs
 from mstat.evaluation.rank_counts import Block, groups, sort_rows
-from mstat.evaluation.ranking import TILE, Search
+from mstat.evaluation.ranking import TILE, Progress, Search, silent
 from mstat.evaluation.verification import FPRS, accepted
 from mstat.numerics import spreading
 
@@ -56,12 +56,13 @@ def count_accepted(
     thresholds_M: Tensor,
     num_bins: int,
     *,
+    progress: Progress = silent,
     tile: int = TILE,
 ) -> Tensor:
     """Count the pairs of each identity's queries that each threshold accepts, over this rank's slice.
 
     Args:
-        query_QD, gallery_SD, start, pairs, tile: As for `mstat.evaluation.ranking.rank_positives`.
+        query_QD, gallery_SD, start, pairs, progress, tile: As for `mstat.evaluation.ranking.rank_positives`.
         identity_Q: Number of each query's identity, from 0.
         thresholds_M, num_bins: Thresholds as ascending numbers of bins, and the number of all bins.
 
@@ -78,7 +79,7 @@ def count_accepted(
     edge_M = edge_M.to(query_QD.device)
 
     with spreading(query_QD.device) as spread:
-        search = Search(query_QD, gallery_SD, start, pairs.num_gallery, tile, spread)
+        search = Search(query_QD, gallery_SD, start, pairs.num_gallery, tile, spread, progress)
         for query, nearness_BS in search.strips():
             block = Block.of(pairs, query, nearness_BS, start)
             offset_B = search.offset_Q[query : query + len(nearness_BS)].to(nearness_BS.device)

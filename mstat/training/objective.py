@@ -14,7 +14,7 @@ import torch
 from mstat.config import Config
 from mstat.distributed.engine import Engine
 from mstat.evaluation.evaluate import evaluate_run, score
-from mstat.evaluation.extraction import Trial
+from mstat.evaluation.trial import Trial
 from mstat.model import MSTAT, Embedding
 from mstat.report.html import write_report
 from mstat.report.scores import short

@@ -19,7 +19,7 @@ from mstat.console import console, print_line
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
 from mstat.evaluation.evaluate import evaluate_run, refuse_trained
-from mstat.evaluation.extraction import Trial
+from mstat.evaluation.trial import Trial
 from mstat.files import write_json
 from mstat.model import MSTAT
 from mstat.report.averages import mean_of, numbers

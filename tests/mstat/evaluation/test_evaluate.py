@@ -20,8 +20,9 @@ from mstat.data.clips import evaluation_clips
 from mstat.data.corruptions import occlude, shrink
 from mstat.distributed.engine import Engine
 from mstat.evaluation.evaluate import degradation, evaluate, score
-from mstat.evaluation.extraction import Extraction, Trial
+from mstat.evaluation.extraction import Extraction
 from mstat.evaluation.metrics import cmc_map
+from mstat.evaluation.trial import Trial
 from mstat.model import MSTAT
 from shards.images import resize
 from shards.records import Role
@@ -124,9 +125,9 @@ def scored_in_small_tiles(configs: Sequence[Config]) -> list[dict[str, Any]]:
             scores, nearest = trial.rank(features)
             tensors = [scores.average_precision_Q, scores.first_hit_Q, *nearest(range(len(trial.queries)))]
             tensors.append(trial.collect(features, trial.shown()))
-            tensors.append(trial.rerank(features).average_precision_Q)
             tables = [trial.distances(features, scores), trial.camera_pairs(features)]
             if config is configs[0]:
+                tensors.append(trial.rerank(features).average_precision_Q)
                 tables += [trial.verification(features), trial.open_set(features)]
             results.append({"bounds": trial.bounds, "features": features, "tensors": tensors, "tables": tables})
         return results

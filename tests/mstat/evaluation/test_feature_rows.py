@@ -15,8 +15,8 @@ from mstat.config.cli import load_config
 from mstat.distributed.engine import Engine
 from mstat.evaluation import extraction, feature_rows
 from mstat.evaluation.evaluate import evaluate
-from mstat.evaluation.extraction import Trial
 from mstat.evaluation.feature_rows import FeatureRows, Unfinished, weights_digest
+from mstat.evaluation.trial import Trial
 from mstat.model import MSTAT
 from tests.helpers.distributed import as_launched, run_distributed
 

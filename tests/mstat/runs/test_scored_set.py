@@ -16,7 +16,7 @@ from mstat.config import Config, DataConfig, EvalConfig, TrainConfig, changed
 from mstat.config.cli import load_config, save_config
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
-from mstat.evaluation.extraction import Trial
+from mstat.evaluation.trial import Trial
 from mstat.model import MSTAT
 from mstat.report.run_reader import Folder
 from mstat.runs.folder import write_environment
