@@ -86,7 +86,7 @@ def report_errors(command: Callable[[], None]) -> int:
     try:
         command()
     except KeyboardInterrupt:
-        print_line("stopped by Ctrl-C; re-run the same command to resume from the newest checkpoint", file=sys.stderr)
+        print_line("stopped by Ctrl-C; re-run the same command to resume", file=sys.stderr)
         return 130
     except Exception as error:
         is_fixable = _is_fixable(error)

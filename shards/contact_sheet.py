@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from shards.read import Reader
-from shards.records import Role
+from shards.records import NO_OUTFIT, Role
 from shards.text import printable
 
 MARGIN, LINE = 8, 14  # pixels
@@ -27,7 +27,8 @@ def sheet(reader: Reader, i: int, *, columns: int = 12, max_frames: int = 96, he
     columns = min(columns, shown)
     rows = -(-shown // columns)
     head = [
-        f"{tracklet.key}   identity {tracklet.pid}   camera {tracklet.camid}",
+        f"{tracklet.key}   identity {tracklet.pid}   camera {tracklet.camid}"
+        + (f"   outfit {tracklet.outfit}" if tracklet.outfit != NO_OUTFIT else ""),
         f"{tracklet.num_frames} frames" + (f", {shown} shown" if shown < tracklet.num_frames else ""),
         *_roles(reader, i),
     ]

@@ -1,7 +1,7 @@
 """The Arrow index and the description of a set.
 
 DIR/shard-000000.tar   samples are tracklets: <key>.json, <key>.00000.jpg, <key>.00001.jpg, ...
-DIR/index/             Arrow file of HF datasets, one row per tracklet (columns: SCHEMA)
+DIR/index/             Arrow file of HF datasets, one row per tracklet (columns: SCHEMA, with outfits OUTFITS_SCHEMA)
 DIR/dataset.json       Description; written last: a folder without it is incomplete
 """
 

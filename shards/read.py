@@ -168,6 +168,11 @@ class Reader:
         """Return the size in bytes of every frame, concatenated over tracklets."""
         return np.asarray(self._flat("sizes"), np.int64)
 
+    def keys(self, rows: Int64Array) -> list[str]:
+        """Return the keys of some tracklets."""
+        keys: list[str] = self._table["key"].take(pa.array(rows)).to_pylist()
+        return keys
+
     def find(self, key: str) -> int:
         """Return the tracklet with this key. Raises KeyError."""
         place = pc.index(self._table["key"], key).as_py() if key.isascii() else -1  # keys are ASCII

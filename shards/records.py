@@ -37,13 +37,24 @@ class Role(IntFlag):
     JUNK = 8  # in the gallery, but ignored for every query
 
 
-# Gallery tracklets of its own identity that a query ignores, by the name of the rule. The arguments say whether camera
-# and outfit are those of the query, as arrays or tensors of booleans.
-IGNORE_RULES: Mapping[str, Callable[[Any, Any], Any]] = {
-    "camera": lambda camera, outfit: camera,  # Market-1501, MARS and most others
-    "camera-and-outfit": lambda camera, outfit: camera & outfit,
-    "clothes-changing": lambda camera, outfit: camera | outfit,  # matches wear other clothes
-    "same-clothes": lambda camera, outfit: camera | ~outfit,  # matches wear the same clothes
+class IgnoreRule(NamedTuple):
+    """Rule of which gallery tracklets of its own identity a query ignores.
+
+    Attributes:
+        text: The rule in words.
+        ignores: Returns what is ignored, given whether camera and outfit are those of the query, as arrays or tensors
+            of booleans.
+    """
+
+    text: str
+    ignores: Callable[[Any, Any], Any]
+
+
+IGNORE_RULES: Mapping[str, IgnoreRule] = {
+    "camera": IgnoreRule("same camera", lambda camera, outfit: camera),  # Market-1501, MARS and most others
+    "camera-and-outfit": IgnoreRule("same camera in the same outfit", lambda camera, outfit: camera & outfit),
+    "clothes-changing": IgnoreRule("same camera, or same outfit", lambda camera, outfit: camera | outfit),
+    "same-clothes": IgnoreRule("same camera, or another outfit", lambda camera, outfit: camera | ~outfit),
 }
 
 
@@ -65,7 +76,7 @@ class Protocol:
 
     @property
     def needs_outfits(self) -> bool:
-        """Whether the rule of what is ignored looks at outfits."""
+        """True if the rule of what is ignored looks at outfits."""
         return self.ignore != "camera"
 
 
@@ -113,8 +124,10 @@ class Source:
 
     @property
     def has_outfits(self) -> bool:
-        """Whether a tracklet has an outfit."""
-        return any(tracklet.outfit != NO_OUTFIT for tracklet in self.tracklets)
+        """True if a tracklet has an outfit, or a protocol needs outfits."""
+        return any(protocol.needs_outfits for protocol in self.protocols) or any(
+            tracklet.outfit != NO_OUTFIT for tracklet in self.tracklets
+        )
 
 
 @dataclass(frozen=True, slots=True)

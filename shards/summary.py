@@ -40,6 +40,7 @@ def summary(reader: Reader) -> dict[str, Any]:
         "shards": len(reader.description.shards),
         **reader.description.counts,
         "encoding": dict(reader.description.encoding),
+        "outfits": len(np.unique(np.stack([reader.pids, reader.outfits])[:, reader.outfits != NO_OUTFIT], axis=1).T),
         "facts": dict(reader.facts),
         "lengths": {"from": list(BINS), "tracklets": _histogram(reader.num_frames)},
         "frame_bytes": {
@@ -113,7 +114,7 @@ def num_valid_queries(reader: Reader, query: np.ndarray, gallery: np.ndarray, ig
     for (_, camid, outfit), count, start, stop in zip(requested, counts, first, last, strict=True):
         _, camids, outfits = searched[start:stop].T
         same_outfit = (outfits == outfit) & (outfit != NO_OUTFIT)
-        valid += int(count) * bool((~IGNORE_RULES[ignore](camids == camid, same_outfit)).any())
+        valid += int(count) * bool((~IGNORE_RULES[ignore].ignores(camids == camid, same_outfit)).any())
     return valid
 
 
@@ -177,6 +178,8 @@ def show(content: dict[str, Any], console: Console) -> None:
         f"{content['identities']:,} identities, {content['cameras']} cameras, {content['bytes'] / 1e6:,.1f} MB in "
         f"{content['shards']} shards"
     )
+    if content["outfits"]:
+        console.print(f"{content['outfits']:,} outfits of identities", highlight=False)
     console.print(f"checksum {content['checksum']}", highlight=False)
     show_facts(content["facts"], console)
     if content["encoding"]:
@@ -198,7 +201,8 @@ def show(content: dict[str, Any], console: Console) -> None:
             shown = [role for role in ROLES if counts[role]["lengths"]]
             console.print(f"[bold]{markup(label)}[/]: {markup(protocol['description'])}")
             if protocol["ignore"] != "camera":
-                console.print(f"ignored of the query's own identity: {protocol['ignore']}")
+                rule = f"{IGNORE_RULES[protocol['ignore']].text} (rule {protocol['ignore']})"
+                console.print(f"a query ignores of its own identity: {rule}")
             table = Table(box=None)
             for column in ("role", "identities", "tracklets", "frames", "a tracklet has", "lengths"):
                 table.add_column(column, justify="left" if column == "role" else "right", no_wrap=True)

@@ -28,7 +28,7 @@ from mstat.evaluation.feature_rows import weights_digest
 from mstat.evaluation.intervals import intervals
 from mstat.evaluation.metrics import MEANS, Scores
 from mstat.evaluation.per_query import LENGTHS, MATCHES, by_number
-from mstat.evaluation.saved_features import save_features
+from mstat.evaluation.saved_features import check_free, save_features
 from mstat.evaluation.trial import Trial
 from mstat.files import why_not_writable, write_json
 from mstat.model import MSTAT, join_stages
@@ -116,19 +116,23 @@ def degradation(config: EvalConfig) -> list[str]:
     return [f"the frames of {owner} were degraded ({', '.join(message)})"] if message else []
 
 
-def evaluate(
-    engine: Engine, model: MSTAT, reader: Reader, config: Config, folder: Path | None = None
-) -> dict[str, dict[str, Any]]:
-    """Evaluate a model; return the content of each file, equal on every rank.
+class Evaluated(NamedTuple):
+    """Result of `evaluate`.
 
-    The files are `evaluation.json`, `rankings.json`, `queries.json`, and with `eval.pictures` also `embedding.json`.
-
-    Args:
-        folder: Folder for features: finished rows until the evaluation ends, and all of them with `eval.features`. None
-            writes neither.
+    Attributes:
+        files: Content of `evaluation.json`, `rankings.json`, `queries.json`, and with `eval.pictures` also of
+            `embedding.json`; equal on every rank.
+        scored: Result of `score`.
     """
-    work = folder and folder / feature_rows.FOLDER
-    trial, evaluation, dims, features_SD, scores, nearest = score(engine, model, reader, config, work)
+
+    files: dict[str, dict[str, Any]]
+    scored: Scored
+
+
+def evaluate(engine: Engine, model: MSTAT, reader: Reader, config: Config, work: Path | None = None) -> Evaluated:
+    """Evaluate a model. `work` is that of `score`."""
+    scored = score(engine, model, reader, config, work)
+    trial, evaluation, _, features_SD, scores, nearest = scored
     evaluation["distances"] = trial.distances(features_SD, scores)
     evaluation["verification"] = {"cosine": trial.verification(features_SD)}
     evaluation["open_set"] = {"cosine": trial.open_set(features_SD)}
@@ -141,10 +145,7 @@ def evaluate(
         if not can_start(config.model):
             missing = f"model.init ({config.model.init}) no longer exists, so the untrained model has no scores"
             evaluation["warnings"] = [*evaluation["warnings"], missing]
-    terms = {key: evaluation[key] for key in ("dataset", "protocol", "split", "eval")}
-    if config.eval.features and folder:
-        info = {**terms, "ignore": evaluation["ignore"], "dims": dims}
-        save_features(folder / saved_features.FOLDER, trial, features_SD, info)
+    terms = _terms(evaluation)
     files = {
         "evaluation.json": evaluation,
         "rankings.json": {**terms, **rankings(trial, scores, nearest)},
@@ -153,9 +154,11 @@ def evaluate(
     if config.eval.pictures:
         with Count("t-SNE", enabled=engine.is_main):
             files["embedding.json"] = {**terms, **embedding(trial, features_SD)}
-    engine.barrier()  # another rank may still read rows that are deleted
-    trial.forget_unfinished()
-    return files
+    return Evaluated(files, scored)
+
+
+def _terms(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: evaluation[key] for key in ("dataset", "protocol", "split", "eval")}
 
 
 def reranking_settings(config: EvalConfig) -> dict[str, Any]:
@@ -195,16 +198,23 @@ def evaluate_run(
         if obstacle := why_not_writable(folder):
             way_out = "scores will only be printed; --out FOLDER writes them elsewhere"
             console().print(f"[yellow]{markup(str(obstacle))}: {way_out}[/]", soft_wrap=True)
+        elif config.eval.features:
+            check_free(folder / saved_features.FOLDER)
     folder, is_writable = engine.from_main((folder, obstacle is None))
     assert folder is not None
-    files = evaluate(engine, model, reader, config, folder if is_writable else None)
+    work = folder / feature_rows.FOLDER if is_writable else None
+    files, scored = evaluate(engine, model, reader, config, work)
     files["evaluation.json"] |= notes
     if engine.is_main:
         console().print(*score_tables(files["evaluation.json"]))  # first, because the folder may be read-only
         for remark in _remarks(run, folder, reader, config):
             console().print(f"[bold yellow]{markup(remark)}[/]", soft_wrap=True)
         write_files(folder, files, config)
-    engine.barrier()
+    if config.eval.features and is_writable:
+        info = {**_terms(files["evaluation.json"]), "ignore": scored.trial.protocol.ignore, "dims": scored.dims}
+        info["weights"] = weights_digest(model)
+        save_features(folder / saved_features.FOLDER, scored.trial, scored.features_SD, info)
+    scored.trial.forget_unfinished()
     return files["evaluation.json"]
 
 
@@ -224,6 +234,9 @@ def _remarks(run: Path, folder: Path, reader: Reader, config: Config) -> list[st
     """Return remarks on where the scores go and which scores they replace."""
     before = Folder(folder).evaluation
     remarks = []
+    if (folder / saved_features.FOLDER).is_dir() and not config.eval.features:
+        kept = folder / saved_features.FOLDER
+        remarks.append(f"{kept} holds features of an earlier evaluation; --eval.features true replaces them.")
     if folder != run:
         scored = (
             f"{reader.name} (checksum {reader.checksum[:12]}), protocol {reader.protocol(config.data.protocol).name}"

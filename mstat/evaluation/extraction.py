@@ -95,14 +95,17 @@ class Extraction:
         start, stop = self.bounds
         num_clips = [self._num_clips(row) for row in range(start, stop)]
         rows = FeatureRows(start, stop, num_clips, TILE, self._kept(source, size))
-        if rows.num_done and self.engine.is_main:
-            known = f"{self._in_total(rows.num_done):,} of {len(self.tracklets):,}"
+        num_known = sum(self.engine.gather_objects(rows.num_done))
+        if num_known and self.engine.is_main:
+            known = f"{num_known:,} of {len(self.tracklets):,}"
             print_line(f"{label}: {known} tracklets are known from an evaluation that was stopped")
         if intact is not None:
             num_intact = max(min(self.num_intact, stop) - start, 0)
             rows.take(torch.cat(list(intact), dim=1)[:num_intact], [part.shape[1] for part in intact])
         batches = [batch for tile in range(start, stop, TILE) for batch in self._batches(tile, rows, num_clips)]
-        most = max(self.engine.gather_objects(len(batches)))
+        of_ranks = self.engine.gather_objects(len(batches))
+        most, total = max(of_ranks), len(self.tracklets)
+        num_done = sum(self.engine.gather_objects(rows.num_done))
         dataset = EvaluationBatches(
             self.reader, self.tracklets.tolist(), batches, self.config.eval, size, self.num_intact
         )
@@ -121,18 +124,20 @@ class Extraction:
             self.engine.uncompiled(),
             spreading(self.engine.device, at_once) as spread,
             closing(load(dataset, range(len(batches)), workers, on_gpu, at_once=spread.in_hand)) as loader,
-            self._progress(f"extracting {label}", rows.num_done) as progress,
+            Count(f"extracting {label}", total, "tracklets", num_done, enabled=self.engine.is_main) as progress,
         ):
-            for (batch, (joined_BD, dims)), clips in zip(spread.stream(joined_parts, loader), batches, strict=True):
+            done = zip(spread.stream(joined_parts, loader), batches, strict=True)
+            for number, ((batch, (joined_BD, dims)), clips) in enumerate(done, 1):
                 kept = batch["rows_B"] >= 0
                 row, clip = clips[-1]
                 end = row + (clip + 1 == num_clips[row - start])
                 rows.add(batch["rows_B"][kept], joined_BD[kept], dims, end)
-                progress.show(self._in_total(rows.num_done))
+                progress.show(num_done + (total - num_done) * number // most)  # as if all ranks were as far
                 self.engine.stop_if_asked()
-            for _ in range(most - len(batches)):
+            for number in range(len(batches) + 1, most + 1):
                 shape = (self.config.eval.batch_size, self.config.eval.num_frames, *size, 3)
                 _, dims = joined_parts({"frames_BTHWC": torch.zeros(shape, dtype=torch.uint8)})
+                progress.show(num_done + (total - num_done) * number // most)
                 self.engine.stop_if_asked()
         known_dims = self.engine.gather_objects(rows.dims or dims)  # a rank may have neither rows nor a call
         return rows.parts(next(filter(None, known_dims)))
@@ -173,14 +178,9 @@ class Extraction:
         return kept
 
     def forget_unfinished(self) -> None:
-        """Delete the copies on disk of the extractions of this object."""
+        """Delete the copies on disk of the extractions of this object. Every rank calls it."""
+        self.engine.barrier()  # another rank may still read them
         while self._unfinished:
-            self._unfinished.pop().remove()
-
-    def _in_total(self, num_rows: int) -> int:
-        """Return the tracklets of all ranks that are done if they are as far as this one, with `num_rows`."""
-        return round(num_rows * len(self.tracklets) / max(1, self.bounds[1] - self.bounds[0]))
-
-    def _progress(self, label: str, num_rows: int) -> Count:
-        total = len(self.tracklets)
-        return Count(label, total, "tracklets", self._in_total(num_rows), enabled=self.engine.is_main)
+            unfinished = self._unfinished.pop()
+            if self.engine.is_main:
+                unfinished.remove()

@@ -3,7 +3,8 @@
 FOLDER/<digest of all that decides the features>/<first>-<stop>.safetensors   the features of these rows
 
 A file holds whole tiles, so it does not matter which rank, of how many, writes or reads it. The files go when the
-evaluation has written its scores.
+evaluation has written its scores; those of an evaluation that nobody went on with go after `MOST_DAYS`, at the end of
+another one.
 
 Shape suffixes: S rows of this rank, B clips of a batch, D feature, N rows of a file.
 """
@@ -11,6 +12,7 @@ Shape suffixes: S rows of this rank, B clips of a batch, D feature, N rows of a 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -29,7 +31,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 SAVE_SECONDS = 30.0  # between two copies to disk; a shorter extraction writes nothing
+MOST_DAYS = 7
 FOLDER = "features.unfinished"  # beside evaluation.json
+DIGEST = re.compile(r"[0-9a-f]{16}")
 FILE = re.compile(r"(\d{1,12})-(\d{1,12})\.safetensors")
 
 
@@ -58,49 +62,82 @@ class Unfinished:
     def save(self, first: int, features_SD: Tensor, dims: Sequence[int]) -> None:
         """Save the features of rows `first` on; `dims` are those of their parts. A full disk is logged, not raised."""
         path = self.folder / f"{first}-{first + len(features_SD)}.safetensors"
-        tmp = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
         try:
+            if self._is_link():
+                raise OSError("the folder is a link")
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_file({"features": features_SD.contiguous()}, tmp, {"dims": json.dumps(list(dims))})
-            tmp.replace(path)
-        except (OSError, SafetensorError) as error:  # the evaluation itself needs none of these files
+            write_rows(path, features_SD, {"dims": json.dumps(list(dims))})
+        except OSError as error:  # the evaluation itself needs none of these files
             logging.getLogger("mstat").warning("%s: features were not kept for a restart: %s", path, error)
-            with contextlib.suppress(OSError):
-                tmp.unlink()
 
     def load(self, start: int, stop: int) -> tuple[Tensor, Tensor, list[int]] | None:
         """Return which rows from `start` to `stop` are known (S,), the features (S, D) and the dims of their parts.
 
         None if no row is known. A damaged file counts as missing.
         """
-        known_S, features_SD, dims = torch.zeros(stop - start, dtype=torch.bool), None, []
+        known_S, features_SD = torch.zeros(stop - start, dtype=torch.bool), None
+        dims: list[int] = []
         for path, first, last in self._files():
             low, high = max(first, start), min(last, stop)
             if low >= high:
                 continue
             try:
                 with safe_open(path, "pt") as file:
-                    dims = [int(dim) for dim in json.loads(file.metadata()["dims"])]
+                    of_file = [int(dim) for dim in json.loads(file.metadata()["dims"])]
                     part_ND = file.get_slice("features")[low - first : high - first]
-            except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+                continue
+            is_sound = part_ND.dtype == torch.float32 and min(of_file, default=0) > 0
+            if not is_sound or part_ND.shape != (high - low, sum(of_file)) or (dims and of_file != dims):
                 continue
             if features_SD is None:
-                features_SD = torch.zeros(stop - start, sum(dims))
-            if part_ND.shape == (high - low, features_SD.shape[1]) and part_ND.dtype == torch.float32:
-                features_SD[low - start : high - start] = part_ND
-                known_S[low - start : high - start] = True
+                features_SD, dims = torch.zeros(stop - start, sum(of_file)), of_file
+            features_SD[low - start : high - start] = part_ND
+            known_S[low - start : high - start] = True
         return None if features_SD is None else (known_S, features_SD, dims)
 
     def _files(self) -> list[tuple[Path, int, int]]:
-        paths = sorted(self.folder.glob("*.safetensors")) if not self.folder.is_symlink() else []
+        paths = [] if self._is_link() else sorted(self.folder.glob("*.safetensors"))
         matches = [(path, FILE.fullmatch(path.name)) for path in paths if path.is_file() and not path.is_symlink()]
         return [(path, int(match[1]), int(match[2])) for path, match in matches if match]
 
+    def _is_link(self) -> bool:
+        return self.folder.is_symlink() or self.folder.parent.is_symlink()
+
     def remove(self) -> None:
-        """Delete the rows, and the folder of all extractions if these were the last."""
+        """Delete the rows, rows of other extractions that are older than `MOST_DAYS`, and the folder if it is empty.
+
+        One process calls it, when no other one reads the rows.
+        """
+        if self._is_link():
+            return
         shutil.rmtree(self.folder, ignore_errors=True)
-        if self.folder.parent.is_dir() and not any(self.folder.parent.iterdir()):
+        oldest = time.time() - MOST_DAYS * 24 * 3600
+        with contextlib.suppress(OSError):  # another evaluation in this folder may do the same
+            for other in self.folder.parent.iterdir():
+                if DIGEST.fullmatch(other.name) and other.stat().st_mtime < oldest:
+                    shutil.rmtree(other, ignore_errors=True)
             self.folder.parent.rmdir()
+
+
+def write_rows(path: Path, features_ND: Tensor, metadata: Mapping[str, str] | None = None) -> None:
+    """Write `features` to a safetensors file: under a temporary name, then renamed, with the mode of new files.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    tmp = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
+    try:
+        tmp.touch()
+        mode = tmp.stat().st_mode
+        save_file({"features": features_ND.contiguous()}, tmp, None if metadata is None else dict(metadata))
+        tmp.chmod(mode)  # safetensors sets 0600 and ignores the umask
+        tmp.replace(path)
+    except SafetensorError as error:  # also on a full disk
+        raise OSError(errno.EIO, str(error), str(path)) from None
+    finally:
+        with contextlib.suppress(OSError):
+            tmp.unlink()
 
 
 class FeatureRows:
@@ -113,6 +150,7 @@ class FeatureRows:
 
     Attributes:
         known_S: Rows that are complete.
+        num_done: Their number.
         dims: Dims of the parts of a feature; empty until one is known.
     """
 
@@ -124,33 +162,39 @@ class FeatureRows:
         self.known_S = torch.zeros(stop - start, dtype=torch.bool)
         self._features_SD: Tensor | None = None
         self.dims: list[int] = []
-        self._end = self._saved = start  # rows before are complete, and on disk
+        self._end = self._saved = start  # rows before are complete; rows before are on disk
+        self.num_done = 0
         self._saved_at = self._began = time.monotonic()
         if unfinished and (loaded := unfinished.load(start, stop)):
             known_S, self._features_SD, self.dims = loaded
             for first in range(0, stop - start, tile):
                 self.known_S[first : first + tile] = known_S[first : first + tile].all()
             self._features_SD[~self.known_S] = 0
-
-    @property
-    def num_done(self) -> int:
-        """Number of complete rows."""
-        return int(self.known_S.sum())
+            self._skip_known()
 
     def take(self, features_ND: Tensor, dims: Sequence[int]) -> None:
         """Take the first N rows of the slice from another extraction."""
         self._allocate(dims)[: len(features_ND)] = features_ND
         self.known_S[: len(features_ND)] = True
+        self._skip_known()
+
+    def _skip_known(self) -> None:
+        """Count the known rows, and do not write the first ones again."""
+        self.num_done = int(self.known_S.sum())
+        missing = torch.nonzero(~self.known_S)
+        first = int(missing[0]) if len(missing) else len(self.known_S)
+        self._end = self._saved = self.start + first - first % self._tile
 
     def add(self, rows_B: Tensor, features_BD: Tensor, dims: Sequence[int], end: int) -> None:
         """Add the features of clips, given the row of each; rows before `end` are complete then."""
         features_SD = self._allocate(dims)
         features_SD.index_add_(0, rows_B - self.start, features_BD)
-        new_S = ~self.known_S
-        new_S[end - self.start :] = False
-        features_SD[new_S] /= self._num_clips_S[new_S, None]
-        self.known_S |= new_S
-        self._end = end
+        done = slice(self._end - self.start, end - self.start)
+        new = torch.nonzero(~self.known_S[done]).squeeze(1) + done.start
+        features_SD[new] /= self._num_clips_S[new, None]
+        self.known_S[new] = True
+        self.num_done += len(new)
+        self._end = max(self._end, end)
         if time.monotonic() - self._saved_at >= SAVE_SECONDS:
             self._save(end if end == self.stop else end - end % self._tile)
 

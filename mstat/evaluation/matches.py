@@ -102,7 +102,7 @@ def make_pairs(
         own_outfit = (outfits_Q[query] == outfits_G[item]) & (outfits_Q[query] != NO_OUTFIT)
     elif ignore != "camera":
         raise UserError(f"ignore={ignore!r} needs query_outfits and gallery_outfits")
-    ignored = IGNORE_RULES[ignore](own_camera, own_outfit)
+    ignored = IGNORE_RULES[ignore].ignores(own_camera, own_outfit)
     copy = torch.isin(query * num_gallery + item, same_2N[0] * num_gallery + same_2N[1])
     alike_2N = torch.stack([query, item])
     return Pairs(

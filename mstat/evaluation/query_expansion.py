@@ -22,7 +22,7 @@ from mstat.evaluation.matches import Flags, IndexPairs, Pairs, make_pairs
 from mstat.evaluation.metric_inputs import numbers
 from mstat.evaluation.metrics import Matrix
 from mstat.evaluation.narrow_cone import norm
-from mstat.evaluation.ranking import merge_top, top_ranks
+from mstat.evaluation.ranking import Progress, merge_top, silent, top_ranks
 
 BYTES = 2**26  # most bytes of the gallery features of one block of queries
 
@@ -71,11 +71,12 @@ def expanded(
     *,
     reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     gather: Callable[[Any], list[Any]] = lambda value: [value],
+    progress: Progress = silent,
 ) -> Tensor:
     """Return the expanded queries (Q, D), fp32 of unit length on their device, equal on every rank.
 
     Args:
-        query_QD, gallery_SD, start, pairs, reduce: As for `mstat.evaluation.ranking.rank_positives`.
+        query_QD, gallery_SD, start, pairs, reduce, progress: As for `mstat.evaluation.ranking.rank_positives`.
         num_nearest, alpha: As for `expand_queries`.
         gather: Returns the value of every rank.
     """
@@ -96,4 +97,5 @@ def expanded(
             nearest_BD = reduce(nearest_BD)
             total_BD += weight_B1 * (nearest_BD / norm(nearest_BD))
         result_QD[first : first + step] = total_BD / norm(total_BD)
+        progress(len(query_BD))
     return result_QD

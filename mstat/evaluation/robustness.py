@@ -47,14 +47,14 @@ QUICK_FRAMES, QUICK_OCCLUSION, QUICK_RESOLUTION = [1, 2, 4], [0.0, 0.25, 0.5], [
 def sweeps(config: Config, quick: bool = False) -> dict[str, list[EvalConfig]]:
     """Return setting -> the evaluations that vary it.
 
-    Numbers of frames need a mode that takes one clip of a tracklet: `sample`, unless the run has `segments`.
+    Numbers of frames need a mode that takes one clip of a tracklet: `sample`, unless the run has a mode of segments.
     """
     frames, occlusion, resolution = FRAMES, OCCLUSION, RESOLUTION
     base = intact(config.eval)
     if quick:
         frames, occlusion, resolution = QUICK_FRAMES, QUICK_OCCLUSION, QUICK_RESOLUTION
         base = dataclasses.replace(base, mode="sample", num_frames=2)
-    one_clip = base if base.mode == "segments" else dataclasses.replace(base, mode="sample")
+    one_clip = base if base.mode.startswith("segments") else dataclasses.replace(base, mode="sample")
     heights = sorted({max(1, round(part * config.model.image_size[0])) for part in resolution})
     return {
         "num_frames": [dataclasses.replace(one_clip, num_frames=number) for number in frames],
@@ -131,7 +131,6 @@ class _Scorer:
             self.gallery = of_gallery, parts
         scores, _ = trial.rank(join_stages(parts, settings.stage_norm))
         summary = summarise(trial, scores)
-        self.engine.barrier()  # another rank may still read rows that are deleted
         trial.forget_unfinished()
         return {key: summary[key] for key in (*HEADINGS, "num_query", "num_valid_query", "num_gallery")}
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import platform
 import re
 import shutil
 from collections.abc import Mapping
@@ -24,14 +25,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mstat.errors import UserError
+from mstat.evaluation.feature_rows import write_rows
 from mstat.files import read_json, write_json
 from shards.guarded import open_regular
 from shards.index_checks import read_stream
-from shards.records import Role
+from shards.records import DataError, Role
 
 if TYPE_CHECKING:
     from mstat.evaluation.trial import Trial
@@ -67,31 +68,40 @@ def save_features(folder: Path, trial: Trial, features_SD: Tensor, info: Mapping
         OSError: If the disk is full.
     """
     engine, (start, stop) = trial.engine, trial.bounds
-    tmp = folder.with_name(f"{folder.name}.partial")
-    if engine.is_main:
-        if folder.is_symlink() or (folder.exists() and not (folder / INFO).is_file()):
-            raise UserError(f"{folder}: exists, and does not hold features: move it away")
+    unique = f"{folder.name}.{platform.node()}.{os.getpid()}"
+    tmp = folder.with_name(engine.from_main(f".{unique}"))  # another evaluation may write here at the same time
+    try:
+        if engine.is_main:
+            check_free(folder)
+            tmp.mkdir(parents=True)
+        engine.barrier()
+        if stop > start:
+            tmp.mkdir(parents=True, exist_ok=True)  # on another host's own disk; rank 0 misses the part
+            write_rows(tmp / f"features-{start}-{stop}.safetensors", features_SD)
+        engine.barrier()
+        if engine.is_main:
+            parts = [f"features-{a}-{b}.safetensors" for a, b in trial.slices if b > a]
+            if missing := [name for name in parts if not (tmp / name).is_file()]:
+                raise UserError(f"{tmp}: {missing[0]} of another process is missing: all must share the run folder")
+            _write_table(tmp / TABLE, trial)
+            write_json(tmp / INFO, {"format": FORMAT, "version": VERSION, **info})
+            if folder.exists():
+                old = tmp.with_name(f"{tmp.name}.old")
+                folder.rename(old)
+                shutil.rmtree(old, ignore_errors=True)
+            tmp.rename(folder)
+        engine.barrier()
+    except BaseException:
         shutil.rmtree(tmp, ignore_errors=True)
-        tmp.mkdir(parents=True)
-    engine.barrier()
-    if stop > start:
-        tmp.mkdir(parents=True, exist_ok=True)  # on another host's own disk; rank 0 misses the part
-        save_file({"features": features_SD.contiguous()}, tmp / f"features-{start}-{stop}.safetensors")
-    engine.barrier()
-    if engine.is_main:
-        missing = [f"features-{a}-{b}.safetensors" for a, b in trial.slices if b > a]
-        missing = [name for name in missing if not (tmp / name).is_file()]
-        if missing:
-            raise UserError(f"{tmp}: {missing[0]} of another process is missing: the run folder must be shared by all")
-        _write_table(tmp / TABLE, trial)
-        write_json(tmp / INFO, {"format": FORMAT, "version": VERSION, **info})
-        if folder.exists():
-            old = folder.with_name(f"{folder.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-            shutil.rmtree(old, ignore_errors=True)
-        tmp.rename(folder)
-    engine.barrier()
+        raise
+
+
+def check_free(folder: Path) -> None:
+    """Raise UserError if features cannot be written to `folder`, because it is a link or holds other files."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() and not folder.is_symlink() else set()
+    others = {name for name in names - {INFO, TABLE} if not PART.fullmatch(name)}
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()) or others or (names and INFO not in names):
+        raise UserError(f"{folder}: exists, and holds more than features, or is a link: move it away")
 
 
 def _write_table(path: Path, trial: Trial) -> None:
@@ -102,7 +112,7 @@ def _write_table(path: Path, trial: Trial) -> None:
     is_query[trial.queries] = True
     columns = {
         "index": tracklets.astype(np.int64),
-        "key": [reader[int(index)].key for index in tracklets],
+        "key": reader.keys(tracklets),
         "pid": reader.pids[tracklets],
         "camid": reader.camids[tracklets],
         "outfit": reader.outfits[tracklets],
@@ -138,8 +148,10 @@ class SavedFeatures:
         """
         columns = {name: self.table[name].to_numpy() for name in SCHEMA.names if name != "key"}
         query, gallery = np.flatnonzero(columns["query"]), np.flatnonzero(columns["gallery"])
-        places = {index: place for place, index in enumerate(columns["index"][gallery].tolist())}
-        indices = columns["index"][query].tolist()
+        _, copy_of_query, copy_in_gallery = np.intersect1d(
+            columns["index"][query], columns["index"][gallery], return_indices=True
+        )
+        settings = self.info.get("eval")
         return {
             "query_features": self.features_ND[torch.from_numpy(query)],
             "query_pids": columns["pid"][query],
@@ -148,11 +160,11 @@ class SavedFeatures:
             "gallery_pids": columns["pid"][gallery],
             "gallery_camids": columns["camid"][gallery],
             "junk": columns["junk"][gallery],
-            "same": [(place, places[index]) for place, index in enumerate(indices) if index in places],
+            "same": np.stack([copy_of_query, copy_in_gallery], axis=1),
             "query_outfits": columns["outfit"][query],
             "gallery_outfits": columns["outfit"][gallery],
             "ignore": self.info["ignore"],
-            "no_positive": (self.info.get("eval") or {}).get("no_positive") or "skip",
+            "no_positive": (settings.get("no_positive") if isinstance(settings, dict) else None) or "skip",
         }
 
 
@@ -174,7 +186,7 @@ def load_features(folder: str | os.PathLike[str]) -> SavedFeatures:
     try:
         with os.fdopen(open_regular(folder / TABLE), "rb") as file:
             table = read_stream(pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), SCHEMA)
-    except (OSError, pa.ArrowException, ValueError) as error:
+    except (OSError, pa.ArrowException, ValueError, DataError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder / TABLE}: cannot be read ({reason}): evaluate the run again") from None
     num_gallery = int(np.count_nonzero(table["gallery"].to_numpy()))
@@ -195,7 +207,7 @@ def _read_parts(folder: Path, num_rows: int) -> Tensor:
             os.close(open_regular(path))
             with safe_open(path, "pt") as file:
                 part_ND: Tensor = file.get_tensor("features")
-        except (OSError, SafetensorError, ValueError) as error:
+        except (OSError, SafetensorError, ValueError, DataError) as error:
             raise UserError(f"{path}: cannot be read ({error}): evaluate the run again") from None
         if part_ND.ndim != 2 or part_ND.dtype != torch.float32 or len(part_ND) != stop - first:
             raise UserError(f"{path}: holds {tuple(part_ND.shape)} {part_ND.dtype}, not {stop - first} rows of fp32")

@@ -91,11 +91,13 @@ class Trial(Extraction):
             why = f"gallery and queries come from a single camera, {cameras[0]}"
         else:
             why = "the gallery has the queries' identities only from the query's own camera, or as junk"
-        match = "a match" if self.protocol.needs_outfits else "a match from another camera"
+        match, way_out = "a match from another camera", "a data set whose test identities appear in two cameras"
+        if self.protocol.needs_outfits:
+            match, way_out = "a match", "a data set whose test identities appear in other clothes or cameras"
         return (
             f"none of the {num_queries:,} queries of this protocol and split has {match} in the gallery, so nothing "
-            f"can be scored: {why}. Choose another --data.protocol or --data.split, or a data set whose test "
-            "identities appear in two cameras; --train.eval_every null trains without scores"
+            f"can be scored: {why}. Choose another --data.protocol or --data.split, or {way_out}; "
+            "--train.eval_every null trains without scores"
         )
 
     @property
@@ -226,9 +228,11 @@ class Trial(Extraction):
         query_QD, gallery_SD, start = self._sides(features_SD)
         if settings.expansion:
             nearest = settings.expansion, settings.expansion_alpha
-            query_QD = expanded(
-                query_QD, gallery_SD, start, self.pairs, *nearest, reduce=engine.sum, gather=engine.gather_objects
-            )
+            arguments = (query_QD, gallery_SD, start, self.pairs, *nearest)
+            with self._counting("expanding queries") as progress:
+                query_QD = expanded(
+                    *arguments, reduce=engine.sum, gather=engine.gather_objects, progress=progress.advance
+                )
         if settings.rerank == "none":
             with self._counting("ranking by expanded queries") as progress:
                 ranks_P = rank_positives(
@@ -237,10 +241,8 @@ class Trial(Extraction):
             return score_ranks(self.pairs, ranks_P)
         parameters = Reranking(settings.rerank_k1, settings.rerank_k2, settings.rerank_lambda)
         share = gallery_slices(len(query_QD), engine.world_size)[engine.rank]
-        arguments = (query_QD, gallery_SD, start, self.pairs, parameters, share)
+        sides = (query_QD, gallery_SD, start, self.pairs, parameters, share)
         num_items = len(query_QD) + int((~self.pairs.junk_G).sum())
         with self._counting("re-ranking", num_items) as progress:
-            ranks_P = rank_reranked(
-                *arguments, reduce=engine.sum, gather=engine.gather_objects, progress=progress.advance
-            )
+            ranks_P = rank_reranked(*sides, reduce=engine.sum, gather=engine.gather_objects, progress=progress.advance)
         return score_ranks(self.pairs, ranks_P)

@@ -6,6 +6,7 @@ RUN/evaluations/<name>/, the same files                            for another o
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,6 +21,7 @@ from mstat.files import read_plain_json
 if TYPE_CHECKING:
     from shards.read import Reader
 
+MOST_LETTERS = 100  # of a folder's name
 EVALUATIONS = "evaluations"  # in the run folder: evaluations on another data set, protocol or split than the training's
 # Settings of the evaluation that scores depend on, with their labels; the others only change the report.
 DECIDING = {
@@ -150,7 +152,10 @@ def evaluation_folder(run: Path, reader: Reader, data: DataConfig) -> Path:
 
 def folder_name(text: str) -> str:
     """Return a name for a folder: the name of a data set may have any characters."""
-    return re.sub(r"[^\w.-]+", "-", text).strip("-.")[:100] or "set"
+    name = re.sub(r"[^\w.-]+", "-", text).strip("-.")
+    if len(name) > MOST_LETTERS:  # long names may begin alike
+        name = f"{name[: MOST_LETTERS - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return name or "set"
 
 
 def folder_in(run: Path, name: str) -> Path:

@@ -134,7 +134,9 @@ def _read_list(root: Path, part: str) -> list[_Row]:
         if pid != int(columns[1]) or pid == 0:
             raise DataError(f"{where}: identity {columns[1]}, but the folder is {columns[0]}; take the original")
         if not 1 <= camid <= CAMERAS:
-            raise DataError(f"{where}: {columns[0]}: number {camid}, but a session has 1 to {CAMERAS}")
+            raise DataError(
+                f"{where}: {columns[0]}: number {camid}, but a session has 1 to {CAMERAS}; take the original"
+            )
         rows.append(_Row(part, columns[0], pid, camid + CAMERAS * (session == "session3"), columns[2]))
     if not rows:
         raise DataError(f"{path}: empty; take the original")

@@ -48,6 +48,13 @@ def pictures_of(folder: Path) -> list[str]:
 
     Raises DataError if there is none, or if two names differ only in extension or leading zeros.
     """
+    names = list_pictures(folder)
+    refuse_same_numbers(folder, names)
+    return names
+
+
+def list_pictures(folder: Path) -> list[str]:
+    """Return the names of the pictures in a folder as `pictures_of`, also if two have the same number."""
     if not folder.is_dir():
         raise DataError(f"{folder}: missing; unpack the data set again")
     listed = os.listdir(folder)
@@ -57,12 +64,17 @@ def pictures_of(folder: Path) -> list[str]:
         raise DataError(
             f"{folder}: contains no picture ({', '.join(PICTURES)}){there}; unpack it again, or remove the folder"
         )
+    return [name for _, name in keys]
+
+
+def refuse_same_numbers(folder: Path, names: Sequence[str], way_out: str = "remove one of them") -> None:
+    """Raise DataError if two names differ only in extension or leading zeros."""
     first: dict[tuple[object, ...], str] = {}
-    for (*parts, (_, ending)), name in keys:
+    for name in names:
+        (*parts, (_, ending)), _ = natural(name)
         other = first.setdefault((*parts, ending.rpartition(".")[0]), name)
         if other != name:
-            raise DataError(f"{folder}: {other} and {name} have the same frame number; remove one of them")
-    return [name for _, name in keys]
+            raise DataError(f"{folder}: {other} and {name} have the same frame number; {way_out}")
 
 
 def natural(name: str) -> tuple[list[tuple[int, str]], str]:
@@ -71,16 +83,20 @@ def natural(name: str) -> tuple[list[tuple[int, str]], str]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
 
 
+def plain(name: str) -> str:
+    """Return a name without what may differ by mistake: leading zeros of numbers, spaces, letter case, Unicode form."""
+    words = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    return re.sub(r"\d+", lambda digits: str(int(digits[0])), words)
+
+
 def numbered(root: Path, names: Sequence[str], what: str) -> tuple[dict[str, int], dict[str, str]]:
     """Return a number for each name, and a fact with this numbering unless all names are numbers from 1.
 
     Raises DataError if two names differ only in zeros, spaces or letter case, which may be a mistake.
     """
-    first: dict[int | str, str] = {}
+    first: dict[str, str] = {}
     for name in names:
-        plain = unicodedata.normalize("NFKC", name).strip().casefold()
-        other = first.setdefault(int(plain) if plain.isdecimal() else plain, name)
-        if other != name:
+        if (other := first.setdefault(plain(name), name)) != name:
             raise DataError(
                 f"{root}: {what} {other!r} and {name!r} differ in zeros, spaces or letter case alone; rename one of "
                 "them everywhere"
@@ -123,6 +139,11 @@ def check_gaps(numbers: Mapping[str, Sequence[int]], start: int | None = None) -
         first = frames[0] if start is None else min(start, frames[0])
         if missing := frames[-1] + 1 - first - len(frames):
             gaps[key] = missing
+    return gaps_fact(gaps)
+
+
+def gaps_fact(gaps: Mapping[str, int]) -> dict[str, str]:
+    """Return the fact `gaps`, given the number of missing frames of tracklets by key; an empty dict if none has any."""
     if not gaps:
         return {}
     named = some([f"{key} {count:,}" for key, count in gaps.items()])

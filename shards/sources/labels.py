@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping
 
 from shards.records import DISTRACTOR_PID, JUNK_PID, NO_OUTFIT
-from shards.sources.common import natural, numbered
+from shards.sources.common import natural, numbered, plain
 from shards.sources.table import Row, Table, shown
 
 WHOLE = re.compile(r"(-?[0-9]+)(?:\.0+)?")  # tables of numbers with empty cells are often saved with decimals
-UNKNOWN = ("nan", "none", "null", "n/a")  # what programs write into empty cells
+NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?(e[+-]?[0-9]+)?", re.I)
+UNKNOWN = ("nan", "none", "null", "n/a", "na", "<na>", "#n/a", "unknown", "?", "-")  # written into empty cells
 NAMES = {DISTRACTOR_PID: "distractor", JUNK_PID: "junk"}
 SPECIAL = {DISTRACTOR_PID: re.compile("distractors?|0+", re.I), JUNK_PID: re.compile("junk|0*-0*1", re.I)}
 TITLES = {"pid": "identities", "camid": "cameras", "outfit": "outfits"}
@@ -65,6 +65,9 @@ def _label(table: Table, row: Row, column: str) -> str:
         table.fault(row.line, column, f"{shown(cell)} stands for a missing value; {way_out}")
         return ""
     match = WHOLE.fullmatch(cell)
+    if not match and NUMBER.fullmatch(cell):
+        table.fault(row.line, column, f"{shown(cell)} is not written as a whole number; write its digits")
+        return ""
     if not match:
         return cell
     if abs(int(match[1])) > MAX_NUMBER:
@@ -83,10 +86,8 @@ def _special(labels: list[str]) -> dict[str, int]:
 
 def _check_spelling(table: Table, column: str, lines: Mapping[str, int]) -> None:
     """Note labels that `numbered` refuses, with their lines."""
-    first: dict[int | str, str] = {}
+    first: dict[str, str] = {}
     for label, line in lines.items():
-        plain = unicodedata.normalize("NFKC", label).strip().casefold()
-        other = first.setdefault(int(plain) if plain.isdecimal() else plain, label)
-        if other != label:
+        if (other := first.setdefault(plain(label), label)) != label:
             reason = f"{shown(label)} and {shown(other)} (line {lines[other]}) differ in zeros, spaces or case alone"
             table.fault(line, column, f"{reason}; write one of them everywhere")

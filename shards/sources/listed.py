@@ -38,7 +38,7 @@ from pathlib import Path, PurePosixPath
 
 from shards.paths import path
 from shards.records import IGNORE_RULES, DataError, Source, SourceTracklet
-from shards.sources.common import files_of
+from shards.sources.common import files_of, gaps_fact
 from shards.sources.labels import numbers_of
 from shards.sources.pictures import Folders, Selection
 from shards.sources.role_columns import COLUMN, FORM, Rule, check_roles, protocols_of, roles_of, rule
@@ -55,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--list", type=path, required=True, metavar="FILE", help="the table of tracklets")
     add("--root", type=path, metavar="DIR", help="folder in which the paths begin (default: that of the list)")
     add("--name", metavar="NAME", help="name of the data set (default: that of the list, without .csv)")
-    ignore = f"what a query ignores of its own identity: {', '.join(IGNORE_RULES)} (default: camera)"
+    rules = "; ".join(f"{name}: {rule.text}" for name, rule in IGNORE_RULES.items())
+    ignore = f"gallery tracklets of its own identity that a query ignores (default: camera). {rules}"
     add("--ignore", type=rule, action="append", default=[], metavar="[PROTOCOL=]RULE", help=ignore)
     add("--cmc-only", action="store_true", help="each query has one true match: mAP is not reported")
     parser.set_defaults(
@@ -106,7 +107,13 @@ def read(
         )
     )
     check_roles(table, protocols, columns, tracklets)
-    facts = {**facts_of_pids, **facts_of_camids, **facts_of_outfits}
+    gaps = {
+        key: int(row.cells["end"]) + 1 - int(row.cells["start"]) - len(selection.names)
+        for key, row, selection in zip(keys, table.rows, selections, strict=True)
+        if row.cells.get("start")
+    }
+    gaps = {key: missing for key, missing in gaps.items() if missing}
+    facts = {**gaps_fact(gaps), **facts_of_pids, **facts_of_camids, **facts_of_outfits}
     if idle := sum(not any(of_row) for of_row in roles):
         facts["without a role"] = f"tracklets that have no role in any protocol: {idle:,}"
     return Source(name or path.stem, protocols, tracklets, {**facts, **folders.facts()})

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial as bind
 from pathlib import Path
@@ -99,7 +99,7 @@ def read(
     that is listed twice, and, unless `partial`, missing pictures or counts other than the official ones.
     """
     folder = root if any((root / name).is_file() for name in FILES) else root / LISTS
-    rows = {"train": _read_part(folder, "train", {}), "test": _read_part(folder, "test", _read_queries(folder))}
+    rows = {"train": _read_part(folder, "train", set()), "test": _read_part(folder, "test", _read_queries(folder))}
     empty = [f"{part} {number}" for part in rows for number, row in enumerate(rows[part]) if not len(row.frames)]
     _check_unique(folder, [row for part in rows.values() for row in part])
 
@@ -160,23 +160,26 @@ def _read_numbers(path: Path, columns: int, form: str) -> list[tuple[int, ...]]:
     return rows
 
 
-def _read_queries(folder: Path) -> dict[int, int]:
-    """Return the queries: row of the test info, and line in query_IDX.txt."""
+def _read_queries(folder: Path) -> set[int]:
+    """Return the rows of the test info that are queries."""
     path = folder / "query_IDX.txt"
-    queries: dict[int, int] = {}
-    for line, (row,) in enumerate(_read_numbers(path, 1, "a row of track_test_info.txt"), start=1):
-        if queries.setdefault(row, line) != line:
+    queries: set[int] = set()
+    for (row,) in _read_numbers(path, 1, "a row of track_test_info.txt"):
+        if row in queries:
             raise DataError(f"{path}: names row {row} twice; take the original")
+        queries.add(row)
     return queries
 
 
-def _read_part(folder: Path, part: str, queries: Mapping[int, int]) -> list[_Row]:
+def _read_part(folder: Path, part: str, queries: Set[int]) -> list[_Row]:
     info, names_path = folder / f"track_{part}_info.txt", folder / f"{part}_name.txt"
     table = _read_numbers(info, 5, COLUMNS)
     outside = sorted(row for row in queries if not 0 <= row < len(table))
     if outside:
         last = len(table) - 1
-        raise DataError(f"{folder / 'query_IDX.txt'}: row {outside[0]}, but {info.name} has rows 0 to {last}")
+        raise DataError(
+            f"{folder / 'query_IDX.txt'}: row {outside[0]}, but {info.name} has rows 0 to {last}; take the originals"
+        )
     lines = [line.strip() for line in _read_lines(names_path)]
     while lines and not lines[-1]:
         lines.pop()
@@ -206,7 +209,8 @@ def _row(info: Path, names_path: Path, number: int, row: Sequence[int], lines: l
                 raise _no_name(names_path, name)
             if tuple(map(int, match.group(1, 2, 3))) != (pid, outfit, camid):
                 raise DataError(
-                    f"{where}: identity {pid}, outfit {outfit}, camera {camid}, but it lists {name} of {names_path}"
+                    f"{where}: identity {pid}, outfit {outfit}, camera {camid}, but it lists {name} of {names_path}; "
+                    "take the originals"
                 )
             prefixes.append(match[0])
         ending = ENDING.fullmatch(name, len(prefixes[-1]))
@@ -214,7 +218,9 @@ def _row(info: Path, names_path: Path, number: int, row: Sequence[int], lines: l
             raise _no_name(names_path, name)
         frames.add(int(ending[1]))
     if len(frames) != max(end + 1 - start, 0) or len(prefixes) > 1:
-        raise DataError(f"{where}: {names_path} lines {start} to {end} are not the frames of one tracklet")
+        raise DataError(
+            f"{where}: {names_path} lines {start} to {end} are not the frames of one tracklet; take the originals"
+        )
     prefix = prefixes[0].removesuffix("F") if prefixes else ""
     return _Row(prefix, pid, outfit, camid, np.array(sorted(frames), np.int64), is_query)
 
@@ -284,7 +290,7 @@ def _counts(train: Sequence[_Row], test: Sequence[_Row]) -> dict[str, int]:
     ]
     pids, camids, outfits = (of_query[:, None] == of_gallery for of_query, of_gallery in zip(*labels, strict=True))
     for protocol in PROTOCOLS:
-        matches = pids & ~IGNORE_RULES[protocol.ignore](camids, outfits)
+        matches = pids & ~IGNORE_RULES[protocol.ignore].ignores(camids, outfits)
         counts[f"valid queries ({protocol.name})"] = int(matches.any(axis=1).sum())
     return counts
 

@@ -6,15 +6,18 @@ import os
 import re
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from shards.records import DataError
-from shards.sources.common import pictures_of, printable, some
+from shards.sources.common import list_pictures, printable, refuse_same_numbers, some
 from shards.sources.walk import Walk
 
 MAX_SHOWN = 3  # numbers or names in a message
+# What may follow a prefix that ends in a letter or a digit: another word, or a number and its letter (T1 F001).
+SEPARATED = {"letter": re.compile(r"[^\W\d_]"), "digit": re.compile(r"\d|[^\W\d_]+(?!\d|[^\W\d_])")}
 
 
 class Selection(NamedTuple):
@@ -24,24 +27,31 @@ class Selection(NamedTuple):
     names: tuple[str, ...]
 
 
-@dataclass(slots=True)
+@dataclass
 class _Folder:
     """A folder of pictures: names in order of time, in order of letters, and the owner of each that has one."""
 
     path: Path
     names: list[str]
-    places: dict[str, int] = field(default_factory=dict)
-    by_letters: list[str] = field(default_factory=list)
     owners: dict[str, int] = field(default_factory=dict)
     frames: dict[str, list[tuple[int, str]]] = field(default_factory=dict)  # by prefix
 
-    def __post_init__(self) -> None:
-        self.places = {name: place for place, name in enumerate(self.names)}
-        self.by_letters = sorted(self.names)
+    @cached_property
+    def places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.names)}
+
+    @cached_property
+    def by_letters(self) -> list[str]:
+        return sorted(self.names)
 
     def beginning(self, prefix: str) -> list[str]:
-        """Return the names that begin with `prefix`, in order of time. Digits are not cut: T1 is no prefix of T12."""
+        """Return the names that begin with `prefix`, in order of time. Numbers are not cut: T1 is no prefix of T12.
+
+        Raises DataError if there are none, if words are cut (T1 and T1b, bob and bobby), which may be another tracklet,
+        or if two names differ only in extension or leading zeros.
+        """
         if not prefix:
+            refuse_same_numbers(self.path, self.names)
             return self.names
         size = len(prefix)
         start = bisect_left(self.by_letters, prefix)
@@ -51,8 +61,19 @@ class _Folder:
             names = [name for name in names if not name[size : size + 1].isdecimal()]
         if not names:
             longer = f" ({self.by_letters[start]} goes on with a digit)" if stop > start else ""
-            raise DataError(f"no picture in {self.path} begins with {printable(prefix)}{longer}")
-        return sorted(names, key=self.places.__getitem__)
+            raise DataError(
+                f"no picture in {self.path} begins with {printable(prefix)}{longer}; correct it, or unpack the set "
+                "again"
+            )
+        kind = "digit" if prefix[-1].isdecimal() else "letter" if prefix[-1].isalpha() else None
+        if kind and (cut := [name for name in names if SEPARATED[kind].match(os.path.splitext(name)[0], size)]):
+            raise DataError(
+                f"{printable(prefix)} is cut within a word of {printable(cut[0])}, which may be of another tracklet; "
+                "write the beginning up to a separator or number"
+            )
+        names.sort(key=self.places.__getitem__)
+        refuse_same_numbers(self.path, names, "write a longer beginning, or give the tracklets folders of their own")
+        return names
 
     def numbered(self, prefix: str) -> list[tuple[int, str]]:
         """Return number and name of the frames that begin with `prefix`; the number is the last one in the name."""
@@ -82,6 +103,7 @@ class Folders:
         if not root.is_dir():
             raise DataError(f"{root}: no such folder; give the folder of the pictures as --root")
         self._root = root
+        self._real: dict[Path, PurePosixPath] = {}  # place of the folder behind links
         self._folders: dict[PurePosixPath, _Folder | str] = {}  # or the fault of a folder
 
     def select(self, where: str, frames: tuple[int, int] | None = None) -> Selection:
@@ -106,12 +128,16 @@ class Folders:
                 first, last = numbered[0][0], numbered[-1][0]
                 gaps = " with gaps" if first < number < last else ""
                 there = f"they are frames {first} to {last}{gaps}"
-                raise DataError(f"no picture of {self._root / where} is frame {number}; {there}")
+                raise DataError(
+                    f"no picture of {self._root / where} is frame {number}; {there}; correct the range, or unpack the "
+                    "set again"
+                )
         return Selection(folder.path, tuple(name for _, name in selected))
 
     def claim(self, selection: Selection, owner: int) -> tuple[int, str] | None:
         """Note the owner of pictures. Return the owner and name of a picture that has another one, if any."""
-        owners = self._folder(PurePosixPath(selection.folder.relative_to(self._root))).owners
+        place = PurePosixPath(selection.folder.relative_to(self._root))
+        owners = self._folder(self._real.setdefault(selection.folder.resolve(), place)).owners
         for name in selection.names:
             if owners.setdefault(name, owner) != owner:
                 return owners[name], f"{selection.folder}/{name}"
@@ -123,7 +149,8 @@ class Folders:
         used = {parent for place in self._folders for parent in (place, *place.parents)}
         for place, folder in sorted(self._folders.items()):
             if isinstance(folder, _Folder):
-                for name in sorted(set(os.listdir(folder.path)).difference(folder.owners)):
+                owners = self._folders[self._real.get(folder.path.resolve(), place)].owners  # type: ignore[union-attr]
+                for name in sorted(set(os.listdir(folder.path)).difference(owners)):
                     if place / name not in used:
                         kind = "hidden pictures" if name.startswith(".") else "pictures in no row"
                         walk.skip(kind, folder.path / name)
@@ -132,6 +159,8 @@ class Folders:
     def _place(self, where: str) -> tuple[PurePosixPath, str]:
         """Return the folder of a path, and the beginning of names in it; empty if the path is a folder."""
         place = PurePosixPath(where)
+        if place.is_absolute() and place.is_relative_to(self._root.absolute()):
+            place = place.relative_to(self._root.absolute())
         if place.is_absolute() or ".." in place.parts:
             raise DataError(f"leads out of {self._root}; write a path in this folder, or give another --root")
         if os.path.isdir(self._root / place):
@@ -147,7 +176,7 @@ class Folders:
         if place not in self._folders:
             path = self._root / place
             try:
-                self._folders[place] = _Folder(path, pictures_of(path))
+                self._folders[place] = _Folder(path, list_pictures(path))
             except DataError as error:
                 self._folders[place] = str(error)
         folder = self._folders[place]

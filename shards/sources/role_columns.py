@@ -71,7 +71,7 @@ def protocols_of(
     if len(table.faults) > num_faults:
         table.check()
     ignore = _rules(table, tuple(columns), rules)
-    description = f"roles as in {table.path.name}"
+    description = "roles as in the list"
     protocols = tuple(
         Protocol(protocol, tuple(of_protocol), description, cmc_only, ignore.get(protocol, "camera"))
         for protocol, of_protocol in columns.items()

@@ -80,6 +80,8 @@ def read_table(path: Path, names: Sequence[str], required: Sequence[str], others
     header is invalid.
     """
     text = _text(path)
+    if re.match(r"sep=.\r?\n", text):  # how Excel is told the separator
+        text = text[text.index("\n") :]  # the empty line keeps the numbers of lines
     header = next((line for line in text.splitlines() if line.strip()), "")
     separator = max(SEPARATORS, key=lambda one: sum(name.strip(' "').lower() in names for name in header.split(one)))
     lines = _records(path, text, separator)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import shards
+from shards.__main__ import main
 from shards.index import DESCRIPTION_FILE
 from shards.records import NO_OUTFIT, DataError, Frame, Protocol, Role, Source, SourceTracklet
 from shards.summary import summary
@@ -89,6 +90,22 @@ def test_a_rule_on_outfits_needs_them(tmp_path: Path) -> None:
         build(tmp_path / "refused", source(rows))
     by_camera = replace(source(rows), protocols=tuple(Protocol(rule) for rule in RULES))
     assert shards.open(build(tmp_path / "set", by_camera)).outfits[4] == NO_OUTFIT
+
+
+def test_a_rule_without_outfits_is_kept(tmp_path: Path) -> None:
+    """A set whose protocol has a rule on outfits, and only trains, can be opened."""
+    rows = [(pid, 1, NO_OUTFIT, Role.TRAIN) for pid in (1, 2)]
+    reader = shards.open(build(tmp_path / "set", source(rows)))
+    assert [protocol.ignore for protocol in reader.protocols] == list(RULES)
+    assert reader.outfits.tolist() == [NO_OUTFIT] * 2
+
+
+def test_info_has_outfits_and_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`info` counts outfits of identities, and says what each protocol ignores."""
+    assert main(["info", str(build(tmp_path / "set"))]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "3 outfits of identities" in output
+    assert "a query ignores of its own identity: same camera, or another outfit (rule same-clothes)" in output
 
 
 def test_sets_without_outfits_keep_their_bytes(tmp_path: Path) -> None:

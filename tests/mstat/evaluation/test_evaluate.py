@@ -50,7 +50,7 @@ def test_features_and_scores_equal_a_plain_loop(config: Config) -> None:
         feature = model.embed(frames).mean(0)
         torch.testing.assert_close(torch.cat([part[row] for part in parts]), feature, rtol=1e-4, atol=1e-5)
 
-    evaluation = evaluate(engine, model, reader, config)["evaluation.json"]
+    evaluation = evaluate(engine, model, reader, config).files["evaluation.json"]
     assert set(evaluation["stages"]) == {"I", "II", "III", "I+II", "I+III", "II+III", "I+II+III"}
     roles = reader.roles()
     gallery, queries = trial.tracklets[: trial.num_gallery], trial.tracklets[trial.queries]
@@ -245,7 +245,7 @@ def test_rankings_are_the_hardest_queries_with_their_nearest(config: Config) -> 
     """Lowest average precision first; neighbours by falling similarity; right means the same identity."""
     reader = shards.open(config.data.shards)
     torch.manual_seed(0)
-    files = evaluate(Engine(config), MSTAT(config.model), reader, config)
+    files = evaluate(Engine(config), MSTAT(config.model), reader, config).files
     evaluation, queries = files["evaluation.json"], files["rankings.json"]["queries"]
     (typical,) = files["rankings.json"]["typical"]
     assert typical["ap"] >= evaluation["mAP"]  # a single one is the best
@@ -269,7 +269,7 @@ def test_queries_and_groups_are_those_of_the_trial(tiny_config: Path) -> None:
     config = load_config(tiny_config, ["--eval.mode", "sample", "--data.num_workers", "0"])
     reader = shards.open(config.data.shards)
     torch.manual_seed(0)
-    files = evaluate(Engine(config), MSTAT(config.model), reader, config)
+    files = evaluate(Engine(config), MSTAT(config.model), reader, config).files
     evaluation, queries = files["evaluation.json"], files["queries.json"]
     assert {key: queries[key] for key in ("dataset", "protocol", "split", "eval")} == {
         key: evaluation[key] for key in ("dataset", "protocol", "split", "eval")
@@ -302,7 +302,7 @@ def test_scores_after_reranking_stand_apart(tiny_config: Path) -> None:
 
     def evaluation(**settings: object) -> dict[str, Any]:
         requested = changed(config, {f"eval.{name}": value for name, value in settings.items()})
-        return evaluate(engine, model, reader, requested)["evaluation.json"]
+        return evaluate(engine, model, reader, requested).files["evaluation.json"]
 
     plain = evaluation()
     assert "reranked" not in plain
@@ -333,7 +333,7 @@ def test_the_plane_holds_the_first_third_of_the_people(config: Config) -> None:
     reader = shards.open(config.data.shards)
     torch.manual_seed(0)
     engine = Engine(config)
-    embedding = evaluate(engine, MSTAT(config.model), reader, config)["embedding.json"]
+    embedding = evaluate(engine, MSTAT(config.model), reader, config).files["embedding.json"]
     tested = reader.pids[Trial(engine, reader, config).tracklets]
     people = np.unique(tested[tested > 0])
     people = people[: len(people) // 3]

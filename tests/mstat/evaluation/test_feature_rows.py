@@ -14,7 +14,7 @@ from mstat.config import Config, changed
 from mstat.config.cli import load_config
 from mstat.distributed.engine import Engine
 from mstat.evaluation import extraction, feature_rows
-from mstat.evaluation.evaluate import evaluate
+from mstat.evaluation.evaluate import evaluate_run
 from mstat.evaluation.feature_rows import FeatureRows, Unfinished, weights_digest
 from mstat.evaluation.trial import Trial
 from mstat.model import MSTAT
@@ -167,7 +167,7 @@ def test_the_rows_go_when_the_evaluation_ends(config: Config, tmp_path: Path) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mstat.evaluation.evaluate.Trial", Stopping)
         with pytest.raises(StoppedError):
-            evaluate(Engine(config), model, reader, config, tmp_path)
+            evaluate_run(Engine(config), model, reader, config, tmp_path)
     assert list((tmp_path / feature_rows.FOLDER).glob("*/*.safetensors"))
     whole = model.compared
 
@@ -176,9 +176,10 @@ def test_the_rows_go_when_the_evaluation_ends(config: Config, tmp_path: Path) ->
         return whole(frames, feature=feature)
 
     model.compared = counted  # type: ignore[method-assign, assignment]
-    evaluate(Engine(config), model, reader, config, tmp_path)
+    evaluate_run(Engine(config), model, reader, config, tmp_path)
     assert compared == []
-    assert list(tmp_path.iterdir()) == []
+    names = {"evaluation.json", "rankings.json", "queries.json", "config.yaml"}
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_the_digest_is_that_of_all_weights(config: Config) -> None:

@@ -42,7 +42,27 @@ def test_a_column_that_is_not_there() -> None:
     assert numbers_of(table("pid", "1", "2"), "outfit") == ([NO_OUTFIT, NO_OUTFIT], {})
 
 
-@pytest.mark.parametrize(("one", "other"), [("1", "01"), ("Ann", "ann"), ("ﬁ", "fi"), ("٣", "3")])
+@pytest.mark.parametrize("cell", ["NA", "<NA>", "#N/A", "unknown", "?", "-"])
+def test_words_for_a_missing_value_are_no_labels(cell: str) -> None:
+    """Two tracklets of unknown clothes would wear the same."""
+    missing = table("outfit", "red", cell)
+    assert numbers_of(missing, "outfit") == ([], {})
+    with pytest.raises(DataError, match=r"t.csv:3: outfit: .* stands for a missing value; leave the cell empty"):
+        missing.check()
+
+
+@pytest.mark.parametrize("cell", ["1e3", "+1", "1.5", "1,0"])
+def test_numbers_that_are_not_whole_are_no_names(cell: str) -> None:
+    """One such cell would number all others anew, as names."""
+    odd = table("pid", "1000", cell)
+    assert numbers_of(odd, "pid") == ([], {})
+    with pytest.raises(DataError, match=r"t.csv:3: pid: .* is not written as a whole number; write its digits"):
+        odd.check()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("1", "01"), ("Ann", "ann"), ("ﬁ", "fi"), ("٣", "3"), ("c01", "c1"), ("Ann  B", "Ann B")]
+)
 def test_spellings_of_one_label_are_refused(one: str, other: str) -> None:
     """Both spellings are named, with their lines, once each."""
     spelled = table("pid", one, "7", other, other)

@@ -134,6 +134,10 @@ def test_ranges_of_frames(tmp_path: Path) -> None:
         ["cam3_9.jpg", "cam3_10.jpg", "cam3_11.jpg"],
     ]
     assert list(frames(source))[1] == "cam3-9-11"
+    assert "gaps" not in source.facts
+    (tmp_path / "cam3_10.jpg").unlink()
+    gaps = listed.read(tmp_path / "mine.csv").facts["gaps"]
+    assert gaps == "frames missing by their numbers: 1 (cam3-9-11 1)"
 
 
 def test_splits_outfits_and_rules(tmp_path: Path) -> None:
@@ -222,7 +226,7 @@ def test_a_wrong_row_is_named(tmp_path: Path, old: str, new: str, message: str) 
         ("start,end", "1,", "2: start, end: one of two"),
         ("start,end", "2,1", "2: start, end: 2 to 1 is not a range"),
         ("start,end", "x,2", "2: start: 'x' is not a whole number"),
-        ("start,end", "1,11", r"2: path: .*no picture of \S+train/1 is frame 11; they are frames 1 to 10$"),
+        ("start,end", "1,11", r"2: path: .*no picture of \S+train/1 is frame 11; they are frames 1 to 10; correct the range"),
         ("start,end", "1,5", r"2: path: .*is frame 5; they are frames 1 to 10 with gaps"),
         ("num_frames,outfit", "4,", "2: num_frames: 4, but train/1 has 3 pictures; unpack it again"),
         ("key,outfit", "a.b,", "2: key: 'a.b': at most 80 letters"),

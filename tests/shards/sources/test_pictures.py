@@ -75,3 +75,39 @@ def test_what_nobody_owns(tmp_path: Path) -> None:
     for owner, where in enumerate(("a/1_", "a/sub")):
         folders.claim(folders.select(where), owner)
     assert folders.facts() == {"skipped": "folders: 1 (a/other/); pictures in no row: 1 (a/2_1.jpg)"}
+
+
+def test_a_word_is_not_cut(tmp_path: Path) -> None:
+    """A beginning within a word is refused, since the rest may be of another tracklet; up to a number or a separator,
+    it is not."""
+    names = ("a/bob_1", "a/bobby_1", "b/T1_1", "b/T1b_1", "c/T1F001", "c/T2F001")
+    folders = touch(tmp_path, *(f"{name}.jpg" for name in names))
+    for where in ("a/bob", "b/T1"):
+        with pytest.raises(DataError, match=r"cut within a word of (bobby|T1b)_1.jpg, .* up to a separator or number"):
+            folders.select(where)
+    assert folders.select("a/bob_").names == ("bob_1.jpg",)
+    assert folders.select("b/T1_").names == ("T1_1.jpg",)
+    assert folders.select("c/T1").names == ("T1F001.jpg",)
+
+
+def test_two_pictures_of_one_number(tmp_path: Path) -> None:
+    """They refuse the tracklet that has both, and no other one of the folder."""
+    folders = touch(tmp_path, "a/T1_1.jpg", "a/T01_1.jpg", "a/T2_1.jpg", "a/T2_01.png")
+    assert folders.select("a/T1_").names == ("T1_1.jpg",)
+    assert folders.select("a/T01_").names == ("T01_1.jpg",)
+    with pytest.raises(DataError, match=r"T2_1.jpg and T2_01.png have the same frame number; write a longer beginning"):
+        folders.select("a/T2_")
+
+
+def test_absolute_paths_and_links(tmp_path: Path) -> None:
+    """An absolute path in the root is one; a picture has the same owner through a link."""
+    folders = touch(tmp_path, "a/1.jpg")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    selection = folders.select(str(tmp_path / "a"))
+    assert selection == folders.select("a")
+    assert folders.claim(selection, 2) is None
+    assert folders.claim(folders.select("b"), 3) == (2, f"{tmp_path}/b/1.jpg")
+    assert folders.facts() == {}
+    for outside in ("../a", "/etc"):
+        with pytest.raises(DataError, match="leads out of"):
+            folders.select(outside)
