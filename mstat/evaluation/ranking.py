@@ -141,8 +141,10 @@ def top_ranks(
     check_length("query features", query_BD, len(rows))
     similarity_BK = torch.full((len(rows), k), -torch.inf, dtype=torch.float64)
     item_BK = torch.full((len(rows), k), -1)
-    row_I, which_I = (torch.as_tensor(rows)[:, None] == pairs.ignored_2I[0]).nonzero(as_tuple=True)
-    ignored_2I = torch.stack([row_I, pairs.ignored_2I[1, which_I]])
+    row_B = torch.as_tensor(rows)
+    of_rows_2I = pairs.ignored_2I[:, torch.isin(pairs.ignored_2I[0], row_B)]
+    row_I, which_I = (row_B[:, None] == of_rows_2I[0]).nonzero(as_tuple=True)
+    ignored_2I = torch.stack([row_I, of_rows_2I[1, which_I]])
     requested = replace(pairs, num_query=len(rows), positives_2P=ignored_2I[:, :0], ignored_2I=ignored_2I)
     with spreading(query_BD.device) as spread:
         search = Search(query_BD, gallery_SD, start, pairs.num_gallery, tile, spread)
