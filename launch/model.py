@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-if __spec__ is None:  # started as a file of a clone
+if __spec__ is None:  # started as a file, not by `mstat`
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if __spec__ is None:  # started as a file of a clone
+if __spec__ is None:  # started as a file, not by `mstat`
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import report_errors
