@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mstat.config.packaged import CONFIGS
 from mstat.errors import UserError
 from shards.paths import path
 from shards.terminal import print_anything, print_line
@@ -19,8 +20,7 @@ from shards.terminal import print_anything, print_line
 if TYPE_CHECKING:
     from mstat.config import Config
 
-PROJECT = Path(__file__).resolve().parents[1]
-SYNTHETIC_CONFIG = PROJECT / "configs" / "synthetic.yaml"
+SYNTHETIC_CONFIG = CONFIGS / "synthetic.yaml"
 
 
 def run_parser(prog: str, description: str | None, example: str, required: bool = True) -> argparse.ArgumentParser:

@@ -13,14 +13,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __spec__ is None:  # started as a file, not by `mstat`
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import checkpoint_option, config_of_run, report_errors, run_of, run_parser
 from shards.paths import path
 
 
-def main() -> int:
-    options, overrides = arguments(sys.argv[1:])
+def main(argv: Sequence[str], prog: str = "launch/evaluate.py") -> int:
+    options, overrides = arguments(argv, prog)
 
     def command() -> None:
         run = run_of(options)
@@ -43,9 +44,9 @@ def main() -> int:
     return report_errors(command)
 
 
-def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+def arguments(argv: Sequence[str], prog: str = "launch/evaluate.py") -> tuple[argparse.Namespace, list[str]]:
     """Return the options of this command, and the settings that override those of the run."""
-    parser = run_parser("launch/evaluate.py", __doc__, "--eval.num_frames 32 or --data.protocol NAME", False)
+    parser = run_parser(prog, __doc__, "--eval.num_frames 32 or --data.protocol NAME", False)
     checkpoint_option(parser)
     parser.add_argument(
         "--data.shards",
@@ -66,4 +67,4 @@ def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -10,9 +10,11 @@ import argparse
 import dataclasses
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __spec__ is None:  # started as a file, not by `mstat`
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import checkpoint_option, config_of_run, report_errors, run_of
 from mstat.config import Config
@@ -21,9 +23,9 @@ from shards.paths import path
 from shards.terminal import print_line
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str], prog: str = "launch/export.py") -> int:
     parser = argparse.ArgumentParser(
-        prog="launch/export.py",
+        prog=prog,
         allow_abbrev=False,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -82,4 +84,4 @@ def export_run(run: Path, checkpoint: str | None, config: Config, out: Path) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __spec__ is None:  # started as a file, not by `mstat`
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -66,15 +68,15 @@ def count(config: ModelConfig, num_frames: int) -> dict[str, Size]:
     return {part: Size(parameters[part], flops[part]) for part in parameters}
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(argv: Sequence[str], prog: str = "python -m mstat.model") -> int:
     """Print a table and return the exit status: 0, 1 if a checkpoint is refused, or 2 if the config is bad."""
     print_anything()
     settings = "Settings of a run, such as --model.patch_size 14, override the YAML."
-    parser = argparse.ArgumentParser(prog="python -m mstat.model", description=__doc__, epilog=settings)
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__, epilog=settings)
     parser.add_argument("--config", type=path, help="YAML of a run (default: the paper's model)")
     parser.add_argument("--frames", type=int, help="frames of a clip (default: the config's clip.num_frames)")
     parser.add_argument("--init", type=path, metavar="FILE", help="show how a run with --model.init FILE would start")
-    options, flags = parser.parse_known_args(arguments)
+    options, flags = parser.parse_known_args(argv)
     if options.frames is not None and options.frames < 1:
         parser.error(f"--frames is {options.frames}; it must be at least 1")
     config_file = ["--config", str(options.config)] if options.config else []
@@ -115,4 +117,4 @@ def show_init(config: ModelConfig, file: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

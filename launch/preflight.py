@@ -3,6 +3,7 @@
     accelerate launch          --config_file FILE --machine_rank 1 ... launch/train.py --config configs/mars.yaml
     python launch/preflight.py --config_file FILE --machine_rank 1 ... launch/train.py --config configs/mars.yaml
 
+For an installed mstat: `mstat preflight --config_file FILE --machine_rank 1 ... -m mstat train --config mars.yaml`.
 The checks also accept launch/pretrain.py, evaluate.py, robustness.py and reproduce.py. They name the machines that are
 missing, for which the launcher alone would wait for 15 minutes. Under the launcher itself, run
 `accelerate launch ... launch/preflight.py [options] -- <flags of launch/train.py>`; then no missing machine is named.
@@ -19,7 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __spec__ is None:  # started as a file, not by `mstat`
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import SYNTHETIC_CONFIG, config_of_run, report_errors, run_of, run_parser
 from mstat.config.cli import parse
@@ -30,10 +32,11 @@ if TYPE_CHECKING:
 
 SCRIPTS = ("train", "pretrain", "evaluate", "robustness", "reproduce")
 SCORING = ("evaluate", "robustness")
+MODULE = ("-m", "--module")  # flag of `accelerate launch`, before `mstat train`
 
 
-def main() -> int:
-    options, launcher, settings = arguments(sys.argv[1:])
+def main(argv: Sequence[str], prog: str = "launch/preflight.py") -> int:
+    options, launcher, settings = arguments(argv, prog)
     good = False
 
     def command() -> None:
@@ -42,7 +45,8 @@ def main() -> int:
         if launcher is not None:
             from mstat.preflight.launcher import launch
 
-            good = launch(Path(__file__), options, launcher, settings)
+            program = [__file__] if __spec__ is None else ["-m", "mstat", "preflight"]  # as this process was started
+            good = launch(program, options, launcher, settings)
             return
         from mstat.preflight.launcher import report
 
@@ -91,10 +95,12 @@ def settings_of(script: str, words: Sequence[str]) -> Config:
     return parse(words, ACTIONS_CONFIG if script == "pretrain" else SYNTHETIC_CONFIG, prog=f"launch/{script}.py")
 
 
-def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str] | None, list[str]]:
+def arguments(
+    argv: Sequence[str], prog: str = "launch/preflight.py"
+) -> tuple[argparse.Namespace, list[str] | None, list[str]]:
     """Return this command's options, the launcher's flags (None under a launcher), and the script's flags."""
     parser = argparse.ArgumentParser(
-        prog="launch/preflight.py",
+        prog=prog,
         allow_abbrev=False,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -109,16 +115,20 @@ def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str] | None
     if "--" in words:
         at = words.index("--")
         return parser.parse_args(words[:at]), None, words[at + 1 :]
-    script = next((number for number, word in enumerate(words) if word.endswith(".py")), None)
-    if script is None:
+    start = next((number for number, word in enumerate(words) if word.endswith(".py") or word in MODULE), None)
+    if start is None:
         options, settings = parser.parse_known_args(words)
         return options, None, settings
-    options, launcher = parser.parse_known_args(words[:script])
-    options.script = Path(words[script]).stem
+    options, launcher = parser.parse_known_args(words[:start])
+    is_module = words[start] in MODULE
+    end = start + (3 if is_module else 1)
+    command = " ".join(words[start:end])
+    options.script = command.removeprefix(f"{words[start]} mstat ") if is_module else Path(command).stem
     if options.script not in SCRIPTS:
-        parser.error(f"{words[script]}: the checks accept launch/" + ", launch/".join(f"{name}.py" for name in SCRIPTS))
-    return options, launcher, words[script + 1 :]
+        shape = "-m mstat {}" if is_module else "launch/{}.py"
+        parser.error(f"{command}: the checks accept {', '.join(map(shape.format, SCRIPTS))}")
+    return options, launcher, words[end:]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -9,21 +9,24 @@ model of the section `model` uses. Settings of the ends of stages have no effect
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __spec__ is None:  # started as a file, not by `mstat`
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from launch.common import PROJECT, report_errors
+from launch.common import report_errors
 from launch.train import build_missing
 from mstat.config import ACTIONS_SHARDS
 from mstat.config.cli import parse
+from mstat.config.packaged import CONFIGS
 
-ACTIONS_CONFIG = PROJECT / "configs" / "actions.yaml"
+ACTIONS_CONFIG = CONFIGS / "actions.yaml"
 
 
-def main() -> int:
-    config = parse(sys.argv[1:], ACTIONS_CONFIG, prog="launch/pretrain.py", description=__doc__)
+def main(argv: Sequence[str], prog: str = "launch/pretrain.py") -> int:
+    config = parse(argv, ACTIONS_CONFIG, prog=prog, description=__doc__)
 
     def command() -> None:
         # Heavy imports follow the check of the command line.
@@ -42,4 +45,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -13,15 +13,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __spec__ is None:  # started as a file, not by `mstat`
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import report_errors
 from shards.paths import path, place
 from shards.terminal import print_line
 
 
-def main() -> int:
-    options = arguments(sys.argv[1:])
+def main(argv: Sequence[str], prog: str = "launch/report.py") -> int:
+    options = arguments(argv, prog)
 
     def command() -> None:
         from mstat.console import console
@@ -49,9 +50,9 @@ def main() -> int:
     return report_errors(command)
 
 
-def arguments(argv: Sequence[str]) -> argparse.Namespace:
+def arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="launch/report.py",
+        prog=prog,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -91,4 +92,4 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

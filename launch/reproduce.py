@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __spec__ is None:  # started as a file, not by `mstat`
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import SYNTHETIC_CONFIG, report_errors
 from mstat.config.cli import parse
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from mstat.config import Config
 
 
-def main() -> int:
-    options, rest = arguments(sys.argv[1:])
-    settings = settings_of(options, rest)
+def main(argv: Sequence[str], prog: str = "launch/reproduce.py") -> int:
+    options, rest = arguments(argv, prog)
+    settings = settings_of(options, rest, prog)
     experiment = EXPERIMENTS[options.experiment]
 
     def command() -> None:
@@ -70,10 +71,10 @@ def main() -> int:
     return report_errors(command)
 
 
-def settings_of(options: argparse.Namespace, rest: Sequence[str]) -> Config:
+def settings_of(options: argparse.Namespace, rest: Sequence[str], prog: str = "launch/reproduce.py") -> Config:
     """Return the settings that all runs of the experiment share."""
     quick = [f"--{key}={value}" for key, value in QUICK.items()] if options.quick else []
-    return parse([*quick, *rest], SYNTHETIC_CONFIG, prog=f"reproduce.py {options.experiment}")
+    return parse([*quick, *rest], SYNTHETIC_CONFIG, prog=f"{prog} {options.experiment}")
 
 
 def folder_of(options: argparse.Namespace, settings: Config) -> Path:
@@ -83,10 +84,10 @@ def folder_of(options: argparse.Namespace, settings: Config) -> Path:
     return result
 
 
-def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+def arguments(argv: Sequence[str], prog: str = "launch/reproduce.py") -> tuple[argparse.Namespace, list[str]]:
     """Return the options of this command, and the other arguments, which are settings."""
     parser = argparse.ArgumentParser(
-        prog="reproduce.py",
+        prog=prog,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Other flags are settings of launch/train.py (--config FILE, --section.key VALUE).",
@@ -111,4 +112,4 @@ def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -8,17 +8,19 @@ a stopped study; it keeps the scored points.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __spec__ is None:  # started as a file, not by `mstat`
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import config_of_run, report_errors, run_parser
 
 
-def main() -> int:
-    parser = run_parser("launch/robustness.py", __doc__, "--eval.num_frames 8 or --eval.degrade all")
+def main(argv: Sequence[str], prog: str = "launch/robustness.py") -> int:
+    parser = run_parser(prog, __doc__, "--eval.num_frames 8 or --eval.degrade all")
     parser.add_argument("--quick", action="store_true", help="few points of two frames, as a test that it runs")
-    arguments, overrides = parser.parse_known_args()
+    arguments, overrides = parser.parse_known_args(argv)
 
     def command() -> None:
         config = config_of_run(arguments.run, overrides)
@@ -41,4 +43,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -16,7 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __spec__ is None:  # started as a file, not by `mstat`
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import report_errors
 from mstat.cluster.command import KINDS, seconds, target
@@ -29,10 +30,10 @@ from shards.terminal import print_line
 COMMANDS = ("status", "logs", "cancel", "continue")
 
 
-def main() -> int:
-    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
-        return report_errors(lambda: manage(sys.argv[1:]))
-    options, rest = arguments(sys.argv[1:])
+def main(argv: Sequence[str], prog: str = "launch/submit.py") -> int:
+    if argv and argv[0] in COMMANDS:
+        return report_errors(lambda: manage(argv, prog))
+    options, rest = arguments(argv, prog)
 
     def command() -> None:
         site = load_site(options.site)
@@ -50,7 +51,7 @@ def main() -> int:
         elif options.dry_run:
             show(job, site)
         else:
-            submit(job, site)
+            submit(job, site, prog)
 
     return report_errors(command)
 
@@ -64,12 +65,13 @@ def show(job: Job, site: Site) -> None:
         print(f"# {one.script}\n{batch_script(one, site)}")  # as it is
 
 
-def submit(job: Job, site: Site) -> None:
+def submit(job: Job, site: Site, prog: str) -> None:
     """Submit a job, and print its id and the commands to manage it."""
     from mstat.cluster import slurm
 
     ids = slurm.submit(job, site)
-    this, folder = f"python {shlex.quote(sys.argv[0])}", shlex.quote(str(job.folder))
+    this = f"python {shlex.quote(sys.argv[0])}" if prog.endswith(".py") else prog
+    folder = shlex.quote(str(job.folder))
     print_line(f"{slurm.named(ids)}: {job.script}")
     print_line(f"run folder  {job.folder}")
     print_line(f"follow      {this} logs {folder} --follow")
@@ -78,12 +80,12 @@ def submit(job: Job, site: Site) -> None:
     print_line(f"continue    {this} continue {folder}")
 
 
-def manage(argv: Sequence[str]) -> None:
+def manage(argv: Sequence[str], prog: str) -> None:
     """Run status, logs, cancel or continue."""
     from mstat.cluster import status
 
     argv, flags = _cut(argv)
-    parser = argparse.ArgumentParser(prog=f"submit.py {argv[0]}", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog=f"{prog} {argv[0]}", allow_abbrev=False)
     parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
     parser.add_argument("runs", nargs="+", type=path, metavar="RUN", help="run folder")
     if argv[0] == "logs":
@@ -154,10 +156,10 @@ def _cut(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return argv[:at], argv[at + 1 :]
 
 
-def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+def arguments(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, list[str]]:
     """Return the options of this command, and the unchanged arguments of the other one."""
     parser = argparse.ArgumentParser(
-        prog="submit.py",
+        prog=prog,
         usage="%(prog)s [options] -- [arguments of the command]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -238,4 +240,4 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

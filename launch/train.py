@@ -6,11 +6,13 @@ Without a config it trains a small model on the synthetic data set, and makes th
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __spec__ is None:  # started as a file, not by `mstat`
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.common import SYNTHETIC_CONFIG, report_errors
 from mstat.config import DataConfig
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
     from mstat.distributed.engine import Engine
 
 
-def main() -> int:
-    config = parse(sys.argv[1:], SYNTHETIC_CONFIG, prog="launch/train.py", description=__doc__)
+def main(argv: Sequence[str], prog: str = "launch/train.py") -> int:
+    config = parse(argv, SYNTHETIC_CONFIG, prog=prog, description=__doc__)
 
     def command() -> None:
         # Heavy imports follow the check of the command line.
@@ -57,4 +59,4 @@ def build_missing(source: str, shards: str, engine: Engine) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

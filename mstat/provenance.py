@@ -27,8 +27,10 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Return the commit of this tree, with `-dirty` if files differ from it; None without git."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    """Return the commit of this clone, with `-dirty` if files differ from it; None if it is no clone or without git."""
+    # Without --git-dir, git would find the repository of another project, in which an environment may lie.
+    clone = ["--git-dir", str(PROJECT / ".git"), "--work-tree", str(PROJECT)]
+    command = ["git", *clone, "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

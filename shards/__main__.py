@@ -24,9 +24,9 @@ from shards.text import counted
 from shards.workers import available_cpus
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    main_parser = argparse.ArgumentParser(prog="python -m shards", description=__doc__.splitlines()[0])
+    main_parser = argparse.ArgumentParser(prog=prog, description=__doc__.splitlines()[0])
     commands = main_parser.add_subparsers(dest="command", required=True)
 
     build = commands.add_parser("build", help="make a folder of shards from a data set")
@@ -166,10 +166,10 @@ def show(args: argparse.Namespace) -> int:
     return 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m shards") -> int:
     """Run a command; return its exit code."""
     print_anything()
-    args = parser().parse_args(arguments)
+    args = parser(prog).parse_args(arguments)
     resume = "; finished shards are kept, re-run the same command to resume" if args.command == "build" else ""
     try:
         status = {"build": build, "verify": verify, "info": info, "show": show}[args.command](args)

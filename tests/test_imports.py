@@ -19,7 +19,7 @@ MSTAT = (
     "preflight", "cluster",
 )  # fmt: skip
 # Other names for what users import and start: they lead to the modules above.
-ALIASES = ("mstat/__init__.py", "mstat/metrics.py", "mstat/model/__main__.py")
+ALIASES = ("mstat/__init__.py", "mstat/__main__.py", "mstat/metrics.py", "mstat/model/__main__.py")
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -57,11 +57,13 @@ def test_parts_of_mstat_are_imported_one_way(part: str) -> None:
 def test_every_part_of_mstat_has_its_place() -> None:
     """A new module or package stands in the order; no more than ten modules lie flat; each package says what it is."""
     entries = [
-        path for path in (PROJECT / "mstat").iterdir() if path.name != "__pycache__" and path.suffix in ("", ".py")
+        path
+        for path in (PROJECT / "mstat").iterdir()
+        if path.name not in ("__pycache__", "configs") and path.suffix in ("", ".py")
     ]
     flat = {path.stem for path in entries if path.is_file()}
     packages = [path for path in entries if path.is_dir()]
-    assert {path.stem for path in entries} - {"__init__", "metrics"} == set(MSTAT)
+    assert {path.stem for path in entries} - {"__init__", "__main__", "metrics"} == set(MSTAT)
     assert len(flat) <= 10
     for package in packages:
         assert len((ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or "").splitlines()) >= 3, (
@@ -109,6 +111,7 @@ def test_few_files_print() -> None:
         ("mstat.config.cli", {"torch"}),
         ("mstat", {"torch"}),
         ("launch.report", {"torch", "matplotlib"}),
+        ("launch.__main__", {"torch", "numpy", "jsonargparse"}),
         ("mstat.report.compare", {"torch", "matplotlib"}),
     ],
 )
@@ -125,7 +128,7 @@ import runpy, sys
 command = sys.argv.pop(1)
 sys.argv[0] = command
 try:
-    run = runpy.run_module if command == "shards" else runpy.run_path
+    run = runpy.run_path if command.endswith(".py") else runpy.run_module
     run(command, run_name="__main__")
 except SystemExit as end:
     assert not end.code
@@ -136,9 +139,9 @@ print("loaded:", *({heavy} & set(sys.modules)))
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [
     "launch/train.py", "launch/pretrain.py", "launch/evaluate.py", "launch/export.py", "launch/robustness.py",
-    "launch/reproduce.py table2",
+    "launch/reproduce.py table2", "launch/configs.py",
     "launch/preflight.py", "launch/submit.py", "launch/submit.py status", "launch/report.py", "shards",
-    "shards build mars",
+    "shards build mars", "mstat", "mstat train", "mstat shards build mars",
 ])  # fmt: skip
 def test_a_help_loads_nothing_heavy(command: str) -> None:
     """`--help` does not import the packages that do the work."""

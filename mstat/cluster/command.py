@@ -10,6 +10,7 @@ from pathlib import Path
 from mstat.cluster.restarts import FOLDER
 from mstat.cluster.sites import PROJECT
 from mstat.config.cli import parse
+from mstat.config.packaged import CONFIGS
 from mstat.errors import UserError
 from shards.paths import path
 
@@ -20,7 +21,7 @@ KINDS = {
     "reproduce": "launch/reproduce.py",
     "shards": "python -m shards",
 }
-CONFIGS = {"train": "synthetic.yaml", "pretrain": "actions.yaml"}  # defaults of --config
+DEFAULTS = {"train": "synthetic.yaml", "pretrain": "actions.yaml"}  # defaults of --config
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?")
 
 
@@ -37,8 +38,8 @@ def target(kind: str, arguments: Sequence[str], directory: Path | None = None) -
     script = PROJECT / "launch" / f"{kind}.py"
     if kind != "shards" and not script.is_file():
         raise UserError(f"{script}: no such file")
-    if kind in CONFIGS:
-        config = parse(arguments, PROJECT / "configs" / CONFIGS[kind], prog=KINDS[kind])
+    if kind in DEFAULTS:
+        config = parse(arguments, CONFIGS / DEFAULTS[kind], prog=KINDS[kind])
         return (directory or Path.cwd()) / config.run, config.seed
     if kind == "evaluate":
         run = _option(arguments, "--run")

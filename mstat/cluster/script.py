@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from mstat.cluster.job import LAUNCHED, Job
 from mstat.cluster.restarts import CANCELLED, DONE, FOLDER, REQUEUE, RESTART
@@ -94,14 +93,14 @@ def _variables(job: Job, site: Site) -> list[str]:
         f"step=(srun {' '.join(flags)})",
         'NODES=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste --serial --delimiters=,)',
         "export NODES MAIN=${NODES%%,*}",
-        f"export PYTHONUNBUFFERED=1 PYTHONPATH={shlex.quote(site.root)}${{PYTHONPATH:+:$PYTHONPATH}}",
+        f"export PYTHONUNBUFFERED=1{site.python_path()}",
     ]
 
 
 def _function(name: str, site: Site, command: Sequence[str]) -> list[str]:
     """Return a function of the script: it first checks interpreter and run folder, for a short error message."""
     guards = [
-        _guard(_interpreter(site)),
+        _guard(site.contained_interpreter),
         'test -w "$RUN" || { echo "error: $(hostname): $RUN does not exist or is not writable" >&2; exit 1; }',
     ]
     return [f"{name}() {{  # on every node", *(f"  {line}" for line in [*guards, *command]), "}"]
@@ -112,12 +111,8 @@ def _guard(python: str) -> str:
     return f'{python} -c "" 2>/dev/null || {{ echo "{message}" >&2; exit 1; }}'
 
 
-def _interpreter(site: Site) -> str:
-    return " ".join(filter(None, [site.container, site.interpreter]))
-
-
 def _work(job: Job, site: Site) -> list[str]:
-    python = _interpreter(site)
+    python = site.contained_interpreter
     part = "" if job.array is None else f' --array-task "$SLURM_ARRAY_TASK_ID/{job.array[1]}"'
     if job.kind == "collect":
         return wrapped(f"exec {python} -m mstat.cluster.collect", job.arguments)
@@ -128,7 +123,7 @@ def _work(job: Job, site: Site) -> list[str]:
 
 def _preflight(job: Job, site: Site) -> list[str]:
     """Return the launch checks, which take the command line of the launcher."""
-    checks = f"{_interpreter(site)} {shlex.quote(site.root)}/launch/preflight.py"
+    checks = f"{site.contained_interpreter} {site.command('preflight')}"
     checks += f' --expect-processes {job.num_processes} --hosts "$NODES"'
     return _launched(checks, job, site, "", port="$((PORT + 1))")
 
@@ -141,7 +136,7 @@ def _launched(launcher: str, job: Job, site: Site, part: str, port: str = "$PORT
         "trap : TERM  # the launcher handles it, and this shell waits for the launcher",
         f"{launcher} \\",
         *(f"  {line} \\" for line in accelerate_flags(job, site, port=port)),
-        *wrapped(f"  {shlex.quote(site.root)}/launch/{job.kind}.py", job.arguments, f"{part} \\"),
+        *wrapped(f"  {site.command(job.kind)}", job.arguments, f"{part} \\"),
         f'    || {{ status=$?; touch "$RUN/{FOLDER}/ended"; exit $status; }}',
     ]
 
@@ -149,8 +144,7 @@ def _launched(launcher: str, job: Job, site: Site, part: str, port: str = "$PORT
 def accelerate_flags(job: Job, site: Site, *, rank: str = "$SLURM_NODEID", port: str = "$PORT") -> list[str]:
     """Return lines of flags of `accelerate launch`. The script sets MAIN, PORT and the variable in `rank`."""
     alone = job.num_processes == 1 and job.zero is None and site.accelerate is None
-    yaml = Path(site.root) / "configs" / "accelerate" / ("single.yaml" if alone else "multinode.yaml")
-    flags = [f"--config_file {shlex.quote(site.accelerate or str(yaml))}"]
+    flags = [f"--config_file {site.accelerate_file('single.yaml' if alone else 'multinode.yaml')}"]
     if not alone:
         flags.append(f'--num_machines {job.nodes} --num_processes {job.num_processes} --machine_rank "{rank}"')
         flags.append(f'--main_process_ip "$MAIN" --main_process_port "{port}"')

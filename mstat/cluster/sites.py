@@ -18,6 +18,7 @@ from shards.paths import expand
 from shards.text import breaks_lines
 
 PROJECT = Path(__file__).resolve().parents[2]
+IS_CLONE = (PROJECT / "pyproject.toml").is_file()
 
 
 @dataclass
@@ -30,7 +31,8 @@ class Site:
         environment: Environment variables of every process.
         interface: Network interface between the nodes, as `ip addr` names it, for NCCL and gloo.
         python: The interpreter on the nodes, or in the container; null is the one that runs launch/submit.py.
-        project: The path of this repository on the nodes, or in the container; null is its path here.
+        project: The path of this repository on the nodes, or in the container; null is its path here. Without a clone
+            here, null is an mstat that is installed for `python`.
         container: A command to run the interpreter with, such as `apptainer exec --nv image.sif`.
         srun: Further flags of every srun, such as `--container-image=/images/mstat.sqsh` (Pyxis).
         sbatch: Further flags of every sbatch, such as `--exclusive`.
@@ -69,15 +71,32 @@ class Site:
         return self.python or shlex.quote(sys.executable)
 
     @property
+    def contained_interpreter(self) -> str:
+        """The interpreter on the nodes, with the command that starts it in the container."""
+        return " ".join(filter(None, [self.container, self.interpreter]))
+
+    @property
     def restarts_python(self) -> str:
         """The interpreter that runs mstat/cluster/restarts.py on the batch host."""
         contained = self.container or any(flag.startswith("--container") for flag in self.srun)
         return self.host_python or ("python3" if contained else self.interpreter)
 
     @property
-    def root(self) -> str:
-        """The path of the repository on the nodes."""
-        return self.project or str(PROJECT)
+    def root(self) -> str | None:
+        """The path of the repository on the nodes; None if mstat is installed there."""
+        return self.project or (str(PROJECT) if IS_CLONE else None)
+
+    def command(self, name: str) -> str:
+        """Return the words for Python, or `accelerate launch`, that start a command on the nodes."""
+        return f"-m mstat {name}" if self.root is None else f"{shlex.quote(self.root)}/launch/{name}.py"
+
+    def accelerate_file(self, name: str) -> str:
+        """Return the path on the nodes of a YAML of `accelerate launch`, as a word of the shell."""
+        if self.accelerate is not None:
+            return shlex.quote(self.accelerate)
+        if self.root is not None:
+            return shlex.quote(f"{self.root}/configs/accelerate/{name}")
+        return f'"$({self.contained_interpreter} -m mstat configs accelerate/{name})"'
 
     def variables(self) -> dict[str, str]:
         """Return the environment variables of every process."""
@@ -89,6 +108,10 @@ class Site:
     def exports(self) -> list[str]:
         """Return the lines of shell that export `variables`."""
         return [f"export {name}={shlex.quote(value)}" for name, value in self.variables().items()]
+
+    def python_path(self) -> str:
+        """Return the assignment of PYTHONPATH that lets Python find the repository; empty if mstat is installed."""
+        return "" if self.root is None else f" PYTHONPATH={shlex.quote(self.root)}${{PYTHONPATH:+:$PYTHONPATH}}"
 
 
 def load_site(path: Path | None) -> Site:

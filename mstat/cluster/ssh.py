@@ -72,8 +72,7 @@ class Local:
         names = self.hosts or ["127.0.0.1"] * job.nodes
         lines = [f"cd {shlex.quote(str(job.directory))} || exit 1", *site.setup, *site.exports()]
         lines += [f"export RUN={job.attempts_folder} NODES={','.join(names)} MAIN={names[0]} PORT={port}"]
-        lines += [f"export SLURM_NODEID={node} PYTHONUNBUFFERED=1"]
-        lines += [f"export PYTHONPATH={shlex.quote(site.root)}${{PYTHONPATH:+:$PYTHONPATH}}"]
+        lines += [f"export SLURM_NODEID={node} PYTHONUNBUFFERED=1{site.python_path()}"]
         lines += functions(job, site)[function]
         text = "\n".join(lines) + "\n" + STOP_AT_END_OF_INPUT.format(function=function)
         if self.hosts:

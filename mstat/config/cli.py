@@ -17,6 +17,7 @@ import jsonargparse
 import yaml
 
 from mstat.config import Config, changed
+from mstat.config.packaged import find_config
 from mstat.config.ranges import alternatives, is_number, out_of_range, setting_types
 from mstat.config.yaml_settings import NULLS, flags_of
 from mstat.errors import UserError
@@ -84,7 +85,7 @@ def _read(parser: jsonargparse.ArgumentParser, argv: Sequence[str], default_conf
     if not names and default_config is not None:
         names = [str(default_config)]
     try:
-        of_files = [flag for name in names for flag in flags_of(Path(expand(name)), SECTIONS)]
+        of_files = [flag for name in names for flag in flags_of(find_config(name), SECTIONS)]
         _refuse_unknown(of_files)
         _refuse_classes(flags)
         _refuse_odd_values(of_files + flags)

@@ -40,13 +40,19 @@ def common_facts(config: Config, also: Mapping[str, Any] | None = None) -> dict[
     Args:
         also: Further facts; a path stands for the content of the file or folder.
     """
-    facts = {"command": Path(sys.argv[0]).name, **settings_facts(config)}
+    facts = {"command": command_name(), **settings_facts(config)}
     for name, value in (also or {}).items():
         facts |= contents(name, value) if isinstance(value, Path) else {name: value}
     facts |= set_checksum("data.shards", config.data.shards)
     facts["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     facts |= {"commit": commit(), "source files (checksum)": source_digest(PROJECT), **versions()}
     return dict(json.loads(json.dumps(facts, default=str)))
+
+
+def command_name() -> str:
+    """Return the name of the command of this process: `train`, for launch/train.py and for `mstat train`."""
+    program = Path(sys.argv[0])
+    return sys.argv[1] if program.name == "mstat" and len(sys.argv) > 1 else program.stem
 
 
 def set_checksum(name: str, place: str) -> dict[str, str]:

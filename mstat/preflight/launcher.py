@@ -50,8 +50,14 @@ def report(good: bool | None) -> bool:
     return True
 
 
-def launch(script: Path, options: argparse.Namespace, launcher: Sequence[str], settings: Sequence[str]) -> bool:
-    """Start `script` on this machine by `accelerate launch` with its flags, watch it, and return the verdict."""
+def launch(
+    program: Sequence[str], options: argparse.Namespace, launcher: Sequence[str], settings: Sequence[str]
+) -> bool:
+    """Start the checks on this machine by `accelerate launch` with its flags, watch them, and return the verdict.
+
+    Args:
+        program: The checks as words for the launcher: a script, or `-m` and a module with its command.
+    """
     machine, num_machines, address = _machine(launcher)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # otherwise each address without a host name prints a warning
     own = [f"--{name.replace('_', '-')}={value}" for name, value in vars(options).items() if value is not None]
@@ -59,7 +65,7 @@ def launch(script: Path, options: argparse.Namespace, launcher: Sequence[str], s
     command = [sys.executable, "-m", "accelerate.commands.launch", *launcher, "--max_restarts", "0"]
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
-            [*command, str(script), *own, "--", *settings],
+            [*command, *program, *own, "--", *settings],
             env={**os.environ, FOLDER: folder},
             start_new_session=True,
         )

@@ -63,8 +63,9 @@ def _quietly(main: Callable[..., int], *arguments: Any) -> int:
 
 def _script(name: str, *words: object) -> int:
     """A command of launch/, with this command line."""
-    sys.argv = [f"launch/{name}.py", *map(str, words)]
-    return _quietly(importlib.import_module(f"launch.{name}").main)
+    argv = [str(word) for word in words]
+    sys.argv = [f"launch/{name}.py", *argv]
+    return _quietly(importlib.import_module(f"launch.{name}").main, argv)
 
 
 def _some_file(folder: Path, draw: random.Random, pattern: str = "*") -> Path:

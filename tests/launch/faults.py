@@ -70,7 +70,7 @@ def main() -> int:
     mstat.training.task.gather, Engine.update = gather, update  # type: ignore[attr-defined, method-assign]
     if fault == "slow-disk" and struck:
         torch.save = save_half  # type: ignore[assignment]
-    return train.main()
+    return train.main(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -145,8 +145,15 @@ def test_the_scripts(
         assert (options.timeout, options.script, launcher) == (5, script, flags)
         assert settings_of(options.script, settings).run == run
         assert arguments([f"--script={script}", "--", *settings])[0].script == script
+        installed = [*flags, "-m", "mstat", script, *map(str, words)]
+        assert arguments(["--timeout", "5", *installed]) == (options, launcher, settings)
     with pytest.raises(SystemExit):
         arguments([*flags, "launch/report.py", "runs/a"])
+    for other in (["-m", "mstat", "report"], ["-m", "torch", "train"], ["-m", "mstat"]):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            arguments([*flags, *other])
+        assert f"{' '.join(other)}: the checks accept -m mstat train, " in capsys.readouterr().err
     assert settings_of("evaluate", ["--run", str(reference), "--data.shards", "/a", "/b"]).data.shards == "/a"
     assert "data.shards: the checks open /a alone; launch/evaluate.py opens all" in capsys.readouterr().err
 

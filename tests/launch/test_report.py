@@ -65,13 +65,12 @@ def comparison(run: Path) -> Path:
     return run.parent / "comparison.html"
 
 
-def test_the_report_of_a_run_made_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_of_a_run_made_again(run: Path) -> None:
     """The same page as training left; each picture of it as a file, those of Fig. 11 by choice."""
     written = (run / "report.html").read_bytes()
 
     def again(*choice: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["launch/report.py", str(run), *choice])
-        assert report.main() == 0
+        assert report.main([str(run), *choice]) == 0
         return (run / "report.html").read_text()
 
     key = json.loads((run / "rankings.json").read_text())["queries"][0]["key"]
@@ -127,9 +126,8 @@ def test_bad_input_is_told_in_one_line(
         (tmp_path / name / "config.yaml").write_text("seed: 0\n")
     (tmp_path / "empty" / "config.yaml").unlink()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["launch/report.py", *arguments])
     try:
-        exit_status = report.main()
+        exit_status = report.main(arguments)
     except SystemExit as ended:
         exit_status = int(str(ended.code))
     assert exit_status == status

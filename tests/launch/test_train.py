@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -150,14 +149,11 @@ def test_bad_settings_end_with_one_message(
     message: str,
     tiny_config: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Exit status not 0, one error line that names what is wrong, no run folder left."""
-    words = ["launch/train.py", "--config", str(tiny_config), "--run", str(tmp_path / "run"), *flags]
-    monkeypatch.setattr(sys, "argv", words)
     try:
-        status: object = train.main()
+        status: object = train.main(["--config", str(tiny_config), "--run", str(tmp_path / "run"), *flags])
     except SystemExit as ended:
         status = ended.code
     output = "".join(capfd.readouterr())

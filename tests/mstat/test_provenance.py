@@ -7,6 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
 import torch
 
 from mstat.provenance import PROJECT, commit, hardware, source_digest, versions
@@ -28,6 +29,21 @@ def test_the_commit_is_that_of_the_tree() -> None:
     else:
         assert result is not None
         assert re.fullmatch(rf"{done.stdout.strip()}(-dirty)?", result)
+
+
+def test_the_commit_of_another_repository_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None for an environment that lies in another project, also where GIT_DIR names that project (as in its hooks)."""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run([*git, *command], check=True)
+    site_packages = tmp_path / "venv" / "site-packages"
+    site_packages.mkdir(parents=True)
+    monkeypatch.setattr("mstat.provenance.PROJECT", site_packages)
+    assert commit() is None
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    assert commit() is None
+    monkeypatch.setattr("mstat.provenance.PROJECT", tmp_path)
+    assert commit() is not None
 
 
 def test_hardware_is_told() -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mstat.cluster.sites import load_site
+from mstat.cluster.job import Job
+from mstat.cluster.script import batch_script
+from mstat.cluster.sites import Site, load_site
 from tests.conftest import PROJECT
 
 SUBMIT = [sys.executable, str(PROJECT / "launch" / "submit.py")]
@@ -78,6 +80,26 @@ def test_the_sites_of_the_project(path: Path, tmp_path: Path) -> None:
     for line in site.setup:
         assert f"\n{line}\n" in text
     assert len(SITES) >= 3
+
+
+def test_from_an_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a clone, the nodes start the mstat that is installed for their Python; `project` names a clone there."""
+    monkeypatch.setattr("mstat.cluster.sites.IS_CLONE", False)
+    job = Job("train", tmp_path / "run", ("--config", "mars.yaml"), tmp_path, nodes=2)
+    text = re.sub(r" \\\n +", " ", batch_script(job, Site(python="python", container="apptainer exec a.sif")))
+    python = "apptainer exec a.sif python"
+    configs = f'--config_file "$({python} -m mstat configs accelerate/multinode.yaml)" --num_machines 2'
+    assert f"  {python} -m mstat preflight --expect-processes 16 " in text
+    assert f"  {python} -m accelerate.commands.launch {configs}" in text
+    assert text.count(configs) == 2
+    assert text.count(" -m mstat train --config mars.yaml || {") == 2
+    assert "PYTHONPATH" not in text
+    assert "launch/train.py" not in text
+    text = batch_script(job, Site(project="/opt/my mstat"))
+    assert "--config_file '/opt/my mstat/configs/accelerate/multinode.yaml'" in text
+    assert "'/opt/my mstat'/launch/train.py" in text
+    assert "PYTHONPATH='/opt/my mstat'${PYTHONPATH:+:$PYTHONPATH}" in text
+    assert "-m mstat " not in text
 
 
 def test_a_tilde_in_a_site_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,10 +58,10 @@ def test_the_command_of_a_node(tmp_path: Path) -> None:
     lines = inner[2].splitlines()
     assert lines.index("module load cuda") < lines.index("export NAME='a b'")
     assert "export GLOO_SOCKET_IFNAME=eth1" in lines
-    assert "export SLURM_NODEID=1 PYTHONUNBUFFERED=1" in lines
+    path = "PYTHONPATH=/opt/mstat${PYTHONPATH:+:$PYTHONPATH}"
+    assert f"export SLURM_NODEID=1 PYTHONUNBUFFERED=1 {path}" in lines
     assert lines[0] == f"""cd '{tmp_path}/it'"'"'s mine' || exit 1"""
     assert any(line.endswith(f"NODES=127.0.0.1,127.0.0.1 MAIN=127.0.0.1 PORT={PORT + 3}") for line in lines)
-    assert "export PYTHONPATH=/opt/mstat${PYTHONPATH:+:$PYTHONPATH}" in lines
 
 
 def shell(work: str) -> subprocess.Popen[str]:

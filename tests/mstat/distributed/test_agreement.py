@@ -17,7 +17,7 @@ import pytest
 import torch.distributed as dist
 
 from mstat.config.cli import load_config, override
-from mstat.distributed.agreement import common_facts, contents
+from mstat.distributed.agreement import command_name, common_facts, contents
 from mstat.distributed.differences import complaint, differing
 from mstat.distributed.rendezvous import agree_on_attempt
 from mstat.errors import UserError
@@ -91,6 +91,15 @@ def test_what_two_hosts_may_and_may_not_have_of_their_own(tiny_shards: Path, tin
         "parallelism",
         "device",
     } <= one.keys()
+
+
+def test_a_command_has_one_name_in_a_clone_and_in_an_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """launch/train.py and `mstat train` are the same command; `mstat evaluate` is another one."""
+    names = []
+    for argv in (["/mstat/launch/train.py", "--seed", "1"], ["mstat", "train", "--seed", "1"], ["mstat", "evaluate"]):
+        monkeypatch.setattr(sys, "argv", argv)
+        names.append(command_name())
+    assert names == ["train", "train", "evaluate"]
 
 
 def test_a_folder_is_its_files(tmp_path: Path) -> None:
