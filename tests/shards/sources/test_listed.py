@@ -226,7 +226,7 @@ def test_a_wrong_row_is_named(tmp_path: Path, old: str, new: str, message: str) 
         ("start,end", "1,", "2: start, end: one of two"),
         ("start,end", "2,1", "2: start, end: 2 to 1 is not a range"),
         ("start,end", "x,2", "2: start: 'x' is not a whole number"),
-        ("start,end", "1,11", r"2: path: .*no picture of \S+train/1 is frame 11; they are frames 1 to 10; correct the range"),
+        ("start,end", "1,11", r"2: path: .*no picture of \S+train/1 is frame 11; they are frames 1 to 10; correct"),
         ("start,end", "1,5", r"2: path: .*is frame 5; they are frames 1 to 10 with gaps"),
         ("num_frames,outfit", "4,", "2: num_frames: 4, but train/1 has 3 pictures; unpack it again"),
         ("key,outfit", "a.b,", "2: key: 'a.b': at most 80 letters"),
