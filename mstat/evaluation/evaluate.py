@@ -25,10 +25,10 @@ from mstat.evaluation import feature_rows, saved_features
 from mstat.evaluation.baselines import hsv_histogram
 from mstat.evaluation.companion_files import embedding, queries, rankings
 from mstat.evaluation.feature_rows import weights_digest
+from mstat.evaluation.feature_writer import save_features
 from mstat.evaluation.intervals import intervals
 from mstat.evaluation.metrics import MEANS, Scores
 from mstat.evaluation.per_query import LENGTHS, MATCHES, by_number
-from mstat.evaluation.saved_features import save_features
 from mstat.evaluation.trial import Trial
 from mstat.files import why_not_writable, write_json
 from mstat.model import MSTAT, join_stages
@@ -144,7 +144,7 @@ def evaluate(
     terms = {key: evaluation[key] for key in ("dataset", "protocol", "split", "eval")}
     if config.eval.features and folder:
         info = {**terms, "ignore": evaluation["ignore"], "dims": dims}
-        save_features(folder / saved_features.FOLDER, trial, features_SD, info)
+        save_features(folder / saved_features.FOLDER, trial, trial.labels(), features_SD, info)
     files = {
         "evaluation.json": evaluation,
         "rankings.json": {**terms, **rankings(trial, scores, nearest)},

@@ -99,7 +99,7 @@ class Unfinished:
     def remove(self) -> None:
         """Delete the rows, and the folder of all extractions if these were the last."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        if self.folder.parent.is_dir() and not any(self.folder.parent.iterdir()):
+        with contextlib.suppress(OSError):  # others are in it, or another rank has deleted it
             self.folder.parent.rmdir()
 
 
