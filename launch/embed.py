@@ -17,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from launch.common import checkpoint_option, config_of_run, report_errors, run_of, run_parser
 from mstat.errors import UserError
 from shards.paths import path
-from shards.sources.options import positive_int
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +61,7 @@ def arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]
     parser.add_argument("--out", type=path, required=True, metavar="FEATURES", help="folder for the features")
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="number type on disk")
     parser.add_argument(
-        "--dims", type=positive_int, metavar="K", help="project on K principal components, learned on the features"
+        "--dims", type=int, metavar="K", help="project on K principal components, learned on the features"
     )
     parser.add_argument(
         "--data.protocol", dest="protocol", metavar="NAME", help="protocol of roles and scores (default: the first)"

@@ -135,7 +135,8 @@ print("loaded:", *({heavy} & set(sys.modules)))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [
-    "launch/train.py", "launch/pretrain.py", "launch/evaluate.py", "launch/export.py", "launch/robustness.py",
+    "launch/train.py", "launch/pretrain.py", "launch/evaluate.py", "launch/export.py", "launch/embed.py",
+    "launch/robustness.py",
     "launch/reproduce.py table2",
     "launch/preflight.py", "launch/submit.py", "launch/submit.py status", "launch/report.py", "shards",
     "shards build mars",

@@ -62,10 +62,10 @@ def check(reader: Reader, config: Config, form: Form) -> None:
             "--eval.occlusion 0 and --eval.resolution null"
         )
     most = min(sum(feature_dims(config.model)), len(reader) - 1)
-    if form.dims is not None and form.dims > most:
+    if form.dims is not None and not 1 <= form.dims <= most:
         raise UserError(
             f"--dims {form.dims}: {len(reader):,} tracklets with features of {sum(feature_dims(config.model)):,} dims "
-            f"have at most {most:,} principal components"
+            f"have 1 to {most:,} principal components"
         )
 
 

@@ -7,13 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import shards
-from mstat.config import Config
+from mstat.config import Config, changed
 from mstat.config.cli import load_config
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
@@ -22,8 +21,9 @@ from mstat.evaluation.embed_set import Form, check, embed_set
 from mstat.evaluation.trial import Trial
 from mstat.metrics import cmc_map, load_features
 from mstat.model import MSTAT, join_stages
-from shards.read import Reader
+from shards.__main__ import main
 from tests.helpers.distributed import as_launched, run_distributed
+from tests.shards.trees import picture
 
 FORM = Form("float16", 8)
 
@@ -118,10 +118,9 @@ def test_the_features_are_those_of_the_evaluation(config: Config, tmp_path: Path
 
 
 def test_scores_stand_where_a_protocol_has_queries(
-    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A row for each form, the first that of cmc_map; without queries a line says so, and the features have no
-    protocol."""
+    """A row for each form; the first and the last are what cmc_map returns for the files."""
     embedded(config, tmp_path / "scored")
     output = capsys.readouterr().out
     lines = [line for line in output.splitlines() if "float" in line or "components" in line]
@@ -130,14 +129,22 @@ def test_scores_stand_where_a_protocol_has_queries(
     scores = cmc_map(**load_features(tmp_path / "full").arguments())
     assert f"{100 * scores['mAP']:.1f}" in lines[0]
     assert f"{100 * cmc_map(**load_features(tmp_path / 'scored').arguments())['mAP']:.1f}" in lines[2]
-    capsys.readouterr()
-    roles = Reader.roles
-    monkeypatch.setattr(Reader, "roles", lambda *args, **kwargs: roles(*args, **kwargs) * 0)  # as if unlabelled
-    embedded(config, tmp_path / "unlabelled")
-    assert "no scores: protocol" in capsys.readouterr().out
-    unlabelled = load_features(tmp_path / "unlabelled")
+
+
+def test_a_set_without_labels_is_embedded(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line says that there are no scores; the features have no protocol, and give cmc_map no arguments."""
+    for number in range(6):
+        (tmp_path / f"pictures/track{number}").mkdir(parents=True)
+        for frame in (1, 2):
+            (tmp_path / f"pictures/track{number}/{frame}.jpg").write_bytes(picture(10 * number + frame, (32, 16)))
+    command = ["build", "folder", "--unlabelled", "--source", str(tmp_path / "pictures"), "--workers", "1"]
+    assert main([*command, "--out", str(tmp_path / "shards")]) == 0
+    embedded(changed(config, {"data.shards": str(tmp_path / "shards")}), tmp_path / "features", Form("float16", 5))
+    assert "no scores: protocol unlabelled, split 0 of pictures has no queries" in capsys.readouterr().out
+    unlabelled = load_features(tmp_path / "features")
+    assert unlabelled.table["key"].to_pylist() == [f"track{number}" for number in range(6)]
+    assert unlabelled.features_ND.shape == (6, 5)
     assert unlabelled.info["protocol"] is None
-    assert not np.any(unlabelled.table["query"].to_numpy())
     with pytest.raises(UserError, match="no protocol, so no queries"):
         unlabelled.arguments()
 
@@ -148,8 +155,9 @@ def test_what_cannot_be_embedded_is_refused(config: Config, tiny_config: Path, t
     degraded = load_config(tiny_config, ["--eval.occlusion", "0.3"])
     with pytest.raises(UserError, match="degrade frames"):
         check(reader, degraded, Form())
-    with pytest.raises(UserError, match=r"--dims 100000: .* have at most"):
-        check(reader, config, Form(dims=100_000))
+    for dims in (0, 119, 100_000):
+        with pytest.raises(UserError, match=rf"--dims {dims}: 119 tracklets .* have 1 to 118 principal"):
+            check(reader, config, Form(dims=dims))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").touch()
     with pytest.raises(UserError, match="does not hold features"):
