@@ -1,16 +1,21 @@
 """Principal components of features, with the same bits on any number of ranks and threads (CPU).
 
-Sums in floating point depend on their order, and so on the ranks. The unit-length features are therefore rounded to
-multiples of 2^-BITS for the covariance alone: products and sums of whole numbers are exact in any order. The rounding
-adds a variance of 10^-12 to each of the D dimensions, whose mean variance is at most 1 / D.
+Features have 19,968 dims at the paper's size, too many for a covariance matrix. The leading components come from
+subspace iteration with a random start (Halko et al., SIAM Review 2011, Alg. 4.4): each pass multiplies the covariance
+by an orthonormal basis, tile by tile.
+
+Sums in floating point depend on their order, and so on the ranks. Factors of a sum over features are therefore rounded
+to multiples of 2^-BITS: products and sums of whole numbers are exact in any order. Unit-length features lose 10^-12 of
+variance in each dimension.
 
 FOLDER/pca.safetensors   `mean` (D,) and `components` (D, K), fp32
 
-Shape suffixes: N features, S of this rank, D feature, K components.
+Shape suffixes: N features, S of this rank, D feature, K components, L vectors of the basis.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,8 +31,10 @@ if TYPE_CHECKING:
 
 FILE = "pca.safetensors"
 BITS = 18
-BLOCK = 8192  # features of one matrix product; fp64 holds its sums exactly up to 2^(53 - 2 BITS) = 131,072 of them
+BLOCK = 512  # features whose products are summed in fp64, which is exact for at most 2^(53 - 2 BITS - 2) = 32,768
 TILE = 64  # features that are projected together
+EXTRA = 32  # vectors of the basis beyond K
+PASSES = 6
 
 
 @dataclass(frozen=True)
@@ -81,42 +88,74 @@ def learn(engine: Engine, features_SD: Tensor, num_components: int) -> tuple[Pca
     Raises:
         UserError: If K is out of this range, or the features are not finite.
     """
-    dim = features_SD.shape[1]
-    products_DD = torch.zeros(dim, dim, dtype=torch.long)
-    sums_D = torch.zeros(dim, dtype=torch.long)
-    for block_ND in features_SD.split(BLOCK) if len(features_SD) else ():
-        with spreading(features_SD.device) as spread:
-            rounded_ND = torch.cat(spread(_rounded, block_ND.split(TILE)))
-        products_DD += (rounded_ND.T @ rounded_ND).long()
-        sums_D += rounded_ND.sum(dim=0).long()
-    num_features = int(engine.sum(torch.tensor(len(features_SD))))
-    if not 1 <= num_components <= min(dim, num_features - 1):
+    dim, num_features = features_SD.shape[1], int(engine.sum(torch.tensor(len(features_SD))))
+    most = min(dim, num_features - 1)
+    if not 1 <= num_components <= most:
         raise UserError(
             f"{num_components} principal components of {num_features:,} features of {dim:,} dims: there are at most "
-            f"{min(dim, num_features - 1):,}"
+            f"{most:,}"
         )
-    products_DD, sums_D = engine.sum(products_DD), engine.sum(sums_D)
-    # LAPACK rounds by the number of threads, which differs between ranks and launches.
-    with one_thread(torch.device("cpu")):
-        result = _components(products_DD, sums_D, num_features, num_components) if engine.is_main else None
-    mean_D, components_DK, kept = engine.from_main(result)
-    return Pca(mean_D, components_DK), kept
+    sums_D, squares = torch.zeros(dim, dtype=torch.long), torch.zeros(1, dtype=torch.long)
+    for tiles in _blocks(features_SD):
+        rounded_ND = torch.cat(tiles)
+        sums_D += rounded_ND.sum(dim=0).long()
+        squares += rounded_ND.square().sum().long()
+    mean_D = engine.sum(sums_D).double() / (num_features * 2**BITS)
+    with one_thread(features_SD.device):
+        total = float(engine.sum(squares)) / (num_features * 4.0**BITS) - float(mean_D.square().sum())
+    generator = torch.Generator().manual_seed(0)
+    start_DL = torch.randn(dim, min(dim, num_components + EXTRA), generator=generator, dtype=torch.float64)
+    basis_DL = _orthonormal(engine, start_DL)
+    for _ in range(PASSES):
+        product_DL, _ = _multiply(engine, features_SD, mean_D, basis_DL)
+        basis_DL = _orthonormal(engine, product_DL)
+    _, covariance_LL = _multiply(engine, features_SD, mean_D, basis_DL)
+    with one_thread(features_SD.device):  # LAPACK and BLAS round by the number of threads
+        result = _leading(basis_DL, covariance_LL / num_features, num_components) if engine.is_main else None
+    components_DK, variance_K = engine.from_main(result)
+    kept = min(1.0, float(variance_K.sum()) / total) if total > 0 else 1.0
+    return Pca(mean_D.float(), components_DK.float()), kept
 
 
-def _rounded(rows_ND: Tensor) -> Tensor:
-    return (unit_length(rows_ND) * 2**BITS).round().double()
+def _blocks(features_SD: Tensor) -> Iterator[list[Tensor]]:
+    """Yield the tiles of a block: unit-length features as multiples of 2^-BITS, whole numbers in fp64."""
+    for block_ND in features_SD.split(BLOCK) if len(features_SD) else ():
+        with spreading(features_SD.device) as spread:
+            tiles = spread(lambda rows_ND: (unit_length(rows_ND) * 2**BITS).round().double(), block_ND.split(TILE))
+        yield tiles
 
 
-def _components(
-    products_DD: Tensor, sums_D: Tensor, num_features: int, num_components: int
-) -> tuple[Tensor, Tensor, float]:
-    mean_D = sums_D.double() / num_features
-    covariance_DD = (products_DD.double() / num_features - torch.outer(mean_D, mean_D)) / 2.0 ** (2 * BITS)
-    variance_D, vectors_DD = torch.linalg.eigh(covariance_DD)  # ascending
-    components_DK = vectors_DD.flip(1)[:, :num_components]
+def _multiply(engine: Engine, features_SD: Tensor, mean_D: Tensor, basis_DL: Tensor) -> tuple[Tensor, Tensor]:
+    """Return N times the covariance of all features multiplied by the basis (D, L), and within it (L, L)."""
+    products_DL = torch.zeros(basis_DL.shape, dtype=torch.long)
+    within_LL = torch.zeros(basis_DL.shape[1], basis_DL.shape[1], dtype=torch.long)
+    sums_L = torch.zeros(basis_DL.shape[1], dtype=torch.long)
+    with one_thread(features_SD.device):
+        offset_L = mean_D @ basis_DL
+    for tiles in _blocks(features_SD):
+        with spreading(features_SD.device) as spread:
+            coordinates = spread(lambda tile_ND: (tile_ND @ basis_DL - offset_L * 2**BITS).round(), tiles)
+        rounded_ND, coordinates_NL = torch.cat(tiles), torch.cat(coordinates)
+        products_DL += (rounded_ND.T @ coordinates_NL).long()
+        within_LL += (coordinates_NL.T @ coordinates_NL).long()
+        sums_L += coordinates_NL.sum(dim=0).long()
+    products_DL, within_LL, sums_L = engine.sum(products_DL), engine.sum(within_LL), engine.sum(sums_L)
+    scale = 4.0**BITS
+    return products_DL.double() / scale - torch.outer(mean_D, sums_L / 2.0**BITS), within_LL.double() / scale
+
+
+def _orthonormal(engine: Engine, vectors_DL: Tensor) -> Tensor:
+    """Return an orthonormal basis of the columns, that of the main process."""
+    with one_thread(vectors_DL.device):
+        basis_DL = torch.linalg.qr(vectors_DL).Q if engine.is_main else None
+    result: Tensor = engine.from_main(basis_DL)
+    return result
+
+
+def _leading(basis_DL: Tensor, covariance_LL: Tensor, num_components: int) -> tuple[Tensor, Tensor]:
+    """Return the leading components (D, K) within a basis, and their variances."""
+    variance_L, vectors_LL = torch.linalg.eigh(covariance_LL)  # ascending
+    components_DK = basis_DL @ vectors_LL.flip(1)[:, :num_components]
     largest_K = components_DK.abs().argmax(dim=0)
     signs_K = components_DK[largest_K, torch.arange(num_components)].sign()
-    variance_D = variance_D.clamp(min=0)
-    total = float(variance_D.sum())
-    kept = float(variance_D[-num_components:].sum()) / total if total else 1.0
-    return (mean_D / 2**BITS).float(), (components_DK * signs_K).float().contiguous(), kept
+    return (components_DK * signs_K).contiguous(), variance_L.flip(0)[:num_components].clamp(min=0)

@@ -17,12 +17,12 @@ from mstat.evaluation.pca import TILE, Pca, learn, unit_length
 from mstat.evaluation.ranking import gallery_slices
 from tests.helpers.distributed import as_launched, run_distributed
 
-NUM, DIM, KEPT = 400, 40, 6
+NUM, DIM, KEPT = 700, 90, 6
 
 
 def features() -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    mixture = torch.randn(DIM, DIM, generator=generator) * torch.linspace(2, 0.05, DIM)
+    mixture = torch.randn(DIM, DIM, generator=generator) * 0.95 ** torch.arange(DIM)
     return 3 + torch.randn(NUM, DIM, generator=generator) @ mixture.T
 
 
@@ -71,7 +71,7 @@ def test_too_many_components_are_refused(config: Config) -> None:
     for rows, count in ((features()[:5], 5), (features(), DIM + 1)):
         with pytest.raises(UserError, match=f"there are at most {count - 1}"):
             learn(engine, rows, count)
-    with pytest.raises(UserError, match=r"takes \(N, 40\)"):
+    with pytest.raises(UserError, match=r"takes \(N, 90\)"):
         Pca(torch.zeros(DIM), torch.zeros(DIM, 2)).project(torch.zeros(3, 7))
 
 
