@@ -116,7 +116,7 @@ def embed_set(engine: Engine, model: MSTAT, reader: Reader, config: Config, form
     try:
         save_features(out, extraction, table, written_SD, info, pca)
     except OSError as error:
-        error.add_note("nothing is lost but time: make room and run the same command again")
+        error.add_note("make room, and run the same command again")
         raise
     extraction.forget_unfinished()
     engine.barrier()

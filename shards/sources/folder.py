@@ -28,7 +28,7 @@ from pathlib import Path
 
 from shards.paths import path
 from shards.records import DISTRACTOR_PID, JUNK_PID, DataError, Protocol, Role, Source, SourceTracklet
-from shards.sources.common import files_of, natural, numbered, printable, some
+from shards.sources.common import UNLABELLED, files_of, natural, numbered, printable, some
 from shards.sources.copies import Pictures, are_copies
 from shards.sources.walk import Walk
 
@@ -38,7 +38,6 @@ SPECIAL = {DISTRACTOR_PID: re.compile("distractors?|0000", re.I), JUNK_PID: re.c
 LAYOUTS = ({"train", "test"}, {"train", "query", "gallery"}, {"test"}, {"query", "gallery"}, {"train"})
 TEST = Protocol("test", description="the gallery is all of the test part; same identity and camera is ignored")
 VALIDATION = Protocol("validation", description="as test, on the validation part")
-UNLABELLED = Protocol("unlabelled", description="all tracklets are the gallery, without identities and queries")
 UNKNOWN_CAMERA = 0
 
 

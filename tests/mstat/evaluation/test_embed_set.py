@@ -18,6 +18,7 @@ from mstat.distributed.engine import Engine
 from mstat.errors import UserError
 from mstat.evaluation import extraction, feature_rows, feature_writer
 from mstat.evaluation.embed_set import Form, check, embed_set
+from mstat.evaluation.ranking import gallery_slices
 from mstat.evaluation.trial import Trial
 from mstat.metrics import cmc_map, load_features
 from mstat.model import MSTAT, join_stages
@@ -184,7 +185,7 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
 def test_parts_depend_on_no_rank() -> None:
     """Pieces of the same parts, for any slices."""
     for world_size in (1, 2, 3, 7):
-        slices = extraction.gallery_slices(10_000, world_size, 64)
+        slices = gallery_slices(10_000, world_size, 64)
         parts = feature_writer._pieces(slices, 10_000)
         assert [(pieces[0][0], pieces[-1][1]) for pieces in parts] == [(0, 4096), (4096, 8192), (8192, 10_000)]
         assert all(a[1] == b[0] for pieces in parts for a, b in pairwise(pieces))
