@@ -78,7 +78,7 @@ def save_features(
         OSError: If the disk is full.
     """
     engine, (start, stop) = extraction.engine, extraction.bounds
-    tmp = folder.with_name(f"{folder.name}.partial")
+    tmp = folder.with_name(f".{folder.name}.partial")  # hidden, so that it is no folder of the user
     if engine.is_main:
         refuse_other_content(folder)
         shutil.rmtree(tmp, ignore_errors=True)
@@ -103,7 +103,7 @@ def save_features(
         dtype = next(name for name, dtype in DTYPES.items() if dtype == features_SD.dtype)
         write_json(tmp / INFO, {"format": FORMAT, "version": VERSION, "dtype": dtype, **info})
         if folder.exists():
-            old = folder.with_name(f"{folder.name}.old")
+            old = folder.with_name(f".{folder.name}.old")
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
             shutil.rmtree(old, ignore_errors=True)

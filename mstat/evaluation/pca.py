@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FILE = "pca.safetensors"
 BITS = 18
 BLOCK = 512  # features whose products are summed in fp64, which is exact for at most 2^(53 - 2 BITS - 2) = 32,768
-TILE = 64  # features that are projected together
+TILE = 64  # features that are projected together; a rank has whole tiles (`mstat.evaluation.extraction.TILE`)
 EXTRA = 32  # vectors of the basis beyond K
 PASSES = 6
 

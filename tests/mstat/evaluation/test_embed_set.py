@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from mstat.distributed.engine import Engine
 from mstat.errors import UserError
 from mstat.evaluation import extraction, feature_rows, feature_writer
 from mstat.evaluation.embed_set import Form, check, embed_set
-from mstat.evaluation.ranking import gallery_slices
 from mstat.evaluation.trial import Trial
 from mstat.metrics import cmc_map, load_features
 from mstat.model import MSTAT, join_stages
@@ -75,6 +73,9 @@ def test_ranks_and_a_stop_change_no_byte(config: Config, tmp_path: Path, capsys:
     the same bytes, and embeds only what is missing; nothing else stays on disk."""
     total = embedded(config, tmp_path / "one")
     reader = shards.open(config.data.shards)
+    (tmp_path / "one.old").mkdir()  # somebody's copy
+    assert embedded(config, tmp_path / "one") == total
+    (tmp_path / "one.old").rmdir()
     saved = load_features(tmp_path / "one")
     assert saved.table["key"].to_pylist() == [reader[i].key for i in range(len(reader))]
     assert saved.table["pid"].to_pylist() == reader.pids.tolist()
@@ -174,18 +175,3 @@ def test_features_that_are_not_finite_are_refused(config: Config, tmp_path: Path
     with pytest.raises(UserError, match="features are not finite: check the weights"):
         embed_set(Engine(config), model, shards.open(config.data.shards), config, Form(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    """The error has the path of the file; /dev/full is a disk without room."""
-    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
-        feature_writer._write(Path("/dev/full"), {"features": torch.zeros(2, 2)})
-
-
-def test_parts_depend_on_no_rank() -> None:
-    """Pieces of the same parts, for any slices."""
-    for world_size in (1, 2, 3, 7):
-        slices = gallery_slices(10_000, world_size, 64)
-        parts = feature_writer._pieces(slices, 10_000)
-        assert [(pieces[0][0], pieces[-1][1]) for pieces in parts] == [(0, 4096), (4096, 8192), (8192, 10_000)]
-        assert all(a[1] == b[0] for pieces in parts for a, b in pairwise(pieces))
