@@ -25,10 +25,10 @@ from mstat.evaluation import feature_rows, saved_features
 from mstat.evaluation.baselines import hsv_histogram
 from mstat.evaluation.companion_files import embedding, queries, rankings
 from mstat.evaluation.feature_rows import weights_digest
+from mstat.evaluation.feature_writer import refuse_other_content, save_features
 from mstat.evaluation.intervals import intervals
 from mstat.evaluation.metrics import MEANS, Scores
 from mstat.evaluation.per_query import LENGTHS, MATCHES, by_number
-from mstat.evaluation.saved_features import check_free, save_features
 from mstat.evaluation.trial import Trial
 from mstat.files import why_not_writable, write_json
 from mstat.model import MSTAT, join_stages
@@ -199,7 +199,7 @@ def evaluate_run(
             way_out = "scores will only be printed; --out FOLDER writes them elsewhere"
             console().print(f"[yellow]{markup(str(obstacle))}: {way_out}[/]", soft_wrap=True)
         elif config.eval.features:
-            check_free(folder / saved_features.FOLDER)
+            refuse_other_content(folder / saved_features.FOLDER)
     folder, is_writable = engine.from_main((folder, obstacle is None))
     assert folder is not None
     work = folder / feature_rows.FOLDER if is_writable else None
@@ -213,7 +213,8 @@ def evaluate_run(
     if config.eval.features and is_writable:
         info = {**_terms(files["evaluation.json"]), "ignore": scored.trial.protocol.ignore, "dims": scored.dims}
         info["weights"] = weights_digest(model)
-        save_features(folder / saved_features.FOLDER, scored.trial, scored.features_SD, info)
+        features = folder / saved_features.FOLDER
+        save_features(features, scored.trial, scored.trial.labels(), scored.features_SD, info)
     scored.trial.forget_unfinished()
     return files["evaluation.json"]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from mstat.config import Config
@@ -18,6 +19,7 @@ from mstat.distributed.engine import Engine
 from mstat.errors import UserError
 from mstat.evaluation.distances import class_distances
 from mstat.evaluation.extraction import Extraction
+from mstat.evaluation.feature_writer import label_table
 from mstat.evaluation.matches import Pairs, make_pairs
 from mstat.evaluation.metrics import Scores
 from mstat.evaluation.metrics import score as score_ranks
@@ -109,6 +111,15 @@ class Trial(Extraction):
     def cmc_only(self) -> bool:
         """Whether the protocol has CMC alone, without mAP and its like."""
         return self.protocol.cmc_only
+
+    def labels(self) -> pa.Table:
+        """Return the labels and roles of `tracklets`, the table of saved features."""
+        roles = self.reader.roles(self.config.data.protocol, self.config.data.split)[self.tracklets]
+        in_gallery = np.arange(len(roles)) < self.num_gallery
+        is_query = np.zeros(len(roles), bool)
+        is_query[self.queries] = True
+        junk = in_gallery & ((roles & Role.JUNK) > 0)
+        return label_table(self.reader, self.tracklets, query=is_query, gallery=in_gallery, junk=junk)
 
     def camera_pairs(self, features_SD: torch.Tensor) -> list[dict[str, Any]]:
         """Score the queries of each camera in the gallery of each other camera."""

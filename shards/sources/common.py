@@ -10,9 +10,10 @@ from functools import partial as bind
 from pathlib import Path
 
 from shards.guarded import read_regular
-from shards.records import DataError, Frame
+from shards.records import DataError, Frame, Protocol
 
 PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
+UNLABELLED = Protocol("unlabelled", description="all tracklets are the gallery, without identities and queries")
 MAX_NAMED = 10  # names in a message; the others are counted
 
 

@@ -8,6 +8,13 @@ the gallery (same identity, camera and bytes) is stored once, as both. Identitie
 names, which are numbered in sorted order. The identities `distractor` (`0000` in MARS) and `junk` (`-1`, `00-1`) are
 not persons. Frames are ordered by the numbers in their names, 2 before 10. Pictures are bmp, jpg (jpeg, jpe, jfif),
 png, tif (tiff) and webp; other files are counted and named.
+
+With --unlabelled, tracklets have neither identity nor camera:
+
+    ROOT/<tracklet>/*.jpg|png
+
+Nobody knows who they are, so they are the gallery, as distractors of camera 0, and nothing can be trained or scored.
+The key of a tracklet is the name of its folder.
 """
 
 from __future__ import annotations
@@ -21,7 +28,7 @@ from pathlib import Path
 
 from shards.paths import path
 from shards.records import DISTRACTOR_PID, JUNK_PID, DataError, Protocol, Role, Source, SourceTracklet
-from shards.sources.common import files_of, natural, numbered, some
+from shards.sources.common import UNLABELLED, files_of, natural, numbered, printable, some
 from shards.sources.copies import Pictures, are_copies
 from shards.sources.walk import Walk
 
@@ -31,6 +38,7 @@ SPECIAL = {DISTRACTOR_PID: re.compile("distractors?|0000", re.I), JUNK_PID: re.c
 LAYOUTS = ({"train", "test"}, {"train", "query", "gallery"}, {"test"}, {"query", "gallery"}, {"train"})
 TEST = Protocol("test", description="the gallery is all of the test part; same identity and camera is ignored")
 VALIDATION = Protocol("validation", description="as test, on the validation part")
+UNKNOWN_CAMERA = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source", type=path, required=True, metavar="DIR", help="folder of <split>/<identity>/<camera>/<tracklet>"
     )
     parser.add_argument("--name", metavar="NAME", help="name of the data set (default: the folder's name)")
-    parser.set_defaults(read=lambda args: read(args.source, name=args.name))
+    parser.add_argument(
+        "--unlabelled", action="store_true", help="DIR is a folder of <tracklet>, without identities and cameras"
+    )
+    parser.set_defaults(read=lambda args: (read_unlabelled if args.unlabelled else read)(args.source, name=args.name))
 
 
 def read(root: Path, *, name: str | None = None) -> Source:
@@ -102,6 +113,39 @@ def read(root: Path, *, name: str | None = None) -> Source:
             )
     facts = {**facts_of_pids, **facts_of_camids, **facts_of_special, **facts_of_copies, **walk.facts()}
     return Source(name or root.resolve().name, protocols, tuple(tracklets), facts)
+
+
+def read_unlabelled(root: Path, *, name: str | None = None) -> Source:
+    """Walk the folders of tracklets that have no labels.
+
+    Raises DataError with folder and way out: no folder, one without pictures, or a name that cannot be a key.
+    """
+    from shards.write import KEY  # not at the top: it imports pyarrow
+
+    walk = Walk(root)
+    folders = sorted(walk.folders(root), key=natural)
+    if not folders:
+        raise DataError(f"{root}: contains no folder; the layout is <tracklet>/*.jpg")
+    if odd := [folder for folder in folders if not KEY.fullmatch(folder)]:
+        raise DataError(
+            f"{root}: {some(list(map(printable, odd)))}: the name of a tracklet has at most 80 letters (a-z), digits, "
+            "- and _; rename the folders"
+        )
+    tracklets = []
+    for folder in folders:
+        names = tuple(walk.pictures(root / folder))
+        tracklets.append(
+            SourceTracklet(
+                key=folder,
+                pid=DISTRACTOR_PID,
+                camid=UNKNOWN_CAMERA,
+                num_frames=len(names),
+                roles=(Role.GALLERY,),
+                frames=bind(files_of, root / folder, names),
+            )
+        )
+    facts = {"labels": "none: nobody is identified", **walk.facts()}
+    return Source(name or root.resolve().name, (UNLABELLED,), tuple(tracklets), facts)
 
 
 def _walk(walk: Walk, root: Path, split: str) -> list[_Tracklet]:

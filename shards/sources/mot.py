@@ -24,6 +24,9 @@ scales boxes that were drawn on another size. A build that loses more boxes or i
 Each video is decoded once, in order; the crops are stored in a temporary file until they are written. --halve-tracks
 makes two cameras of one: it halves the track of each identity in time, so that both halves see every identity. Halving
 the video would leave few identities in both halves.
+
+With --unlabelled, the ids are those of a tracker, which names nobody: the same id in two files may be two persons. All
+tracklets are the gallery, as distractors, and nothing can be trained or scored. The id stays in the key.
 """
 
 from __future__ import annotations
@@ -31,14 +34,15 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial as bind
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
 from shards.paths import path
-from shards.records import DataError, Frame, Protocol, Role, Source, SourceTracklet, UsageError
-from shards.sources.common import some
+from shards.records import DISTRACTOR_PID, DataError, Frame, Protocol, Role, Source, SourceTracklet, UsageError
+from shards.sources.common import UNLABELLED, some
 from shards.sources.crops import DROP, Camera, Crop, missing_frames
 from shards.sources.options import natural_number, percent, positive_int, share, size_HW, size_WH
 from shards.sources.tracks import MIN_VISIBILITY, Tracks, listed, read_tracks, reasons
@@ -64,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--tracks", type=path, required=True, action="append", metavar="FILE", help="tracks file, one per video")
     add("--halve-tracks", action="store_true", help="with one video: make two cameras of the halves of each track")
+    add("--unlabelled", action="store_true", help="ids are those of a tracker, not of persons: nobody is identified")
     add("--max-frames", type=positive_int, default=32, metavar="N", help="longest tracklet (default: 32)")
     ids = "ids of the test part, such as 3,5,8; all others train (default: every second id)"
     add("--test-identities", type=identities, metavar="IDS", help=ids)
@@ -93,6 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             args.tracks,
             args.scratch,
             halve_tracks=args.halve_tracks,
+            unlabelled=args.unlabelled,
             max_frames=args.max_frames,
             test_identities=args.test_identities,
             crop_size=args.crop_size,
@@ -122,6 +128,7 @@ def read(
     scratch: Path,
     *,
     halve_tracks: bool = False,
+    unlabelled: bool = False,
     max_frames: int = 32,
     test_identities: Sequence[int] | None = None,
     crop_size: tuple[int, int] = (256, 128),
@@ -135,6 +142,7 @@ def read(
     """Decode the videos and cut out the boxes; crops are JPEGs of `crop_size` (H, W) in a file under `scratch`.
 
     Args:
+        unlabelled: The ids are no identities: all tracklets are distractors in the gallery.
         first_frame: Number of the first frame in the tracks; none, one for all videos, or one each.
         tracks_size: Width and height of the pictures in which the tracks were made; none, one for all videos, or one
             each.
@@ -150,6 +158,8 @@ def read(
         raise UsageError(f"{len(videos)} --video and {len(tracks)} --tracks; give one tracks file for each video")
     if halve_tracks and len(videos) != 1:
         raise UsageError(f"--halve-tracks makes two cameras of one video, but {len(videos)} are given; omit it")
+    if unlabelled and (halve_tracks or test_identities is not None):
+        raise UsageError("--unlabelled has no identities: omit --halve-tracks and --test-identities")
     first_frames = _for_each("--first-frame", first_frame, len(videos))
     sizes = _for_each("--tracks-size", tracks_size, len(videos))
     cameras = [
@@ -175,7 +185,12 @@ def read(
     if halve_tracks:
         by_identity = _halve(by_identity[0])
     tracklets = tuple(_tracklets(by_identity, max_frames, test, store))
-    return Source("mot", (PROTOCOL,), tracklets, _facts(cameras, test, halve_tracks))
+    facts = _facts(cameras, test, halve_tracks)
+    if unlabelled:
+        del facts["test identities"]
+        tracklets = tuple(replace(one, pid=DISTRACTOR_PID, roles=(Role.GALLERY,)) for one in tracklets)
+        return Source("mot", (UNLABELLED,), tracklets, {"labels": "none: nobody is identified", **facts})
+    return Source("mot", (PROTOCOL,), tracklets, facts)
 
 
 def _for_each(option: str, values: Sequence[T], count: int) -> Sequence[T | None]:

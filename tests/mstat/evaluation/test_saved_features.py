@@ -31,6 +31,7 @@ def written(config: Config, folder: Path) -> dict[str, Any]:
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch, as_launched():
         patch.setattr("mstat.evaluation.extraction.TILE", 5)
+        patch.setattr("mstat.evaluation.feature_writer.PART_ROWS", 12)
         model, reader = MSTAT(config.model), shards.open(config.data.shards)
         return evaluate_run(Engine(config), model, reader, config, folder)
 
@@ -44,17 +45,17 @@ def written(config: Config, folder: Path) -> dict[str, Any]:
     ],
 )
 def test_saved_features_give_the_scores_of_the_run(tiny_config: Path, tmp_path: Path, flags: list[str]) -> None:
-    """From the files of 1 and of 3 ranks come the scores of evaluation.json, bitwise; queries in the gallery and
-    degraded queries included."""
+    """1 and 3 ranks write the same bytes, with parts that two ranks share. From them come the scores of
+    evaluation.json, bitwise; queries in the gallery and degraded queries included."""
     config = load_config(tiny_config, [*FLAGS, *flags])
     evaluation = written(config, tmp_path / "one")
     evaluations = run_distributed(written, 3, config, tmp_path / "three")
     assert json.dumps(evaluations) == json.dumps([evaluation] * 3)
-    assert len(list((tmp_path / "three/features").glob("*.safetensors"))) == 3
-    one, three = (load_features(tmp_path / name / "features") for name in ("one", "three"))
-    assert torch.equal(one.features_ND, three.features_ND)
-    assert one.table.equals(three.table)
-    assert sum(one.info["dims"].values()) == one.features_ND.shape[1]
+    files = {path.name: path.read_bytes() for path in (tmp_path / "one/features").iterdir()}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "three/features").iterdir()} == files
+    assert "features-12-24.safetensors" in files
+    three = load_features(tmp_path / "three/features")
+    assert sum(three.info["dims"].values()) == three.features_ND.shape[1]
     scores = cmc_map(**three.arguments())
     names = [*MEANS, "rank1", "rank5", "num_query", "num_valid_query", "num_gallery", "cmc"]
     assert {name: scores[name] for name in names} == {name: evaluation[name] for name in names}
@@ -64,12 +65,6 @@ def test_saved_features_give_the_scores_of_the_run(tiny_config: Path, tmp_path: 
 def of_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     written(load_config(tiny_config, FLAGS), folder)
-    (whole,) = (folder / "features").glob("*.safetensors")
-    features = load_file(whole)["features"]
-    for first, stop in ((0, 40), (40, len(features))):  # as two ranks write it
-        part = {"features": features[first:stop].contiguous()}
-        save_file(part, whole.with_name(f"features-{first}-{stop}.safetensors"))
-    whole.unlink()
     return folder / "features"
 
 
@@ -104,12 +99,23 @@ def rename_column(folder: Path) -> None:
         writer.write_table(table)
 
 
-def reverse_rows(folder: Path) -> None:
+def lose_labels(folder: Path) -> None:
     table = pa.ipc.open_stream((folder / "tracklets.arrow").read_bytes()).read_all()
     first = table.slice(0, 1).to_pylist()
-    table = pa.Table.from_pylist([{**first[0], "gallery": False}, *table.slice(1).to_pylist()], schema=table.schema)
+    table = pa.Table.from_pylist([{**first[0], "gallery": None}, *table.slice(1).to_pylist()], schema=table.schema)
     with pa.OSFile(str(folder / "tracklets.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
+
+
+def change_dtype(folder: Path) -> None:
+    content = json.loads((folder / "features.json").read_text())
+    (folder / "features.json").write_text(json.dumps({**content, "dtype": "float16"}))
+
+
+def claim_pca(folder: Path) -> None:
+    content = json.loads((folder / "features.json").read_text())
+    (folder / "features.json").write_text(json.dumps({**content, "pca": {"dims": 8}}))
+    save_file({"mean": torch.zeros(9), "components": torch.zeros(9, 9)}, folder / "pca.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +127,9 @@ def reverse_rows(folder: Path) -> None:
         (shorten_part, "rows of fp32"),
         (lose_part, "the features of rows 0 to"),
         (rename_column, "its columns are not those that the writer makes"),
-        (reverse_rows, "its rows are not the gallery followed by queries"),
+        (lose_labels, "it lacks labels"),
+        (change_dtype, "its features are torch.float32, not torch.float16"),
+        (claim_pca, "pca.safetensors: does not fit the features"),
         (lambda folder: (folder / "tracklets.arrow").write_bytes(b""), "tracklets.arrow: cannot be read"),
         (lambda folder: (folder / "features.json").unlink(), "--eval.features true writes RUN/features"),
         (lambda folder: (folder / "features.json").write_text("[]"), "not a JSON object"),

@@ -227,3 +227,36 @@ def test_what_is_not_read_is_counted(tmp_path: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert main(["info", str(out)]) == 0
     assert "pictures where folders belong: 2" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_tracklets_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --unlabelled, each folder is a tracklet of its name: a distractor of camera 0 in the gallery. The set is
+    whole and can be shown, and has no queries."""
+    root = make(tmp_path / "mine", "cam1-track10", "cam1-track2")
+    out = tmp_path / "out"
+    command = ["build", "folder", "--source", str(root), "--out", str(out), "--workers", "1"]
+    assert main(command) == 1
+    assert "expected train and test" in capsys.readouterr().err
+    assert main([*command, "--unlabelled"]) == 0
+    reader = shards.open(out)
+    assert [reader[i].key for i in range(len(reader))] == ["cam1-track2", "cam1-track10"]
+    assert (reader.pids.tolist(), reader.camids.tolist(), reader.num_frames.tolist()) == ([0, 0], [0, 0], [3, 3])
+    assert reader.roles().tolist() == [Role.GALLERY, Role.GALLERY]
+    assert reader.encoded(1, 2) == (root / "cam1-track10" / "10.jpg").read_bytes()
+    for subcommand in ("verify", "info"):
+        assert main([subcommand, str(out)]) == 0
+    assert "nobody is identified" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "contains no folder"),
+        (("a/1/1", "b/1/1"), "a: contains no picture .*, but 1"),
+        (("a", "b.c", "ü"), "b.c, ü: the name of a tracklet has at most 80 letters"),
+    ],
+)
+def test_unlabelled_folders_of_another_layout(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+    """A labelled layout, an empty folder and names that cannot be keys are refused."""
+    with pytest.raises(DataError, match=message):
+        folder.read_unlabelled(make(tmp_path, *names))

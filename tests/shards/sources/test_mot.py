@@ -11,7 +11,7 @@ from PIL import Image
 
 import shards
 from shards import images
-from shards.records import DataError, Role, Source
+from shards.records import DataError, Role, Source, UsageError
 from shards.sources import mot
 from shards.sources.video import decode
 from shards.write import building, write
@@ -233,3 +233,19 @@ def test_real_pedestrians(tmp_path: Path) -> None:
                 crop = np.asarray(image.crop(tuple(clipped)).resize((128, 256), Image.Resampling.BILINEAR))
                 difference = np.abs(crop.astype(int) - stored[wanted[number]].astype(int)).mean()
                 assert difference < 3, (number, difference)
+
+
+def test_tracks_of_a_tracker_name_nobody(video: Path, tmp_path: Path) -> None:
+    """With unlabelled, all tracklets are distractors of their camera in the gallery, with the same pictures and keys;
+    options on identities contradict it."""
+    tracks = make_tracks(tmp_path / "t.txt")
+    labelled = mot.read([video] * 2, [tracks] * 2, tmp_path / "labelled", max_frames=8)
+    source = mot.read([video] * 2, [tracks] * 2, tmp_path / "s", max_frames=8, unlabelled=True)
+    assert [t.key for t in source.tracklets] == [t.key for t in labelled.tracklets]
+    assert {(t.pid, t.camid, t.roles) for t in source.tracklets} == {(0, 1, (Role.GALLERY,)), (0, 2, (Role.GALLERY,))}
+    assert np.array_equal(crops(source, "0002C1T0001"), crops(labelled, "0002C1T0001"))
+    assert [protocol.name for protocol in source.protocols] == ["unlabelled"]
+    assert source.facts["labels"] == "none: nobody is identified"
+    assert "test identities" not in source.facts
+    with pytest.raises(UsageError, match="--unlabelled has no identities"):
+        mot.read([video], [tracks], tmp_path / "s", unlabelled=True, test_identities=[1])
