@@ -1,7 +1,9 @@
-"""Write a model of a run as two files: `python launch/export.py --run DIR [--checkpoint NAME] --out FOLDER`.
+"""Write a model of a run to files: `python launch/export.py --run DIR [--checkpoint NAME] --out FOLDER`.
 
-Writes FOLDER/model.safetensors and FOLDER/model.json, which `mstat.load` and --model.init read. Without --checkpoint it
-exports the model of a finished run, or the newest checkpoint of a run that is not finished.
+--format safetensors (the default) writes FOLDER/model.safetensors and FOLDER/model.json, which `mstat.load` and
+--model.init read. --format onnx writes FOLDER/model.onnx, and --format torch FOLDER/model.pt2: graphs for other
+runtimes, from frames to the features of `mstat.load(...).embed`, for any number of clips and frames (docs/export.md).
+Without --checkpoint it exports the model of a finished run, or the newest checkpoint of a run that is not finished.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if __spec__ is None:  # started as a file, not by `mstat`
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -19,8 +22,14 @@ if __spec__ is None:  # started as a file, not by `mstat`
 from launch.common import checkpoint_option, config_of_run, report_errors, run_of
 from mstat.config import Config
 from mstat.errors import UserError
+from mstat.files import read_json
 from shards.paths import path
 from shards.terminal import print_line
+
+if TYPE_CHECKING:
+    from mstat.model import MSTAT
+
+FILES = {"safetensors": ("model.safetensors", "model.json"), "onnx": ("model.onnx",), "torch": ("model.pt2",)}
 
 
 def main(argv: Sequence[str], prog: str = "launch/export.py") -> int:
@@ -32,18 +41,44 @@ def main(argv: Sequence[str], prog: str = "launch/export.py") -> int:
     )
     parser.add_argument("--run", type=path, help="run folder (default: that of --checkpoint)")
     checkpoint_option(parser)
-    parser.add_argument("--out", type=path, required=True, help="folder for the two files; made if missing")
+    parser.add_argument("--out", type=path, required=True, help="folder for the files; made if missing")
+    parser.add_argument("--format", choices=FILES, default="safetensors", help="what to write (default: safetensors)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "float16"), default="float32", help="precision of the weights (default: float32)"
+    )
+    parser.add_argument(
+        "--init-licence", metavar="TEXT", help="licence of the start weights, model.init, for the metadata of a graph"
+    )
     arguments = parser.parse_args(argv)
 
     def command() -> None:
         run, out = run_of(arguments), arguments.out
         config = config_of_run(run, [])
-        for name in ("model.safetensors", "model.json"):
+        for name in FILES[arguments.format]:
             if (out / name).exists():
                 raise UserError(f"{out / name}: the file exists; give another --out, or remove it")
+        if arguments.init_licence is not None and arguments.format == "safetensors":
+            raise UserError("--init-licence: model.json has no metadata; give --format onnx or --format torch")
 
-        source = export_run(run, arguments.checkpoint, config, out)
-        print_line(f"{source} -> {out / 'model.safetensors'}")
+        if arguments.format == "safetensors" and arguments.dtype == "float32":
+            source = export_run(run, arguments.checkpoint, config, out)
+            print_line(f"{source} -> {out / 'model.safetensors'}")
+            return
+        model, source = model_of_run(run, arguments.checkpoint)
+        metadata = provenance(run, source, config, arguments.init_licence)
+        if arguments.dtype == "float16":
+            halve(model)
+        out.mkdir(parents=True, exist_ok=True)
+        if arguments.format == "safetensors":
+            from mstat.weights.export import export
+
+            export(out, {f"model.{k}": t for k, t in model.state_dict().items()}, model.config, model.embedding)
+            print_line(f"{source} -> {out / 'model.safetensors'}")
+            return
+        from mstat.weights.graphs import write_graph
+
+        file, difference = write_graph(model, out, arguments.format, metadata)
+        print_line(f"{source} -> {file}; its features differ from the model's by at most {difference:.1g}")
 
     return report_errors(command)
 
@@ -81,6 +116,49 @@ def export_run(run: Path, checkpoint: str | None, config: Config, out: Path) -> 
 
         ActionRecognition().export(out, weights, config)
     return folder
+
+
+def model_of_run(run: Path, checkpoint: str | None) -> tuple[MSTAT, Path]:
+    """Return the model that `export_run` would write, and its source."""
+    from mstat.runs.checkpoint import find
+    from mstat.weights.export import load_model
+
+    finished = checkpoint is None and all((run / name).is_file() for name in FILES["safetensors"])
+    source = run / "model.safetensors" if finished else find(run, checkpoint or "newest")
+    return load_model(source), source
+
+
+def halve(model: MSTAT) -> None:
+    """Give a model half precision, in place.
+
+    Raises:
+        UserError: If a weight is too large for it.
+    """
+    from mstat.weights.checkpoint_files import not_finite
+    from mstat.weights.safe_load import named
+
+    model.half()
+    if large := not_finite(model.state_dict()):
+        raise UserError(f"--dtype float16: {named(large)} has values above 65,504, its largest: use --dtype float32")
+
+
+def provenance(run: Path, source: Path, config: Config, licence: str | None) -> dict[str, Any]:
+    """Return the metadata of a graph that the run knows; of files and folders, only their names.
+
+    Raises:
+        UserError: If a licence of start weights is given, and the run had none.
+    """
+    record = run / "init.json"
+    init = str(read_json(record).get("file")) if record.is_file() else config.model.init
+    if init is None and licence is not None:
+        raise UserError("--init-licence: the run has no start weights (model.init): leave it out")
+    return {
+        "run": run.resolve().name,
+        "weights": source.name,
+        "seed": config.seed,
+        "start_weights": "none: trained from scratch" if init is None else Path(init).name,
+        "start_weights_licence": "none: trained from scratch" if init is None else licence or "unknown",
+    }
 
 
 if __name__ == "__main__":

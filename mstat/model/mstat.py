@@ -109,7 +109,7 @@ class IdentityStage(nn.Module):
     def forward(self, tokens_BNTD: Tensor, class_BD: Tensor | None, keep_BR: Tensor | None) -> Tensor:
         """Return the feature (B, D)."""
         if self.class_token is not None:
-            class_BD = self.class_token.repeat(len(tokens_BNTD), 1)
+            class_BD = self.class_token.repeat(tokens_BNTD.shape[0], 1)  # len() would fix B in an export
         assert class_BD is not None
         tokens_BNTD, class_BD = run_blocks(self.blocks, tokens_BNTD, class_BD, keep_BR)
         return self.norm(class_BD if self.iap is None else self.iap(join(class_BD, tokens_BNTD)))

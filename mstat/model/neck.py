@@ -29,4 +29,9 @@ class Neck(nn.Module):
 
     def forward(self, features_nD: Tensor, of_batch: bool) -> Tensor:
         """Return the normalised features, by the statistics of this batch or by the running ones."""
-        return F.batch_norm(features_nD, self.running_mean, self.running_var, self.weight, self.bias, of_batch)
+        if of_batch:  # the running statistics are updated in place
+            return F.batch_norm(features_nD, self.running_mean, self.running_var, self.weight, self.bias, training=True)
+        # Features are float32 also in a model in half precision.
+        own = (self.running_mean, self.running_var, self.weight, self.bias)
+        mean, variance, weight, bias = (tensor.to(features_nD.dtype) for tensor in own)
+        return F.batch_norm(features_nD, mean, variance, weight, bias)

@@ -44,7 +44,7 @@ class AAP(nn.Module):
         k_FhSd, v_FhSd = self.kv(self.norm(x_FSD)).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         # Copy, because ZeRO packs weights without alignment, and alignment affects rounding in attention on CPUs.
         q_hAd = self.proxies.unflatten(1, (self.num_heads, -1)).transpose(0, 1).clone()
-        out_FhAd = self.attend(q_hAd.expand(len(x_FSD), -1, -1, -1), k_FhSd, v_FhSd)
+        out_FhAd = self.attend(q_hAd.expand(x_FSD.shape[0], -1, -1, -1), k_FhSd, v_FhSd)
         return self.proj(out_FhAd.transpose(1, 2).flatten(2))
 
     def attention(self, x_FSD: Tensor) -> Tensor:

@@ -12,8 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import mstat
 from launch.export import main as export
 from mstat.runs.checkpoint import find
+from mstat.weights.graphs import METADATA
 from tests.conftest import NO_SCORES, run
 
 SHORT = ["--train.steps", 6, "--train.save_every", 4, "--train.eval_every", 3, "--train.keep_best", "true"]
@@ -73,6 +75,19 @@ def test_the_best_checkpoint_is_kept(made: MakeRun) -> None:
     (record,) = map(json.loads, (folder / "evaluations.jsonl").read_text().splitlines())
     assert (record["step"], record["kept"]) == (3, True)
     assert find(folder, "best") == folder / "checkpoints" / "step-000000003"
+
+
+def test_a_graph_of_a_checkpoint(made: MakeRun, tmp_path: Path) -> None:
+    """Has the features of `mstat.load` of that checkpoint, and names it; the run was trained from scratch."""
+    checkpoint = made("single") / "checkpoints" / "step-000000003"
+    assert export(["--checkpoint", str(checkpoint), "--out", str(tmp_path), "--format", "torch"]) == 0
+    extra = {METADATA: ""}
+    program = torch.export.load(tmp_path / "model.pt2", extra_files=extra)
+    frames = torch.randint(0, 256, (3, 5, 32, 16, 3), dtype=torch.uint8)
+    torch.testing.assert_close(program.module()(frames), mstat.load(checkpoint).embed(frames), rtol=0, atol=1e-5)
+    metadata = json.loads(extra[METADATA])
+    assert metadata["weights"] == "step-000000003"
+    assert metadata["start_weights"] == metadata["start_weights_licence"] == "none: trained from scratch"
 
 
 def test_the_advice_for_another_number_of_processes_can_be_followed(

@@ -29,7 +29,7 @@ def test_one_process_and_two_write_the_same_bytes(reference: Path, tiny_shards: 
     ("spoilt", "message"),
     [
         ("run", "no config.yaml in it"),
-        ("out", "exists, and does not hold features"),
+        ("out", "exists, and holds more than features"),
         ("shards", "no dataset.json"),
     ],
 )

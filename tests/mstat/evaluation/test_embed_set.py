@@ -162,7 +162,7 @@ def test_what_cannot_be_embedded_is_refused(config: Config, tiny_config: Path, t
             check(reader, config, Form(dims=dims))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").touch()
-    with pytest.raises(UserError, match="does not hold features"):
+    with pytest.raises(UserError, match="holds more than features"):
         embedded(config, tmp_path / "mine")
     assert (tmp_path / "mine/notes.txt").is_file()
 

@@ -130,12 +130,16 @@ def test_the_umask_decides_who_may_read(tmp_path: Path, umask: int) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("half", 0.01), ("bfloat16", 0.05), ("double", 1e-5)])
-def test_other_precisions_embed(exported: tuple[Path, Task], dtype: str, error: float) -> None:
-    """`mstat.load(...).half()` and the like give the features of the model to their own precision, in float32; a model
-    in double precision in float64."""
+@pytest.mark.parametrize("embedding", [Embedding(), Embedding("neck", True)])
+def test_other_precisions_embed(tmp_path: Path, dtype: str, error: float, embedding: Embedding) -> None:
+    """`mstat.load(...).half()` and the like give the features of the model to their own precision, in float32, also
+    behind the necks; a model in double precision in float64."""
+    torch.manual_seed(0)
+    task = Task(Config(model=replace(SMALL, bnneck=embedding.feature == "neck")), 3)
+    export(tmp_path, task.state_dict(), task.model.config, embedding)
     frames = np.random.default_rng(0).integers(0, 256, (2, 3, 40, 30, 3), dtype=np.uint8)
-    expected = mstat.load(exported[0]).embed(frames)
-    features = getattr(mstat.load(exported[0]), dtype)().embed(frames)
+    expected = mstat.load(tmp_path).embed(frames)
+    features = getattr(mstat.load(tmp_path), dtype)().embed(frames)
     assert features.dtype == (torch.float64 if dtype == "double" else torch.float32)
     assert float((features - expected).norm() / expected.norm()) < error
 
