@@ -141,6 +141,18 @@ def cmc_figure(curves: Mapping[str, Sequence[float]], equals: bool = False) -> b
     return _svg(draw)
 
 
+def roc_figure(fpr: Sequence[float], tpr: Sequence[float]) -> bytes:
+    """Draw TPR over FPR, a logarithmic axis, in percent."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot(100 * np.asarray(fpr, float), 100 * np.asarray(tpr, float), color=COLOURS[0], linewidth=1.8)
+        axes.set(xlabel="pairs of two persons accepted (FPR, %)", ylabel="of one person (TPR, %)", xscale="log")
+        axes.set_ylim(0, 101)
+        axes.xaxis.set_major_formatter("{x:g}")  # the usual powers of ten need parsed math
+
+    return _svg(draw)
+
+
 def camera_figure(matrix: np.ndarray, requested: Sequence[int], searched: Sequence[int]) -> bytes:
     """Draw rank-1 (fractions, NaN for none) of each camera's queries in each gallery camera.
 

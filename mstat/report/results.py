@@ -124,9 +124,13 @@ def verification(folder: Folder) -> str:
         f"share of the {entry['num_impostor']:,.0f} pairs of two is (FPR), and the cosine similarity from which they "
         "are. Last row: the rate at which both errors are equal. A dash: too few pairs of two persons."
     )
-    return Table(
-        ["accepted of two persons", "TPR", "95 % interval", "threshold"], [*rows, equal], caption=caption
-    ).html()
+    headings = ["accepted of two persons", "TPR", "95 % interval", "threshold"]
+    table = Table(headings, [*rows, equal], caption=caption).html()
+    curve = entry.get("roc_fpr"), entry.get("roc_tpr")
+    if not all(curve):
+        return table
+    alt = f"ROC: equal error rate {rounded.percent(entry.get('eer'))} %"
+    return f"{table}\n{folder.figure('roc.svg', figures.roc_figure(*curve), alt, 'ROC of all stages')}"
 
 
 def open_set(folder: Folder) -> str:

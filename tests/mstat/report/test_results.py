@@ -74,6 +74,11 @@ def test_rates_have_intervals_and_thresholds(run: Path) -> None:
     assert "FPR 0.1</th><td>90.0</td><td>80.0–95.0</td><td>0.2500</td>" in rows
     assert "FPR 0.01</th><td>–</td><td>–</td><td>–</td>" in rows
     assert "equal errors</th><td>5.1</td><td>–</td><td>0.1250</td>" in rows
+    assert "<img" not in results.verification(folder)
+    curve = {"roc_fpr": [0.1, 1], "roc_tpr": [0.9, 1]}
+    drawn = results.verification(folder_with(run, verification={"cosine": entry | curve}))
+    assert 'alt="ROC: equal error rate 5.1 %"' in drawn
+    assert "mathdefault" not in (run / "figures" / "roc.svg").read_text()  # labels of the logarithmic axis
     made = results.open_set(folder)
     assert "With 3 identities taken out of the gallery: of 40 queries" in made
     assert "FPIR 0.1</th><td>75.0</td><td>60.0–90.0</td><td>0.2500</td>" in made
