@@ -37,7 +37,7 @@ def update(self, *arguments, **options):
     return real(self, *arguments, **options)
 Engine.update = update
 if __name__ == "__main__":  # loader workers import it, too
-    sys.exit(train.main())
+    sys.exit(train.main(sys.argv[1:]))
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import tomllib
 from pathlib import Path
 
@@ -64,7 +65,8 @@ def test_an_installed_package_has_its_files() -> None:
     declared = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     for package in ("mstat", "shards", "launch"):
         root = PROJECT / package
-        files = {path for path in root.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+        walked = [Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names]
+        files = {path for path in walked if path.suffix not in (".py", ".pyc")}
         assert files == {path for pattern in declared.get(package, []) for path in root.glob(pattern)}
     assert (PROJECT / "mstat/report/style.css").read_text() in page.document("", "", [])
 

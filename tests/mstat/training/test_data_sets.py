@@ -66,7 +66,7 @@ def test_the_scores_of_single_evaluations(config: Config, tmp_path: Path, capsys
     together = scores_in(run)
     assert set(together) == {*single, f"evaluations/We-ird-{second}/evaluation.json"}
     assert {name: together[name] for name in single} == single
-    table = capsys.readouterr().out.split("on 3 data sets")[1]
+    table = " ".join(capsys.readouterr().out.split()).split("on 3 data sets")[1]
     assert "own (own)" in table
     assert table.count("../We ird") == 2
     assert "1 of 1" in table
@@ -90,7 +90,7 @@ def test_runs_of_all_splits(config: Config, tmp_path: Path, capsys: pytest.Captu
     }
     mean = json.loads((run / "evaluations/other/evaluation.json").read_text())
     assert (mean["split"], list(mean["splits"])) == ("0", list(SPLITS))
-    output = capsys.readouterr().out
+    output = " ".join(capsys.readouterr().out.split())
     assert "own (own)" in output
     assert output.index("run of split 1") < output.index("on 2 data sets")
 
