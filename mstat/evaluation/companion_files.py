@@ -17,7 +17,7 @@ def queries(trial: Trial, scores: Scores) -> dict[str, list[Any]]:
     """Return the query tracklets and their scores, one list for each quantity."""
     tracklets = trial.tracklets[trial.queries]
     return {
-        "key": [trial.reader[index].key for index in tracklets.tolist()],
+        "key": trial.reader.keys(tracklets),
         "pid": trial.reader.pids[tracklets].tolist(),
         "camid": trial.reader.camids[tracklets].tolist(),
         **columns(scores, () if trial.cmc_only else MEANS),

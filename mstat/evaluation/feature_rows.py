@@ -162,7 +162,7 @@ class FeatureRows:
         self.known_S = torch.zeros(stop - start, dtype=torch.bool)
         self._features_SD: Tensor | None = None
         self.dims: list[int] = []
-        self._end = self._saved = start  # rows before are complete; rows before are on disk
+        self._end = self._saved = start  # end of the complete rows, and of those on disk
         self.num_done = 0
         self._saved_at = self._began = time.monotonic()
         if unfinished and (loaded := unfinished.load(start, stop)):

@@ -109,7 +109,7 @@ class Trial(Extraction):
 
     @property
     def cmc_only(self) -> bool:
-        """Whether the protocol has CMC alone, without mAP and its like."""
+        """True if the protocol has CMC alone, without mAP and its like."""
         return self.protocol.cmc_only
 
     def labels(self) -> pa.Table:
