@@ -78,8 +78,8 @@ def test_the_report_of_a_run_made_again(run: Path) -> None:
     assert "orange: proxy 2, " in chosen
     assert "blue: proxy 0, " in chosen
     assert {path.name for path in (run / "figures").iterdir()} == {
-        "cmc.svg", "loss.svg", "loss-cross_entropy.svg", "loss-triplet.svg", "learning-rate.svg", "cameras.svg",
-        "embedding.svg", "proxies.svg", f"attention-{key}.jpg", "galleries.jpg", "failures.jpg",
+        "cmc.svg", "roc.svg", "loss.svg", "loss-cross_entropy.svg", "loss-triplet.svg", "learning-rate.svg",
+        "cameras.svg", "embedding.svg", "proxies.svg", f"attention-{key}.jpg", "galleries.jpg", "failures.jpg",
     }  # fmt: skip
     assert again().encode() == written
 
