@@ -2,7 +2,8 @@
 
 With the identities and cameras of MARS (../shared/data, or MSTAT_SHARED), it compares the ranking with torchreid's on
 one matrix of distances, and distances and ranking with the matrix product alone. It also measures a gallery of a
-million, and the extraction of features compared with the model alone. It needs 8 GB of memory.
+million, verification compared with scikit-learn, and the extraction of features compared with the model alone. It needs
+8 GB of memory.
 
 torchreid's packages lack the source of its compiled ranker; pyppbox-torchreid contains the compiled file.
 """
@@ -32,11 +33,16 @@ from benchmarks.harness import (
     save,
     table,
 )
+from benchmarks.verification_speed import verifying
+from mstat.evaluation.matches import make_pairs
 from mstat.evaluation.metrics import cmc_map, cmc_map_from_distances
+from mstat.evaluation.ranking import count_similarities
+from mstat.evaluation.verification import BINS
 
 ROUNDS = 5
 THREADS = torch.get_num_threads()
 QUERIES, GALLERY, DIMS = 1_980, 11_310, 19_968
+CONCATENATED = 2_304  # three stages of 768
 MILLION, NARROW = 1_000_000, 512
 CONE = 1e-3  # scale of the differences in a narrow cone
 LATENT, NOISE = 64, 1.0  # drawn features: dimensions of an identity's vector, scale of a tracklet's noise
@@ -58,7 +64,7 @@ def main() -> None:
     query_QD, gallery_GD = features(labels, DIMS)
     parts = [ranking(labels, query_QD, gallery_GD), searching(labels, query_QD, gallery_GD)]
     del query_QD, gallery_GD
-    parts += [million_items(), extraction()]
+    parts += [verifying(*features(labels, CONCATENATED), *labels), million_items(), extraction()]
     save(
         "evaluation",
         "Evaluation",
@@ -186,13 +192,14 @@ def searching(labels: Labels, query_QD: torch.Tensor, gallery_GD: torch.Tensor) 
 
 def million_items() -> Part:
     """Measure a gallery of a million, in a process of its own, so that its memory can be measured."""
-    seconds, product, peak = call_elsewhere(measure_million)
+    seconds, product, peak, counting, counting_peak = call_elsewhere(measure_million)
     matrix = 4 * QUERIES * MILLION
     text = (
         f"{QUERIES:,} queries with 11 true matches in the mean, {THREADS} threads, one process, which holds the "
         f"features ({4 * (MILLION + QUERIES) * NARROW / MIB:,.0f} MiB) before: **{seconds:.1f} s** from there and the "
         f"labels to CMC and mAP, where the matrix product alone takes {product:.1f} s (a tenth was timed). Memory "
-        f"beside the features, at the peak: **{peak / MIB:,.0f} MiB**; the whole matrix has {matrix / MIB:,.0f} MiB."
+        f"beside the features, at the peak: **{peak / MIB:,.0f} MiB**; the whole matrix has {matrix / MIB:,.0f} MiB. Then "
+        f"the counts of similarities for ROC and thresholds: **{counting:.1f} s**, {counting_peak / MIB:,.0f} MiB."
     )
     what = f"{QUERIES:,} queries in {MILLION:,} x {NARROW}, memory beside the features"
     ours, theirs = f"{peak / MIB:,.0f} MiB, {seconds:.1f} s", f"{matrix / MIB:,.0f} MiB"
@@ -201,8 +208,8 @@ def million_items() -> Part:
     return [f"## A gallery of {MILLION:,} x {NARROW}", text], [figure]
 
 
-def measure_million() -> tuple[float, float, int]:
-    """Return seconds, seconds of the product, and peak bytes in addition to the features."""
+def measure_million() -> tuple[float, float, int, float, int]:
+    """Return seconds, seconds of the product, and peak bytes beside the features; seconds and peak of verification."""
     rng = np.random.default_rng(0)
     highs = round(MILLION * 5 / 6 / 11), 6
     labels = Labels(*(rng.integers(0, high, num) for num in (QUERIES, MILLION) for high in highs))
@@ -218,8 +225,13 @@ def measure_million() -> tuple[float, float, int]:
     began = time.perf_counter()
     cmc_map(query_QD, labels[0], labels[1], gallery_GD, labels[2], labels[3])
     seconds, peak = time.perf_counter() - began, resident("VmHWM") - before
+    pairs = make_pairs(*labels)
+    forget_peak()
+    began = time.perf_counter()
+    count_similarities(query_QD, gallery_GD, 0, pairs, BINS)
+    counting, counting_peak = time.perf_counter() - began, resident("VmHWM") - before
     tenth = in_turn({"product": lambda: torch.mm(query_QD, gallery_GD[: MILLION // 10].T)}, rounds=3)
-    return seconds, 10 * medians(tenth)["product"], peak
+    return seconds, 10 * medians(tenth)["product"], peak, counting, counting_peak
 
 
 if __name__ == "__main__":
