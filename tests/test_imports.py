@@ -15,7 +15,7 @@ TOP = ("shards", "mstat", "launch")
 # Modules and packages of mstat, lowest first. A file may import its own package and those before it.
 MSTAT = (
     "errors", "foreign_messages", "files", "console", "provenance", "bootstrap", "numerics", "config", "losses",
-    "model", "weights", "distributed", "data", "runs", "report", "evaluation", "training", "pretraining", "paper",
+    "model", "weights", "distributed", "data", "runs", "report", "evaluation", "search", "training", "pretraining", "paper",
     "preflight", "cluster",
 )  # fmt: skip
 # Other names for what users import and start: they lead to the modules above.
