@@ -198,8 +198,8 @@ def million_items() -> Part:
         f"{QUERIES:,} queries with 11 true matches in the mean, {THREADS} threads, one process, which holds the "
         f"features ({4 * (MILLION + QUERIES) * NARROW / MIB:,.0f} MiB) before: **{seconds:.1f} s** from there and the "
         f"labels to CMC and mAP, where the matrix product alone takes {product:.1f} s (a tenth was timed). Memory "
-        f"beside the features, at the peak: **{peak / MIB:,.0f} MiB**; the whole matrix has {matrix / MIB:,.0f} MiB. Then "
-        f"the counts of similarities for ROC and thresholds: **{counting:.1f} s**, {counting_peak / MIB:,.0f} MiB."
+        f"beside the features, at the peak: **{peak / MIB:,.0f} MiB**; the whole matrix has {matrix / MIB:,.0f} MiB. "
+        f"Then the counts of similarities for ROC and thresholds: **{counting:.1f} s**, {counting_peak / MIB:,.0f} MiB."
     )
     what = f"{QUERIES:,} queries in {MILLION:,} x {NARROW}, memory beside the features"
     ours, theirs = f"{peak / MIB:,.0f} MiB, {seconds:.1f} s", f"{matrix / MIB:,.0f} MiB"

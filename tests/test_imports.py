@@ -15,8 +15,8 @@ TOP = ("shards", "mstat", "launch")
 # Modules and packages of mstat, lowest first. A file may import its own package and those before it.
 MSTAT = (
     "errors", "foreign_messages", "files", "console", "provenance", "bootstrap", "numerics", "config", "losses",
-    "model", "weights", "distributed", "data", "runs", "report", "evaluation", "search", "training", "pretraining", "paper",
-    "preflight", "cluster",
+    "model", "weights", "distributed", "data", "runs", "report", "evaluation", "search", "training", "pretraining",
+    "paper", "preflight", "cluster",
 )  # fmt: skip
 # Other names for what users import and start: they lead to the modules above.
 ALIASES = ("mstat/__init__.py", "mstat/__main__.py", "mstat/metrics.py", "mstat/model/__main__.py")
