@@ -14,7 +14,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if __spec__ is None:  # started as a file, not by `mstat`
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -22,7 +22,6 @@ if __spec__ is None:  # started as a file, not by `mstat`
 from launch.common import checkpoint_option, config_of_run, report_errors, run_of
 from mstat.config import Config
 from mstat.errors import UserError
-from mstat.files import read_json
 from shards.paths import path
 from shards.terminal import print_line
 
@@ -64,6 +63,8 @@ def main(argv: Sequence[str], prog: str = "launch/export.py") -> int:
             source = export_run(run, arguments.checkpoint, config, out)
             print_line(f"{source} -> {out / 'model.safetensors'}")
             return
+        from mstat.runs.source import model_of_run, provenance
+
         model, source = model_of_run(run, arguments.checkpoint)
         metadata = provenance(run, source, config, arguments.init_licence)
         if arguments.dtype == "float16":
@@ -118,16 +119,6 @@ def export_run(run: Path, checkpoint: str | None, config: Config, out: Path) -> 
     return folder
 
 
-def model_of_run(run: Path, checkpoint: str | None) -> tuple[MSTAT, Path]:
-    """Return the model that `export_run` would write, and its source."""
-    from mstat.runs.checkpoint import find
-    from mstat.weights.export import load_model
-
-    finished = checkpoint is None and all((run / name).is_file() for name in FILES["safetensors"])
-    source = run / "model.safetensors" if finished else find(run, checkpoint or "newest")
-    return load_model(source), source
-
-
 def halve(model: MSTAT) -> None:
     """Give a model half precision, in place.
 
@@ -140,25 +131,6 @@ def halve(model: MSTAT) -> None:
     model.half()
     if large := not_finite(model.state_dict()):
         raise UserError(f"--dtype float16: {named(large)} has values above 65,504, its largest: use --dtype float32")
-
-
-def provenance(run: Path, source: Path, config: Config, licence: str | None) -> dict[str, Any]:
-    """Return the metadata of a graph that the run knows; of files and folders, only their names.
-
-    Raises:
-        UserError: If a licence of start weights is given, and the run had none.
-    """
-    record = run / "init.json"
-    init = str(read_json(record).get("file")) if record.is_file() else config.model.init
-    if init is None and licence is not None:
-        raise UserError("--init-licence: the run has no start weights (model.init): leave it out")
-    return {
-        "run": run.resolve().name,
-        "weights": source.name,
-        "seed": config.seed,
-        "start_weights": "none: trained from scratch" if init is None else Path(init).name,
-        "start_weights_licence": "none: trained from scratch" if init is None else licence or "unknown",
-    }
 
 
 if __name__ == "__main__":

@@ -81,9 +81,10 @@ class Table:
         return table
 
     def markdown(self) -> str:
-        """Return the title as a heading, the caption, and the rows; a part with a title is a table of its own."""
+        """Return the title, if any, as a heading, the caption, and the rows; a titled part is a table of its own."""
         rule = "|" + "".join("---|" if side == "l" else "---:|" for side in self.sides)
-        lines = [f"# {printable(self.title)}", "", printable(" ".join([self.caption, *self.warnings]))]
+        lines = [f"# {printable(self.title)}", ""] if self.title else []
+        lines.append(printable(" ".join([self.caption, *self.warnings])))
         head: str | None = self.headings[0]  # of a table that has no rows yet
         for row in self.rows:
             if isinstance(row, Part):
@@ -93,7 +94,7 @@ class Table:
                 lines += ["", _markdown_row([head, *self.headings[1:]]), rule]
                 head = None
             lines.append(_markdown_row([row.name, *row.cells], row.emphasis))
-        return "\n".join(lines) + "\n"
+        return "\n".join(lines).lstrip("\n") + "\n"
 
     def html(self) -> str:
         """Return the warnings and the table, which scrolls if it is wider than the page."""

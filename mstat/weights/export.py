@@ -16,6 +16,7 @@ from mstat.config import Config, ModelConfig
 from mstat.errors import UserError
 from mstat.files import read_plain_json, write_json
 from mstat.model import MSTAT, Embedding
+from mstat.weights import hub
 from mstat.weights.checkpoint_files import META, checksum, folders, read_meta, read_weights
 from mstat.weights.checkpoint_keys import to_timesformer
 from mstat.weights.rebuild import FLOATS, check_tensors, fill, model_config
@@ -41,7 +42,10 @@ def export(
 
     The weights include pixel mean and deviation; the description has the frame size.
     """
-    _write(folder, _of_model(weights), {"model": dataclasses.asdict(config), "embedding": embedding._asdict()})
+    settings = dataclasses.asdict(config)
+    if config.init:
+        settings["init"] = Path(config.init).name  # files for others name no folder of this machine
+    _write(folder, _of_model(weights), {"model": settings, "embedding": embedding._asdict()})
 
 
 def export_classifier(
@@ -81,7 +85,7 @@ def _write(folder: Path, tensors: dict[str, torch.Tensor], description: dict[str
 def load_model(run_or_file: str | PathLike[str]) -> MSTAT:
     """See `mstat.load`."""
     try:
-        return _load(Path(expand(fspath(run_or_file))))
+        return _load(hub.local(expand(fspath(run_or_file))))
     except (UserError, UsageError, OSError) as error:
         raise UserError(printable(" ".join(str(error).split()))) from None
 
