@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,14 @@ from shards.read import Reader
 COMPARED = ("num_frames", "mode", "stride", "flip", "stage_norm", "feature", "occlusion", "resolution")
 
 
+class Block(NamedTuple):
+    """A few queries: their labels, features (B, D) fp32, and rows in the gallery."""
+
+    labels: list[dict[str, Any]]
+    features_BD: Tensor
+    rows: Sequence[int | None]
+
+
 @dataclass(frozen=True)
 class Queries:
     """Tracklets that are searched for.
@@ -50,11 +58,11 @@ class Queries:
     rows: Sequence[int | None]
     projection: SavedFeatures | None = None
 
-    def blocks(self, size: int = BLOCK) -> Iterator[tuple[list[dict[str, Any]], Tensor, Sequence[int | None]]]:
-        """Yield the labels, features (B, D) fp32 and gallery rows of a few queries at a time."""
+    def blocks(self, size: int = BLOCK) -> Iterator[tuple[int, Block]]:
+        """Yield the number of the first query of each block, and the block."""
         for first in range(0, len(self.table), size):
             labels = self.table.slice(first, size).select(["index", "key", "pid", "camid"]).to_pylist()
-            yield labels, self.features(slice(first, first + size)), self.rows[first : first + size]
+            yield first, Block(labels, self.features(slice(first, first + size)), self.rows[first : first + size])
 
     def features(self, which: slice | Tensor) -> Tensor:
         """Return some features (B, D) fp32, comparable with the gallery's."""
@@ -93,7 +101,7 @@ def from_features(gallery: Gallery, folder: Path) -> Queries:
             f"{folder}: its principal components are not those of the searched features: embed it without --dims; "
             "the search projects it"
         )
-    dims = (saved.pca.components_DK.shape[0] if needs_projection and saved.pca else saved.features_ND.shape[1])
+    dims = saved.pca.components_DK.shape[0] if needs_projection and saved.pca else saved.features_ND.shape[1]
     if other.features_ND.shape[1] != dims:
         raise UserError(f"{folder}: its features have {other.features_ND.shape[1]:,} dims, but {dims:,} are searched")
     rows = _rows_in(saved, other.info, other.table["index"].to_numpy())

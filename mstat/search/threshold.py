@@ -1,8 +1,8 @@
 """Thresholds of a search, and the error rates that the run's evaluation measured for them.
 
-An evaluation keeps, for a few false positive rates (FPR), the lowest threshold of at most this FPR and its true positive
-rate (TPR). Both rates fall as the threshold rises. So the measured points on both sides of any threshold bound its
-rates, and nothing is interpolated.
+An evaluation keeps, for a few false positive rates (FPR), the lowest threshold of at most this FPR, and its true
+positive rate (TPR). Both rates fall as the threshold rises. So the measured points on both sides of any threshold bound
+its rates, and nothing is interpolated.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Measured:
         fpr = _range(max((p.fpr for p in above), default=None), min((p.fpr for p in below), default=None))
         equal = [point.tpr for point in below if point.threshold == threshold]
         least, most = max((p.tpr for p in above), default=None), min((p.tpr for p in below), default=None)
-        tpr = f"{100 * equal[0]:.1f} %" if equal else _range(least, most)
+        tpr = f"{100 * equal[0]:.4g} %" if equal else _range(least, most)
         return f"measured TPR {tpr}, FPR {fpr}, on {self.pairs} ({self.source})"
 
 
@@ -106,7 +106,25 @@ def _points(scores: Mapping[str, Any]) -> tuple[Point, ...]:
 
 def _range(least: float | None, most: float | None) -> str:
     if least is None:
-        return f"at most {100 * most:g} %" if most is not None else "unknown"
+        return f"at most {100 * most:.4g} %" if most is not None else "unknown"
     if most is None:
-        return f"at least {100 * least:g} %"
-    return f"{100 * least:g} to {100 * most:g} %"
+        return f"at least {100 * least:.4g} %"
+    return f"{100 * least:.4g} to {100 * most:.4g} %"
+
+
+def chosen(threshold: float | str, thresholds: Measured | str) -> tuple[float, str]:
+    """Return a threshold as a number, and its rates in words, or why they are unknown.
+
+    Args:
+        threshold: A cosine similarity, or a name such as fpr=0.01.
+        thresholds: Result of `measured`.
+
+    Raises:
+        UserError: If a named threshold was not measured.
+    """
+    if isinstance(thresholds, str):
+        if isinstance(threshold, str):
+            raise UserError(f"--threshold {threshold}: no threshold was measured: {thresholds}")
+        return threshold, f"TPR and FPR were not measured: {thresholds}"
+    number = thresholds.named(threshold) if isinstance(threshold, str) else threshold
+    return number, thresholds.rates(number)
