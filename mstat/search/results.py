@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mstat.report import page
@@ -18,7 +17,7 @@ from mstat.search.gallery import Hit
 if TYPE_CHECKING:
     from shards.read import Reader
 
-NOBODY = "nobody"
+NOBODY = "nobody passes the threshold"
 KEYS = ("rank", "key", "pid", "camid", "similarity")  # of a hit in JSON
 
 # A query's labels (index, key, pid, camid) and its hits.
@@ -36,7 +35,7 @@ def table(query: Mapping[str, Any], hits: Sequence[Hit]) -> Table:
 
 def json_line(query: Mapping[str, Any], hits: Sequence[Hit]) -> str:
     """Return a query and its hits as one line of JSON, in ASCII."""
-    listed = [{key: asdict(hit)[key] for key in KEYS} for hit in hits]
+    listed = [{key: hit._asdict()[key] for key in KEYS} for hit in hits]
     return json.dumps({"query": query["key"], "hits": listed})
 
 
@@ -57,7 +56,7 @@ def html(
         notes.append(page.note(f"The first {NUM_QUERIES} of {num_queries:,} queries are shown."))
     articles = []
     for query, hits in found[:NUM_QUERIES]:
-        ranked = [{**asdict(hit), "correct": None} for hit in hits[:MOST_RANKS]]
+        ranked = [{**hit._asdict(), "correct": None} for hit in hits[:MOST_RANKS]]
         number = f"{len(hits)} found" if hits else NOBODY
         if len(hits) > MOST_RANKS:
             number += f", the first {MOST_RANKS} are shown"
