@@ -172,7 +172,8 @@ def recall(gallery: FaissGallery, queries: Queries, k: int, cameras: Sequence[in
     farthest_B1 = exact_BK.gather(1, (num_B - 1).clamp(min=0)[:, None])
     found_B = ((found_BK >= farthest_B1 - ROUNDING) & (found_BK > -torch.inf)).sum(dim=1).minimum(num_B)
     share = float(found_B.sum() / num_B.sum().clamp(min=1))
-    sampled = f"{num:,} queries" if len(sample_B) == num else f"a sample of {len(sample_B):,} of {num:,} queries"
+    total = f"{num:,} {'query' if num == 1 else 'queries'}"
+    sampled = total if len(sample_B) == num else f"a sample of {len(sample_B):,} of {total}"
     return f"recall@{k} of {gallery.kind} against exact search: {100 * share:.1f} %, on {sampled}"
 
 
