@@ -61,7 +61,8 @@ BENCH.step := training_step
 BENCH.memory := memory zero_memory
 BENCH.shards := shard_speed
 BENCH.evaluation := evaluation_speed
-RIVAL = $(and $(filter $*,accuracy evaluation reranking shards),$(RIVALS))
+BENCH.search := search_speed
+RIVAL = $(and $(filter $*,accuracy evaluation reranking search shards),$(RIVALS))
 bench-%: $(VENV)/.train ## one benchmark with its record: step, evaluation (8 GB), shards (40 GB of disk), accuracy, mining, ... (benchmarks/*.py)
 	@$(if $(RIVAL),$(MAKE) --no-print-directory VENV=$(RIVALS) $(RIVALS)/.bench)
 	@set -e; for module in $(or $(BENCH.$*),$(subst -,_,$*)); do \
