@@ -18,8 +18,8 @@ from shards.terminal import print_anything, print_line
 
 # Each name is a module of launch/ with a function `main(argv, prog)`; the first line of its docstring is its help.
 LAUNCH = (
-    "train", "pretrain", "evaluate", "robustness", "reproduce", "report", "embed", "export", "model", "configs",
-    "preflight", "submit",
+    "train", "pretrain", "evaluate", "robustness", "reproduce", "report", "embed", "search", "export", "model",
+    "configs", "preflight", "submit",
 )  # fmt: skip
 COMMANDS = {"shards": "shards.__main__", **{name: f"launch.{name}" for name in LAUNCH}}
 BAD_USAGE = 2

@@ -7,8 +7,10 @@ import json
 import os
 import platform
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mstat.errors import UserError
 
@@ -16,13 +18,21 @@ MOST_BYTES = 64 << 20  # of a small file
 MOST_JOURNAL_BYTES = 1 << 30  # of metrics.jsonl: about three million steps
 
 
-def write_text(path: Path, text: str) -> None:
+@contextmanager
+def writing(path: Path) -> Iterator[TextIO]:
+    """Open a text file under a temporary name, and give it its own name when the block ends without an error."""
     tmp = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
     try:
-        tmp.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names need not be UTF-8
+        with tmp.open("w", encoding="utf-8", errors="backslashreplace") as file:  # file names need not be UTF-8
+            yield file
         tmp.replace(path)
     finally:
         tmp.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with writing(path) as file:
+        file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,4 +1,7 @@
-"""Ranked galleries of the HTML report: each query as a strip of frames, followed by its nearest gallery tracklets."""
+"""Ranked galleries of an HTML page: each query as a strip of frames, followed by its nearest gallery tracklets.
+
+The report of a run has those of its evaluation, the page of a search (`mstat.search.results`) those that it found.
+"""
 
 from __future__ import annotations
 
@@ -75,33 +78,51 @@ def _query(query: Mapping[str, Any], reader: Reader | str) -> str:
     hit = f"first true match at rank {query['first_hit']:,}"
     if query["first_hit"] > len(ranked):
         hit += " (not shown)"
-    facts = (
-        f"{_person(query['pid'])}, camera {query['camid']} · average precision {percent(query['ap'])} % · {hit} · "
-        f"{query['num_positives']} true matches in the gallery"
-    )
-    alt = f"Query {query['key']}: {_person(query['pid'])}, camera {query['camid']}"
+    facts = f"average precision {percent(query['ap'])} % · {hit} · {query['num_positives']} true matches in the gallery"
+    return ranked_gallery(query, facts, ranked, reader, reader)
+
+
+def ranked_gallery(
+    query: Mapping[str, Any],
+    facts: str,
+    ranked: Sequence[Mapping[str, Any]],
+    query_reader: Reader | str,
+    gallery_reader: Reader | str,
+) -> str:
+    """Return a query and its ranked gallery tracklets as HTML.
+
+    Args:
+        query: index, key, pid and camid of the query.
+        facts: Text below the query's name.
+        ranked: The same of each gallery tracklet, and rank, similarity and `correct`: whether it shows the same
+            identity, or None if that is not judged.
+        query_reader, gallery_reader: Opened shards of both, or a sentence on why there are none.
+    """
+    label = f"{person(query['pid'])}, camera {query['camid']}"
+    strip = _strip(query_reader, query, QUERY_FRAMES, f"Query {query['key']}: {label}")
+    items = "\n".join(_ranked(item, gallery_reader) for item in ranked)
     return (
         f'<article class="query">\n<h3>Query {page.escape(query["key"])}</h3>\n'
-        f'<p class="soft">{page.escape(facts)}</p>\n'
-        f"{_strip(reader, query, QUERY_FRAMES, alt)}\n"
-        f'<ol class="ranks">\n' + "\n".join(_ranked(item, reader) for item in ranked) + "\n</ol>\n</article>"
+        f'<p class="soft">{page.escape(f"{label} · {facts}")}</p>\n'
+        f"{strip}\n" + (f'<ol class="ranks">\n{items}\n</ol>\n' if items else "") + "</article>"
     )
 
 
 def _ranked(item: Mapping[str, Any], reader: Reader | str) -> str:
-    verdict = "right" if item["correct"] else "wrong"
-    mark = "✓" if item["correct"] else "✗"
-    alt = f"Rank {item['rank']}, {verdict}: {item['key']}, {_person(item['pid'])}, camera {item['camid']}"
-    caption = f"{_person(item['pid'])}, camera {item['camid']}"
+    mark, verdict = {True: ("✓ ", "right"), False: ("✗ ", "wrong"), None: ("", "")}[item["correct"]]
+    rank = f"{item['rank']:d} {verdict}".rstrip()
+    caption = f"{person(item['pid'])}, camera {item['camid']}"
+    alt = f"Rank {', '.join(rank.split())}: {item['key']}, {caption}"
     return (
-        f'<li class="{verdict}">{_strip(reader, item, GALLERY_FRAMES, alt)}\n'
-        f"<b>{mark} {item['rank']:d} {verdict}</b> · {item['similarity']:.3f}<br>{page.escape(caption)}<br>"
+        f'<li class="{verdict or "found"}">{_strip(reader, item, GALLERY_FRAMES, alt)}\n'
+        f"<b>{mark}{rank}</b> · {item['similarity']:.3f}<br>{page.escape(caption)}<br>"
         f'<span class="soft">{page.escape(item["key"])}</span></li>'
     )
 
 
-def _person(pid: int) -> str:
-    return "distractor" if pid == DISTRACTOR_PID else f"person {pid}"
+def person(pid: int) -> str:
+    """Return an identity in words; distractors and tracklets without labels have none."""
+    return f"person {pid}" if pid > DISTRACTOR_PID else "no identity"
 
 
 def _strip(reader: Reader | str, item: Mapping[str, Any], num_frames: int, alt: str) -> str:

@@ -114,12 +114,7 @@ class Gallery:
 
         Arguments and errors are those of `search`.
         """
-        ignored_G = torch.zeros(len(self.camids_G), dtype=torch.bool)
-        if cameras is not None:
-            ignored_G = torch.from_numpy(~np.isin(self.camids_G, cameras))
-            if ignored_G.all():
-                known = ", ".join(map(str, np.unique(self.camids_G)[:20]))
-                raise UserError(f"no tracklet is of camera {', '.join(map(str, cameras))}; the features have {known}")
+        ignored_G = self.ignored(cameras)
         lists = []
         for first in range(0, len(query_QD), BLOCK):
             query_BD = query_QD[first : first + BLOCK]
@@ -136,6 +131,20 @@ class Gallery:
             progress(len(query_BD))
         similarity_QK, row_QK = (torch.cat(parts) for parts in zip(*lists, strict=True))
         return similarity_QK, torch.where(similarity_QK > -torch.inf, row_QK, -1)
+
+    def ignored(self, cameras: Sequence[int] | None) -> Tensor:
+        """Return which rows (G,) are not of these cameras; none if `cameras` is None.
+
+        Raises:
+            UserError: If no tracklet has one of these cameras.
+        """
+        if cameras is None:
+            return torch.zeros(len(self.camids_G), dtype=torch.bool)
+        ignored_G = torch.from_numpy(~np.isin(self.camids_G, cameras))
+        if ignored_G.all():
+            known = ", ".join(map(str, np.unique(self.camids_G)[:20]))
+            raise UserError(f"no tracklet is of camera {', '.join(map(str, cameras))}; the features have {known}")
+        return ignored_G
 
     def _hits(self, similarities: Sequence[float], rows: Sequence[int], threshold: float | None) -> list[Hit]:
         least = -np.inf if threshold is None else threshold

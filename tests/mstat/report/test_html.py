@@ -67,7 +67,7 @@ def test_whole_report(run: Path, reader: Reader) -> None:
     for part in (
         "some-run", "done", "at step 60", "81.2", "87.7", "Started 2026-11-22", "43.2", "Stage I+II+III", "76.1",
         "1,840 valid of 1,980 queries", "60 steps logged", "median 130 clips/s", "seed: 7", "torch 2.11.0",
-        "average precision 12.5 %", "first true match at rank 2", "✗ 1 wrong", "✓ 2 right", "0.700", "distractor",
+        "average precision 12.5 %", "first true match at rank 2", "✗ 1 wrong", "✓ 2 right", "0.700", "no identity",
     ):  # fmt: skip
         assert part in page.text, part
     assert "not in the run folder" not in page.text

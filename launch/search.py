@@ -1,0 +1,289 @@
+"""Search for tracklets among saved features: `python launch/search.py --features FEATURES --query KEY [KEY ...]`.
+
+FEATURES is what launch/embed.py, or launch/evaluate.py --eval.features true, wrote. Queries are tracklets of FEATURES,
+or --query-shards SET, which the run embeds first, or --query-features OTHER, features of another set by the same
+weights. For each query, it prints the nearest tracklets by cosine similarity, or that nobody passes the threshold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if __spec__ is None:  # started as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from launch.common import checkpoint_option, config_of_run, report_errors, run_of
+from mstat.errors import UserError
+from shards.paths import path, place
+from shards.terminal import print_line
+from shards.text import counted
+
+if TYPE_CHECKING:
+    from mstat.evaluation.saved_features import SavedFeatures
+    from mstat.model import MSTAT
+    from mstat.search.faiss_index import FaissGallery
+    from mstat.search.gallery import Gallery
+    from mstat.search.queries import Queries
+    from mstat.search.threshold import Measured
+    from shards.read import Reader
+
+
+def main(argv: Sequence[str], prog: str = "launch/search.py") -> int:
+    options = arguments(argv, prog)
+
+    return report_errors(lambda: search(options))
+
+
+def search(options: argparse.Namespace) -> None:
+    """Search, print and write the results."""
+    from mstat.console import console
+    from mstat.evaluation.saved_features import load_features
+    from mstat.files import write_text, writing
+    from mstat.report.galleries import NUM_QUERIES
+    from mstat.report.progress import Count
+    from mstat.search import results
+    from mstat.search.faiss_index import FaissGallery
+    from mstat.search.gallery import Gallery
+    from mstat.search.threshold import chosen
+
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError("a search runs in one process: start it without accelerate launch")
+    to_stdout = options.json == "-"
+    out = Path(options.json) if options.json and not to_stdout else None
+    refuse_unwritable([file for file in (out, options.page) if file])
+    say = partial(print_line, file=sys.stderr if to_stdout else None)
+
+    saved = load_features(options.features)
+    gallery = Gallery(saved) if options.index == "exact" else FaissGallery(saved, options.index)
+    num_searched = int((~gallery.ignored(options.cameras)).sum())
+    facts = [f"{num_searched:,} tracklets are searched ({options.index} search)"]
+    model = model_of(options, saved)
+    least = None
+    if options.threshold is not None:
+        least, rates = chosen(options.threshold, measured_thresholds(options, saved, model))
+        facts.append(f"threshold {least:.4f}: {rates}")
+    queries, query_reader = queries_of(options, gallery, model)
+    reader = shards_of(options, saved) if options.page else ""
+    if isinstance(gallery, FaissGallery):
+        facts.append(recall_of(gallery, queries, options))
+    for fact in facts:
+        say(fact)
+
+    shown: list[results.Found] = []
+    with writing(out) if out else nullcontext(sys.stdout) as file:
+        for first, (labels, features_BD, rows) in queries.blocks():
+            with Count("search", len(queries.table), "queries", first) as progress:
+                found = gallery.search(
+                    features_BD,
+                    options.top,
+                    cameras=options.cameras,
+                    threshold=least,
+                    itself=rows,
+                    progress=progress.advance,
+                )
+            for query, hits in zip(labels, found, strict=True):
+                if options.json:
+                    print_line(results.json_line(query, hits), file=file)
+                if not to_stdout:
+                    console().print(results.table(query, hits))
+            shown += zip(labels, found, strict=True) if len(shown) < NUM_QUERIES else ()
+    if options.page:
+        readers = (query_reader or reader, reader)
+        num = len(queries.table)
+        write_text(options.page, results.html(f"Search for {counted(num, 'tracklet')}", facts, shown, num, readers))
+        say(options.page)
+
+
+def refuse_unwritable(files: Sequence[Path]) -> None:
+    """Raise UserError if a file cannot be written, before any work."""
+    from mstat.files import why_not_writable
+
+    for file in files:
+        if file.is_dir():
+            raise UserError(f"{file}: is a folder: give the name of a file")
+        if obstacle := why_not_writable(file.absolute().parent):
+            raise UserError(f"{file}: cannot be written: {obstacle}")
+
+
+def model_of(options: argparse.Namespace, saved: SavedFeatures) -> MSTAT | None:
+    """Return the model of --run or --checkpoint; None if neither is given.
+
+    Raises:
+        UserError: If its weights are not those of the features.
+    """
+    from mstat.evaluation.feature_rows import weights_digest
+    from mstat.runs.checkpoint import find
+    from mstat.search.queries import refuse_other_weights
+    from mstat.weights.export import load_model
+
+    if options.run is None and options.checkpoint is None:
+        return None
+    run = run_of(options)
+    source = run if options.checkpoint is None else find(run, options.checkpoint)
+    model = load_model(source)
+    refuse_other_weights(saved, weights_digest(model), str(source))
+    return model
+
+
+def measured_thresholds(options: argparse.Namespace, saved: SavedFeatures, model: MSTAT | None) -> Measured | str:
+    """Return the thresholds that --run measured, or the run around the features; or why there are none."""
+    from mstat.evaluation.feature_rows import weights_digest
+    from mstat.report.run_reader import Folder
+    from mstat.search.queries import refuse_other_weights
+    from mstat.search.threshold import measured
+    from mstat.weights.export import load_model
+
+    if options.checkpoint is not None:
+        return "evaluation.json is that of the finished run, not of a checkpoint"
+    folder = options.run or options.features.absolute().parent
+    if model is None:
+        run = Folder(folder).of_run
+        if not (run / "model.safetensors").is_file():
+            return "no run is given (--run)"
+        try:
+            refuse_other_weights(saved, weights_digest(load_model(run)), str(run))
+        except UserError as error:
+            return str(error)
+    return measured(folder / "evaluation.json", saved.info)
+
+
+def queries_of(options: argparse.Namespace, gallery: Gallery, model: MSTAT | None) -> tuple[Queries, Reader | str]:
+    """Return the queries, and their opened shards, or why there are none, or "" if they are those of the features."""
+    from mstat.search import queries
+
+    if options.query:
+        return queries.from_keys(gallery, options.query), ""
+    if options.query_features:
+        found = queries.from_features(gallery, options.query_features)
+        others = any(row is None for row in found.rows)
+        return found, "No frames of the queries: shards of --query-features are not opened" if others else ""
+
+    import shards
+    from mstat.config import changed
+    from mstat.distributed.engine import Engine
+
+    assert model is not None  # `arguments` requires a run
+    config = config_of_run(run_of(options), [*queries.flags(gallery.saved.info), "--data.shards", options.query_shards])
+    config = changed(config, {"model": model.config})
+    reader = shards.open(config.data.shards)
+    with Engine(config) as engine:
+        return queries.from_shards(engine, engine.place(model), reader, config, gallery), reader
+
+
+def shards_of(options: argparse.Namespace, saved: SavedFeatures) -> Reader | str:
+    """Return the opened shards of the features, or a sentence on why there are none.
+
+    Raises:
+        UserError: If --shards is another data set.
+    """
+    import shards
+    from mstat.report.run_reader import Folder
+    from mstat.search.queries import checksum
+
+    recorded = checksum(saved.info)
+    if options.shards:
+        reader = shards.open(options.shards)
+        if reader.checksum != recorded:
+            raise UserError(
+                f"--shards {options.shards}: its checksum is {reader.checksum[:12]}, that of the features' data set "
+                f"{str(recorded)[:12]}: give the set that was embedded"
+            )
+        return reader
+    given = options.run or options.checkpoint
+    of_run = Folder(run_of(options) if given else Folder(options.features.absolute().parent).of_run).reader
+    if isinstance(of_run, str) or of_run.checksum != recorded:
+        return "No frames: the data set of the features is not that of a run at hand; give it as --shards"
+    return of_run
+
+
+def recall_of(gallery: FaissGallery, queries: Queries, options: argparse.Namespace) -> str:
+    """Return the recall of an index in words, measured on a seeded sample of the queries."""
+    import torch
+
+    from mstat.search.faiss_index import SAMPLE, recall
+
+    num = len(queries.table)
+    sample = torch.randperm(num, generator=torch.Generator().manual_seed(0))[:SAMPLE].sort().values
+    rows = [queries.rows[place] for place in sample.tolist()]
+    share = recall(gallery, queries.features(sample), options.top, cameras=options.cameras, itself=rows)
+    return (
+        f"recall@{options.top} of {gallery.kind} against exact search: {100 * share:.1f} %, on {len(sample):,} of "
+        f"{num:,} queries"
+    )
+
+
+def arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--features", type=path, required=True, metavar="FEATURES", help="features that are searched")
+    queries = parser.add_mutually_exclusive_group(required=True)
+    queries.add_argument("--query", nargs="+", metavar="KEY", help="tracklets of FEATURES; none is among its own hits")
+    queries.add_argument(
+        "--query-shards", type=place, metavar="SET", help="data set, a folder or URL; needs --run or --checkpoint"
+    )
+    queries.add_argument("--query-features", type=path, metavar="OTHER", help="features by the same weights")
+    parser.add_argument("--run", type=path, metavar="RUN", help="run of the weights (default: that of --checkpoint)")
+    checkpoint_option(parser)
+    parser.add_argument("--top", type=positive, default=20, metavar="N", help="most hits of a query (default: 20)")
+    parser.add_argument(
+        "--threshold",
+        type=threshold,
+        metavar="T",
+        help="least cosine similarity of a hit, such as 0.8; or the one that the run measured at an FPR: fpr=0.01",
+    )
+    parser.add_argument("--cameras", type=int, nargs="+", metavar="C", help="cameras to search (default: all)")
+    parser.add_argument(
+        "--index",
+        choices=("exact", "flat", "hnsw", "ivfpq"),
+        default="exact",
+        help="exact search (default), or an index of FAISS, whose recall is printed; needs mstat[search]",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write a JSON line for each query to a file; - is the output")
+    parser.add_argument("--page", type=path, metavar="FILE", help="write a page with pictures of queries and hits")
+    parser.add_argument(
+        "--shards", type=place, metavar="SET", help="data set of FEATURES, for the pictures (default: that of the run)"
+    )
+    options = parser.parse_args(argv)
+    if options.query_shards and options.run is None and options.checkpoint is None:
+        parser.error("--query-shards needs --run or --checkpoint: the model that embeds it")
+    if options.shards and not options.page:
+        parser.error("--shards is for the pictures of --page")
+    return options
+
+
+def positive(text: str) -> int:
+    """Parse a number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return number
+
+
+def threshold(text: str) -> float | str:
+    """Parse a cosine similarity, or the name of a threshold that a run measured, such as fpr=0.01."""
+    if text.startswith("fpr="):
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = 2.0
+    if not -1 <= value <= 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a cosine similarity, -1 to 1, nor a name such as fpr=0.01"
+        )
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,175 @@
+"""Search by an index of FAISS, with its recall against exact search; an optional package, `mstat[search]`.
+
+    flat    every item, as exact search, by FAISS's own matrix products; memory: 4 bytes a number
+    hnsw    a graph of neighbours (Malkov and Yashunin 2018); memory: as flat, and 256 bytes an item
+    ivfpq   inverted lists of product codes (Jegou et al. 2011); memory: at most 64 bytes an item
+
+An index only proposes items: their cosine similarities are computed from the stored features, so a threshold means the
+same with each index. Features are normalised and added in blocks.
+
+Shape suffixes: Q queries, B items of a block, D feature dimensions, K nearest items, C items that the index proposes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mstat.errors import UserError
+from mstat.evaluation.narrow_cone import norm
+from mstat.evaluation.ranking import BLOCK, Progress, silent
+from mstat.report.progress import Count
+from mstat.search.gallery import Gallery
+
+Kind = Literal["flat", "hnsw", "ivfpq"]
+ROWS = 8192  # items that are added at a time
+SAMPLE = 1_000  # most queries of which recall is measured
+NEIGHBOURS = 32  # M of HNSW: edges of an item in the graph; twice as many in its lowest layer
+BUILD_BREADTH, SEARCH_BREADTH = 100, 256  # efConstruction and efSearch of HNSW
+CODE_BYTES = 64  # most bytes of a product code
+CENTROIDS = 256  # values of a byte of it
+FEWEST_EACH = 39  # items that FAISS wants for each centroid that it learns
+PROBES = 64  # inverted lists that a query reads
+ROUNDING = 1e-6  # largest difference of two computations of a cosine
+PROPOSED = {"flat": 1, "hnsw": 1, "ivfpq": 10}  # proposed items for each that is wanted
+
+
+@dataclass(frozen=True)
+class FaissGallery(Gallery):
+    """Features that are searched by an index of FAISS, which `index` builds.
+
+    Attributes:
+        kind: Type of the index.
+    """
+
+    kind: Kind = "flat"
+
+    @cached_property
+    def index(self) -> Any:
+        """The index with all features.
+
+        Raises:
+            UserError: If FAISS is missing, features are not finite, or they are too few for `ivfpq`.
+        """
+        faiss = _faiss(self.kind)
+        num_items, dims = self.saved.features_ND.shape
+        if self.kind == "flat":
+            index = faiss.IndexFlatIP(dims)
+        elif self.kind == "hnsw":
+            index = faiss.IndexHNSWFlat(dims, NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
+            index.hnsw.efConstruction = BUILD_BREADTH
+        else:
+            index = self._trained(faiss, num_items, dims)
+        with Count(f"{self.kind} index", num_items, "tracklets") as progress:
+            for first in range(0, num_items, ROWS):
+                index.add(self._unit(torch.arange(first, min(first + ROWS, num_items))).numpy())
+                progress.show(min(first + ROWS, num_items))
+        return index
+
+    def nearest(
+        self,
+        query_QD: Tensor,
+        k: int,
+        *,
+        cameras: Sequence[int] | None = None,
+        itself: Sequence[int | None] = (),
+        progress: Progress = silent,
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `Gallery.nearest` returns, for the items that the index finds."""
+        if query_QD.ndim != 2 or query_QD.shape[1] != self.saved.features_ND.shape[1]:
+            raise UserError(
+                f"queries of shape {tuple(query_QD.shape)} are not comparable with features of "
+                f"{self.saved.features_ND.shape[1]:,} dims"
+            )
+        query_QD = query_QD.float()
+        query_QD = query_QD / norm(query_QD)
+        ignored_G = self.ignored(cameras)
+        similarity_QK = torch.full((len(query_QD), k), -torch.inf, dtype=torch.float64)
+        row_QK = torch.full((len(query_QD), k), -1)
+        wanted = min(k * PROPOSED[self.kind] + 1, len(self.camids_G))  # one more: the query itself is left out
+        parameters = self._parameters(None if cameras is None else ~ignored_G, wanted)
+        for first in range(0, len(query_QD), BLOCK):
+            query_BD = query_QD[first : first + BLOCK]
+            _, row_BC = self.index.search(query_BD.numpy(), wanted, params=parameters)
+            for place, rows in enumerate(row_BC, start=first):
+                own = itself[place] if place < len(itself) else None
+                self._choose(query_QD[place], rows[(rows >= 0) & (rows != own)], similarity_QK[place], row_QK[place])
+            progress(len(query_BD))
+        return similarity_QK, row_QK
+
+    def _choose(self, query_D: Tensor, rows: np.ndarray, similarity_K: Tensor, row_K: Tensor) -> None:
+        """Write the nearest of the proposed items, of equal ones the lower row first."""
+        row_C = torch.from_numpy(np.sort(rows))
+        similarity_C = self._unit(row_C).double() @ query_D.double()
+        order_K = similarity_C.argsort(descending=True, stable=True)[: len(row_K)]
+        similarity_K[: len(order_K)] = similarity_C[order_K]
+        row_K[: len(order_K)] = row_C[order_K]
+
+    def _unit(self, rows: Tensor) -> Tensor:
+        """Return features (B, D) fp32 of unit length."""
+        features_BD = self.saved.features_ND[rows].float()
+        return features_BD / norm(features_BD)
+
+    def _trained(self, faiss: Any, num_items: int, dims: int) -> Any:
+        """Return an empty index of inverted lists and product codes, learned on a seeded sample."""
+        fewest = FEWEST_EACH * CENTROIDS
+        if num_items < fewest:
+            raise UserError(
+                f"--index ivfpq learns {CENTROIDS} centroids and wants {fewest:,} tracklets, not {num_items:,}: use "
+                "--index hnsw, or exact search"
+            )
+        lists = min(int(4 * math.sqrt(num_items)), num_items // FEWEST_EACH)
+        code = max(number for number in range(1, CODE_BYTES + 1) if dims % number == 0)
+        index = faiss.IndexIVFPQ(faiss.IndexFlatIP(dims), dims, lists, code, 8, faiss.METRIC_INNER_PRODUCT)
+        generator = torch.Generator().manual_seed(0)
+        sample = torch.randperm(num_items, generator=generator)[: FEWEST_EACH * max(lists, CENTROIDS)]
+        with Count(f"{lists:,} lists and codes of {code} bytes, learned on {len(sample):,} tracklets"):
+            index.train(self._unit(sample.sort().values).numpy())
+        return index
+
+    def _parameters(self, kept_G: Tensor | None, wanted: int) -> Any:
+        faiss = _faiss(self.kind)
+        options: dict[str, Any] = {}
+        if kept_G is not None:
+            options["sel"] = faiss.IDSelectorBitmap(np.packbits(kept_G.numpy(), bitorder="little"))
+        if self.kind == "flat":
+            return faiss.SearchParameters(**options)
+        if self.kind == "hnsw":
+            return faiss.SearchParametersHNSW(efSearch=max(SEARCH_BREADTH, 2 * wanted), **options)
+        return faiss.SearchParametersIVF(nprobe=min(PROBES, self.index.nlist), **options)
+
+
+def recall(
+    gallery: FaissGallery,
+    query_QD: Tensor,
+    k: int,
+    *,
+    cameras: Sequence[int] | None = None,
+    itself: Sequence[int | None] = (),
+) -> float:
+    """Return the share of the `k` nearest items of exact search that the index finds, over all queries.
+
+    Of a hit that is as similar as the farthest exact one, the row does not matter.
+    """
+    exact_QK, _ = Gallery(gallery.saved).nearest(query_QD, k, cameras=cameras, itself=itself)
+    found_QK, _ = gallery.nearest(query_QD, k, cameras=cameras, itself=itself)
+    num_Q = (exact_QK > -torch.inf).sum(dim=1)
+    farthest_Q1 = exact_QK.gather(1, (num_Q - 1).clamp(min=0)[:, None])
+    found_Q = (found_QK >= farthest_Q1 - ROUNDING).sum(dim=1).minimum(num_Q)
+    return float(found_Q.sum() / num_Q.sum().clamp(min=1))
+
+
+def _faiss(kind: str) -> Any:
+    # After torch: both carry an OpenMP, and the first one that is loaded serves both.
+    try:
+        return importlib.import_module("faiss")
+    except ImportError:
+        raise UserError(f"--index {kind} needs the package faiss-cpu: pip install 'mstat[search]'") from None
