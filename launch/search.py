@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from mstat.config import Config
     from mstat.evaluation.saved_features import SavedFeatures
     from mstat.model import MSTAT
-    from mstat.search.faiss_index import FaissGallery
     from mstat.search.gallery import Gallery
     from mstat.search.queries import Queries
     from mstat.search.threshold import Measured
@@ -51,9 +50,9 @@ def search(options: argparse.Namespace) -> None:
     from mstat.report.galleries import NUM_QUERIES
     from mstat.report.progress import Count
     from mstat.search import results
-    from mstat.search.faiss_index import FaissGallery
+    from mstat.search.faiss_index import FaissGallery, recall
     from mstat.search.gallery import Gallery
-    from mstat.search.threshold import chosen
+    from mstat.search.threshold import chosen, thresholds_of
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("a search runs in one process: start it without accelerate launch")
@@ -66,18 +65,22 @@ def search(options: argparse.Namespace) -> None:
     gallery = Gallery(saved) if options.index == "exact" else FaissGallery(saved, options.index)
     num_searched = int((~gallery.ignored(options.cameras)).sum())
     facts = [f"{num_searched:,} tracklets are searched ({options.index} search)"]
-    model = model_of(options, saved)
-    least = None
+    run = run_of(options) if options.run or options.checkpoint else None
+    model = model_of(options, run, saved)
+    least, thresholds = None, ""
+    if options.serve or options.threshold is not None:
+        thresholds = thresholds_of(saved, options.features, None if options.checkpoint else run, model)
     if options.threshold is not None:
-        least, rates = chosen(options.threshold, measured_thresholds(options, saved, model))
+        least, rates = chosen(options.threshold, thresholds)
         facts.append(f"threshold {least:.4f}: {rates}")
+    pictured = options.page or options.serve
+    reader = results.shards_of(saved, options.features, run, options.shards) if pictured else ""
     if options.serve:
-        serve(options, gallery, model, least)
+        serve(options, gallery, reader, model, thresholds, least)
         return
     queries, query_reader = queries_of(options, gallery, model)
-    reader = shards_of(options, saved) if options.page else ""
     if isinstance(gallery, FaissGallery):
-        facts.append(recall_of(gallery, queries, options))
+        facts.append(recall(gallery, queries, options.top, options.cameras))
     for fact in facts:
         say(fact)
 
@@ -117,8 +120,8 @@ def refuse_unwritable(files: Sequence[Path]) -> None:
             raise UserError(f"{file}: cannot be written: {obstacle}")
 
 
-def model_of(options: argparse.Namespace, saved: SavedFeatures) -> MSTAT | None:
-    """Return the model of --run or --checkpoint; None if neither is given.
+def model_of(options: argparse.Namespace, run: Path | None, saved: SavedFeatures) -> MSTAT | None:
+    """Return the model of a run, or of --checkpoint; None without a run.
 
     Raises:
         UserError: If its weights are not those of the features.
@@ -128,35 +131,12 @@ def model_of(options: argparse.Namespace, saved: SavedFeatures) -> MSTAT | None:
     from mstat.search.queries import refuse_other_weights
     from mstat.weights.export import load_model
 
-    if options.run is None and options.checkpoint is None:
+    if run is None:
         return None
-    run = run_of(options)
     source = run if options.checkpoint is None else find(run, options.checkpoint)
     model = load_model(source)
     refuse_other_weights(saved, weights_digest(model), str(source))
     return model
-
-
-def measured_thresholds(options: argparse.Namespace, saved: SavedFeatures, model: MSTAT | None) -> Measured | str:
-    """Return the thresholds that --run measured, or the run around the features; or why there are none."""
-    from mstat.evaluation.feature_rows import weights_digest
-    from mstat.report.run_reader import Folder
-    from mstat.search.queries import refuse_other_weights
-    from mstat.search.threshold import measured
-    from mstat.weights.export import load_model
-
-    if options.checkpoint is not None:
-        return "evaluation.json is that of the finished run, not of a checkpoint"
-    folder = options.run or options.features.absolute().parent
-    if model is None:
-        run = Folder(folder).of_run
-        if not (run / "model.safetensors").is_file():
-            return "no run is given (--run)"
-        try:
-            refuse_other_weights(saved, weights_digest(load_model(run)), str(run))
-        except UserError as error:
-            return str(error)
-    return measured(folder / "evaluation.json", saved.info)
 
 
 def queries_of(options: argparse.Namespace, gallery: Gallery, model: MSTAT | None) -> tuple[Queries, Reader | str]:
@@ -168,7 +148,7 @@ def queries_of(options: argparse.Namespace, gallery: Gallery, model: MSTAT | Non
     if options.query_features:
         found = queries.from_features(gallery, options.query_features)
         others = any(row is None for row in found.rows)
-        return found, "No frames of the queries: shards of --query-features are not opened" if others else ""
+        return found, "No frames of the queries: shards of --query-features are not opened." if others else ""
 
     import shards
     from mstat.distributed.engine import Engine
@@ -181,7 +161,7 @@ def queries_of(options: argparse.Namespace, gallery: Gallery, model: MSTAT | Non
 
 
 def config_of(options: argparse.Namespace, gallery: Gallery, model: MSTAT, overrides: Sequence[str]) -> Config:
-    """Return the settings of the run that decide how queries are embedded: those of the features."""
+    """Return the settings by which the run embeds queries as the features were embedded."""
     from mstat.config import changed
     from mstat.search import queries
 
@@ -189,76 +169,32 @@ def config_of(options: argparse.Namespace, gallery: Gallery, model: MSTAT, overr
     return changed(config, {"model": model.config})
 
 
-def serve(options: argparse.Namespace, gallery: Gallery, model: MSTAT | None, least: float | None) -> None:
+def serve(
+    options: argparse.Namespace,
+    gallery: Gallery,
+    reader: Reader | str,
+    model: MSTAT | None,
+    thresholds: Measured | str,
+    least: float | None,
+) -> None:
     """Serve the page until Ctrl-C."""
     try:
-        import waitress  # noqa: F401
-
         from mstat.search import server
     except ModuleNotFoundError as error:
         raise UserError(f"--serve needs the package {error.name}: pip install 'mstat[serve]'") from None
     from mstat.distributed.engine import Engine
     from mstat.search import queries
 
-    saved = gallery.saved
-    arguments = gallery, shards_of(options, saved)
-    thresholds, choices = measured_thresholds(options, saved, model), {"top": options.top, "threshold": least}
+    create = partial(server.create_app, gallery, reader, thresholds=thresholds, top=options.top, threshold=least)
     if model is None:
         why_not = "Uploads need the model of the features: start this page with --run RUN."
-        server.serve(server.create_app(*arguments, why_not, thresholds, **choices), options.port)
+        server.serve(create(embed=why_not), options.port)
         return
     config = config_of(options, gallery, model, ["--data.num_workers", "0"])  # no processes for one tracklet
     with Engine(config) as engine:
         placed = engine.place(model)
-        app = server.create_app(
-            *arguments,
-            lambda reader: queries.from_shards(engine, placed, reader, config, gallery),
-            thresholds,
-            **choices,
-        )
-        server.serve(app, options.port)
-
-
-def shards_of(options: argparse.Namespace, saved: SavedFeatures) -> Reader | str:
-    """Return the opened shards of the features, or a sentence on why there are none.
-
-    Raises:
-        UserError: If --shards is another data set.
-    """
-    import shards
-    from mstat.report.run_reader import Folder
-    from mstat.search.queries import checksum
-
-    recorded = checksum(saved.info)
-    if options.shards:
-        reader = shards.open(options.shards)
-        if reader.checksum != recorded:
-            raise UserError(
-                f"--shards {options.shards}: its checksum is {reader.checksum[:12]}, that of the features' data set "
-                f"{str(recorded)[:12]}: give the set that was embedded"
-            )
-        return reader
-    given = options.run or options.checkpoint
-    of_run = Folder(run_of(options) if given else Folder(options.features.absolute().parent).of_run).reader
-    if isinstance(of_run, str) or of_run.checksum != recorded:
-        return "No frames: the data set of the features is not that of a run at hand; give it as --shards"
-    return of_run
-
-
-def recall_of(gallery: FaissGallery, queries: Queries, options: argparse.Namespace) -> str:
-    """Return the recall of an index in words, measured on a seeded sample of the queries."""
-    import torch
-
-    from mstat.search.faiss_index import SAMPLE, recall
-
-    num = len(queries.table)
-    sample = torch.randperm(num, generator=torch.Generator().manual_seed(0))[:SAMPLE].sort().values
-    rows = [queries.rows[place] for place in sample.tolist()]
-    share = recall(gallery, queries.features(sample), options.top, cameras=options.cameras, itself=rows)
-    return (
-        f"recall@{options.top} of {gallery.kind} against exact search: {100 * share:.1f} %, on {len(sample):,} of "
-        f"{num:,} queries"
-    )
+        embed = partial(queries.from_shards, engine, placed, config=config, gallery=gallery)
+        server.serve(create(embed=embed), options.port)
 
 
 def arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:

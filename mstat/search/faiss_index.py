@@ -28,6 +28,7 @@ from mstat.evaluation.narrow_cone import norm
 from mstat.evaluation.ranking import BLOCK, Progress, silent
 from mstat.report.progress import Count
 from mstat.search.gallery import Gallery
+from mstat.search.queries import Queries
 
 Kind = Literal["flat", "hnsw", "ivfpq"]
 ROWS = 8192  # items that are added at a time
@@ -48,16 +49,28 @@ class FaissGallery(Gallery):
 
     Attributes:
         kind: Type of the index.
+
+    Raises:
+        UserError: If FAISS is missing, or the features are too few for `ivfpq`.
     """
 
     kind: Kind = "flat"
+
+    def __post_init__(self) -> None:
+        _faiss(self.kind)
+        num_items, fewest = len(self.saved.table), FEWEST_EACH * CENTROIDS
+        if self.kind == "ivfpq" and num_items < fewest:
+            raise UserError(
+                f"--index ivfpq learns {CENTROIDS} centroids and wants {fewest:,} tracklets, not {num_items:,}: use "
+                "--index hnsw, or exact search"
+            )
 
     @cached_property
     def index(self) -> Any:
         """The index with all features.
 
         Raises:
-            UserError: If FAISS is missing, features are not finite, or they are too few for `ivfpq`.
+            UserError: If features are not finite.
         """
         faiss = _faiss(self.kind)
         num_items, dims = self.saved.features_ND.shape
@@ -120,12 +133,6 @@ class FaissGallery(Gallery):
 
     def _trained(self, faiss: Any, num_items: int, dims: int) -> Any:
         """Return an empty index of inverted lists and product codes, learned on a seeded sample."""
-        fewest = FEWEST_EACH * CENTROIDS
-        if num_items < fewest:
-            raise UserError(
-                f"--index ivfpq learns {CENTROIDS} centroids and wants {fewest:,} tracklets, not {num_items:,}: use "
-                "--index hnsw, or exact search"
-            )
         lists = min(int(4 * math.sqrt(num_items)), num_items // FEWEST_EACH)
         code = max(number for number in range(1, CODE_BYTES + 1) if dims % number == 0)
         index = faiss.IndexIVFPQ(faiss.IndexFlatIP(dims), dims, lists, code, 8, faiss.METRIC_INNER_PRODUCT)
@@ -147,24 +154,26 @@ class FaissGallery(Gallery):
         return faiss.SearchParametersIVF(nprobe=min(PROBES, self.index.nlist), **options)
 
 
-def recall(
-    gallery: FaissGallery,
-    query_QD: Tensor,
-    k: int,
-    *,
-    cameras: Sequence[int] | None = None,
-    itself: Sequence[int | None] = (),
-) -> float:
-    """Return the share of the `k` nearest items of exact search that the index finds, over all queries.
+def recall(gallery: FaissGallery, queries: Queries, k: int, cameras: Sequence[int] | None = None) -> str:
+    """Measure the recall of an index against exact search, on a seeded sample of the queries; return it in words.
 
-    Of a hit that is as similar as the farthest exact one, the row does not matter.
+    Recall is the share of the `k` nearest items of exact search that the index finds. Of items that are as similar as
+    the farthest of them, the row does not matter.
     """
-    exact_QK, _ = Gallery(gallery.saved).nearest(query_QD, k, cameras=cameras, itself=itself)
-    found_QK, _ = gallery.nearest(query_QD, k, cameras=cameras, itself=itself)
-    num_Q = (exact_QK > -torch.inf).sum(dim=1)
-    farthest_Q1 = exact_QK.gather(1, (num_Q - 1).clamp(min=0)[:, None])
-    found_Q = (found_QK >= farthest_Q1 - ROUNDING).sum(dim=1).minimum(num_Q)
-    return float(found_Q.sum() / num_Q.sum().clamp(min=1))
+    num = len(queries.table)
+    sample_B = torch.randperm(num, generator=torch.Generator().manual_seed(0))[:SAMPLE].sort().values
+    query_BD, itself = queries.features(sample_B), [queries.rows[place] for place in sample_B.tolist()]
+    with Count("recall, by exact search", len(sample_B), "queries") as progress:
+        exact_BK, _ = Gallery(gallery.saved).nearest(
+            query_BD, k, cameras=cameras, itself=itself, progress=progress.advance
+        )
+    found_BK, _ = gallery.nearest(query_BD, k, cameras=cameras, itself=itself)
+    num_B = (exact_BK > -torch.inf).sum(dim=1)
+    farthest_B1 = exact_BK.gather(1, (num_B - 1).clamp(min=0)[:, None])
+    found_B = ((found_BK >= farthest_B1 - ROUNDING) & (found_BK > -torch.inf)).sum(dim=1).minimum(num_B)
+    share = float(found_B.sum() / num_B.sum().clamp(min=1))
+    sampled = f"{num:,} queries" if len(sample_B) == num else f"a sample of {len(sample_B):,} of {num:,} queries"
+    return f"recall@{k} of {gallery.kind} against exact search: {100 * share:.1f} %, on {sampled}"
 
 
 def _faiss(kind: str) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 from flask import Flask, Response, render_template, request
 from markupsafe import Markup
+from waitress import create_server
 from werkzeug.exceptions import Forbidden, HTTPException, RequestEntityTooLarge
 
 from mstat.errors import UserError
@@ -120,8 +121,6 @@ def serve(app: Flask, port: int) -> None:
     Raises:
         UserError: If the port cannot be used.
     """
-    from waitress import create_server
-
     try:
         server = create_server(
             app, host=HOST, port=port, threads=THREADS, ident=None, max_request_body_size=2 * MAX_BYTES

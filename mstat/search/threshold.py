@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mstat.errors import UserError
+from mstat.evaluation.feature_rows import weights_digest
+from mstat.evaluation.saved_features import SavedFeatures
 from mstat.files import read_plain_json
+from mstat.model import MSTAT
+from mstat.report.run_reader import Folder
+from mstat.search.queries import COMPARED, refuse_other_weights, settings
+from mstat.weights.export import load_model
 
 PREFIX = "threshold_at_"
 
@@ -66,14 +72,34 @@ class Measured:
         return f"measured TPR {tpr}, FPR {fpr}, on {self.pairs} ({self.source})"
 
 
+def thresholds_of(saved: SavedFeatures, features: Path, run: Path | None, model: MSTAT | None) -> Measured | str:
+    """Return the thresholds that a run measured for features, or a sentence on why there are none.
+
+    Args:
+        features: Folder of `saved`.
+        run: Run folder that the user names; None is the run, or its evaluation, in whose folder `features` lies.
+        model: Model that is known to have the weights of the features; None loads that of the run, to compare them.
+    """
+    if run is None and model is not None:
+        return "evaluation.json is that of a finished run, not of a checkpoint"
+    folder = run or features.absolute().parent
+    if model is None:
+        of_run = Folder(folder).of_run
+        if not (of_run / "model.safetensors").is_file():
+            return "no run is given (--run)"
+        try:
+            refuse_other_weights(saved, weights_digest(load_model(of_run)), str(of_run))
+        except UserError as error:
+            return str(error)
+    return measured(folder / "evaluation.json", saved.info)
+
+
 def measured(source: Path, info: Mapping[str, Any]) -> Measured | str:
     """Return the thresholds in an evaluation.json that hold for features, or a sentence on why there are none.
 
     Args:
         info: Description of the searched features, content of features.json.
     """
-    from mstat.search.queries import COMPARED, settings
-
     if info.get("pca"):
         return "thresholds are measured on features as extracted, not on their principal components"
     try:
