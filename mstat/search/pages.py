@@ -152,6 +152,7 @@ class Pages:
             top=top,
             most=MOST_HITS,
             threshold=threshold,
+            least=min([hit.similarity for hit in hits] + [1.0 if threshold is None else threshold]),
             hide=hide,
             hits=[
                 {**vars(hit), "person": person(hit.pid), "link": link(hit), "passes": hit in passing}

@@ -6,6 +6,7 @@ other pages start, are refused, and no other page may show its pictures. It load
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
@@ -127,6 +128,7 @@ def serve(app: Flask, port: int) -> None:
         )
     except OSError as error:
         raise UserError(f"--port {port}: {HOST} cannot be served ({error.strerror}): give another --port") from None
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it warns of each page with many pictures
     print_line(f"http://{HOST}:{server.effective_port}/ (Ctrl-C ends it)")
     server.run()  # returns on Ctrl-C
     print_line("ended")

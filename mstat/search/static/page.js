@@ -4,9 +4,9 @@ if (slider) {
   const number = document.querySelector("#threshold");
   slider.hidden = false;
   slider.addEventListener("input", () => {
-    number.value = slider.value;
-    const hits = [...document.querySelectorAll("#hits li")];
-    for (const hit of hits) hit.classList.toggle("below", Number(hit.dataset.similarity) < slider.valueAsNumber);
+    number.value = slider.valueAsNumber.toFixed(4);
+    for (const hit of document.querySelectorAll("#hits li"))
+      hit.classList.toggle("below", Number(hit.dataset.similarity) < Number(number.value));
   });
   slider.addEventListener("change", () => slider.form.requestSubmit());
 }
