@@ -7,7 +7,7 @@ import re
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ import pytest
 import torch
 from flask.testing import FlaskClient
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import staleness_of
+from selenium.webdriver.support.wait import WebDriverWait
 from waitress import create_server
 from werkzeug.test import TestResponse
 
@@ -342,9 +344,16 @@ def test_a_user_in_a_browser(width: int, browser: Browser, address: str, world: 
     """Choose a tracklet, choose a measured threshold on the curve, move the slider, upload pictures."""
     driver = browser.driver
 
+    def leave(act: Callable[[], object]) -> None:
+        """Do what leads to another page, and wait for that page."""
+        page = driver.find_element(By.TAG_NAME, "html")
+        act()
+        WebDriverWait(driver, 60).until(staleness_of(page))
+
     def click(selector: str) -> None:
-        driver.execute_script("arguments[0].scrollIntoView()", found := driver.find_element(By.CSS_SELECTOR, selector))
-        found.click()
+        found = driver.find_element(By.CSS_SELECTOR, selector)
+        driver.execute_script("arguments[0].scrollIntoView()", found)
+        leave(found.click)
 
     def check() -> None:
         look = browser.look(driver.current_url, width)
@@ -360,9 +369,8 @@ def test_a_user_in_a_browser(width: int, browser: Browser, address: str, world: 
     click("svg a[aria-label^='threshold 0.2500'] circle")
     assert driver.find_element(By.ID, "threshold").get_attribute("value") == "0.25"
     assert "Measured TPR 75 %" in driver.page_source
-    driver.execute_script(
-        "slider.value = 1; slider.dispatchEvent(new Event('input')); slider.dispatchEvent(new Event('change'))"
-    )
+    slide = "slider.value = 1; for (const name of ['input', 'change']) slider.dispatchEvent(new Event(name))"
+    leave(partial(driver.execute_script, slide))
     check()
     assert driver.find_element(By.ID, "verdict").text.startswith("Nobody")
     paths = []
