@@ -34,6 +34,7 @@ lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy examples
 
 docs: $(VENV)/.dev ## the API reference, in build/docs; a warning is an error
 	$(BIN)/python -W error docs/build_api.py build/docs
@@ -60,7 +61,8 @@ BENCH.step := training_step
 BENCH.memory := memory zero_memory
 BENCH.shards := shard_speed
 BENCH.evaluation := evaluation_speed
-RIVAL = $(and $(filter $*,accuracy evaluation reranking shards),$(RIVALS))
+BENCH.search := search_speed
+RIVAL = $(and $(filter $*,accuracy evaluation reranking search shards),$(RIVALS))
 bench-%: $(VENV)/.train ## one benchmark with its record: step, evaluation (8 GB), shards (40 GB of disk), accuracy, mining, ... (benchmarks/*.py)
 	@$(if $(RIVAL),$(MAKE) --no-print-directory VENV=$(RIVALS) $(RIVALS)/.bench)
 	@set -e; for module in $(or $(BENCH.$*),$(subst -,_,$*)); do \

@@ -38,7 +38,7 @@ BUILD_BREADTH, SEARCH_BREADTH = 100, 256  # efConstruction and efSearch of HNSW
 CODE_BYTES = 64  # most bytes of a product code
 CENTROIDS = 256  # values of a byte of it
 FEWEST_EACH = 39  # items that FAISS wants for each centroid that it learns
-PROBES = 64  # inverted lists that a query reads
+FEWEST_PROBES, PROBED = 64, 8  # a query reads one of `PROBED` inverted lists, and at least so many
 ROUNDING = 1e-6  # largest difference of two computations of a cosine
 PROPOSED = {"flat": 1, "hnsw": 1, "ivfpq": 10}  # proposed items for each that is wanted
 
@@ -151,7 +151,7 @@ class FaissGallery(Gallery):
             return faiss.SearchParameters(**options)
         if self.kind == "hnsw":
             return faiss.SearchParametersHNSW(efSearch=max(SEARCH_BREADTH, 2 * wanted), **options)
-        return faiss.SearchParametersIVF(nprobe=min(PROBES, self.index.nlist), **options)
+        return faiss.SearchParametersIVF(nprobe=max(FEWEST_PROBES, self.index.nlist // PROBED), **options)
 
 
 def recall(gallery: FaissGallery, queries: Queries, k: int, cameras: Sequence[int] | None = None) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def table(query: Mapping[str, Any], hits: Sequence[Hit]) -> Table:
 
 def json_line(query: Mapping[str, Any], hits: Sequence[Hit]) -> str:
     """Return a query and its hits as one line of JSON, in ASCII."""
-    listed = [{key: hit._asdict()[key] for key in KEYS} for hit in hits]
+    listed = [{key: asdict(hit)[key] for key in KEYS} for hit in hits]
     return json.dumps({"query": query["key"], "hits": listed})
 
 
@@ -60,7 +61,7 @@ def html(
         notes.append(page.note(f"The first {NUM_QUERIES} of {num_queries:,} queries are shown."))
     articles = []
     for query, hits in found[:NUM_QUERIES]:
-        ranked = [{**hit._asdict(), "correct": None} for hit in hits[:MOST_RANKS]]
+        ranked = [{**asdict(hit), "correct": None} for hit in hits[:MOST_RANKS]]
         number = f"{len(hits)} found" if hits else NOBODY
         if len(hits) > MOST_RANKS:
             number += f", the first {MOST_RANKS} are shown"
