@@ -67,7 +67,8 @@ def search(options: argparse.Namespace) -> None:
     facts = [f"{num_searched:,} tracklets are searched ({options.index} search)"]
     run = run_of(options) if options.run or options.checkpoint else None
     model = model_of(options, run, saved)
-    least, thresholds = None, ""
+    least: float | None = None
+    thresholds: Measured | str = ""
     if options.serve or options.threshold is not None:
         thresholds = thresholds_of(saved, options.features, None if options.checkpoint else run, model)
     if options.threshold is not None:

@@ -209,7 +209,11 @@ def test_an_upload_is_found_and_leaves_no_file(
     refused = post(client, "/video", video=(io.BytesIO(video.read_bytes()), "a.avi"), tracks=(tracks.open("rb"), "t"))
     assert refused.status_code == 400
     assert message(refused) == "no id was given: the tracks have 3, 4"
-    fields = {"video": (video.open("rb"), "../../a.avi"), "tracks": (tracks.open("rb"), "a.txt"), "id": "3"}
+    fields: dict[str, Any] = {
+        "video": (video.open("rb"), "../../a.avi"),
+        "tracks": (tracks.open("rb"), "a.txt"),
+        "id": "3",
+    }
     assert "id 3 of ../../a.avi" in client.get(post(client, "/video", **fields).location).text
     assert list(tmp_path.iterdir()) == []
     small = world.pictures(0)[:1]
@@ -255,7 +259,7 @@ def test_bad_uploads(
         monkeypatch.setattr(uploads, "MAX_BYTES", 1000)
     if "pixels" in fields:
         monkeypatch.setenv("MSTAT_MAX_PIXELS", str(fields["pixels"]))
-    data = {
+    data: dict[str, Any] = {
         name: [(io.BytesIO(one), "<b>x") for one in (value if isinstance(value, list) else [value])]
         for name, value in files.items()
     }
