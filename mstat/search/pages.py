@@ -231,10 +231,10 @@ class Pages:
             num_frames = reader[0].num_frames
             strip, _ = encode_strip(reader.frames(0, even_numbers(num_frames, STRIPS[1])))
             feature_1D = queries.features(slice(0, 1)).clone()
-        token = secrets.token_urlsafe(12)
-        self.uploads[token] = Upload(name, num_frames, feature_1D, strip)
-        while len(self.uploads) > KEPT:
-            self.uploads.popitem(last=False)
+            token = secrets.token_urlsafe(12)
+            self.uploads[token] = Upload(name, num_frames, feature_1D, strip)
+            while len(self.uploads) > KEPT:
+                self.uploads.popitem(last=False)
         return redirect(_address("/search", upload=token), 303)
 
     def _no_pictures(self) -> str:
