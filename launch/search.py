@@ -3,6 +3,7 @@
 FEATURES is what launch/embed.py, or launch/evaluate.py --eval.features true, wrote. Queries are tracklets of FEATURES,
 or --query-shards SET, which the run embeds first, or --query-features OTHER, features of another set by the same
 weights. For each query, it prints the nearest tracklets by cosine similarity, or that nobody passes the threshold.
+--serve opens a local web page instead, on which queries are chosen or uploaded.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from shards.terminal import print_line
 from shards.text import counted
 
 if TYPE_CHECKING:
+    from mstat.config import Config
     from mstat.evaluation.saved_features import SavedFeatures
     from mstat.model import MSTAT
     from mstat.search.gallery import Gallery
     from mstat.search.queries import Queries
+    from mstat.search.threshold import Measured
     from shards.read import Reader
 
 
@@ -64,12 +67,18 @@ def search(options: argparse.Namespace) -> None:
     facts = [f"{num_searched:,} tracklets are searched ({options.index} search)"]
     run = run_of(options) if options.run or options.checkpoint else None
     model = model_of(options, run, saved)
-    least = None
+    least: float | None = None
+    thresholds: Measured | str = ""
+    if options.serve or options.threshold is not None:
+        thresholds = thresholds_of(saved, options.features, None if options.checkpoint else run, model)
     if options.threshold is not None:
-        finished = None if options.checkpoint else run
-        least, rates = chosen(options.threshold, thresholds_of(saved, options.features, finished, model))
+        least, rates = chosen(options.threshold, thresholds)
         facts.append(f"threshold {least:.4f}: {rates}")
-    reader = results.shards_of(saved, options.features, run, options.shards) if options.page else ""
+    pictured = options.page or options.serve
+    reader = results.shards_of(saved, options.features, run, options.shards) if pictured else ""
+    if options.serve:
+        serve(options, gallery, reader, model, thresholds, least)
+        return
     queries, query_reader = queries_of(options, gallery, model)
     if isinstance(gallery, FaissGallery):
         facts.append(recall(gallery, queries, options.top, options.cameras))
@@ -143,15 +152,50 @@ def queries_of(options: argparse.Namespace, gallery: Gallery, model: MSTAT | Non
         return found, "No frames of the queries: shards of --query-features are not opened." if others else ""
 
     import shards
-    from mstat.config import changed
     from mstat.distributed.engine import Engine
 
     assert model is not None  # `arguments` requires a run
-    config = config_of_run(run_of(options), [*queries.flags(gallery.saved.info), "--data.shards", options.query_shards])
-    config = changed(config, {"model": model.config})
+    config = config_of(options, gallery, model, ["--data.shards", options.query_shards])
     reader = shards.open(config.data.shards)
     with Engine(config) as engine:
         return queries.from_shards(engine, engine.place(model), reader, config, gallery), reader
+
+
+def config_of(options: argparse.Namespace, gallery: Gallery, model: MSTAT, overrides: Sequence[str]) -> Config:
+    """Return the settings by which the run embeds queries as the features were embedded."""
+    from mstat.config import changed
+    from mstat.search import queries
+
+    config = config_of_run(run_of(options), [*queries.flags(gallery.saved.info), *overrides])
+    return changed(config, {"model": model.config})
+
+
+def serve(
+    options: argparse.Namespace,
+    gallery: Gallery,
+    reader: Reader | str,
+    model: MSTAT | None,
+    thresholds: Measured | str,
+    least: float | None,
+) -> None:
+    """Serve the page until Ctrl-C."""
+    try:
+        from mstat.search import server
+    except ModuleNotFoundError as error:
+        raise UserError(f"--serve needs the package {error.name}: pip install 'mstat[serve]'") from None
+    from mstat.distributed.engine import Engine
+    from mstat.search import queries
+
+    create = partial(server.create_app, gallery, reader, thresholds=thresholds, top=options.top, threshold=least)
+    if model is None:
+        why_not = "Uploads need the model of the features: start this page with --run RUN."
+        server.serve(create(embed=why_not), options.port)
+        return
+    config = config_of(options, gallery, model, ["--data.num_workers", "0"])  # no processes for one tracklet
+    with Engine(config) as engine:
+        placed = engine.place(model)
+        embed = partial(queries.from_shards, engine, placed, config=config, gallery=gallery)
+        server.serve(create(embed=embed), options.port)
 
 
 def arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
@@ -168,6 +212,9 @@ def arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
         "--query-shards", type=place, metavar="SET", help="data set, a folder or URL; needs --run or --checkpoint"
     )
     queries.add_argument("--query-features", type=path, metavar="OTHER", help="features by the same weights")
+    queries.add_argument(
+        "--serve", action="store_true", help="open a web page at 127.0.0.1, to choose and upload; needs mstat[serve]"
+    )
     parser.add_argument("--run", type=path, metavar="RUN", help="run of the weights (default: that of --checkpoint)")
     checkpoint_option(parser)
     parser.add_argument("--top", type=positive, default=20, metavar="N", help="most hits of a query (default: 20)")
@@ -189,11 +236,16 @@ def arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument(
         "--shards", type=place, metavar="SET", help="data set of FEATURES, for the pictures (default: that of the run)"
     )
+    parser.add_argument("--port", type=int, default=8000, metavar="P", help="port of --serve (default: 8000)")
     options = parser.parse_args(argv)
     if options.query_shards and options.run is None and options.checkpoint is None:
         parser.error("--query-shards needs --run or --checkpoint: the model that embeds it")
-    if options.shards and not options.page:
-        parser.error("--shards is for the pictures of --page")
+    if options.shards and not (options.page or options.serve):
+        parser.error("--shards is for the pictures of --page and --serve")
+    if options.serve and (options.json or options.page or options.cameras):
+        parser.error("--serve has its own results and cameras: omit --json, --page and --cameras")
+    if not 0 <= options.port < 2**16:
+        parser.error(f"--port {options.port}: 0 to 65535; 0 takes a free one")
     return options
 
 

@@ -41,11 +41,13 @@ class Measured:
         source: The evaluation.json.
         pairs: What was measured, in words.
         points: From the lowest threshold to the highest.
+        curve: FPR and TPR of the ROC curve, by rising FPR.
     """
 
     source: Path
     pairs: str
     points: tuple[Point, ...]
+    curve: tuple[tuple[float, float], ...] = ()
 
     def named(self, name: str) -> float:
         """Return the threshold of a name such as fpr=0.01.
@@ -104,7 +106,7 @@ def measured(source: Path, info: Mapping[str, Any]) -> Measured | str:
         content = read_plain_json(source)
         scores = content["verification"]["cosine"]
         theirs, ours = settings(content), settings(info)
-        points = _points(scores)
+        points, curve = _points(scores), _curve(scores)
         pairs = f"{scores['num_genuine']:,} pairs of one person and {scores['num_impostor']:,} of two"
         pairs += f" of {content['dataset']['name']}, protocol {content['protocol']}"
     except FileNotFoundError:
@@ -114,7 +116,7 @@ def measured(source: Path, info: Mapping[str, Any]) -> Measured | str:
     for name in COMPARED:
         if theirs[name] != ours[name]:
             return f"{source} is an evaluation with eval.{name} {theirs[name]}, but the features have {ours[name]}"
-    return Measured(source, pairs, points) if points else f"{source} has too few pairs to measure any FPR"
+    return Measured(source, pairs, points, curve) if points else f"{source} has too few pairs to measure any FPR"
 
 
 def _points(scores: Mapping[str, Any]) -> tuple[Point, ...]:
@@ -128,6 +130,13 @@ def _points(scores: Mapping[str, Any]) -> tuple[Point, ...]:
             raise ValueError(f"{key} is not a number")
         points.append(point)
     return tuple(sorted(points, key=lambda point: point.threshold))
+
+
+def _curve(scores: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:
+    curve = tuple((float(x), float(y)) for x, y in zip(scores["roc_fpr"], scores["roc_tpr"], strict=True))
+    if not all(0 <= value <= 1 for point in curve for value in point):
+        raise ValueError("the ROC curve has rates outside 0 to 1")
+    return curve
 
 
 def _range(least: float | None, most: float | None) -> str:

@@ -246,6 +246,21 @@ def _upright(video: Path, number: int, frame: Any) -> Uint8Array:
     )
 
 
+def frame_size(video: Path) -> tuple[int, int]:
+    """Return height and width of a video file's frames, from its header, without decoding.
+
+    Raises DataError if the file is not a video.
+    """
+    import av
+
+    try:
+        with _open(video) as container:
+            stream = _stream(video, container)
+            return stream.height, stream.width
+    except av.FFmpegError as error:
+        raise DataError(f"{video}: cannot be decoded ({error.strerror}); a whole video file is needed") from error
+
+
 def count_frames(video: Path) -> int:
     """Count the frames of a video file by its packets, without decoding. 0 if it cannot be opened or has no video.
 

@@ -24,6 +24,7 @@ FLAGS = (
 LOOK = """
 const [width, done] = arguments;
 const images = [...document.images];
+for (const image of images) image.loading = "eager";
 Promise.allSettled(images.map(image => image.decode())).then(() => done({
   width: document.scrollingElement.scrollWidth,
   wide: [...document.querySelectorAll("body *")]
@@ -72,17 +73,17 @@ class Browser:
         self.driver = driver
         driver.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
 
-    def look(self, page: Path, width: int, scheme: str = "light", media: str = "screen") -> Look:
-        """Open a page in a window of that width, with a colour scheme, on screen or as for print."""
+    def look(self, page: Path | str, width: int, scheme: str = "light", media: str = "screen") -> Look:
+        """Open a page, a file or an address, in a window of that width, with a colour scheme, on screen or print."""
+        own = page.resolve().as_uri() if isinstance(page, Path) else page
         metrics = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": False}
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
-        self.driver.get(page.resolve().as_uri())
+        self.driver.get(own)
         measured: dict[str, Any] = self.driver.execute_async_script(LOOK, width)
         console = [f"{entry['level']}: {entry['message']}" for entry in self.driver.get_log("browser")]
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        own = page.resolve().as_uri()
         urls = [
             event["params"]["request"]["url"]
             for event in events

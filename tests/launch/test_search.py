@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import urllib3
 
 import shards
 from launch.search import main
@@ -21,6 +27,7 @@ from mstat.evaluation.evaluate import evaluate_run
 from mstat.metrics import load_features
 from mstat.training.task import Task
 from mstat.weights.export import export, load_model
+from tests.conftest import PROJECT
 from tests.helpers.distributed import as_launched
 
 FLAGS = ["--eval.baselines", "false", "--eval.features", "true", "--eval.flip", "true", "--eval.stage_norm", "false"]
@@ -222,3 +229,31 @@ def test_what_is_refused(
             main(["--features", str(features), *words])
         assert end.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_page_is_served_until_ctrl_c(
+    search: Callable[..., tuple[int, str, str]], run: Path, features: Path, tiny_shards: Path
+) -> None:
+    """An upload is embedded by the run, and found; a second server of the port and Ctrl-C are one line each."""
+    words = [sys.executable, "launch/search.py", "--features", features, "--run", run, "--serve", "--port"]
+    with subprocess.Popen(
+        [*map(str, words), "0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=PROJECT
+    ) as process:
+        assert process.stdout
+        first = process.stdout.readline()
+        found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/ \(Ctrl-C ends it\)\n", first)
+        assert found, first + process.stdout.read()
+        reader = shards.open(tiny_shards)
+        form = urllib3.encode_multipart_formdata(
+            [("pictures", (f"{n}.jpg", reader.encoded(0, n))) for n in range(int(reader.num_frames[0]))]
+        )
+        request = urllib.request.Request(f"http://127.0.0.1:{found[1]}/pictures", form[0], {"Content-Type": form[1]})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert f'alt="Rank 1: {reader[0].key}"' in answer.read().decode()
+        assert search("--run", run, "--serve", "--port", found[1])[0::2] == (
+            1,
+            f"error: --port {found[1]}: 127.0.0.1 cannot be served (Address already in use): give another --port\n",
+        )
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == "ended\n"
+    assert process.returncode == 0
