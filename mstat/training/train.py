@@ -36,6 +36,7 @@ from mstat.runs.folder import Journal, locked, write_environment, write_state
 from mstat.training.objective import Objective, ReIdentification
 from mstat.training.schedule import learning_rate, metric_weight
 from mstat.training.task import TrainedModule
+from mstat.training.trackers import Trackers, check
 from mstat.weights import checkpoint_files
 from mstat.weights.pretrained import KEPT, NO_KEY, Row, load_pretrained
 from shards.read import Reader
@@ -59,6 +60,8 @@ def train(config: Config, engine: Engine, objective: Objective | None = None) ->
     """
     objective = objective or ReIdentification()
     run = Path(config.run)
+    log_with = config.train.log_with if engine.is_main else ()
+    check(log_with)
     if config.data.num_workers:
         start_fork_server()
     reader = shards.open(config.data.shards)
@@ -101,7 +104,11 @@ def train(config: Config, engine: Engine, objective: Objective | None = None) ->
     facts = {**run_facts(config, engine, reader), **objective.facts(config)}
     if config.resume == "never" and not begins:
         raise UserError(f"{run}: holds checkpoints, and --resume is never: give another --run folder")
-    with locked(run) if engine.is_main else contextlib.nullcontext(), signals.listening():
+    with (
+        locked(run) if engine.is_main else contextlib.nullcontext(),
+        signals.listening(),
+        Trackers(config, log_with) as trackers,
+    ):
         start = checkpoint.restore(engine, run, facts)
         if start == 0 and not begins:
             raise UserError(f"{run}: its checkpoints were removed while the training started: start it again")
@@ -120,6 +127,7 @@ def train(config: Config, engine: Engine, objective: Objective | None = None) ->
             if start < num_steps:
                 write_environment(run, engine.world_size, reader.checksum)
             write_state(run, "running", start)
+            trackers.begin(start)
         engine.barrier()
         try:
             loop(config, engine, objective, task, reader, sampler, start, num_steps, facts)
@@ -151,6 +159,7 @@ def train(config: Config, engine: Engine, objective: Objective | None = None) ->
             if explained is error:
                 raise  # keeps the cause, which holds the traceback of a worker's error
             raise explained from None
+        trackers.finish(evaluation)
         if engine.is_main:
             write_state(run, "done", num_steps)
             log.logger.info("step %d: done", num_steps)
