@@ -164,7 +164,7 @@ class _Sender(threading.Thread):
             self._follow()
         except Exception as error:
             cause = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_MESSAGE_CHARACTERS]
-            self.warn(cause)
+            self.warn(cause.rstrip("."))
 
     def warn(self, cause: str) -> None:
         """Say in run.log and on the terminal that this tracker gets no more steps from this process."""
@@ -178,7 +178,7 @@ class _Sender(threading.Thread):
     def _follow(self) -> None:
         opened = OPENERS[self.name](self.folder, self.entry and self.entry[0], self.sent)
         tracker, self.sent = opened.tracker, opened.sent
-        if self.entry is None:
+        if opened.lacks_settings:
             tracker.store_init_configuration(hyperparameters(self.config))
         self.entries.set(self.name, opened.run, self.sent)
         is_last = False
@@ -245,24 +245,30 @@ class _Opened(NamedTuple):
 
     Attributes:
         run: The tracker's name of the run, by which a later start goes on with it.
-        sent: The last step that it has. If a process was killed between sending and writing trackers.json, that is
-            more than trackers.json says.
+        sent: The last step that it has. A killed process may have sent more than trackers.json says, or lost what it
+            sent: so a tracker that can tell is asked.
+        lacks_settings: Whether the hyperparameters must be sent.
     """
 
     tracker: GeneralTracker
     run: str
     sent: int
+    lacks_settings: bool
 
 
 def _tensorboard(folder: Path, run: str | None, sent: int) -> _Opened:
     """Start TensorBoard in RUN/tensorboard. Its readers ignore what earlier files have from `purge_step` on."""
     tracker = TensorBoardTracker("tensorboard", folder, purge_step=sent + 1)
     tracker.start()
-    return _Opened(tracker, "tensorboard", sent)
+    return _Opened(tracker, "tensorboard", sent, lacks_settings=run is None)
 
 
 def _wandb(folder: Path, run: str | None, sent: int) -> _Opened:
-    """Start Weights & Biases in RUN/wandb, offline unless WANDB_MODE says otherwise."""
+    """Start Weights & Biases in RUN/wandb, offline unless WANDB_MODE says otherwise.
+
+    A killed process loses steps that its service had not written. Only the server says which it has. Offline, each
+    start writes a folder of its own, with all steps.
+    """
     import wandb
 
     mode = os.environ.get("WANDB_MODE", "offline")
@@ -273,11 +279,12 @@ def _wandb(folder: Path, run: str | None, sent: int) -> _Opened:
         name=folder.name,
         dir=str(folder),
         mode=mode,
-        resume="allow" if mode == "online" else None,  # which it refuses with a warning offline
+        resume="allow" if mode == "online" else None,  # offline it cannot, and warns
         settings=wandb.Settings(console="off", silent=True),  # run.log has the output
     )
     tracker.start()
-    return _Opened(tracker, run, tracker.tracker.step - 1 if tracker.tracker.resumed else sent)
+    is_new = not tracker.tracker.resumed
+    return _Opened(tracker, run, 0 if is_new else tracker.tracker.step - 1, lacks_settings=is_new)
 
 
 def _mlflow(folder: Path, run: str | None, sent: int) -> _Opened:
@@ -293,9 +300,9 @@ def _mlflow(folder: Path, run: str | None, sent: int) -> _Opened:
         artifacts = str(folder / "mlflow" / "artifacts")
     tracker = MLflowTracker(project(folder), logging_dir=artifacts, run_id=run, run_name=folder.name)
     tracker.start()
-    run = str(tracker.tracker.info.run_id)
-    steps = (metric.step for metric in mlflow.MlflowClient().get_metric_history(run, "loss"))
-    return _Opened(tracker, run, max(steps, default=0))
+    name = str(tracker.tracker.info.run_id)
+    steps = (metric.step for metric in mlflow.MlflowClient().get_metric_history(name, "loss"))
+    return _Opened(tracker, name, max(steps, default=0), lacks_settings=run is None)
 
 
 def _trackio(folder: Path, run: str | None, sent: int) -> _Opened:
@@ -310,8 +317,8 @@ def _trackio(folder: Path, run: str | None, sent: int) -> _Opened:
         auto_log_cpu=False,
     )
     tracker.start()
-    # It writes in a thread of its own, and what a killed process had not written is lost: what it has counts.
-    return _Opened(tracker, name, tracker.tracker._next_step - 1)
+    # A killed process loses what Trackio's own thread had not written. A resume replaces the settings.
+    return _Opened(tracker, name, max(0, tracker.tracker._next_step - 1), lacks_settings=True)
 
 
 OPENERS = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow, "trackio": _trackio}
