@@ -8,19 +8,13 @@ the run of each tracker and the last step that was sent.
 
 from __future__ import annotations
 
-import importlib
 import json
-import logging
-import os
 import threading
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
-
-from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, TrackioTracker, WandBTracker
+from typing import Any
 
 from mstat.config import Config
 from mstat.config.cli import flat
@@ -29,6 +23,7 @@ from mstat.errors import UserError
 from mstat.files import read_json, write_json
 from mstat.runs import evaluation_log
 from mstat.runs.log import logger
+from mstat.training.tracker_kinds import STARTS, Started
 from mstat.weights import checkpoint_files
 from shards.text import markup
 
@@ -37,32 +32,6 @@ POLL_SECONDS = 2.0  # between two looks at the newest checkpoint
 STALL_SECONDS = 30.0  # without progress, after which the end of a run no longer waits for a tracker
 QUIET_SECONDS = 5.0  # of waiting at the end of a run before a line says so
 MOST_MESSAGE_CHARACTERS = 300
-
-# What each tracker imports, and the extra that installs it.
-NEEDS = {
-    "tensorboard": (("torch.utils.tensorboard",), "trackers"),
-    "wandb": (("wandb",), "trackers"),
-    "mlflow": (("mlflow", "mlflow.store.tracking.sqlalchemy_store"), "trackers"),
-    "trackio": (("trackio",), "trackio"),
-}
-
-
-def check(names: Sequence[str]) -> None:
-    """Import the packages of trackers, here and not in a thread: two threads that import can fail.
-
-    Raises:
-        UserError: If a package is missing.
-    """
-    for name in names:
-        modules, extra = NEEDS[name]
-        for module in modules:
-            try:
-                importlib.import_module(module)
-            except ImportError as error:
-                raise UserError(
-                    f"train.log_with {name} needs the package {error.name}: pip install 'mstat[{extra}]', "
-                    f"or leave {name} out"
-                ) from None
 
 
 class Trackers:
@@ -82,7 +51,7 @@ class Trackers:
         return self
 
     def begin(self, start: int) -> None:
-        """Start to follow the run, which resumes at step `start`; metrics.jsonl has no later steps.
+        """Start to follow the run, which resumes from the checkpoint of step `start`; 0 if it has none.
 
         Raises:
             UserError: If trackers.json is damaged.
@@ -176,21 +145,21 @@ class _Sender(threading.Thread):
         console().print(f"[yellow]{markup(note)}[/]", highlight=False, soft_wrap=True)
 
     def _follow(self) -> None:
-        opened = OPENERS[self.name](self.folder, self.entry and self.entry[0], self.sent)
-        tracker, self.sent = opened.tracker, opened.sent
-        if opened.lacks_settings:
-            tracker.store_init_configuration(hyperparameters(self.config))
-        self.entries.set(self.name, opened.run, self.sent)
+        started = STARTS[self.name](self.folder, self.entry and self.entry[0], self.sent)
+        self.sent = started.sent
+        if started.lacks_settings:
+            started.tracker.store_init_configuration(hyperparameters(self.config))
+        self.entries.set(self.name, started.run, self.sent)
         is_last = False
         while not is_last:
             is_last = self.ended.wait(POLL_SECONDS)
             whole = checkpoint_files.folders(self.folder)
             # The newest checkpoint's own step may still get scores: a step is sent once, with all that it has.
             newest = whole[-1][0] if whole else 0
-            self._send(tracker, opened.run, newest if self.final is not None else newest - 1)
-        tracker.finish()
+            self._send(started, newest if self.final is not None else newest - 1)
+        started.tracker.finish()
 
-    def _send(self, tracker: GeneralTracker, run: str, last: int) -> None:
+    def _send(self, to: Started, last: int) -> None:
         """Send the steps up to `last` that the tracker lacks."""
         if last <= self.sent:
             return
@@ -198,10 +167,10 @@ class _Sender(threading.Thread):
         try:
             for record in self._records(last):
                 if record["step"] > self.sent:
-                    tracker.log(values(record, scores.get(record["step"], {})), step=record["step"])
+                    to.tracker.log(values(record, scores.get(record["step"], {})), step=record["step"])
                     self.sent = record["step"]
         finally:
-            self.entries.set(self.name, run, self.sent)
+            self.entries.set(self.name, to.run, self.sent)
 
     def _records(self, last: int) -> Iterator[dict[str, Any]]:
         """Yield the records of metrics.jsonl from the last place up to step `last`."""
@@ -238,92 +207,3 @@ def _scores(folder: Path) -> dict[int, dict[str, Any]]:
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     records = [json.loads(line) for line in lines if line.endswith("\n")]
     return {record["step"]: record for record in records}
-
-
-class _Opened(NamedTuple):
-    """A started tracker.
-
-    Attributes:
-        run: The tracker's name of the run, by which a later start goes on with it.
-        sent: The last step that it has. A killed process may have sent more than trackers.json says, or lost what it
-            sent: so a tracker that can tell is asked.
-        lacks_settings: Whether the hyperparameters must be sent.
-    """
-
-    tracker: GeneralTracker
-    run: str
-    sent: int
-    lacks_settings: bool
-
-
-def _tensorboard(folder: Path, run: str | None, sent: int) -> _Opened:
-    """Start TensorBoard in RUN/tensorboard. Its readers ignore what earlier files have from `purge_step` on."""
-    tracker = TensorBoardTracker("tensorboard", folder, purge_step=sent + 1)
-    tracker.start()
-    return _Opened(tracker, "tensorboard", sent, lacks_settings=run is None)
-
-
-def _wandb(folder: Path, run: str | None, sent: int) -> _Opened:
-    """Start Weights & Biases in RUN/wandb, offline unless WANDB_MODE says otherwise.
-
-    A killed process loses steps that its service had not written. Only the server says which it has. Offline, each
-    start writes a folder of its own, with all steps.
-    """
-    import wandb
-
-    mode = os.environ.get("WANDB_MODE", "offline")
-    run = run or uuid.uuid4().hex
-    tracker = WandBTracker(
-        os.environ.get("WANDB_PROJECT", project(folder)),
-        id=run,
-        name=folder.name,
-        dir=str(folder),
-        mode=mode,
-        resume="allow" if mode == "online" else None,  # offline it cannot, and warns
-        settings=wandb.Settings(console="off", silent=True),  # run.log has the output
-    )
-    tracker.start()
-    is_new = not tracker.tracker.resumed
-    return _Opened(tracker, run, 0 if is_new else tracker.tracker.step - 1, lacks_settings=is_new)
-
-
-def _mlflow(folder: Path, run: str | None, sent: int) -> _Opened:
-    """Start MLflow in RUN/mlflow, or where MLFLOW_TRACKING_URI says. It stores a step in one transaction."""
-    import mlflow
-
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it reports each table that it makes
-    artifacts = None
-    if "MLFLOW_TRACKING_URI" not in os.environ:
-        (folder / "mlflow").mkdir(exist_ok=True)
-        mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow' / 'mlflow.db'}")
-        os.environ.pop("MLFLOW_TRACKING_URI", None)  # which MLflow has set: the run of another split has its own
-        artifacts = str(folder / "mlflow" / "artifacts")
-    tracker = MLflowTracker(project(folder), logging_dir=artifacts, run_id=run, run_name=folder.name)
-    tracker.start()
-    name = str(tracker.tracker.info.run_id)
-    steps = (metric.step for metric in mlflow.MlflowClient().get_metric_history(name, "loss"))
-    return _Opened(tracker, name, max(steps, default=0), lacks_settings=run is None)
-
-
-def _trackio(folder: Path, run: str | None, sent: int) -> _Opened:
-    """Start Trackio in its own folder, which is not the run's, since one dashboard shows all runs."""
-    name = run or f"{folder.name}-{uuid.uuid4().hex[:8]}"
-    tracker = TrackioTracker(
-        project(folder),
-        name=name,
-        resume="allow",
-        embed=False,
-        auto_log_gpu=False,  # its samples of the machine would take time from the training
-        auto_log_cpu=False,
-    )
-    tracker.start()
-    # A killed process loses what Trackio's own thread had not written. A resume replaces the settings.
-    return _Opened(tracker, name, max(0, tracker.tracker._next_step - 1), lacks_settings=True)
-
-
-OPENERS = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow, "trackio": _trackio}
-
-
-def project(folder: Path) -> str:
-    """Return the project, or experiment, of a run folder: the name of the folder that holds it."""
-    return folder.resolve().parent.name or "mstat"

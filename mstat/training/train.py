@@ -36,7 +36,8 @@ from mstat.runs.folder import Journal, locked, write_environment, write_state
 from mstat.training.objective import Objective, ReIdentification
 from mstat.training.schedule import learning_rate, metric_weight
 from mstat.training.task import TrainedModule
-from mstat.training.trackers import Trackers, check
+from mstat.training.tracker_kinds import check_packages
+from mstat.training.trackers import Trackers
 from mstat.weights import checkpoint_files
 from mstat.weights.pretrained import KEPT, NO_KEY, Row, load_pretrained
 from shards.read import Reader
@@ -61,7 +62,7 @@ def train(config: Config, engine: Engine, objective: Objective | None = None) ->
     objective = objective or ReIdentification()
     run = Path(config.run)
     log_with = config.train.log_with if engine.is_main else ()
-    check(log_with)
+    check_packages(log_with)
     if config.data.num_workers:
         start_fork_server()
     reader = shards.open(config.data.shards)
@@ -120,6 +121,7 @@ def train(config: Config, engine: Engine, objective: Objective | None = None) ->
         kind = f"{engine.world_size} processes of {engine.kind}" if engine.world_size > 1 else "one process"
         log.logger.info("step %d of %d: training begins, %s", start, num_steps, kind)
         if engine.is_main:
+            trackers.begin(start)
             save_config(config, run / "config.yaml")
             if config.model.init and init:
                 write_json(run / "init.json", start_record(config.model.init, init))
@@ -127,7 +129,6 @@ def train(config: Config, engine: Engine, objective: Objective | None = None) ->
             if start < num_steps:
                 write_environment(run, engine.world_size, reader.checksum)
             write_state(run, "running", start)
-            trackers.begin(start)
         engine.barrier()
         try:
             loop(config, engine, objective, task, reader, sampler, start, num_steps, facts)

@@ -18,7 +18,8 @@ from mstat.config import Config, changed
 from mstat.config.cli import load_config, override
 from mstat.distributed.engine import Engine
 from mstat.errors import UserError
-from mstat.training.trackers import FILE, Trackers, check, hyperparameters, project
+from mstat.training.tracker_kinds import check_packages, project
+from mstat.training.trackers import FILE, Trackers, hyperparameters
 from mstat.training.train import train
 from tests.conftest import assert_same_losses, metrics
 
@@ -157,11 +158,11 @@ def test_a_damaged_file_of_entries_is_refused(folder: Path) -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the extra that has it."""
-    check(BOTH)
+    check_packages(BOTH)
     for name, extra in {"wandb": "trackers", "trackio": "trackio"}.items():
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(UserError, match=rf"train.log_with {name} needs the package {name}: .*mstat\[{extra}\]"):
-            check([name])
+            check_packages([name])
 
 
 def test_a_training_with_trackers(tiny_config: Path, tmp_path: Path) -> None:
