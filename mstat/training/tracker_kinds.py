@@ -23,7 +23,8 @@ NEEDS = {
     "tensorboard": (("torch.utils.tensorboard",), "trackers"),
     "wandb": (("wandb",), "trackers"),
     "mlflow": (("mlflow", "mlflow.store.tracking.sqlalchemy_store"), "trackers"),
-    "trackio": (("trackio",), "trackio"),
+    # Trackio looks for matplotlib at each step, which fails while the report imports it in the main thread.
+    "trackio": (("trackio", "matplotlib.figure"), "trackio"),
 }
 
 
@@ -89,7 +90,7 @@ def _wandb(folder: Path, run: str | None, sent: int) -> Started:
     )
     tracker.start()
     is_new = not tracker.tracker.resumed
-    return Started(tracker, run, 0 if is_new else tracker.tracker.step - 1, lacks_settings=is_new)
+    return Started(tracker, run, 0 if is_new else max(0, tracker.tracker.step - 1), lacks_settings=is_new)
 
 
 def _mlflow(folder: Path, run: str | None, sent: int) -> Started:
@@ -97,12 +98,14 @@ def _mlflow(folder: Path, run: str | None, sent: int) -> Started:
     import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # it reports each table that it makes
-    artifacts = None
-    if "MLFLOW_TRACKING_URI" not in os.environ:
+    uri, artifacts = os.environ.get("MLFLOW_TRACKING_URI"), None
+    if uri:
+        mlflow.set_tracking_uri(uri)
+    else:
         (folder / "mlflow").mkdir(exist_ok=True)
+        artifacts = str(folder / "mlflow" / "artifacts")
         mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow' / 'mlflow.db'}")
         os.environ.pop("MLFLOW_TRACKING_URI", None)  # which MLflow has set: the run of another split has its own
-        artifacts = str(folder / "mlflow" / "artifacts")
     tracker = MLflowTracker(project(folder), logging_dir=artifacts, run_id=run, run_name=folder.name)
     tracker.start()
     name = str(tracker.tracker.info.run_id)

@@ -150,6 +150,19 @@ def test_a_tracker_that_is_added_gets_all_steps(stopped: Path, tmp_path: Path) -
     assert of_tensorboard(folder) == [(step, float(step)) for step in range(1, 6)]
 
 
+def test_mlflow_writes_where_its_variable_says(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLFLOW_TRACKING_URI: all steps are in that database, and nothing is in the run folder."""
+    (tmp_path / "server").mkdir()
+    (folder / "mlflow").rename(tmp_path / "server" / "mlflow")  # as an empty database would take seconds
+    (folder / FILE).unlink()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/server/mlflow/mlflow.db")
+    follow(folder, 6, names=("mlflow",))
+    client = MlflowClient()
+    (experiment,) = client.search_experiments(filter_string=f"name = '{project(folder)}'")
+    assert len(client.search_runs([experiment.experiment_id])) == 2
+    assert not (folder / "mlflow").exists()
+
+
 def test_a_damaged_file_of_entries_is_refused(folder: Path) -> None:
     (folder / FILE).write_text('{"mlflow": {"sent": 5}}')
     with pytest.raises(UserError, match=r"trackers.json: mlflow must have `run` and `sent`: remove the file"):
