@@ -41,7 +41,7 @@ def check_packages(names: Sequence[str]) -> None:
                 importlib.import_module(module)
             except ImportError as error:
                 raise UserError(
-                    f"train.log_with {name} needs the package {error.name}: pip install 'mstat[{extra}]', "
+                    f"train.log_with {name} needs the package {error.name or module}: pip install 'mstat[{extra}]', "
                     f"or leave {name} out"
                 ) from None
 
