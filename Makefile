@@ -34,6 +34,7 @@ lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy examples
 
 docs: $(VENV)/.dev ## the API reference, in build/docs; a warning is an error
 	$(BIN)/python -W error docs/build_api.py build/docs

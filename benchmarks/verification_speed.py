@@ -48,9 +48,9 @@ def verifying(
 
     fpr, tpr = theirs()
     ours = verification(*counted())
-    for limit in FPRS:
-        expected = tpr[np.searchsorted(fpr, limit, side="right") - 1]
-        np.testing.assert_allclose(ours[f"tpr_at_{limit:g}"], expected, atol=2e-3, rtol=0)
+    for level in FPRS:
+        expected = tpr[np.searchsorted(fpr, level, side="right") - 1]
+        np.testing.assert_allclose(ours[f"tpr_at_{level:g}"], expected, atol=2e-3, rtol=0)
 
     names = "mstat, scores", "mstat, scores and 95 % intervals", "scikit-learn, scores"
     calls: dict[str, Callable[[], object]] = {

@@ -21,7 +21,7 @@ from shards.columns import to_numpy
 from shards.images import Uint8Array
 from shards.paths import expand
 from shards.records import INCOMPARABLE, NO_OUTFIT, DataError, Protocol, Role, Tracklet, UsageError
-from shards.storage import LocalFiles, RemoteFiles, open_files
+from shards.storage import Place, RemoteFiles, open_files
 
 Int64Array = np.ndarray[Any, np.dtype[np.int64]]
 MAX_TOGETHER = 2 << 20  # bytes of decoded frames that are resized in one call
@@ -159,6 +159,11 @@ class Reader:
         return self._flat("roles").reshape(len(self), len(names))[:, names.index((chosen.name, split))].copy()
 
     @property
+    def is_remote(self) -> bool:
+        """True if the set is behind a URL."""
+        return isinstance(self._files, RemoteFiles)
+
+    @property
     def warnings(self) -> list[str]:
         """Return the warnings for scores on this set: data is missing, was dropped, or may be wrong."""
         return [f"{name}: {self.facts[name]}" for name in INCOMPARABLE if name in self.facts]
@@ -193,6 +198,24 @@ class Reader:
         return str(self._table["key"][row].as_py())
 
     def _read(self, row: int, numbers: Sequence[int]) -> list[bytes]:
+        """Return the stored bytes of frames, checked."""
+        stored = self._stored(row, numbers)
+        places = [(offset, size) for offset, size, _ in stored]
+        result = self._fetch(row, numbers, places)
+        shard = self._shard(row)
+        for place, (number, (_, _, crc32)) in enumerate(zip(numbers, stored, strict=True)):
+            if zlib.crc32(result[place]) != crc32 and self._files.forget(shard, *places[place]):
+                result[place] = self._files.read(shard, [places[place]])[0]  # if only the cache was damaged
+            if zlib.crc32(result[place]) != crc32:
+                where = "DIR" if self.is_remote else self.path  # a remote set can be verified only as a copy
+                raise DataError(
+                    f"{self._files.where(shard)}: {self._key(row)} frame {number}: its bytes have changed since the "
+                    f"build; `python -m shards verify {where}` lists all damage"
+                )
+        return result
+
+    def _stored(self, row: int, numbers: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Return offset, size and CRC-32 of frames of a tracklet in its tar."""
         length = int(self.num_frames[row])
         for number in numbers:
             if not 0 <= number < length:
@@ -207,23 +230,20 @@ class Reader:
                 f"{self.path}: {self._key(row)}: a frame of {batch.sizes[rows].max():,} bytes is larger than a "
                 f"picture of {images.max_pixels():,} pixels may be ({max_bytes:,} bytes); {images.MORE_PIXELS}"
             )
-        places = list(zip(batch.offsets[rows].tolist(), batch.sizes[rows].tolist(), strict=True))
-        shard = self.description.shards[self._shards[row]].file
+        columns = (column[rows].tolist() for column in (batch.offsets, batch.sizes, batch.crc32))
+        return list(zip(*columns, strict=True))
+
+    def _fetch(self, row: int, numbers: Sequence[int], places: Sequence[Place]) -> list[bytes]:
+        """Return the bytes of frames, given their places in the tar."""
+        shard = self._shard(row)
         try:
-            result = self._files.read(shard, places)
+            return self._files.read(shard, places)
         except FileNotFoundError as error:
             raise DataError(f"{self._files.where(shard)}: missing; bring it back, or build the set again") from error
-        for place, (number, crc32) in enumerate(zip(numbers, batch.crc32[rows].tolist(), strict=True)):
-            if zlib.crc32(result[place]) != crc32 and self._files.forget(shard, *places[place]):
-                result[place] = self._files.read(shard, [places[place]])[0]  # if only the cache was damaged
-            if zlib.crc32(result[place]) != crc32:
-                local = isinstance(self._files, LocalFiles)  # a remote set can be verified only as a copy
-                where = self.path if local else "DIR"
-                raise DataError(
-                    f"{self._files.where(shard)}: {self._key(row)} frame {number}: its bytes have changed since the "
-                    f"build; `python -m shards verify {where}` lists all damage"
-                )
-        return result
+
+    def _shard(self, row: int) -> str:
+        """Return the name of a tracklet's tar."""
+        return self.description.shards[self._shards[row]].file
 
     def _flat(self, column: str) -> np.ndarray[Any, Any]:
         """Return a copy of the values of a list column, concatenated."""

@@ -55,6 +55,9 @@ class Files(Protocol):
     def read(self, name: str, places: Sequence[Place]) -> list[bytes]:
         """Return the bytes at each place; fewer at the end of the file."""
 
+    def fetch(self, name: str, start: int, stop: int) -> bytes:
+        """Return the bytes from `start` to `stop`, which exist, by one request and without the cache."""
+
     def forget(self, name: str, offset: int, size: int) -> bool:
         """Remove a range of a file from the cache; return False if the cache held none of it."""
 
@@ -138,6 +141,9 @@ class LocalFiles:
                 os.posix_fadvise(file.number, offset, size, os.POSIX_FADV_WILLNEED)
         return [os.pread(file.number, size, offset) for offset, size in places]
 
+    def fetch(self, name: str, start: int, stop: int) -> bytes:
+        return self.read(name, [(start, stop - start)])[0]
+
     def forget(self, name: str, offset: int, size: int) -> bool:
         return False
 
@@ -204,6 +210,9 @@ class RemoteFiles:
         )
         start = offset - first * BLOCK_BYTES
         return joined[start : start + size]
+
+    def fetch(self, name: str, start: int, stop: int) -> bytes:
+        return self._fetch_part(name, start, stop, stop - start)
 
     def forget(self, name: str, offset: int, size: int) -> bool:
         dropped = False

@@ -169,9 +169,16 @@ def _fill(batches: Batches, memory: Tensors, place: Place) -> None:
 
 
 def load(
-    batches: Batches, indices: Sequence[int], num_workers: int, pin_memory: bool, at_once: int = 1
+    batches: Batches,
+    indices: Sequence[int],
+    num_workers: int,
+    pin_memory: bool,
+    at_once: int = 1,
+    turns: Sequence[int] | None = None,
 ) -> Generator[Tensors]:
     """Yield the batches of `indices` in order, prepared by `num_workers` processes.
+
+    `turns` are the numbers of the workers that prepare the batches; None deals the batches out in turn.
 
     Memory is reused: a batch is valid until `at_once` more are taken, unless it is pinned. Close the generator if you
     stop early; otherwise workers keep running. After an error it stops them itself.
@@ -184,7 +191,7 @@ def load(
     num_slots = num_workers * AHEAD + at_once
     ring = _Ring(batches, num_slots, shared=num_workers > 0)
     places = zip(cycle(range(num_slots)), indices, strict=False)
-    with closing(done(partial(_fill, batches), ring.memory, places, num_workers, AHEAD)) as numbers:
+    with closing(done(partial(_fill, batches), ring.memory, places, num_workers, AHEAD, turns)) as numbers:
         for number in numbers:
             slot = ring.slot(number)
             yield {name: tensor.pin_memory() for name, tensor in slot.items()} if pin_memory else slot

@@ -36,8 +36,17 @@ Place = tuple[int, int]  # slot and index
 Work = Callable[[Memory, Place], None]
 
 
-def done(work: Work, memory: Memory, places: Iterable[Place], num_workers: int, ahead: int) -> Generator[int]:
+def done(
+    work: Work,
+    memory: Memory,
+    places: Iterable[Place],
+    num_workers: int,
+    ahead: int,
+    turns: Iterable[int] | None = None,
+) -> Generator[int]:
     """Yield the slots of `places` in order, each when its work is done: by workers, or by this process without them.
+
+    `turns` are the numbers of the workers that do the places; None deals the places out in turn.
 
     Close the generator if you stop early; otherwise workers keep running.
 
@@ -47,7 +56,7 @@ def done(work: Work, memory: Memory, places: Iterable[Place], num_workers: int, 
     """
     if num_workers:
         with Workers(work, memory, num_workers) as workers:
-            yield from workers.results(places, ahead)
+            yield from workers.results(places, ahead, cycle(range(num_workers)) if turns is None else turns)
     else:
         for place in places:
             work(memory, place)
@@ -83,13 +92,13 @@ class Workers:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def results(self, places: Iterable[Place], ahead: int) -> Iterator[int]:
-        """Yield the slots of `places` in order. Each worker has at most `ahead` of them to do."""
-        turns = zip(cycle(range(self.num_workers)), places, strict=False)
+    def results(self, places: Iterable[Place], ahead: int, turns: Iterable[int]) -> Iterator[int]:
+        """Yield the slots of `places` in order. The workers have at most `ahead` of them each, in the mean, to do."""
+        dealt = zip(turns, places, strict=False)
         waiting: deque[int] = deque()
 
         def hand_out(number: int) -> None:
-            for worker, place in islice(turns, number):
+            for worker, place in islice(dealt, number):
                 with self._alive(worker):
                     self.pipes[worker].send(place)
                 waiting.append(worker)

@@ -85,7 +85,7 @@ def embed_set(engine: Engine, model: MSTAT, reader: Reader, config: Config, form
     config = changed(config, {"data.protocol": protocol.name, "data.split": split})
     table = _labels(reader, config)
     has_queries = table["query"].to_numpy().any()
-    extraction = Extraction(engine, reader, config, np.arange(len(reader)))
+    extraction = Extraction(engine, reader, config, np.arange(len(reader)), read_once=True)
     extraction.work = out.with_name(f"{out.name}.unfinished")
     compared = partial(model.compared, feature=config.eval.feature)
     digest = weights_digest(model)

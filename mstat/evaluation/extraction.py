@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from itertools import accumulate, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from mstat.numerics import spreading
 from mstat.provenance import PROJECT, source_digest, versions
 from mstat.report.progress import Count
 from shards.read import Reader
+from shards.stream import StreamedReader, streamed
 
 TILE = 64  # tracklets that stay together on one rank
 AT_ONCE = 8  # most batches that CPU threads embed at a time; each needs the memory of a forward pass
@@ -44,6 +46,18 @@ def flip_averaged(embed: Embed) -> Embed:
     return averaged
 
 
+Batch = list[tuple[int, int]]  # (row, clip)
+
+
+def _by_worker(tiles: Sequence[list[Batch]], num_workers: int) -> tuple[list[Batch], list[int]]:
+    """Return batches and the worker of each, so that a tile's batches are one worker's, and workers take turns."""
+    queues = [[batch for tile in tiles[worker::num_workers] for batch in tile] for worker in range(num_workers)]
+    dealt = [
+        (batch, worker) for batches in zip_longest(*queues) for worker, batch in enumerate(batches) if batch is not None
+    ]
+    return [batch for batch, _ in dealt], [worker for _, worker in dealt]
+
+
 class Extraction:
     """Feature extraction of tracklets, distributed over ranks.
 
@@ -53,14 +67,24 @@ class Extraction:
             `eval.occlusion` and `eval.resolution`.
         bounds: This rank's slice of `tracklets`, in whole tiles.
         work: Folder for finished rows, from which a stopped evaluation goes on; None keeps none.
+
+    Args:
+        read_once: The tracklets are all of a set, in its order; a set behind a URL is streamed and not cached.
     """
 
     def __init__(
-        self, engine: Engine, reader: Reader, config: Config, tracklets: np.ndarray, num_intact: int | None = None
+        self,
+        engine: Engine,
+        reader: Reader,
+        config: Config,
+        tracklets: np.ndarray,
+        num_intact: int | None = None,
+        read_once: bool = False,
     ) -> None:
         self.work: Path | None = None
         self._unfinished: list[Unfinished] = []
-        self.engine, self.reader, self.config, self.tracklets = engine, reader, config, tracklets
+        self.engine, self.config, self.tracklets = engine, config, tracklets
+        self.reader = streamed(reader, TILE) if read_once else reader
         self.num_intact = len(tracklets) if num_intact is None else num_intact
         self.slices = gallery_slices(len(tracklets), engine.world_size, TILE)
         self.bounds = self.slices[engine.rank]
@@ -102,7 +126,13 @@ class Extraction:
         if intact is not None:
             num_intact = max(min(self.num_intact, stop) - start, 0)
             rows.take(torch.cat(list(intact), dim=1)[:num_intact], [part.shape[1] for part in intact])
-        batches = [batch for tile in range(start, stop, TILE) for batch in self._batches(tile, rows, num_clips)]
+        tiles = [self._batches(tile, rows, num_clips) for tile in range(start, stop, TILE)]
+        workers = min(self.config.data.num_workers, sum(map(len, tiles)))
+        batches, turns = [batch for tile in tiles for batch in tile], None
+        if isinstance(self.reader, StreamedReader) and workers:
+            batches, turns = _by_worker(tiles, workers)
+        # Rows before the first row of all later batches are complete.
+        ends = [*reversed([*accumulate((batch[0][0] for batch in reversed(batches[1:])), min, initial=stop)])]
         of_ranks = self.engine.gather_objects(len(batches))
         most, total = max(of_ranks), len(self.tracklets)
         num_done = sum(self.engine.gather_objects(rows.num_done))
@@ -110,7 +140,6 @@ class Extraction:
             self.reader, self.tracklets.tolist(), batches, self.config.eval, size, self.num_intact
         )
         on_gpu = self.engine.device.type == "cuda"
-        workers = min(self.config.data.num_workers, len(batches))
         dims: list[int] = []
 
         def joined_parts(batch: Tensors) -> tuple[torch.Tensor, list[int]]:
@@ -123,14 +152,12 @@ class Extraction:
         with (
             self.engine.uncompiled(),
             spreading(self.engine.device, at_once) as spread,
-            closing(load(dataset, range(len(batches)), workers, on_gpu, at_once=spread.in_hand)) as loader,
+            closing(load(dataset, range(len(batches)), workers, on_gpu, spread.in_hand, turns)) as loader,
             Count(f"extracting {label}", total, "tracklets", num_done, enabled=self.engine.is_main) as progress,
         ):
-            done = zip(spread.stream(joined_parts, loader), batches, strict=True)
-            for number, ((batch, (joined_BD, dims)), clips) in enumerate(done, 1):
+            done = zip(spread.stream(joined_parts, loader), ends[: len(batches)], strict=True)
+            for number, ((batch, (joined_BD, dims)), end) in enumerate(done, 1):
                 kept = batch["rows_B"] >= 0
-                row, clip = clips[-1]
-                end = row + (clip + 1 == num_clips[row - start])
                 rows.add(batch["rows_B"][kept], joined_BD[kept], dims, end)
                 progress.show(num_done + (total - num_done) * number // most)  # as if all ranks were as far
                 self.engine.stop_if_asked()
@@ -146,7 +173,7 @@ class Extraction:
         length = int(self.reader.num_frames[self.tracklets[row]])
         return len(evaluation_clips(length, self.config.eval, int(self.tracklets[row])))
 
-    def _batches(self, tile: int, rows: FeatureRows, num_clips: Sequence[int]) -> list[list[tuple[int, int]]]:
+    def _batches(self, tile: int, rows: FeatureRows, num_clips: Sequence[int]) -> list[Batch]:
         """Return the batches of (row, clip) of a tile, without known rows; none mixes intact and degraded frames."""
         start, stop = rows.start, min(tile + TILE, rows.stop)
         edge = min(max(tile, self.num_intact), stop)

@@ -4,11 +4,13 @@ Layers, their randomness and their CPU kernels belong here; mstat/weights has we
 """
 
 from mstat.model.mstat import MSTAT, Embedding, feature_dims, join_stages, no_weight_decay
+from mstat.model.noisy import NoisyMSTAT
 from mstat.model.randomness import draw_noise, num_residuals
 
 __all__ = [
     "MSTAT",
     "Embedding",
+    "NoisyMSTAT",
     "draw_noise",
     "feature_dims",
     "join_stages",

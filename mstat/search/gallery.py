@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
@@ -25,7 +24,8 @@ from mstat.evaluation.ranking import BLOCK, Progress, silent, top_ranks
 from mstat.evaluation.saved_features import SavedFeatures
 
 
-class Hit(NamedTuple):
+@dataclass(frozen=True)
+class Hit:
     """A gallery tracklet that a search found.
 
     Attributes:

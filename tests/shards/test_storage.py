@@ -9,9 +9,7 @@ import pickle
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.context import ForkContext, SpawnContext
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -28,71 +26,8 @@ from shards.records import DataError
 from shards.storage import BLOCK_BYTES, RemoteFiles
 from shards.summary import summary
 from tests.conftest import PROJECT
+from tests.helpers.file_server import Server
 from tests.shards.trees import build_mars, contents, mars_tree
-
-
-class Server(ThreadingHTTPServer):
-    """Serves a folder, parts of files too, and counts what it is asked for."""
-
-    daemon_threads = True
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.folder = folder
-        self.asked: list[tuple[str, str | None]] = []  # path and Range of each GET
-        self.refuse = 0  # so many of the next requests lose their connection
-        self.cut = 0  # so many of the next answers end early, and without a sign of it
-        self.knows_ranges = True
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Handler(SimpleHTTPRequestHandler):
-    server: Server
-
-    def _whole(self) -> bytes | None:
-        if self.server.refuse:
-            self.server.refuse -= 1
-            self.connection.shutdown(socket.SHUT_RDWR)
-            return None
-        path = self.server.folder / self.path.lstrip("/")
-        if not path.is_file():
-            self.send_error(404)
-            return None
-        return path.read_bytes()
-
-    def do_HEAD(self) -> None:
-        if (data := self._whole()) is not None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-
-    def do_GET(self) -> None:
-        part = self.headers.get("Range")
-        self.server.asked.append((self.path, part))
-        if (data := self._whole()) is None:
-            return
-        if part and self.server.knows_ranges:
-            start, _, end = part.removeprefix("bytes=").partition("-")
-            size = len(data)
-            data = data[int(start) : int(end) + 1]
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{int(start) + len(data) - 1}/{size}")
-        else:
-            self.send_response(200)
-        if self.server.cut:
-            self.server.cut -= 1
-            data = data[:1000]
-        else:
-            self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args: object) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ class Server(ThreadingHTTPServer):
         self.tricks: dict[str, Callable[[Handler], None]] = {}
         self.tricks_heads = False  # on GET alone
         self.asked: list[str] = []  # paths of GETs
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     @property
     def url(self) -> str:

@@ -22,6 +22,7 @@ from mstat.metrics import cmc_map, load_features
 from mstat.model import MSTAT, join_stages
 from shards.__main__ import main
 from tests.helpers.distributed import as_launched, run_distributed
+from tests.helpers.file_server import Server
 from tests.shards.trees import picture
 
 FORM = Form("float16", 8)
@@ -88,6 +89,20 @@ def test_ranks_and_a_stop_change_no_byte(config: Config, tmp_path: Path, capsys:
     assert "features-20-40.safetensors" in files(tmp_path / "one")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "run", "three"]
     assert "no scores" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_set_behind_a_url_is_streamed(workers: int, config: Config, tmp_path: Path) -> None:
+    """Features are those of the local set, and each byte of the tars is requested once, by any number of workers."""
+    config = changed(config, {"eval.mode": "clips", "data.num_workers": workers})
+    embedded(config, tmp_path / "local")
+    server = Server(Path(config.data.shards))
+    embedded(changed(config, {"data.shards": server.url}), tmp_path / "streamed")
+    server.shutdown()
+    server.server_close()
+    local, streamed = files(tmp_path / "local"), files(tmp_path / "streamed")
+    assert streamed == local
+    assert server.bytes_once() > 0.5 * sum(path.stat().st_size for path in Path(config.data.shards).glob("*.tar"))
 
 
 def test_the_features_are_those_of_the_evaluation(config: Config, tmp_path: Path) -> None:
