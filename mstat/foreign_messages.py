@@ -52,3 +52,7 @@ UNPICKLER_ERROR = re.compile(r"Trying to load|Unsupported [^.]*|WeightsUnpickler
 #   Option 'lrr' is not accepted
 UNKNOWN_KEY_IN_GROUP = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
 UNKNOWN_KEY = re.compile(r"unrecognized arguments: --([\w.-]+)|Option '([\w.]+)' is not accepted")
+
+# jsonargparse 4 refuses a lone word for a list with:
+#   Parser key "optim.betas": Expected a <class 'tuple'>. Got value: 0.9
+NOT_A_LIST = re.compile(r"""Parser key "([\w.]+)":\s+Expected a <class 'tuple'>\. Got value: (?!None$)(.*)""")

@@ -6,6 +6,7 @@ The module that reads a setting implements its effect. Nothing here imports torc
 from mstat.config.settings import (
     ACTIONS_SHARDS,
     ALL_SPLITS,
+    TRACKERS,
     BatchConfig,
     ClipConfig,
     Config,
@@ -23,6 +24,7 @@ from mstat.config.settings import (
 __all__ = [
     "ACTIONS_SHARDS",
     "ALL_SPLITS",
+    "TRACKERS",
     "BatchConfig",
     "ClipConfig",
     "Config",

@@ -22,7 +22,7 @@ from mstat.config.ranges import alternatives, is_number, out_of_range, setting_t
 from mstat.config.yaml_settings import NULLS, flags_of
 from mstat.errors import UserError
 from mstat.files import write_text
-from mstat.foreign_messages import UNKNOWN_KEY, UNKNOWN_KEY_IN_GROUP
+from mstat.foreign_messages import NOT_A_LIST, UNKNOWN_KEY, UNKNOWN_KEY_IN_GROUP
 from shards.paths import expand
 from shards.records import UsageError
 from shards.text import printable
@@ -42,7 +42,7 @@ class _Parser(jsonargparse.ArgumentParser):
     """Parser whose errors are one line that names the nearest valid key."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise _Refused(_with_nearest_key(" ".join(message.split()))[:MOST_MESSAGE_CHARACTERS])
+        raise _Refused(_reworded(" ".join(message.split()))[:MOST_MESSAGE_CHARACTERS])
 
 
 def parse(argv: Sequence[str], default_config: Path | None = None, **options: Any) -> Config:
@@ -231,12 +231,14 @@ def _keys() -> list[str]:
     ]
 
 
-def _with_nearest_key(message: str) -> str:
-    """Return jsonargparse's message, or for an unknown setting our own."""
+def _reworded(message: str) -> str:
+    """Return jsonargparse's message, or our own for an unknown setting, or for a word in the place of a list."""
     if in_group := UNKNOWN_KEY_IN_GROUP.search(message):
         return _unknown_setting(".".join(in_group.groups()))
     if alone := UNKNOWN_KEY.search(message):
         return _unknown_setting(alone[1] or alone[2])
+    if no_list := NOT_A_LIST.search(message):
+        return f"{no_list[1]} is {no_list[2]}: write a list, such as [{no_list[2]}]"
     return message
 
 

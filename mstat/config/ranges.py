@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -9,7 +10,7 @@ from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from mstat.config import Config
+from mstat.config import TRACKERS, Config
 
 
 @cache
@@ -71,6 +72,13 @@ def _contradiction(config: Config) -> str | None:
         )
     if loss.stage_weights is not None and not any(loss.stage_weights):
         return "loss.stage_weights is 0 for every stage, which trains nothing: give one stage a weight above 0"
+    for name in config.train.log_with:
+        if name not in TRACKERS:
+            near = difflib.get_close_matches(name, TRACKERS, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else f"it must be of {', '.join(TRACKERS)}"
+            return f"train.log_with has {name!r}: {advice}"
+        if config.train.log_with.count(name) > 1:
+            return f"train.log_with has {name!r} twice: name it once"
     if list(schedule.milestones) != sorted(set(schedule.milestones)):
         return f"schedule.milestones is {list(schedule.milestones)}; the epochs must ascend"
     if bool(schedule.milestones) != (schedule.name == "multistep"):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 ALL_SPLITS = "all"
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 ACTIONS_SHARDS = "data/actions/shards"  # of configs/actions.yaml; launch/pretrain.py makes them if they are missing
 
 
@@ -288,6 +289,8 @@ class TrainConfig:
             has no mAP. Needs `eval_every`. `launch/evaluate.py --checkpoint best` scores it.
         eval_every: Steps between evaluations during training; 0 evaluates only at the end, null never.
         log_every: Steps between reads of the losses from the device; each read waits for the device.
+        log_with: Experiment trackers that also get the metrics and scores: `tensorboard`, `wandb`, `mlflow`, `trackio`
+            (docs/trackers.md).
         timeout_minutes: Minutes that a process waits for the others before it gives up; longer than a save takes.
     """
 
@@ -302,6 +305,7 @@ class TrainConfig:
     keep_best: bool = False
     eval_every: int | None = within("[0, 2147483647]", 0)
     log_every: int = within("[1, 2147483647]", 10)
+    log_with: tuple[str, ...] = ()
     timeout_minutes: float = within("(0, 100000]", 30.0)
 
 

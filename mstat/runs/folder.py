@@ -2,7 +2,7 @@
 
 config.yaml  environment.json  state.json  run.log  init.json  metrics.jsonl  evaluations.jsonl  checkpoints/
 model.safetensors  model.json  evaluation.json  rankings.json  queries.json  embedding.json  evaluations/
-robustness.json  report.html  figures/
+robustness.json  report.html  figures/  trackers.json  tensorboard/  mlflow/  wandb/
 """
 
 from __future__ import annotations

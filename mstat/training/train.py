@@ -36,6 +36,8 @@ from mstat.runs.folder import Journal, locked, write_environment, write_state
 from mstat.training.objective import Objective, ReIdentification
 from mstat.training.schedule import learning_rate, metric_weight
 from mstat.training.task import TrainedModule
+from mstat.training.tracker_kinds import check_packages
+from mstat.training.trackers import Trackers
 from mstat.weights import checkpoint_files
 from mstat.weights.pretrained import KEPT, NO_KEY, Row, load_pretrained
 from shards.read import Reader
@@ -59,6 +61,8 @@ def train(config: Config, engine: Engine, objective: Objective | None = None) ->
     """
     objective = objective or ReIdentification()
     run = Path(config.run)
+    log_with = config.train.log_with if engine.is_main else ()
+    check_packages(log_with)
     if config.data.num_workers:
         start_fork_server()
     reader = shards.open(config.data.shards)
@@ -101,7 +105,11 @@ def train(config: Config, engine: Engine, objective: Objective | None = None) ->
     facts = {**run_facts(config, engine, reader), **objective.facts(config)}
     if config.resume == "never" and not begins:
         raise UserError(f"{run}: holds checkpoints, and --resume is never: give another --run folder")
-    with locked(run) if engine.is_main else contextlib.nullcontext(), signals.listening():
+    with (
+        locked(run) if engine.is_main else contextlib.nullcontext(),
+        signals.listening(),
+        Trackers(config, log_with) as trackers,
+    ):
         start = checkpoint.restore(engine, run, facts)
         if start == 0 and not begins:
             raise UserError(f"{run}: its checkpoints were removed while the training started: start it again")
@@ -113,6 +121,7 @@ def train(config: Config, engine: Engine, objective: Objective | None = None) ->
         kind = f"{engine.world_size} processes of {engine.kind}" if engine.world_size > 1 else "one process"
         log.logger.info("step %d of %d: training begins, %s", start, num_steps, kind)
         if engine.is_main:
+            trackers.begin(start)
             save_config(config, run / "config.yaml")
             if config.model.init and init:
                 write_json(run / "init.json", start_record(config.model.init, init))
@@ -151,6 +160,7 @@ def train(config: Config, engine: Engine, objective: Objective | None = None) ->
             if explained is error:
                 raise  # keeps the cause, which holds the traceback of a worker's error
             raise explained from None
+        trackers.finish(evaluation)
         if engine.is_main:
             write_state(run, "done", num_steps)
             log.logger.info("step %d: done", num_steps)

@@ -96,6 +96,7 @@ def test_the_unpickler(tmp_path: Path) -> None:
     [
         (["--optim.lrr", "3"], foreign_messages.UNKNOWN_KEY, ("optim.lrr", None)),
         (["--optim", '{"lrr": 3}'], foreign_messages.UNKNOWN_KEY_IN_GROUP, ("optim", "lrr")),
+        (["--optim.betas", "0.9"], foreign_messages.NOT_A_LIST, ("optim.betas", "0.9")),
     ],
 )
 def test_jsonargparse(words: list[str], pattern: re.Pattern[str], groups: tuple[str, ...]) -> None:

@@ -77,6 +77,9 @@ def test_a_run_without_a_loss_is_refused() -> None:
         ({"schedule.name": "multistep", "schedule.milestones": "[60, 60]"}, r"milestones is \[60, 60\].* ascend"),
         ({"loss.stage_weights": "[1, 2]"}, r"loss.stage_weights is \[1.0, 2.0\].* model.stages \(I, II, III\)"),
         ({"loss.stage_weights": "[0, 0, 0]"}, "loss.stage_weights is 0 for every stage"),
+        ({"train.log_with": "[tensorbord]"}, "train.log_with has 'tensorbord': did you mean 'tensorboard'"),
+        ({"train.log_with": "[x]"}, "train.log_with has 'x': it must be of tensorboard, wandb, mlflow, trackio"),
+        ({"train.log_with": "[mlflow, mlflow]"}, "train.log_with has 'mlflow' twice"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, str], complaint: str) -> None:

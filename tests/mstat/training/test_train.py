@@ -75,6 +75,7 @@ def test_facts_change_with_what_changes_the_run(tiny_config: Path) -> None:
         {"train.steps": "40"},
         {"run": "elsewhere"},
         {"train.log_every": "7"},
+        {"train.log_with": "[tensorboard]"},
         {"model.init": "weights.pt"},
         {"schedule.epoch": "tracklets"},
         {"loss.stage_weights": "[1, 2, 3]"},
