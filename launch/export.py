@@ -22,6 +22,7 @@ if __spec__ is None:  # started as a file, not by `mstat`
 from launch.common import checkpoint_option, config_of_run, report_errors, run_of
 from mstat.config import Config
 from mstat.errors import UserError
+from mstat.files import read_json, write_json
 from shards.paths import path
 from shards.terminal import print_line
 
@@ -100,8 +101,12 @@ def export_run(run: Path, checkpoint: str | None, config: Config, out: Path) -> 
     files = [run / name for name in ("model.json", "model.safetensors")]
     if checkpoint is None and all(file.is_file() for file in files):
         out.mkdir(parents=True, exist_ok=True)
-        for file in files:
-            shutil.copyfile(file, out / file.name)
+        shutil.copyfile(files[1], out / files[1].name)
+        description = read_json(files[0])
+        settings = description.get("model")
+        if isinstance(settings, dict) and settings.get("init"):
+            settings["init"] = Path(str(settings["init"])).name  # a run of an older version names a folder of a machine
+        write_json(out / files[0].name, description)
         return files[1]
     folder = find(run, checkpoint or "newest")
     meta, weights = read_meta(folder), read_weights(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ def save_pretrained(
 
     Args:
         run: Run folder.
-        folder: Folder to make; an earlier one of this function is replaced.
+        folder: Folder to make; it may exist if it is empty.
         checkpoint: Name of a checkpoint; None is the finished model, or the newest checkpoint.
         licence: Identifier of the licence of the weights, such as `apache-2.0`; None states none.
         init_licence: Licence of the start weights (`model.init`); None says that it is unknown.
@@ -57,5 +58,6 @@ def save_pretrained(
         UserError: If the run has no model, or `folder` holds other files.
     """
     from mstat.report.snapshot import write_snapshot
+    from shards.paths import expand
 
-    write_snapshot(Path(run), Path(folder), checkpoint, licence, init_licence)
+    write_snapshot(Path(expand(fspath(run))), Path(expand(fspath(folder))), checkpoint, licence, init_licence)

@@ -140,7 +140,7 @@ print("loaded:", *({heavy} & set(sys.modules)))
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [
     "launch/train.py", "launch/pretrain.py", "launch/evaluate.py", "launch/export.py", "launch/embed.py",
-    "launch/search.py", "launch/robustness.py", "launch/reproduce.py table2", "launch/configs.py",
+    "launch/search.py", "launch/push.py", "launch/robustness.py", "launch/reproduce.py table2", "launch/configs.py",
     "launch/preflight.py", "launch/submit.py", "launch/submit.py status", "launch/report.py", "shards",
     "shards build mars", "mstat", "mstat train", "mstat shards build mars",
 ])  # fmt: skip

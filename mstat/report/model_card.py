@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ def card(name: str, origin: Mapping[str, Any], facts: Mapping[str, Any], licence
         eval_results=_results(evaluation) if has_scores else None,
     )
     sections = [
-        f"# {name}",
+        f"# {plain(name)}",
         "MSTAT, a three-stage spatio-temporal transformer, recognises a person again across cameras from short video "
         "tracklets (Z. Tang et al., *Multi-Stage Spatio-Temporal Aggregation Transformer for Video Person "
         "Re-identification*, IEEE Transactions on Multimedia). These weights were trained with mstat.",
@@ -69,6 +70,11 @@ def card(name: str, origin: Mapping[str, Any], facts: Mapping[str, Any], licence
         "terms of their own.",
     ]
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def plain(value: object) -> str:
+    """Return a value as a line of text that is no Markdown and no HTML: names may come from a stranger's data set."""
+    return re.sub(r"([\\`*_\[\]<>&|#])", r"\\\1", printable(" ".join(str(value).split())))
 
 
 def _results(evaluation: Mapping[str, Any]) -> list[EvalResult]:
@@ -101,11 +107,12 @@ def _scores(evaluation: Mapping[str, Any] | str) -> str:
         if evaluation.get(score) is not None
     ]
     text = (
-        f"{evaluation['dataset']['name']}, protocol {evaluation['protocol']}, split {evaluation['split']}: "
+        f"{plain(evaluation['dataset']['name'])}, protocol {plain(evaluation['protocol'])}, split "
+        f"{plain(evaluation['split'])}: "
         f"{evaluation['num_valid_query']:,} queries with a match, {evaluation['num_gallery']:,} gallery tracklets. In "
         "percent; intervals are 95 % bootstrap intervals over identities."
     )
-    remarks = [f"- {printable(str(warning))}" for warning in evaluation.get("warnings") or []]
+    remarks = [f"- {plain(warning)}" for warning in evaluation.get("warnings") or []]
     limits = ["**Not comparable with published scores:**", "\n".join(remarks)] if remarks else []
     return "\n\n".join([text, Table(["score", "value", "interval"], rows).markdown().strip(), *limits])
 
@@ -114,7 +121,8 @@ def _start(origin: Mapping[str, Any]) -> str:
     """Return a sentence on the licence of the start weights."""
     if origin["start_weights"] == origin["start_weights_licence"]:
         return "They were trained from scratch."
-    return f"They were trained from {origin['start_weights']}, whose licence is {origin['start_weights_licence']}."
+    start, licence = plain(origin["start_weights"]), plain(origin["start_weights_licence"])
+    return f"They were trained from {start}, whose licence is {licence}."
 
 
 def _training(origin: Mapping[str, Any], config: Any, environment: Mapping[str, Any]) -> Table:
@@ -131,4 +139,4 @@ def _training(origin: Mapping[str, Any], config: Any, environment: Mapping[str, 
         "versions": ", ".join(f"{package} {version}" for package, version in versions.items()) or "unknown",
         "hardware": environment.get("hardware") or "unknown",
     }
-    return Table(["of the training", "value"], [Row(name, [str(value)]) for name, value in rows.items()], align="ll")
+    return Table(["of the training", "value"], [Row(name, [plain(value)]) for name, value in rows.items()], align="ll")

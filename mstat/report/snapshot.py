@@ -21,7 +21,7 @@ from mstat.runs.source import model_of_run, provenance
 from mstat.weights.export import export
 
 CARD = "README.md"
-FILES = {"model.safetensors", "model.json", "config.yaml", "evaluation.json", CARD}
+SCORES = {"dataset", "protocol", "split", "num_valid_query", "num_gallery", "mAP"}  # what the card needs
 
 
 def write_snapshot(
@@ -35,8 +35,9 @@ def write_snapshot(
     """See `mstat.save_pretrained`. `name` is that of the repository in the card; None takes the folder's."""
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run}: no config.yaml in it: give a folder that launch/train.py made")
-    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - FILES):
-        raise UserError(f"{folder}: exists, and holds more than a model: give another folder")
+    folder = folder.resolve()  # "." has no name
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: exists, and is not an empty folder: give another one, or remove it")
     config = load_config(run / "config.yaml")
     model, source = model_of_run(run, checkpoint)
     origin = provenance(run, source, config, init_licence)
@@ -57,9 +58,7 @@ def write_snapshot(
         if not isinstance(evaluation, str):
             write_json(tmp / "evaluation.json", evaluation)
         write_text(tmp / CARD, card(name or folder.name, origin, facts, licence))
-        if folder.exists():
-            shutil.rmtree(folder)
-        tmp.rename(folder)
+        tmp.rename(folder)  # an empty folder is replaced
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
 
@@ -70,4 +69,7 @@ def _evaluation(run: Path, source: Path) -> dict[str, Any] | str:
         return f"Not measured: these are the weights of {source.name}, and scores are of the end of a training."
     if not (run / "evaluation.json").is_file():
         return "Not measured: the run was not evaluated."
-    return read_json(run / "evaluation.json")
+    evaluation = read_json(run / "evaluation.json")
+    if missing := SCORES - evaluation.keys():
+        raise UserError(f"{run / 'evaluation.json'}: it lacks {', '.join(sorted(missing))}: evaluate the run again")
+    return evaluation

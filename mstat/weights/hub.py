@@ -1,6 +1,6 @@
 """Models on the Hugging Face Hub: names, downloads and uploads.
 
-A repository has the files of `mstat.weights.snapshot`. Only model.safetensors and model.json are fetched to load a
+A repository has the files of `mstat.report.snapshot`. Only model.safetensors and model.json are fetched to load a
 model, so code or pickles in a repository reach no disk. `huggingface_hub` caches files and reads the token, HF_TOKEN or
 that of `hf auth login`; with HF_HUB_OFFLINE=1 it only looks in its cache.
 """
@@ -58,7 +58,14 @@ def local(text: str) -> Path:
     """
     path = Path(text)
     repository = None if path.exists() else parse(text)
-    return download(repository) if repository else path
+    if repository is None:
+        return path
+    try:
+        return download(repository)
+    except UserError as error:
+        if text.startswith(SCHEME):
+            raise
+        raise UserError(f"{text}: no such file or folder here; on the Hub: {error}") from None
 
 
 def download(repository: Repository) -> Path:
@@ -82,7 +89,7 @@ def download(repository: Repository) -> Path:
 
 
 def upload(folder: Path, name: str, private: bool, message: str) -> str:
-    """Upload a folder of `mstat.weights.snapshot` as one commit, and return the URL of the commit.
+    """Upload a folder of `mstat.report.snapshot` as one commit, and return the URL of the commit.
 
     The repository is made if it is missing; other files in it stay.
 

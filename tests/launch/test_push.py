@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import mstat
 from launch.push import main
+from mstat.errors import UserError
 from tests.conftest import PROJECT
 from tests.helpers.hub import TOKEN, Hub
 
@@ -73,10 +74,10 @@ def test_a_model_goes_to_the_hub_and_comes_back(hub: Hub, reference: Path, tmp_p
     for line, message in zip(
         lines[2:],
         (
-            "hf://org/model@v9: no such branch, tag or commit",
-            "hf://org/none: no such repository, or it is private",
-            "hf://org/code: no model.safetensors and no model.json in it",
-            "hf://org/gated: access must be granted",
+            "org/model@v9: no such file or folder here; on the Hub: hf://org/model@v9: no such branch, tag or commit",
+            "org/none: no such file or folder here; on the Hub: hf://org/none: no such repository, or it is private",
+            "org/code: no such file or folder here; on the Hub: hf://org/code: no model.safetensors and no model.json",
+            "org/gated: no such file or folder here; on the Hub: hf://org/gated: access must be granted",
             "hf://model: not a repository: write hf://organisation/name",
         ),
         strict=True,
@@ -88,15 +89,15 @@ def test_a_model_goes_to_the_hub_and_comes_back(hub: Hub, reference: Path, tmp_p
     hub.asked.clear()
     lines = python("-c", f"import mstat.errors{LOAD}", "org/model", "org/none", HF_HUB_OFFLINE="1").stdout.splitlines()
     assert lines[0] == f"org/model {total}"
-    assert lines[1].startswith("hf://org/none: not in the cache, and the Hub was not reached")
+    assert "hf://org/none: not in the cache, and the Hub was not reached" in lines[1]
     assert not hub.asked
 
 
 def test_a_folder_for_others(reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It has the same model, no path of this machine, and a card with scores, intervals, seed, commit and versions."""
     out = tmp_path / "model"
-    for _ in range(2):  # an earlier one is replaced
-        assert main(["--run", str(reference), "--out", str(out)]) == 0
+    out.mkdir()  # an empty folder is taken
+    assert main(["--run", str(reference), "--out", str(out)]) == 0
     assert "the card states no licence" in capsys.readouterr().err
     assert {path.name for path in out.iterdir()} == FILES
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -127,6 +128,26 @@ def test_a_folder_for_others(reference: Path, tmp_path: Path, capsys: pytest.Cap
         assert text in card.text
 
 
+def test_names_of_a_stranger_are_text(reference: Path, tmp_path: Path) -> None:
+    """Names and warnings of a data set stay text on the card; scores that lack a part are refused by file and key."""
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("config.yaml", "model.json", "model.safetensors"):
+        (run / name).symlink_to(reference / name)
+    evaluation = json.loads((reference / "evaluation.json").read_text())
+    evaluation["dataset"]["name"] = "<img src=x>\n# [a](http://b) | c"
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    mstat.save_pretrained(run, tmp_path / "model")
+    card = ModelCard.load(tmp_path / "model" / "README.md")
+    assert r"\<img src=x\> \# \[a\](http://b) \| c, protocol official" in card.text
+    assert "<img" not in card.text.replace(r"\<img", "")
+    del evaluation["num_gallery"]
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    with pytest.raises(UserError, match=r"evaluation.json: it lacks num_gallery: evaluate the run again"):
+        mstat.save_pretrained(run, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_weights_of_a_checkpoint_have_no_scores(reference: Path, tmp_path: Path) -> None:
     mstat.save_pretrained(reference, tmp_path / "model", checkpoint="15")
     card = (tmp_path / "model" / "README.md").read_text()
@@ -141,7 +162,7 @@ def test_weights_of_a_checkpoint_have_no_scores(reference: Path, tmp_path: Path)
         (["--out", "o", "--private"], 2, "--private: of a repository"),
         (["--to", "name"], 1, "--to name: not a repository: write organisation/name"),
         (["--to", "a/b@main"], 1, "--to a/b@main: not a repository"),
-        (["--out", "."], 1, "exists, and holds more than a model"),
+        (["--out", "."], 1, "exists, and is not an empty folder"),
         (["--out", "o", "--init-licence", "mit"], 1, "the run has no start weights (model.init): leave it out"),
         (["--out", "o", "--checkpoint", "3"], 1, "not a checkpoint"),
     ],
