@@ -109,9 +109,11 @@ class FaissGallery(Gallery):
         row_QK = torch.full((len(query_QD), k), -1)
         wanted = min(k * PROPOSED[self.kind] + 1, len(self.camids_G))  # one more: the query itself is left out
         parameters = self._parameters(None if cameras is None else ~ignored_G, wanted)
+        # pytorch-metric-learning may replace `search` by one without parameters (faiss.contrib.torch_utils).
+        search = getattr(self.index, "search_numpy", self.index.search)
         for first in range(0, len(query_QD), BLOCK):
             query_BD = query_QD[first : first + BLOCK]
-            _, row_BC = self.index.search(query_BD.numpy(), wanted, params=parameters)
+            _, row_BC = search(query_BD.numpy(), wanted, params=parameters)
             for place, rows in enumerate(row_BC, start=first):
                 own = itself[place] if place < len(itself) else None
                 self._choose(query_QD[place], rows[(rows >= 0) & (rows != own)], similarity_QK[place], row_QK[place])

@@ -172,7 +172,7 @@ def test_a_damaged_file_of_entries_is_refused(folder: Path) -> None:
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the extra that has it."""
     check_packages(BOTH)
-    for name, extra in {"wandb": "trackers", "trackio": "trackio"}.items():
+    for name, extra in {"wandb": "wandb", "trackio": "trackio"}.items():
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(UserError, match=rf"train.log_with {name} needs the package {name}: .*mstat\[{extra}\]"):
             check_packages([name])
