@@ -11,7 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,7 +22,6 @@ import webdataset
 
 from benchmarks import realistic
 from benchmarks.harness import Figure, in_turn, medians, run_main, save, table
-from mstat.evaluation.extraction import TILE
 from shards.read import Reader
 from shards.stream import StreamedReader
 from shards.write import building, write
@@ -33,10 +32,10 @@ ROUNDS = 3
 
 
 class Storage(BaseHTTPRequestHandler):
-    """Answers like object storage; `folder` is set by `serve`."""
+    """Answers like object storage; `files` is set by `serve`."""
 
     protocol_version = "HTTP/1.1"
-    folder: Path
+    files: Mapping[str, bytes]
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
@@ -46,7 +45,7 @@ class Storage(BaseHTTPRequestHandler):
 
     def _answer(self, body: bool) -> None:
         time.sleep(LATENCY)
-        data = (self.folder / self.path.lstrip("/")).read_bytes()
+        data = memoryview(self.files[self.path.lstrip("/")])
         part = self.headers.get("Range")
         if part:
             first, last = map(int, part.removeprefix("bytes=").split("-"))
@@ -64,7 +63,7 @@ class Storage(BaseHTTPRequestHandler):
 
 
 def serve(folder: Path, pipe: Connection) -> None:
-    Storage.folder = folder
+    Storage.files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     server = ThreadingHTTPServer(("127.0.0.1", 0), Storage)
     pipe.send(server.server_address[1])
     server.serve_forever()
@@ -104,7 +103,7 @@ def main() -> None:
                 pass
 
         calls: dict[str, Callable[[], object]] = {
-            "mstat, streamed, frames decoded": lambda: read(StreamedReader(url, TILE)),
+            "mstat, streamed, frames decoded": lambda: read(StreamedReader(url, [])),
             "mstat, random access, frames decoded": random_access,
             "webdataset, not decoded": of_webdataset,
             "one GET for each tar": plain,

@@ -1,9 +1,9 @@
 """Read tracklets in the order of their tars, for a set that is read once: object storage is fast for long requests.
 
 A Reader behind a URL fetches blocks of 1 MiB when their frames are needed, and keeps them in a cache. A StreamedReader
-fetches long pieces, the next one while the present one is decoded, and keeps nothing. Tars become samples by a
-pipeline of `webdataset`. The units of work are groups of consecutive tracklets: a worker reads whole units, and the
-loader deals them out to nodes and workers, so that each byte is requested once.
+fetches long pieces, the next ones while the present one is decoded, and keeps nothing. Tars become samples by a
+pipeline of `webdataset`. A stream ends where the part of another worker or node begins, so that each byte is requested
+once.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,6 +28,7 @@ from shards.storage import Files
 from shards.tar import BLOCK
 
 PIECE = 8 << 20  # bytes of one request
+AHEAD = 2  # requests at a time, so that a server's delay costs nothing
 
 
 class Span(NamedTuple):
@@ -37,29 +40,30 @@ class Span(NamedTuple):
 
 
 class StreamedReader(Reader):
-    """A Reader whose tracklets are read in ascending order within units.
+    """A Reader whose tracklets are read in ascending order.
 
-    A read of an earlier tracklet, or of one in another unit, starts a new request there.
+    A stream begins at the first tracklet that is read, and goes on to the next of `ends`. A read of an earlier
+    tracklet, or of one behind that end, starts a new stream.
 
     Args:
-        unit: Tracklets of a unit; unit n has the tracklets from n * unit on.
+        ends: Numbers of tracklets at which streams end, ascending.
     """
 
-    def __init__(self, path: str | os.PathLike[str], unit: int) -> None:
+    def __init__(self, path: str | os.PathLike[str], ends: Sequence[int]) -> None:
         super().__init__(path)
-        self.unit = unit
+        self.ends = list(ends)
         self._samples: Iterator[dict[str, Any]] = iter(())
-        self._at, self._end = -1, -1  # row of the present sample, and end of its unit
+        self._at, self._end = -1, -1  # row of the present sample, and end of its stream
         self._frames: list[bytes] = []
 
     def __reduce__(self) -> tuple[type[Reader], tuple[Any, ...]]:
-        return StreamedReader, (self.path, self.unit)
+        return StreamedReader, (self.path, self.ends)
 
     def _fetch(self, row: int, numbers: Sequence[int], places: Sequence[tuple[int, int]]) -> list[bytes]:
         if row != self._at:
             end = self._end
             if not self._at < row < end:
-                end = min(len(self), row - row % self.unit + self.unit)
+                end = next((end for end in self.ends[bisect_right(self.ends, row) :]), len(self))
                 self._samples = samples(self._files, self._spans(row, end))
             self._at = self._end = -1  # after an error, the next read starts a new request
             self._frames = self._advance(self._key(row))
@@ -78,19 +82,16 @@ class StreamedReader(Reader):
             raise DataError(f"{self.path}: {key}: {error}; build the set again") from error
         raise DataError(f"{self.path}: {key}: its tar does not have it where the index says; build the set again")
 
-    def _spans(self, first: int, end: int) -> list[Span]:
-        """Return the bytes of tracklets `first` to `end`, each from the end of the tracklet before it in its tar."""
-        spans: list[Span] = []
-        for row in range(first, end):
-            shard = int(self._shards[row])
-            stop = self._stop(row)
-            if row > first and shard == self._shards[row - 1]:
-                spans[-1] = spans[-1]._replace(stop=stop)
-            else:
-                follows = row > 0 and shard == self._shards[row - 1]
-                start = self._stop(row - 1) if follows else 0
-                spans.append(Span(self.description.shards[shard].file, start, stop))
-        return spans
+    def _spans(self, first: int, end: int) -> Iterator[Span]:
+        """Yield the bytes of tracklets `first` to `end` in each tar, from the end of the tracklet before them on."""
+        while first < end:
+            shard = self._shards[first]
+            last = first  # of this tar
+            while last + 1 < end and self._shards[last + 1] == shard:
+                last += 1
+            follows = first > 0 and self._shards[first - 1] == shard
+            yield Span(self._shard(first), self._stop(first - 1) if follows else 0, self._stop(last))
+            first = last + 1
 
     def _stop(self, row: int) -> int:
         """Return the end of a tracklet's last member in its tar, padding included."""
@@ -98,18 +99,13 @@ class StreamedReader(Reader):
         return -(-(offset + size) // BLOCK) * BLOCK
 
 
-def streamed(reader: Reader, unit: int) -> Reader:
-    """Return a StreamedReader of a set behind a URL; a local set is as fast with random access."""
-    return StreamedReader(reader.path, unit) if reader.is_remote else reader
-
-
-def samples(files: Files, spans: Sequence[Span]) -> Iterator[dict[str, Any]]:
+def samples(files: Files, spans: Iterable[Span]) -> Iterator[dict[str, Any]]:
     """Yield the samples of spans as webdataset yields them: `__key__`, and the bytes of each member by its suffix."""
     pipeline = DataPipeline(lambda: iter(spans), partial(_expand, files), group_by_keys)
     return iter(pipeline)
 
 
-def _expand(files: Files, spans: Sequence[Span]) -> Iterator[dict[str, Any]]:
+def _expand(files: Files, spans: Iterable[Span]) -> Iterator[dict[str, Any]]:
     """Yield the members of tars. webdataset's own function would decompress, and read members of any size."""
     for span in spans:
         try:
@@ -129,27 +125,27 @@ def _expand(files: Files, spans: Sequence[Span]) -> Iterator[dict[str, Any]]:
 
 
 class _Pieces(io.RawIOBase):
-    """The bytes of a span as a file, requested one piece ahead."""
+    """The bytes of a span as a file, requested in pieces, AHEAD of them at a time."""
 
     def __init__(self, files: Files, span: Span) -> None:
         self.files, self.span = files, span
         self.position = span.start
         self.piece = memoryview(b"")
-        self.pool = ThreadPoolExecutor(1)
-        self.next = self._request()
+        self.pool = ThreadPoolExecutor(AHEAD)
+        self.requests = deque(self._request() for _ in range(AHEAD))
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         if not self.piece:
-            self.piece = memoryview(self.next.result())
-            self.next = self._request()
+            self.piece = memoryview(self.requests.popleft().result())
+            self.requests.append(self._request())
         size = min(len(buffer), len(self.piece))
         buffer[:size], self.piece = self.piece[:size], self.piece[size:]
         return size
 
-    def _request(self) -> Any:
+    def _request(self) -> Future[bytes]:
         start, stop = self.position, min(self.position + PIECE, self.span.stop)
         self.position = stop
         return self.pool.submit(self._get, start, stop)

@@ -27,7 +27,7 @@ from mstat.numerics import spreading
 from mstat.provenance import PROJECT, source_digest, versions
 from mstat.report.progress import Count
 from shards.read import Reader
-from shards.stream import StreamedReader, streamed
+from shards.stream import StreamedReader
 
 TILE = 64  # tracklets that stay together on one rank
 AT_ONCE = 8  # most batches that CPU threads embed at a time; each needs the memory of a forward pass
@@ -83,8 +83,8 @@ class Extraction:
     ) -> None:
         self.work: Path | None = None
         self._unfinished: list[Unfinished] = []
-        self.engine, self.config, self.tracklets = engine, config, tracklets
-        self.reader = streamed(reader, TILE) if read_once else reader
+        self.engine, self.reader, self.config, self.tracklets = engine, reader, config, tracklets
+        self.streams = read_once and reader.is_remote  # a local set is as fast with random access
         self.num_intact = len(tracklets) if num_intact is None else num_intact
         self.slices = gallery_slices(len(tracklets), engine.world_size, TILE)
         self.bounds = self.slices[engine.rank]
@@ -128,17 +128,18 @@ class Extraction:
             rows.take(torch.cat(list(intact), dim=1)[:num_intact], [part.shape[1] for part in intact])
         tiles = [self._batches(tile, rows, num_clips) for tile in range(start, stop, TILE)]
         workers = min(self.config.data.num_workers, sum(map(len, tiles)))
-        batches, turns = [batch for tile in tiles for batch in tile], None
-        if isinstance(self.reader, StreamedReader) and workers:
-            batches, turns = _by_worker(tiles, workers)
+        batches, turns, reader = [batch for tile in tiles for batch in tile], None, self.reader
+        if self.streams:
+            is_dealt = workers > 1
+            if is_dealt:
+                batches, turns = _by_worker(tiles, workers)
+            reader = StreamedReader(reader.path, [*range(start + TILE, stop, TILE), stop] if is_dealt else [stop])
         # Rows before the first row of all later batches are complete.
         ends = [*reversed([*accumulate((batch[0][0] for batch in reversed(batches[1:])), min, initial=stop)])]
         of_ranks = self.engine.gather_objects(len(batches))
         most, total = max(of_ranks), len(self.tracklets)
         num_done = sum(self.engine.gather_objects(rows.num_done))
-        dataset = EvaluationBatches(
-            self.reader, self.tracklets.tolist(), batches, self.config.eval, size, self.num_intact
-        )
+        dataset = EvaluationBatches(reader, self.tracklets.tolist(), batches, self.config.eval, size, self.num_intact)
         on_gpu = self.engine.device.type == "cuda"
         dims: list[int] = []
 

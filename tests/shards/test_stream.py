@@ -6,7 +6,7 @@ import gzip
 import io
 import pickle
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from shards import images, stream
 from shards.read import Reader
 from shards.records import DataError
 from shards.storage import LocalFiles
-from shards.stream import Span, StreamedReader, samples, streamed
+from shards.stream import Span, StreamedReader, samples
 from tests.helpers.file_server import Server
 from tests.shards.trees import build_mars, mars_tree
 
@@ -37,13 +37,15 @@ def server(out: Path) -> Iterator[Server]:
     serving.server_close()
 
 
-@pytest.mark.parametrize(("unit", "piece"), [(1, 1 << 20), (5, 1 << 20), (1000, 1 << 20), (1000, 1000)])
+@pytest.mark.parametrize(
+    ("ends", "piece"), [(range(1, 19), 1 << 20), ([5, 10, 15], 1 << 20), ([18], 1 << 20), ([18], 1000)]
+)
 def test_frames_are_those_of_random_access(
-    unit: int, piece: int, out: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+    ends: Sequence[int], piece: int, out: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each byte is requested at most once; pieces of any size join; tars are crossed."""
     monkeypatch.setattr(stream, "PIECE", piece)
-    near, far = shards.open(out), pickle.loads(pickle.dumps(StreamedReader(server.url, unit)))
+    near, far = shards.open(out), pickle.loads(pickle.dumps(StreamedReader(server.url, ends)))
     assert len(near.description.shards) > 3
     server.asked.clear()
     for i in range(len(near)):
@@ -55,15 +57,9 @@ def test_frames_are_those_of_random_access(
 
 def test_any_order_is_read(out: Path, server: Server) -> None:
     """Tracklets may be left out, or read again; a resized clip is that of random access."""
-    near, far = shards.open(out), StreamedReader(server.url, 7)
+    near, far = shards.open(out), StreamedReader(server.url, [7, 14])
     for i in [3, 3, 6, 5, 13, 15, 0, len(near) - 1]:
         np.testing.assert_array_equal(far.frames(i, [0, 1, 0], (16, 8)), near.frames(i, [0, 1, 0], (16, 8)))
-
-
-def test_only_sets_behind_a_url_are_streamed(out: Path, server: Server) -> None:
-    local = shards.open(out)
-    assert streamed(local, 4) is local
-    assert isinstance(streamed(shards.open(server.url), 4), StreamedReader)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +82,7 @@ def test_damage_is_named(offset: int, message: str, out: Path, tmp_path: Path) -
             data = data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :]
         copy.write_bytes(data)
     serving = Server(tmp_path / "set")
-    far = StreamedReader(serving.url, 1000)
+    far = StreamedReader(serving.url, [])
     far.encoded(3, 0)
     with pytest.raises(DataError, match=message):
         far.encoded(4, 0)
@@ -126,7 +122,7 @@ def test_hostile_tars_take_no_memory(tmp_path: Path) -> None:
 
 def test_a_lost_connection_is_tried_again(out: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shards.storage.WAITS", (0.01, 0.01))
-    near, far = shards.open(out), StreamedReader(server.url, 100)
+    near, far = shards.open(out), StreamedReader(server.url, [])
     server.refuse = 2
     assert far.encoded(2, 0) == near.encoded(2, 0)
     server.refuse = 1000
