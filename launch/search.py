@@ -56,8 +56,8 @@ def search(options: argparse.Namespace) -> None:
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("a search runs in one process: start it without accelerate launch")
-    to_stdout = options.json == "-"
-    out = Path(options.json) if options.json and not to_stdout else None
+    to_stdout = options.json == Path("-")
+    out = None if to_stdout else options.json
     refuse_unwritable([file for file in (out, options.page) if file])
     say = partial(print_line, file=sys.stderr if to_stdout else None)
 
@@ -117,6 +117,8 @@ def refuse_unwritable(files: Sequence[Path]) -> None:
     for file in files:
         if file.is_dir():
             raise UserError(f"{file}: is a folder: give the name of a file")
+        if file.exists() and not file.is_file():  # such as /dev/stdout, which results would replace for all programs
+            raise UserError(f"{file}: is not a regular file: give the name of a file; --json - writes to the output")
         if obstacle := why_not_writable(file.absolute().parent):
             raise UserError(f"{file}: cannot be written: {obstacle}")
 
@@ -186,16 +188,17 @@ def serve(
     from mstat.distributed.engine import Engine
     from mstat.search import queries
 
+    port = 8000 if options.port is None else options.port
     create = partial(server.create_app, gallery, reader, thresholds=thresholds, top=options.top, threshold=least)
     if model is None:
         why_not = "Uploads need the model of the features: start this page with --run RUN."
-        server.serve(create(embed=why_not), options.port)
+        server.serve(create(embed=why_not), port)
         return
     config = config_of(options, gallery, model, ["--data.num_workers", "0"])  # no processes for one tracklet
     with Engine(config) as engine:
         placed = engine.place(model)
         embed = partial(queries.from_shards, engine, placed, config=config, gallery=gallery)
-        server.serve(create(embed=embed), options.port)
+        server.serve(create(embed=embed), port)
 
 
 def arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
@@ -231,12 +234,12 @@ def arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
         default="exact",
         help="exact search (default), or an index of FAISS, whose recall is printed; needs mstat[search]",
     )
-    parser.add_argument("--json", metavar="FILE", help="write a JSON line for each query to a file; - is the output")
+    parser.add_argument("--json", type=path, metavar="FILE", help="write a JSON line for each query; - is the output")
     parser.add_argument("--page", type=path, metavar="FILE", help="write a page with pictures of queries and hits")
     parser.add_argument(
         "--shards", type=place, metavar="SET", help="data set of FEATURES, for the pictures (default: that of the run)"
     )
-    parser.add_argument("--port", type=int, default=8000, metavar="P", help="port of --serve (default: 8000)")
+    parser.add_argument("--port", type=int, metavar="P", help="port of --serve (default: 8000)")
     options = parser.parse_args(argv)
     if options.query_shards and options.run is None and options.checkpoint is None:
         parser.error("--query-shards needs --run or --checkpoint: the model that embeds it")
@@ -244,7 +247,11 @@ def arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
         parser.error("--shards is for the pictures of --page and --serve")
     if options.serve and (options.json or options.page or options.cameras):
         parser.error("--serve has its own results and cameras: omit --json, --page and --cameras")
-    if not 0 <= options.port < 2**16:
+    if options.json and options.page and options.json.absolute() == options.page.absolute():
+        parser.error(f"--json and --page are both {options.json}: give two names")
+    if options.port is not None and not options.serve:
+        parser.error("--port is for --serve")
+    if options.port is not None and not 0 <= options.port < 2**16:
         parser.error(f"--port {options.port}: 0 to 65535; 0 takes a free one")
     return options
 

@@ -159,10 +159,10 @@ class FaissGallery(Gallery):
 def recall(gallery: FaissGallery, queries: Queries, k: int, cameras: Sequence[int] | None = None) -> str:
     """Measure the recall of an index against exact search, on a seeded sample of the queries; return it in words.
 
-    Recall is the share of the `k` nearest items of exact search that the index finds. Of items that are as similar as
-    the farthest of them, the row does not matter.
+    Recall is the share of the `k` nearest items of exact search, or of all if there are fewer, that the index finds. Of
+    items that are as similar as the farthest of them, the row does not matter.
     """
-    num = len(queries.table)
+    num, k = len(queries.table), min(k, len(gallery.camids_G))
     sample_B = torch.randperm(num, generator=torch.Generator().manual_seed(0))[:SAMPLE].sort().values
     query_BD, itself = queries.features(sample_B), [queries.rows[place] for place in sample_B.tolist()]
     with Count("recall, by exact search", len(sample_B), "queries") as progress:

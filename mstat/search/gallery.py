@@ -96,8 +96,9 @@ class Gallery:
             progress: Called with numbers of queries that are done.
 
         Raises:
-            UserError: If dimensions do not match, features are not finite, or no tracklet has one of these cameras.
+            UserError: If dimensions do not match, features are not finite, or a camera has no tracklet.
         """
+        top = min(top, len(self.camids_G))  # `nearest` pads its lists
         similarity_QK, row_QK = self.nearest(query_QD, top, cameras=cameras, itself=itself, progress=progress)
         return [self._hits(*lists, threshold) for lists in zip(similarity_QK.tolist(), row_QK.tolist(), strict=True)]
 
@@ -136,15 +137,14 @@ class Gallery:
         """Return which rows (G,) are not of these cameras; none if `cameras` is None.
 
         Raises:
-            UserError: If no tracklet has one of these cameras.
+            UserError: If a camera has no tracklet.
         """
         if cameras is None:
             return torch.zeros(len(self.camids_G), dtype=torch.bool)
-        ignored_G = torch.from_numpy(~np.isin(self.camids_G, cameras))
-        if ignored_G.all():
+        if missing := [str(camera) for camera in cameras if not (self.camids_G == camera).any()]:
             known = ", ".join(map(str, np.unique(self.camids_G)[:20]))
-            raise UserError(f"no tracklet is of camera {', '.join(map(str, cameras))}; the features have {known}")
-        return ignored_G
+            raise UserError(f"no tracklet is of camera {', '.join(missing)}; the features have {known}")
+        return torch.from_numpy(~np.isin(self.camids_G, cameras))
 
     def _hits(self, similarities: Sequence[float], rows: Sequence[int], threshold: float | None) -> list[Hit]:
         least = -np.inf if threshold is None else threshold

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -201,13 +202,16 @@ def test_what_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In one line, with nothing written; bad usage exits with 2."""
-    out = tmp_path / "a.jsonl"
+    out, pipe = tmp_path / "a.jsonl", tmp_path / "pipe"
+    os.mkfifo(pipe)
     key = load_features(features).table["key"][0].as_py()
     for words, message in (
         (["--query", "nobody"], "nobody: no tracklet of the features has this key"),
         (["--query", key, "--cameras", 77], "no tracklet is of camera 77; the features have 1, 2"),
         (["--query", key, "--index", "ivfpq"], "wants 9,984 tracklets"),
+        (["--query", key, "--cameras", 1, 77], "no tracklet is of camera 77; the features have 1, 2"),
         (["--query", key, "--page", tmp_path], f"{tmp_path}: is a folder"),
+        (["--query", key, "--page", pipe], f"{pipe}: is not a regular file"),
         (["--query", key, "--page", out / "b", "--shards", tmp_path], "no dataset.json"),
         (["--query", key, "--threshold", "fpr=0.1"], "no threshold was measured: no run is given (--run)"),
     ):
@@ -216,6 +220,8 @@ def test_what_is_refused(
         assert message in error
         assert not out.is_file()
         shutil.rmtree(out, ignore_errors=True)
+    assert pipe.is_fifo()
+    assert "error: .: is a folder" in search("--query", key, "--json", "")[2]
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("os._exit", lambda status: None)
     assert "start it without accelerate launch" in search("--query", key)[2]
@@ -224,6 +230,8 @@ def test_what_is_refused(
         (["--query", key, "--top", "0"], "0 is below 1"),
         (["--query-shards", str(tmp_path)], "needs --run or --checkpoint"),
         (["--query", key, "--query-features", str(tmp_path)], "not allowed with argument"),
+        (["--query", key, "--json", str(out), "--page", str(out)], f"--json and --page are both {out}"),
+        (["--query", key, "--port", "80"], "--port is for --serve"),
     ):
         with pytest.raises(SystemExit) as end:
             main(["--features", str(features), *words])

@@ -82,6 +82,7 @@ def test_more_hits_than_tracklets_and_what_is_refused(monkeypatch: pytest.Monkey
     similarity_QK, row_QK = gallery.nearest(small.features_ND[:2].float(), 20)
     assert (row_QK >= 0).sum(dim=1).tolist() == [10, 10]
     assert (similarity_QK[row_QK < 0] == -torch.inf).all()
+    assert recall(gallery, from_keys(gallery, ["t00000"]), 10**12).startswith("recall@10 of flat")
     assert len(gallery.search(small.features_ND[:1].float(), 20, threshold=0.0)[0]) < 20
     with pytest.raises(UserError, match="wants 9,984 tracklets, not 10"):
         FaissGallery(small, "ivfpq")

@@ -47,6 +47,7 @@ def test_cameras_threshold_and_itself(gallery: Gallery) -> None:
     assert [hit.row for hit in alone] == [hit.row for hit in with_itself[0]]
     assert {hit.camid for hit in gallery.search(query_QD, 700, cameras=[2])[0]} == {2}
     assert len(gallery.search(query_QD, 700, cameras=[2])[0]) == 233
+    assert len(gallery.search(query_QD, 10**12)[0]) == 700  # no memory for more than there are
     limit = with_itself[0][2].similarity
     assert [hit.rank for hit in gallery.search(query_QD, 5, threshold=limit)[0]] == [1, 2, 3]
     assert gallery.search(query_QD, 5, threshold=0.9999, itself=rows) == [[], []]
@@ -56,7 +57,7 @@ def test_what_cannot_be_searched_is_refused(gallery: Gallery) -> None:
     with pytest.raises(UserError, match="t9: no tracklet of the features has this key"):
         gallery.rows_of(["t0001", "t9"])
     with pytest.raises(UserError, match="no tracklet is of camera 7; the features have 0, 1, 2"):
-        gallery.search(torch.ones(1, 24), 5, cameras=[7])
+        gallery.search(torch.ones(1, 24), 5, cameras=[1, 7])
     with pytest.raises(UserError, match="equal dimensions"):
         gallery.search(torch.ones(1, 25), 5)
     with pytest.raises(UserError, match="not finite"):
