@@ -24,7 +24,8 @@ train: $(VENV)/.train ## draw the synthetic set, shard it, train the small MSTAT
 test-fast: $(VENV)/.dev lint ## the linters and the tests of the edit loop (2 minutes on 2 cores)
 	$(PYTEST) -m "not gpu and not soak and not launched and not slow" $(PARALLEL)
 
-test: $(VENV)/.dev lint docs ## all tests, the linters and the API reference (15 minutes on 2 cores)
+test: $(VENV)/.dev ## all tests, the linters and the API reference (15 minutes on 2 cores)
+	$(MAKE) --no-print-directory -j 2 lint docs
 	$(PYTEST) -m "not gpu and not soak" $(PARALLEL)
 
 test-gpu: $(VENV)/.dev ## the tests that need a CUDA device

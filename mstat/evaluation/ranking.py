@@ -16,6 +16,7 @@ D feature dimensions, P positive pairs, K nearest items.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -206,24 +207,30 @@ def count_similarities(
     """
     check_length("query features", query_QD, pairs.num_query)
     counts_2N = torch.zeros(2, num_bins, dtype=torch.long, device=query_QD.device)
+    adding = threading.Lock()
 
-    def add(counts_N: Tensor, nearness: Tensor, offset: Tensor) -> None:
-        similarity = nearness.double() + offset.to(nearness.device)
-        places = ((similarity + 1) * (num_bins / 2)).long().clamp_(0, num_bins - 1)
-        counts_N += torch.bincount(places, minlength=num_bins)
+    def count(nearness: Tensor, offset: Tensor) -> Tensor:
+        shifted = nearness.double().add_(offset).add_(1).mul_(num_bins / 2).clamp_(0, num_bins - 1)
+        return torch.bincount(shifted.flatten().long(), minlength=num_bins)
 
     with spreading(query_QD.device) as spread:
         search = Search(query_QD, gallery_SD, start, pairs.num_gallery, tile, spread, progress)
         for query, nearness_BS in search.strips():
-            block, offset_B = Block.of(pairs, query, nearness_BS, start), search.offset_Q[query:][: len(nearness_BS)]
+            block = Block.of(pairs, query, nearness_BS, start)
+            offset_B = search.offset_Q[query : query + len(nearness_BS)].to(nearness_BS.device)
             here = block.here_P()
             row, item = block.row_P[here], block.item_P[here] - start
-            add(counts_2N[0], nearness_BS[row, item], offset_B[row.cpu()])
+            counts_2N[0] += count(nearness_BS[row, item], offset_B[row])
             nearness_BS[row, item] = -torch.inf
-            for low, high in groups(*nearness_BS.shape):
-                others = nearness_BS[low:high] > -torch.inf
-                offset = offset_B[low:high, None].expand(others.shape)[others.cpu()]
-                add(counts_2N[1], nearness_BS[low:high][others], offset)
+
+            def add_rows(rows: tuple[int, int], nearness_BS: Tensor = nearness_BS, offset_B: Tensor = offset_B) -> None:
+                others_BS = nearness_BS[slice(*rows)]
+                counts_N = count(others_BS, offset_B[slice(*rows), None])
+                counts_N[0] -= (others_BS == -torch.inf).sum()  # ignored items, and true matches
+                with adding:  # whole numbers: the order does not matter
+                    counts_2N[1].add_(counts_N)
+
+            spread(add_rows, groups(*nearness_BS.shape))
     genuine_N, impostor_N = counts_2N.cpu()
     return genuine_N, impostor_N
 

@@ -50,7 +50,7 @@ def is_rank(pid: int) -> bool:
 def test_two_hosts_without_a_scheduler(hosts: Hosts, reference: Path, tiny_config: Path, tmp_path: Path) -> None:
     """A rank is killed: all start again by themselves. Ctrl-C: saved and ended, and no process is left. The same
     command goes on and ends with the losses of one process to 1e-5."""
-    site = write_slow(tmp_path / "project", "3 if attempt < 3 and step > 2 else 0")
+    site = write_slow(tmp_path / "project", "2 if attempt < 3 and step > 2 else 0")
     site.write_text(site.read_text().replace("interface: eth0", f"interface: {CABLE}"))
     folder = tmp_path / "run"
     shell = remote_shell(tmp_path / "shell", hosts)
@@ -60,7 +60,7 @@ def test_two_hosts_without_a_scheduler(hosts: Hosts, reference: Path, tiny_confi
     first = start(arguments)
     wait_for_step(folder, 2)
     os.kill(next(pid for pid in members(first.pid) if is_rank(pid)), signal.SIGKILL)
-    wait_for_step(folder, 6)
+    wait_for_step(folder, 4)
     shown = subprocess.run(
         [sys.executable, PROJECT / "launch" / "submit.py", "status", folder], capture_output=True, text=True
     )
