@@ -53,9 +53,9 @@ soak-%: $(VENV)/.dev ## soak-long: 200 kills (hours); soak-container: Dockerfile
 fuzz: $(VENV)/.dev ## mutated inputs of every kind: read right or refused in one line; a record in benchmarks/ (20 minutes)
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m tests.fuzz --record
 
-bench: bench-step bench-evaluation bench-memory bench-loading bench-shards bench-startup bench-growth ## all that is measured against a rival or a limit, in one table (an hour)
+bench: ## all that is measured against a rival or a limit, in one table (an hour)
+	$(MAKE) --no-print-directory -j 1 $(addprefix bench-,step evaluation memory loading shards startup growth)
 	$(BIN)/python -m benchmarks.table training-step evaluation memory zero-memory loading shards startup growth
-.NOTPARALLEL: bench
 
 # The modules of `make bench-NAME`; by default benchmarks/NAME.py, with _ for -. Each docstring says what it measures.
 BENCH.step := training_step
