@@ -120,7 +120,7 @@ def from_shards(engine: Engine, model: MSTAT, reader: Reader, config: Config, ga
     """
     if not len(reader):
         raise UserError(f"{config.data.shards}: holds no tracklets")
-    extraction = Extraction(engine, reader, config, np.arange(len(reader)))
+    extraction = Extraction(engine, reader, config, np.arange(len(reader)), read_once=True)
     compared = partial(model.compared, feature=config.eval.feature)
     parts = extraction.extract(compared, config.model.image_size, label="features of the queries")
     none = dict.fromkeys(("query", "gallery", "junk"), np.zeros(len(reader), bool))
