@@ -35,7 +35,7 @@ def main(argv: Sequence[str], prog: str = "launch/push.py") -> int:
     checkpoint_option(parser)
     add("--to", metavar="ORG/NAME", help="repository on the Hub; made if missing")
     add("--out", type=path, metavar="FOLDER", help="folder to write and keep; needed without --to")
-    add("--private", action="store_true", help="make a missing repository private")
+    add("--private", action="store_true", help="make a missing repository private; refuse a public one")
     add("--licence", metavar="ID", help="licence of the weights, such as apache-2.0, for the card")
     add("--init-licence", metavar="TEXT", help="licence of the start weights, model.init, for the card")
     arguments = parser.parse_args(argv)

@@ -11,6 +11,7 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mstat.config import changed
 from mstat.config.cli import load_config, save_config
@@ -51,9 +52,9 @@ def write_snapshot(
     tmp.mkdir(parents=True)
     try:
         export(tmp, {f"model.{key}": value for key, value in model.state_dict().items()}, model.config, model.embedding)
-        names = {"run": run.resolve().name, "data.shards": Path(config.data.shards).name}
+        names = {"run": run.resolve().name, "data.shards": _name(config.data.shards)}
         if config.model.init:
-            names["model.init"] = Path(config.model.init).name
+            names["model.init"] = _name(config.model.init)
         save_config(changed(config, names), tmp / "config.yaml")
         if not isinstance(evaluation, str):
             write_json(tmp / "evaluation.json", evaluation)
@@ -61,6 +62,14 @@ def write_snapshot(
         tmp.rename(folder)  # an empty folder is replaced
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
+
+
+def _name(place: str) -> str:
+    """Return the last part of a path or URL, without a query, which may hold a signature, and without a password."""
+    if "://" not in place:
+        return Path(place).name
+    url = urlsplit(place)
+    return Path(url.path).name or url.hostname or ""
 
 
 def _evaluation(run: Path, source: Path) -> dict[str, Any] | str:

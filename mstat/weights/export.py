@@ -84,10 +84,14 @@ def _write(folder: Path, tensors: dict[str, torch.Tensor], description: dict[str
 
 def load_model(run_or_file: str | PathLike[str]) -> MSTAT:
     """See `mstat.load`."""
+    note = ""
     try:
-        return _load(hub.local(expand(fspath(run_or_file))))
+        source, repository = hub.local(expand(fspath(run_or_file)))
+        if repository is not None:
+            note = f" (a copy from the Hub: `hf cache rm model/{repository.name}` removes it from the cache)"
+        return _load(source)
     except (UserError, UsageError, OSError) as error:
-        raise UserError(printable(" ".join(str(error).split()))) from None
+        raise UserError(printable(" ".join(str(error).split())) + note) from None
 
 
 def _load(source: Path) -> MSTAT:

@@ -16,9 +16,11 @@ from mstat.errors import UserError
 
 SCHEME = "hf://"
 FILES = ("model.safetensors", "model.json")
+SCORES = "evaluation.json"
 # https://huggingface.co/docs/hub/repositories: letters, digits, -, _ and ., at most 96 of them.
 PART = r"[A-Za-z0-9][\w.-]{0,95}"
-NAME = re.compile(rf"({PART}/{PART})(?:@([\w./-]{{1,250}}))?", re.ASCII)
+# Of Git: no .. and no / at the start of a revision, which names a file in the cache.
+NAME = re.compile(rf"({PART}/{PART})(?:@((?!.*\.\.)\w[\w./-]{{0,249}}))?", re.ASCII)
 R = TypeVar("R")
 
 
@@ -48,8 +50,8 @@ def parse(text: str) -> Repository | None:
     return Repository(match[1], match[2])
 
 
-def local(text: str) -> Path:
-    """Return the path of a model: a local path, or the folder in the cache of the repository that `text` names.
+def local(text: str) -> tuple[Path, Repository | None]:
+    """Return the path of a model, and the repository that `text` names: its path is in the cache. None: a local path.
 
     The Hub is asked if `text` begins with hf://, or has the form of a repository and no file has this name.
 
@@ -59,9 +61,9 @@ def local(text: str) -> Path:
     path = Path(text)
     repository = None if path.exists() else parse(text)
     if repository is None:
-        return path
+        return path, None
     try:
-        return download(repository)
+        return download(repository), repository
     except UserError as error:
         if text.startswith(SCHEME):
             raise
@@ -91,10 +93,14 @@ def download(repository: Repository) -> Path:
 def upload(folder: Path, name: str, private: bool, message: str) -> str:
     """Upload a folder of `mstat.report.snapshot` as one commit, and return the URL of the commit.
 
-    The repository is made if it is missing; other files in it stay.
+    The repository is made if it is missing. Scores of an earlier model are removed with it; other files stay.
+
+    Args:
+        private: Make a missing repository private, and refuse a public one; False leaves it to the organisation.
 
     Raises:
-        UserError: If `name` names no repository, there is no token or no network, or the Hub refuses it.
+        UserError: If `name` names no repository, there is no token or no network, the Hub refuses it, or `private` is
+            asked of a public repository, to which nothing is then sent.
     """
     from huggingface_hub import HfApi
 
@@ -103,10 +109,24 @@ def upload(folder: Path, name: str, private: bool, message: str) -> str:
         raise UserError(f"{name}: not a repository: write organisation/name")
     api = HfApi()
 
-    def send() -> str:
-        api.create_repo(repository.name, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=repository.name, folder_path=folder, commit_message=message).commit_url)
+    def is_public() -> bool:
+        api.create_repo(repository.name, private=private or None, exist_ok=True)
+        return private and not api.model_info(repository.name).private
 
+    def send() -> str:
+        commit = api.upload_folder(
+            repo_id=repository.name,
+            folder_path=folder,
+            commit_message=message,
+            delete_patterns=[SCORES],  # the folder may have none, and those of other weights would lie beside ours
+        )
+        return str(commit.commit_url)
+
+    if _explained(str(repository), is_public):
+        raise UserError(
+            f"{repository}: exists and is public, so nothing was sent: make it private in its settings, or give "
+            "another name"
+        )
     return _explained(str(repository), send)
 
 

@@ -24,6 +24,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.gated: set[str] = set()
+        self.private: set[str] = set()
         self.objects: dict[str, bytes] = {}  # of LFS, by SHA-256
         self.asked: list[str] = []
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
@@ -79,7 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, entries)
         else:
             siblings = [{"rfilename": path} for path in files]
-            self._answer(200, {"id": name, "modelId": name, "sha": COMMIT, "siblings": siblings, "private": False})
+            private = name in self.server.private
+            self._answer(200, {"id": name, "modelId": name, "sha": COMMIT, "siblings": siblings, "private": private})
 
     def _file(self, name: str, revision: str, path: str) -> None:
         data = self.server.repositories[name].get(path)
@@ -109,6 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(409, {"error": "You already created this model repo", "url": f"{self.server.url}/{name}"})
             else:
                 self.server.repositories[name] = {}
+                if request.get("visibility") == "private":
+                    self.server.private.add(name)
                 self._answer(200, {"url": f"{self.server.url}/{name}"})
         elif "preupload" in parts:
             files = json.loads(body)["files"]
@@ -143,6 +147,8 @@ class _Handler(BaseHTTPRequestHandler):
                 data = self.server.objects[value["oid"]]
                 assert (hashlib.sha256(data).hexdigest(), len(data)) == (value["oid"], value["size"])
                 files[value["path"]] = data
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
         url = f"{self.server.url}/{name}/commit/{COMMIT}"
         self._answer(200, {"success": True, "commitUrl": url, "commitOid": COMMIT, "pullRequestUrl": None})
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file
 
 import mstat
@@ -63,11 +63,24 @@ def test_a_model_goes_to_the_hub_and_comes_back(hub: Hub, reference: Path, tmp_p
     assert set(files) == FILES
     assert ModelCard(files["README.md"].decode()).data.to_dict()["license"] == "apache-2.0"
 
-    hub.repositories["org/code"] = {"pytorch_model.bin": b"", "modeling.py": b"raise SystemExit"}
+    others = ("pytorch_model.bin", "modeling.py", "../model.json", "../../model.safetensors", "a/model.json")
+    hub.repositories["org/code"] = dict.fromkeys(others, b"raise SystemExit")
+    weights = files["model.safetensors"]
+    hub.repositories["org/damaged"] = {**files, "model.safetensors": weights[:-1] + bytes([weights[-1] ^ 1])}
     hub.repositories["org/gated"] = files
     hub.gated.add("org/gated")
     hub.asked.clear()
-    names = ["org/model", "hf://org/model@main", "org/model@v9", "org/none", "org/code", "org/gated", "hf://model"]
+    names = [
+        "org/model",
+        "hf://org/model@main",
+        "org/model@v9",
+        "org/none",
+        "org/code",
+        "org/gated",
+        "org/damaged",
+        "hf://model",
+        "hf://org/model@../../../refs",
+    ]
     lines = python("-c", f"import mstat.errors{LOAD}", *names).stdout.splitlines()
     total = sum(float(value.double().sum()) for value in mstat.load(reference).state_dict().values())
     assert lines[:2] == [f"{name} {total}" for name in names[:2]]
@@ -78,12 +91,15 @@ def test_a_model_goes_to_the_hub_and_comes_back(hub: Hub, reference: Path, tmp_p
             "org/none: no such file or folder here; on the Hub: hf://org/none: no such repository, or it is private",
             "org/code: no such file or folder here; on the Hub: hf://org/code: no model.safetensors and no model.json",
             "org/gated: no such file or folder here; on the Hub: hf://org/gated: access must be granted",
+            f"{tmp_path / 'cache'}/hub/models--org--damaged/snapshots/",
             "hf://model: not a repository: write hf://organisation/name",
+            "hf://org/model@../../../refs: not a repository",
         ),
         strict=True,
     ):
         assert line.startswith(message)
-    fetched = {path.rpartition("/")[2] for path in hub.asked if "/resolve/" in path}
+    assert "copy it again (a copy from the Hub: `hf cache rm model/org/damaged` removes it from the cache)" in lines[6]
+    fetched = {path.split("/resolve/")[1].partition("/")[2] for path in hub.asked if "/resolve/" in path}
     assert fetched == {"model.safetensors", "model.json"}
 
     hub.asked.clear()
@@ -91,6 +107,26 @@ def test_a_model_goes_to_the_hub_and_comes_back(hub: Hub, reference: Path, tmp_p
     assert lines[0] == f"org/model {total}"
     assert "hf://org/none: not in the cache, and the Hub was not reached" in lines[1]
     assert not hub.asked
+
+
+def test_a_second_push(
+    hub: Hub, reference: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing goes to a public repository with --private; scores of an earlier model do not stay, all else does."""
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)  # read from HF_ENDPOINT at import
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    push = ["--run", str(reference), "--checkpoint", "15", "--to"]
+    earlier = {"evaluation.json": b"{}", "notes.md": b"mine"}
+    hub.repositories["org/public"] = dict(earlier)
+    assert main([*push, "org/public", "--private"]) == 1
+    assert "hf://org/public: exists and is public, so nothing was sent: make it private" in capsys.readouterr().err
+    assert hub.repositories["org/public"] == earlier
+    assert main([*push, "org/public"]) == 0
+    assert set(hub.repositories["org/public"]) == FILES - {"evaluation.json"} | {"notes.md"}
+    for _ in range(2):
+        assert main([*push, "org/private", "--private"]) == 0
+    assert hub.private == {"org/private"}
 
 
 def test_a_folder_for_others(reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,15 +165,20 @@ def test_a_folder_for_others(reference: Path, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_names_of_a_stranger_are_text(reference: Path, tmp_path: Path) -> None:
-    """Names and warnings of a data set stay text on the card; scores that lack a part are refused by file and key."""
+    """Names and warnings of a data set stay text on the card, and of its URL only the name is written; scores that
+    lack a part are refused by file and key."""
     run = tmp_path / "run"
     run.mkdir()
-    for name in ("config.yaml", "model.json", "model.safetensors"):
+    for name in ("model.json", "model.safetensors"):
         (run / name).symlink_to(reference / name)
+    settings = yaml.safe_load((reference / "config.yaml").read_text())
+    settings["data"]["shards"] = "https://user:secret@host/mars?signature=secret"
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
     evaluation = json.loads((reference / "evaluation.json").read_text())
     evaluation["dataset"]["name"] = "<img src=x>\n# [a](http://b) | c"
     (run / "evaluation.json").write_text(json.dumps(evaluation))
     mstat.save_pretrained(run, tmp_path / "model")
+    assert yaml.safe_load((tmp_path / "model" / "config.yaml").read_text())["data"]["shards"] == "mars"
     card = ModelCard.load(tmp_path / "model" / "README.md")
     assert r"\<img src=x\> \# \[a\](http://b) \| c, protocol official" in card.text
     assert "<img" not in card.text.replace(r"\<img", "")
