@@ -158,4 +158,5 @@ def _explained(what: str, call: Callable[[], R]) -> R:
         if status in (401, 403):
             raise UserError(f"{what}: the Hub refuses it; with a token that has the right to do it, {token}") from None
         reason = " ".join(str(error).split()).partition(" For more information")[0][:200]
-        raise UserError(f"{what}: the Hub failed: {reason}") from None
+        way = ": check the network, then try again" if of_network else ""
+        raise UserError(f"{what}: the Hub failed: {reason}{way}") from None

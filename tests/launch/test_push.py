@@ -127,6 +127,9 @@ def test_a_second_push(
     for _ in range(2):
         assert main([*push, "org/private", "--private"]) == 0
     assert hub.private == {"org/private"}
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens
+    assert main([*push, "org/public"]) == 1
+    assert "Connection refused: check the network, then try again" in capsys.readouterr().err
 
 
 def test_a_folder_for_others(reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
