@@ -61,6 +61,8 @@ def main(*flags: str) -> list[float]:
         report_to=[],
         dataloader_num_workers=config.data.num_workers,
     )
+    if arguments.world_size > 1 or arguments.n_gpu > 1:
+        sys.exit("this example is for one process and one GPU (docs/loops.md)")  # the Trainer would divide the steps
     trainer = StepTrainer(ReIdentification(config), arguments, lambda items: items[0], steps)
     trainer.train()
     return [record["loss"] for record in trainer.state.log_history if "loss" in record]

@@ -46,9 +46,10 @@ def main(*flags: str) -> list[float]:
     torch.manual_seed(config.seed)
     reader = shards.open(config.data.shards)
     steps = Steps(reader, training_sampler(reader, config), config, config.train.steps or 20)
-    # An item of `Steps` is this rank's part of a batch, so Lightning must not divide the steps among ranks.
+    # An item of `Steps` is a whole batch: nothing may divide the steps. Several processes: docs/loops.md.
     trainer = lightning.Trainer(
         max_epochs=1,
+        devices=1,
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,

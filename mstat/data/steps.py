@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch.utils.data import Dataset
 
 from mstat.config import Config
@@ -19,18 +18,18 @@ class Steps(Dataset[Tensors]):
     any number of workers. It is a dict of `frames_BTHWC`, uint8 of shape (B, T, H, W, 3) at `config.model.image_size`,
     and `labels_B`, int64 class numbers; `pids` has the identity of each class.
 
-    With torch.distributed, an item holds this rank's slice of the batch; no sampler must divide the steps among ranks.
-
     Args:
         reader: Result of `shards.open`.
         sampler: Result of `mstat.training.train.training_sampler(reader, config)`.
         config: Settings; `config.clip` has those of the augmentation.
         num_steps: Number of steps, the length of the data set.
+        rank, world_size: With several processes, an item is the slice of this rank of the batch; all ranks take all
+            steps, so no sampler or launcher may divide the steps among them.
     """
 
-    def __init__(self, reader: Reader, sampler: Sampler, config: Config, num_steps: int) -> None:
-        is_parallel = dist.is_available() and dist.is_initialized()
-        rank, world_size = (dist.get_rank(), dist.get_world_size()) if is_parallel else (0, 1)
+    def __init__(
+        self, reader: Reader, sampler: Sampler, config: Config, num_steps: int, rank: int = 0, world_size: int = 1
+    ) -> None:
         self.batches = TrainingBatches(reader, sampler, config, rank, world_size)
         self.pids, self.num_steps = sampler.pids, num_steps
 

@@ -22,6 +22,21 @@ MAX_VALUES = 10_000_000  # of a variable; the largest in a data set has 12,180 r
 MAX_BYTES = 8 * MAX_VALUES + (1 << 20)  # of a variable, or of the file
 NUMBERS = ("double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 MATRIX, COMPRESSED = 14, 15  # types of data elements in a v5 file
+V5_STORED = {
+    1: "i1",
+    2: "u1",
+    3: "i2",
+    4: "u2",
+    5: "i4",
+    6: "u4",
+    7: "f4",
+    9: "f8",
+    12: "i8",
+    13: "u8",
+}  # types of numbers
+V5_NUMBERS = range(6, 16)  # classes of matrices: double to uint64
+V5_OPAQUE = (16, 17)
+V5_OTHERS = {1: "cell", 2: "struct", 3: "object", 4: "char", 5: "sparse"}
 V5_HEADER = 128
 HEAD_BYTES = 4096  # the first bytes of a variable, which contain its name
 FILTERS = ((), ("deflate",), ("shuffle", "deflate"))  # of HDF5; MATLAB uses no others
@@ -47,7 +62,7 @@ def load_mat(path: Path, key: str, home: str, other_key: str | None = None) -> I
     keys = [key] if other_key is None else [key, other_key]
     try:
         data = read_regular(path, MAX_BYTES)
-        names, key, values = _load_hdf5(path, keys) if data.startswith(HDF5) else _load_older(data, keys)
+        names, key, values = _load(path, data, keys)
     except DataError:
         raise
     except _NoNumbersError as error:
@@ -68,6 +83,12 @@ def load_mat(path: Path, key: str, home: str, other_key: str | None = None) -> I
         raise DataError(f"{path}: {key} does not hold whole numbers ({error}); take the original") from error
 
 
+def _load(path: Path, data: bytes, keys: list[str]) -> tuple[list[str], str, np.ndarray | None]:
+    if data.startswith(HDF5):
+        return _load_hdf5(path, keys)
+    return _load_v4(data, keys) if 0 in data[:4] else _load_v5(data, keys)
+
+
 def _choose(keys: list[str], names: list[str]) -> str | None:
     return next((key for key in keys if key in names), None)
 
@@ -77,12 +98,10 @@ def _check_size(key: str, size: int) -> None:
         raise ValueError(f"{key} has {size:,} values; at most {MAX_VALUES:,} are read")
 
 
-def _load_older(data: bytes, keys: list[str]) -> tuple[list[str], str, np.ndarray | None]:
-    """Load from a v5 or v4 file: the names of its variables, and name and values of the first of `keys`."""
+def _load_v4(data: bytes, keys: list[str]) -> tuple[list[str], str, np.ndarray | None]:
+    """Load from a v4 file: the names of its variables, and name and values of the first of `keys`."""
     import scipy.io
 
-    if 0 not in data[:4]:  # v5; v4 has no compression
-        data = _unpack(data, keys)
     file: Any = io.BytesIO(data)  # accepted by scipy, but not by its stubs
     shapes = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(file)}
     key = _choose(keys, list(shapes))
@@ -95,45 +114,86 @@ def _load_older(data: bytes, keys: list[str]) -> tuple[list[str], str, np.ndarra
     return list(shapes), key, np.asarray(scipy.io.loadmat(file, variable_names=[key])[key])
 
 
-def _unpack(data: bytes, keys: list[str]) -> bytes:
-    """Unpack the variables of `keys` in a v5 file, to a bounded size; keep its other variables packed.
+def _load_v5(data: bytes, keys: list[str]) -> tuple[list[str], str, np.ndarray | None]:
+    """Load from a v5 file as `_load_v4` does.
 
-    scipy would unpack them to any size.
+    scipy's reader crashes on some damaged files, and unpacks variables to any size. Matrices of numbers are simple:
+    https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf, "Level 5 MAT-File Format".
     """
-    order = "<" if data[126:128] == b"IM" else ">"
-    parts = [data[:V5_HEADER]]
+    order = {b"IM": "<", b"MI": ">"}[data[126:128]]
+    matrices: dict[str, tuple[bytes, Any]] = {}  # the first bytes of each, and what unpacks the rest
     position = V5_HEADER
     while position + 8 <= len(data):
         kind, size = struct.unpack_from(f"{order}II", data, position)
-        end = position + 8 + size
-        element = data[position:end]
+        element = data[position : position + 8 + size]
+        if len(element) < 8 + size:
+            raise ValueError("a variable is cut off")
+        position += 8 + size
+        unpacking = None
         if kind == COMPRESSED:
             unpacking = zlib.decompressobj()
-            head = unpacking.decompress(element[8:], HEAD_BYTES)
-            if any(key.encode() in head for key in keys):
-                rest = unpacking.decompress(unpacking.unconsumed_tail, MAX_BYTES)
-                if unpacking.unconsumed_tail or not unpacking.eof:
-                    raise ValueError(f"a variable is cut off, or unpacks to more than {MAX_BYTES:,} bytes")
-                element = head + rest
+            element = unpacking.decompress(element[8:], HEAD_BYTES)
         if struct.unpack_from(f"{order}I", element)[0] == MATRIX:
-            _check_parts(element, order)
-        parts.append(element)
-        position = end
-    return b"".join(parts)
+            matrices.setdefault(_Matrix(element, order).name, (element, unpacking))
+    key = _choose(keys, list(matrices))
+    if key is None:
+        return list(matrices), keys[0], None
+    element, unpacking = matrices[key]
+    if unpacking is not None:
+        element += unpacking.decompress(unpacking.unconsumed_tail, MAX_BYTES)
+        if unpacking.unconsumed_tail or not unpacking.eof:
+            raise ValueError(f"a variable is cut off, or unpacks to more than {MAX_BYTES:,} bytes")
+    return list(matrices), key, _Matrix(element, order).values()
 
 
-def _check_parts(element: bytes, order: str) -> None:
-    """Raise ValueError if a part of a variable claims to be larger than the variable, which scipy does not check."""
-    position = 8
-    while position + 8 <= len(element):
-        kind, size = struct.unpack_from(f"{order}II", element, position)
-        position += 8 + (0 if kind >> 16 else size + -size % 8)  # small data is stored in the tag itself
-    if position > len(element) + 7:
-        raise ValueError("a variable is cut off")
+class _Matrix:
+    """A matrix of a v5 file: flags, dimensions and name, then its numbers.
+
+    Raises struct.error, ValueError or LookupError if a part is missing, cut off or odd.
+    """
+
+    def __init__(self, element: bytes, order: str) -> None:
+        self.element, self.order = element, order
+        self.position = 8
+        flags = np.frombuffer(self._part()[1], f"{order}u4")
+        self.kind, self.is_complex = int(flags[0]) & 0xFF, bool(flags[0] & 0x800)
+        self.name = ""
+        if self.kind in V5_OPAQUE:  # these have no dimensions, and their name is elsewhere
+            return
+        self.shape = [int(n) for n in np.frombuffer(self._part()[1], f"{order}i4")]
+        self.name = self._part()[1].decode("ascii")
+
+    def values(self) -> np.ndarray:
+        if self.kind not in V5_NUMBERS or self.is_complex:
+            what = "complex" if self.is_complex else V5_OTHERS.get(self.kind, "unknown")
+            raise _NoNumbersError(f"{self.name} does not hold whole numbers (its type is {what})")
+        if len(self.shape) < 2 or min(self.shape) < 0:
+            raise ValueError(f"{self.name} has the dimensions {self.shape[:10]}")
+        size = int(np.prod(self.shape, dtype=object))
+        _check_size(self.name, size)
+        kind, data = self._part()
+        numbers = np.frombuffer(data, f"{self.order}{V5_STORED[kind]}")
+        if len(numbers) != size:
+            raise ValueError(f"{self.name} has {len(numbers):,} values, not {size:,}")
+        return numbers.reshape(self.shape, order="F")
+
+    def _part(self) -> tuple[int, bytes]:
+        """Return type and bytes of the next part; parts of at most 4 bytes are stored in their tag."""
+        kind, size = struct.unpack_from(f"{self.order}II", self.element, self.position)
+        start, length = self.position + 8, size + -size % 8
+        if kind >> 16:
+            kind, size, start, length = kind & 0xFFFF, kind >> 16, self.position + 4, 0
+            if size > 4:
+                raise ValueError("a small part of a variable is too large")
+        data = self.element[start : start + size]
+        if len(data) < size:
+            raise ValueError("a variable is cut off")
+        self.position += 8 + length
+        return kind, data
 
 
 def _load_hdf5(path: Path, keys: list[str]) -> tuple[list[str], str, np.ndarray | None]:
-    """Load from a v7.3 file as `_load_older` does. HDF5 stores rows, MATLAB columns: transpose the values."""
+    """Load from a v7.3 file as `_load_v4` does. HDF5 stores rows, MATLAB columns: transpose the values."""
     import h5py
 
     with h5py.File(path, "r") as file:
