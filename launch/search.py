@@ -85,11 +85,11 @@ def search(options: argparse.Namespace) -> None:
     for fact in facts:
         say(fact)
 
-    shown: list[results.Found] = []
+    shown: list[results.Result] = []
     with writing(out) if out else nullcontext(sys.stdout) as file:
         for first, (labels, features_BD, rows) in queries.blocks():
             with Count("search", len(queries.table), "queries", first) as progress:
-                found = gallery.search(
+                hits_of_queries = gallery.search(
                     features_BD,
                     options.top,
                     cameras=options.cameras,
@@ -97,12 +97,12 @@ def search(options: argparse.Namespace) -> None:
                     itself=rows,
                     progress=progress.advance,
                 )
-            for query, hits in zip(labels, found, strict=True):
+            for query, hits in zip(labels, hits_of_queries, strict=True):
                 if options.json:
                     print_line(results.json_line(query, hits), file=file)
                 if not to_stdout:
                     console().print(results.table(query, hits))
-            shown += zip(labels, found, strict=True) if len(shown) < NUM_QUERIES else ()
+            shown += zip(labels, hits_of_queries, strict=True) if len(shown) < NUM_QUERIES else ()
     if options.page:
         readers = (query_reader or reader, reader)
         num = len(queries.table)
@@ -149,9 +149,9 @@ def queries_of(options: argparse.Namespace, gallery: Gallery, model: MSTAT | Non
     if options.query:
         return queries.from_keys(gallery, options.query), ""
     if options.query_features:
-        found = queries.from_features(gallery, options.query_features)
-        others = any(row is None for row in found.rows)
-        return found, "No frames of the queries: shards of --query-features are not opened." if others else ""
+        tracklets = queries.from_features(gallery, options.query_features)
+        others = any(row is None for row in tracklets.rows)
+        return tracklets, "No frames of the queries: shards of --query-features are not opened." if others else ""
 
     import shards
     from mstat.distributed.engine import Engine

@@ -57,7 +57,7 @@ class Upload:
 
 @dataclass
 class Pages:
-    """What the pages show.
+    """Content of the pages, and the uploads that they keep.
 
     Attributes:
         gallery: Features that are searched.

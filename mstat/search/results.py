@@ -26,7 +26,7 @@ NOBODY = "nobody passes the threshold"
 KEYS = ("rank", "key", "pid", "camid", "similarity")  # of a hit in JSON
 
 # A query's labels (index, key, pid, camid) and its hits.
-Found = tuple[Mapping[str, Any], Sequence[Hit]]
+Result = tuple[Mapping[str, Any], Sequence[Hit]]
 
 
 def table(query: Mapping[str, Any], hits: Sequence[Hit]) -> Table:
@@ -45,14 +45,14 @@ def json_line(query: Mapping[str, Any], hits: Sequence[Hit]) -> str:
 
 
 def html(
-    title: str, facts: Sequence[str], found: Sequence[Found], num_queries: int, readers: Sequence[Reader | str]
+    title: str, facts: Sequence[str], results: Sequence[Result], num_queries: int, readers: Sequence[Reader | str]
 ) -> str:
     """Return a page of ranked galleries.
 
     Args:
         title: Title of the page.
         facts: Sentences on the search.
-        found: Results, of which the first `NUM_QUERIES` are shown, with at most `MOST_RANKS` hits.
+        results: Those of all queries, of which the first `NUM_QUERIES` are shown, with at most `MOST_RANKS` hits.
         num_queries: Number of all queries.
         readers: Opened shards of the queries and of the gallery, or sentences on why there are none.
     """
@@ -60,7 +60,7 @@ def html(
     if num_queries > NUM_QUERIES:
         notes.append(page.note(f"The first {NUM_QUERIES} of {num_queries:,} queries are shown."))
     articles = []
-    for query, hits in found[:NUM_QUERIES]:
+    for query, hits in results[:NUM_QUERIES]:
         ranked = [{**asdict(hit), "correct": None} for hit in hits[:MOST_RANKS]]
         number = f"{len(hits)} found" if hits else NOBODY
         if len(hits) > MOST_RANKS:
